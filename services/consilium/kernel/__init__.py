@@ -1,0 +1,1 @@
+"""What every service stands on: errors, configuration, gRPC, logs, metrics, process life cycle."""
