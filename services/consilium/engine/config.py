@@ -1,0 +1,140 @@
+"""What the engine room reads of consilium.yaml: model, topology, executors, engine settings.
+
+Knows shapes of the configuration. Does not know whether it fits the machine (topology.py, planner/).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from consilium.kernel.config import Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Device = Literal["auto", "gpu", "cpu"]
+
+
+class EngineSettings(Section):
+    """Settings of one vLLM engine. `engine:` holds the defaults, `executors.<name>.engine:` overrides single keys."""
+
+    max_model_len: int | None = Field(None, ge=16, description="Context in tokens; empty = what the model says, or what fits.")
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="Requests in one batch.")
+    max_num_batched_tokens: int | None = Field(None, ge=16, description="Tokens in one step; empty = chosen by vLLM.")
+    gpu_memory_utilization: float = Field(0.9, gt=0.05, le=0.98, description="Share of the card that the engine may take.")
+    kv_cache_gib: float | None = Field(None, gt=0, description="Exact size of the KV cache per rank in GiB; overrides utilisation. On CPU the default is 1.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Type of the weights in memory.")
+    quantization: str | None = Field(None, description="vLLM quantisation method; empty = what the checkpoint says.")
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"] = Field("auto", description="Type of the KV cache.")
+    prefix_caching: bool = Field(True, description="Reuse the KV of equal beginnings.")
+    enforce_eager: bool | None = Field(None, description="No CUDA graphs; empty = only on CPU.")
+    hf_overrides: dict[str, object] = Field(default_factory=dict, description="Legal edits of config.json, such as num_experts_per_tok or YaRN.")
+    reasoning_parser: str | None = Field(None, description="vLLM reasoning parser; empty = by model family, 'none' = off.")
+    tool_parser: str | None = Field(None, description="vLLM tool call parser; empty = by model family, 'none' = off.")
+    chat_template: str | None = Field(None, description="Path of a Jinja template that replaces the model's own.")
+    cpu_cores: int | None = Field(None, ge=1, description="CPU engines: cores per rank; empty = shared evenly.")
+    extra_args: dict[str, object] = Field(default_factory=dict, description="Further vLLM engine arguments by name, checked against the installed version.")
+    env: dict[str, str] = Field(default_factory=dict, description="Environment of the engine process, such as NCCL_P2P_DISABLE.")
+
+
+class EngineOverride(Section):
+    """The same keys as `engine:`, each optional."""
+
+    max_model_len: int | None = Field(None, ge=16)
+    max_num_seqs: int | None = Field(None, ge=1, le=4096)
+    max_num_batched_tokens: int | None = Field(None, ge=16)
+    gpu_memory_utilization: float | None = Field(None, gt=0.05, le=0.98)
+    kv_cache_gib: float | None = Field(None, gt=0)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    quantization: str | None = None
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"] | None = None
+    prefix_caching: bool | None = None
+    enforce_eager: bool | None = None
+    hf_overrides: dict[str, object] | None = None
+    reasoning_parser: str | None = None
+    tool_parser: str | None = None
+    chat_template: str | None = None
+    cpu_cores: int | None = Field(None, ge=1)
+    extra_args: dict[str, object] | None = None
+    env: dict[str, str] | None = None
+
+    def over(self, base: EngineSettings) -> EngineSettings:
+        """Return `base` with the keys that are set here."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class Shape(Section):
+    """How many cards and nodes one engine takes, and how many copies there are."""
+
+    replicas: int | Literal["auto"] = Field("auto", description="Copies; auto = one per GPU for kind replicas, else 1.")
+    tensor_parallel: int = Field(1, ge=1, description="Cards that share each layer.")
+    pipeline_parallel: int = Field(1, ge=1, description="Stages of layers.")
+    nodes: int = Field(1, ge=1, description="Nodes over which one engine is spread.")
+    device: Device = Field("auto", description="auto = GPU where there is one, else CPU.")
+
+
+class Topology(Shape):
+    """The core: replicas (one Qwen per GPU), sharded (one over several), hybrid (a core and executors beside it)."""
+
+    kind: Literal["replicas", "sharded", "hybrid"] = Field("replicas", description="The form of the cluster.")
+
+    @model_validator(mode="after")
+    def _shape_matches_kind(self) -> Topology:
+        if self.kind == "replicas" and (self.tensor_parallel * self.pipeline_parallel > 1 or self.nodes > 1):
+            msg = "kind replicas pins one model per GPU, so tensor_parallel, pipeline_parallel and nodes stay 1; use kind sharded or hybrid"
+            raise ValueError(msg)
+        if self.kind == "sharded" and self.tensor_parallel * self.pipeline_parallel == 1:
+            msg = "kind sharded needs tensor_parallel or pipeline_parallel above 1"
+            raise ValueError(msg)
+        return self
+
+
+class EngineExecutor(Shape):
+    """An executor that runs on our own machines."""
+
+    kind: Literal["engine"] = "engine"
+    model: str = Field(description="demo, tiny, tiny-moe, a hub name, or a local folder.")
+    engine: EngineOverride = Field(default_factory=EngineOverride)
+    fallback: str | None = Field(None, description="Executor that answers when this one is down.")
+
+
+class RemoteExecutor(Section):
+    """An executor behind any OpenAI-compatible URL."""
+
+    kind: Literal["remote"] = "remote"
+    url: str = Field(pattern=r"^https?://", description="Base URL with /v1.")
+    model: str = Field(description="Model name at that server.")
+    key_env: str | None = Field(None, description="Environment variable that holds its key.")
+    timeout_s: float = Field(600, gt=0, description="Longest answer in seconds.")
+    connect_timeout_s: float = Field(5, gt=0)
+    max_in_flight: int = Field(64, ge=1, description="Requests at once; above that 429.")
+    context: int | None = Field(None, ge=16, description="Context in tokens, where known.")
+    fallback: str | None = Field(None, description="Executor that answers when this one is down.")
+
+
+Executor = Annotated[EngineExecutor | RemoteExecutor, Field(discriminator="kind")]
+
+
+class EngineView(Section):
+    """The part of the tree that the engine room and the gateway's executor table are made from."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    model: str = Field("demo", description="The core: demo, tiny, tiny-moe, a hub name, or a local folder.")
+    topology: Topology = Field(default_factory=Topology)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    executors: dict[Name, Executor] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _executors_fit_kind(self) -> EngineView:
+        for name, executor in self.executors.items():
+            if name == "core":
+                msg = "executors.core: the name core belongs to the model itself; choose another"
+                raise ValueError(msg)
+            if isinstance(executor, EngineExecutor) and self.topology.kind != "hybrid":
+                msg = f"executors.{name} is an engine of its own; set topology.kind to hybrid"
+                raise ValueError(msg)
+            if executor.fallback is not None and executor.fallback != "core" and executor.fallback not in self.executors:
+                msg = f"executors.{name}.fallback names {executor.fallback!r}, which is no executor"
+                raise ValueError(msg)
+        return self

@@ -1,0 +1,1 @@
+"""The public face: OpenAI HTTP and gRPC, keys, quotas, admission, roles, profiles, receipts."""
