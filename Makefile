@@ -1,0 +1,90 @@
+# Every step of setting up, running and checking Consilium. CI and people call the same targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# gpu where an NVIDIA driver answers, else cpu. `make up LANE=cpu` overrides.
+LANE ?= $(shell if test -e /proc/driver/nvidia/version || (command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1); then echo gpu; else echo cpu; fi)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/uv pip install --python $(BIN)/python --override services/consilium/engine/install/overrides-$(LANE).txt
+RUN_STAMP := $(VENV)/.installed-$(LANE)
+DEV_STAMP := $(VENV)/.installed-$(LANE)-dev
+SOURCES := services/consilium
+BUF := .cache/buf/node_modules/.bin/buf
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup dev up down fmt check lint types arch unit component test engine-test e2e bench protos proto-lint clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "error: Python 3.11 is needed, this is %d.%d (%s)\nnext: install python3.11 with venv, or call: make up PYTHON=/path/to/python3.11" % (*sys.version_info[:2], sys.executable))'
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
+
+$(RUN_STAMP): $(BIN)/uv pyproject.toml services/consilium/engine/install/overrides-$(LANE).txt
+	@echo "Installing the $(LANE) lane into $(VENV) (once; about 3 GB to download)"
+	@$(PIP) -e '.[engine-$(LANE)]'
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	@$(PIP) -e '.[engine-$(LANE),dev]'
+	@touch $@
+
+setup: $(RUN_STAMP) ## Install what running needs into .venv
+dev: $(DEV_STAMP) ## Install what testing needs as well
+
+up: $(RUN_STAMP) ## Install what is missing, start the cluster with the demo model, wait until it answers
+	@$(BIN)/consilium up
+
+down: ## Stop the cluster
+	@$(BIN)/consilium down
+
+fmt: $(DEV_STAMP) ## Format the code
+	@$(BIN)/ruff format services tests
+	@$(BIN)/ruff check --fix services tests
+
+lint: $(DEV_STAMP) ## Ruff: rules and format
+	@$(BIN)/ruff check services tests
+	@$(BIN)/ruff format --check services tests
+
+types: $(DEV_STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+arch: $(DEV_STAMP) ## Architecture: arrows, sizes, catalogue, generated code
+	@$(PYTEST) tests/arch -q -p no:randomly
+
+unit: $(DEV_STAMP) ## Rules, without network
+	@$(PYTEST) tests/unit -q
+
+component: $(DEV_STAMP) ## Real sockets and real Valkey, without an engine
+	@$(PYTEST) tests/component tests/contract -q -m 'not engine and not e2e'
+
+$(BUF):
+	@mkdir -p .cache/buf && cd .cache/buf && npm install --silent --no-fund --no-audit @bufbuild/buf@1.75.0
+
+proto-lint: $(DEV_STAMP) ## buf lint, where npm is installed
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BUF) && $(BUF) lint && $(BUF) format --diff --exit-code; \
+	else echo "buf lint skipped: no npm on this machine"; fi
+
+check: lint types proto-lint arch unit ## Everything that answers in two minutes
+
+engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
+	@$(PYTEST) tests/engine -q -m engine -p no:randomly
+
+e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
+	@$(PYTEST) tests/e2e tests/engine -q -m e2e -p no:randomly
+
+test: check component engine-test e2e ## The whole suite; nothing else to set up
+
+bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
+	@$(BIN)/python -m tests.bench.turn
+
+protos: $(DEV_STAMP) ## Regenerate services/consilium/v1 from protos/
+	@$(BIN)/python -m consilium.kernel.protogen
+
+clean: ## Remove caches of tools
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .cache build dist
