@@ -1,0 +1,1 @@
+"""Implementations of the engine port: vllm (ours), openai (remote), echo (tests)."""

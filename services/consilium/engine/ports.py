@@ -1,0 +1,158 @@
+"""What an engine is to the rest of the house: a call goes in, framed bytes come out.
+
+Knows the words of one call (call, head, tail) and of one executor. Does not know vLLM, Ray, HTTP or who asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol, TypeAlias, get_args
+
+Json: TypeAlias = "dict[str, object]"
+Route = Literal["chat", "completions", "responses", "tokenize", "detokenize", "embeddings", "models"]
+Template = Literal["model", "plain"]
+Kind = Literal["engine", "remote", "echo"]
+
+ROUTES: tuple[Route, ...] = get_args(Route)
+
+
+class State(StrEnum):
+    """How an executor is doing."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to one executor.
+
+    id          request id; also the id that the engine's own log shows
+    body        the OpenAI request, its `model` already the executor's served name
+    adapter     adapter reference, or None for the plain model
+    lane        lane of the queue it came from
+    priority    lower runs first, where the engine schedules by priority
+    deadline    Unix seconds after which nobody waits any more, or None
+    prefix_key  stable key of the prompt's beginning; calls with the same key share a prefix cache
+    """
+
+    id: str
+    route: Route
+    body: Json
+    adapter: str | None = None
+    lane: str = "interactive"
+    priority: int = 0
+    deadline: float | None = None
+    prefix_key: str = ""
+
+    def as_dict(self) -> Json:
+        """Return the shape that crosses processes."""
+        return {
+            "id": self.id,
+            "route": self.route,
+            "body": self.body,
+            "adapter": self.adapter,
+            "lane": self.lane,
+            "priority": self.priority,
+            "deadline": self.deadline,
+            "prefix_key": self.prefix_key,
+        }
+
+    @classmethod
+    def of(cls, raw: Mapping[str, object]) -> Call:
+        """Return the call that `as_dict` wrote. Raises KeyError or TypeError if it is another thing."""
+        return cls(**raw)  # type: ignore[arg-type]  # both ends are ours and of one version
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known when the first byte of the answer is.
+
+    status       HTTP status of the answer
+    stream       True for SSE, False for one JSON document
+    retry_after  seconds, or None
+    replica      which copy answered
+    executor     its name in the configuration
+    revision     short fingerprint of the model's files
+    template     plain when the model has no chat template and ours was used
+    """
+
+    status: int
+    stream: bool
+    content_type: str
+    retry_after: float | None = None
+    replica: str = ""
+    executor: str = ""
+    revision: str = ""
+    template: Template = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, as the engine counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds from the engine's own clock; None where it did not say."""
+
+    queue_ms: float | None = None
+    prefill_ms: float | None = None
+    first_token_ms: float | None = None
+    total_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What is known when the last byte of the answer is."""
+
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = None
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInfo:
+    """One executor, as callers see it.
+
+    model     name under which the executor knows its model; goes into `body["model"]`
+    context   longest prompt plus answer in tokens, or None if it did not say
+    places    requests that run at once over all copies
+    fallback  executor that answers when this one is down
+    """
+
+    name: str
+    kind: Kind
+    model: str
+    context: int | None = None
+    state: State = State.STARTING
+    places: int = 1
+    revision: str = ""
+    template: Template = "model"
+    fallback: str | None = None
+
+
+class Engine(Protocol):
+    """One running model. Backends: vllm, openai (remote), echo (tests)."""
+
+    async def start(self) -> None:
+        """Return when a token was generated. Raises ConsiliumError(part_failed) if it cannot start."""
+
+    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of one answer (wire.py): head, body, tail. Closing the generator stops the generation."""
+
+    async def check(self) -> None:
+        """Return if a token was generated lately, otherwise generate one. Raises ConsiliumError(upstream_down)."""
+
+    async def stop(self) -> None:
+        """End the engine and what it started."""
+
+    def info(self) -> ExecutorInfo:
+        """Say what runs here."""
