@@ -1,0 +1,84 @@
+"""The named peer: vLLM's own OpenAI server of the same version, with the same engine arguments as our replica.
+
+Knows how to start, await and end it. Does not know what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """A running bare server: base URL, model name, pid, seconds from spawn to the first token."""
+
+    url: str
+    model: str
+    pid: int
+    first_token_s: float
+
+
+def flags(arguments: Mapping[str, object]) -> list[str]:
+    """Turn engine arguments by field name into command-line flags."""
+    out: list[str] = []
+    for key, value in arguments.items():
+        flag = "--" + key.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            out.append(flag if value else "--no-" + key.replace("_", "-"))
+        else:
+            out += [flag, str(value)]
+    return out
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serve(model: Path, arguments: Mapping[str, object], *, env: Mapping[str, str], log: Path, name: str = "core", wait_s: float = 300) -> Iterator[Bare]:
+    """Start the server, wait for its first token, end it with its process group on leaving."""
+    port = _free_port()
+    begin = time.monotonic()
+    command = [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name,
+               "--host", "127.0.0.1", "--port", str(port), *flags(arguments)]
+    with log.open("wb") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **env, "VLLM_NO_USAGE_STATS": "1"})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        first_token(url, "", name, child, begin + wait_s)
+        yield Bare(url, name, child.pid, time.monotonic() - begin)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float) -> None:
+    """Ask for one token until it comes. Raises RuntimeError if the process ends or the time is over."""
+    body = {"model": model, "prompt": "Hello", "max_tokens": 1}
+    while time.monotonic() < until:
+        if child is not None and child.poll() is not None:
+            raise RuntimeError(f"the server ended with {child.returncode}")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.post(f"{url}/v1/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("no first token in time")
