@@ -1,0 +1,399 @@
+"""An engine of our own: vLLM's AsyncLLM behind vLLM's own serving classes.
+
+With vllm_routes.py the only place that touches vLLM. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
+except that metrics go there when it is told so, and does not know who asked.
+
+What kills an engine is told once: the first cause is kept and logged, callers get upstream_down, and `on_dead` ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.inputs import TokensPrompt
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.pooling_params import PoolingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from consilium.engine import wire
+from consilium.engine.backends.vllm_routes import Answer, Routes
+from consilium.engine.ports import Call, ExecutorInfo, Head, State, Tail, Template, Timings, Usage
+from consilium.kernel.errors import ConsiliumError
+
+_log = logging.getLogger(__name__)
+
+WATCH_S = 0.5
+GRACE_S = 1.0  # between a dead engine and the end of its process: running streams deliver their last event
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% set text = message['content'] %}"
+    "{% if message['role'] == 'system' %}{{ text }}\n\n"
+    "{% elif message['role'] == 'assistant' %}Assistant: {{ text }}\n"
+    "{% else %}User: {{ text }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+PLAIN_STOP = "\nUser:"
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """What one engine is started with.
+
+    engine_args    fields of vLLM's AsyncEngineArgs
+    frontend_args  fields of vLLM's FrontendArgs: chat_template, tool_call_parser, enable_auto_tool_choice ...
+    idle_s         after that many seconds without a token, health means generating one
+    ray_metrics    engine metrics go to Ray's exporter
+    """
+
+    name: str
+    engine_args: Mapping[str, Any]
+    frontend_args: Mapping[str, Any] = field(default_factory=dict)
+    replica: str = ""
+    revision: str = ""
+    fallback: str | None = None
+    idle_s: float = 30.0
+    check_timeout_s: float = 60.0
+    ray_metrics: bool = False
+
+
+class Tap:
+    """Counts what the engine gives to one call, without touching what the caller sees."""
+
+    __slots__ = ("cached_tokens", "completion_tokens", "dead", "first", "open", "prompt_tokens", "reason", "sources", "stats")
+
+    def __init__(self) -> None:
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.open = 0
+        self.reason: str | None = None
+        self.stats: Any = None
+        self.first: float | None = None
+        self.dead = False
+        self.sources: list[AsyncGenerator[Any, None]] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the engine has given all it will; what follows is formatting."""
+        return self.open == 0 and self.prompt_tokens > 0
+
+    def see(self, output: RequestOutput) -> None:
+        """Count one output; `finished` outputs carry the totals of their prompt."""
+        if self.first is None:
+            self.first = time.monotonic()
+        for choice in output.outputs:
+            self.completion_tokens += len(choice.token_ids)
+            self.reason = choice.finish_reason or self.reason
+        if output.finished:
+            self.open -= 1
+            self.prompt_tokens += len(output.prompt_token_ids or ())
+            self.cached_tokens += output.num_cached_tokens or 0
+            self.stats = output.metrics
+
+    def tail(self, began: float, reason: str | None) -> Tail:
+        """Return the counts and the engine's clock. `began` is on the monotonic clock."""
+        return Tail(
+            usage=Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens),
+            finish_reason=reason or self.reason,
+            timings=Timings(
+                queue_ms=_span(self.stats, "queued_ts", "scheduled_ts"),
+                prefill_ms=_span(self.stats, "scheduled_ts", "first_token_ts"),
+                first_token_ms=None if self.first is None else _ms(self.first - began),
+                total_ms=_ms(time.monotonic() - began),
+            ),
+        )
+
+
+class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
+    """AsyncLLM that lets a tap watch the outputs of its call, and remembers when the last token came."""
+
+    taps: dict[str, Tap]
+    last_token: float
+    failed: Callable[[BaseException], None]
+
+    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+        """Generate as AsyncLLM does."""
+        request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
+        return self._watched(super().generate(*args, **kwargs), self._tap(request_id))
+
+    def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """Encode as AsyncLLM does."""
+        request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
+        return self._watched(super().encode(*args, **kwargs), self._tap(request_id))
+
+    def _tap(self, request_id: str) -> Tap | None:
+        # One call may make several requests; vLLM appends "-<n>" or "_<n>" to the id that we gave.
+        taps = self.taps
+        return taps.get(request_id) or taps.get(request_id.rpartition("-")[0]) or taps.get(request_id.rpartition("_")[0])
+
+    def _watched(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
+        watched = self._watch(source, tap)
+        if tap is not None:
+            tap.open += 1
+            tap.sources.append(watched)
+        return watched
+
+    async def _watch(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
+        try:
+            async for output in source:
+                self.last_token = time.monotonic()
+                if tap is not None:
+                    if isinstance(output, RequestOutput):
+                        tap.see(output)
+                    else:
+                        tap.open -= 1
+                        tap.prompt_tokens += len(output.prompt_token_ids)
+                yield output
+        except EngineDeadError as error:
+            if tap is not None:
+                tap.dead = True
+            self.failed(error)
+            raise
+        finally:
+            await source.aclose()
+
+
+class VllmEngine:
+    """Obeys the engine port. `on_dead` is called once, with the first cause, after running streams had time to end."""
+
+    def __init__(self, settings: VllmSettings, *, on_dead: Callable[[BaseException], None] | None = None) -> None:
+        self._settings = settings
+        self._on_dead = on_dead
+        self._engine: TappedLLM | None = None
+        self._routes: Routes | None = None
+        self._first_cause: BaseException | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._template: Template = "model"
+        self._generates = True
+        self._state = State.STARTING
+        self._ids = itertools.count()
+        self._streams = 0
+
+    async def start(self) -> None:
+        """Return when a token was generated. Raises ConsiliumError(part_failed)."""
+        settings = self._settings
+        began = time.monotonic()
+        try:
+            args = AsyncEngineArgs(**settings.engine_args)
+            engine = await asyncio.to_thread(_construct, args, ray_metrics=settings.ray_metrics)
+            engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
+            await engine.reset_mm_cache()
+            tasks = await engine.get_supported_tasks()
+            namespace = self._namespace(args, engine)
+            self._generates = "generate" in tasks
+            self._routes = await Routes.build(engine, namespace, tasks)
+            self._engine = engine
+            self._state = State.READY
+            await self._generate_one()
+        except Exception as error:
+            self._state = State.DOWN
+            _log.exception("engine_start_failed")
+            raise ConsiliumError("part_failed", f"{type(error).__name__}: {error}", name=f"executor {settings.name}", reason=_first_line(error)) from error
+        self._watcher = asyncio.create_task(self._watch())
+        _log.info("engine_ready executor=%s took_s=%.1f", settings.name, time.monotonic() - began)
+
+    async def stop(self) -> None:
+        """End the engine and its processes."""
+        self._state = State.DOWN
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.shutdown()
+
+    def info(self) -> ExecutorInfo:
+        """Say what runs here."""
+        engine, args = self._engine, self._settings.engine_args
+        return ExecutorInfo(
+            name=self._settings.name,
+            kind="engine",
+            model=_served_name(args),
+            context=None if engine is None else int(engine.model_config.max_model_len),
+            state=self._state,
+            places=int(args.get("max_num_seqs") or 64),
+            revision=self._settings.revision,
+            template=self._template,
+            fallback=self._settings.fallback,
+        )
+
+    def load(self) -> dict[str, int]:
+        """Return what the request router needs: calls in this replica, and requests that the engine has not finished."""
+        engine = self._engine
+        return {"streams": self._streams, "unfinished": 0 if engine is None else int(engine.get_num_unfinished_requests())}
+
+    async def check(self) -> None:
+        """Return if a token came lately, otherwise generate one. Raises ConsiliumError(upstream_down)."""
+        engine = self._alive()
+        if time.monotonic() - engine.last_token < self._settings.idle_s:
+            return
+        try:
+            await asyncio.wait_for(self._generate_one(), self._settings.check_timeout_s)
+        except Exception as error:
+            raise ConsiliumError("upstream_down", f"no token: {type(error).__name__}: {error}", name=self._settings.name, retry_after_s=5.0) from error
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of one answer (wire.py). Closing the generator aborts the request in the engine."""
+        engine = self._alive()
+        tap, began = Tap(), time.monotonic()
+        key = self._routes.request_id(call) if self._routes else call.id
+        if key in engine.taps:
+            raise ConsiliumError("conflict", f"id={call.id}", reason="A request with this id is running.")
+        engine.taps[key] = tap
+        self._streams += 1
+        answer: Answer | None = None
+        try:
+            answer = await self._answer(call)
+            if answer.events is None:
+                yield wire.document(self._head(answer), answer.body, tap.tail(began, answer.reason))
+                return
+            async for frame in self._streamed(answer, answer.events, tap, began):
+                yield frame
+        finally:
+            self._streams -= 1
+            engine.taps.pop(key, None)
+            if answer is not None and answer.events is not None:
+                await answer.events.aclose()
+            for source in tap.sources:
+                await source.aclose()
+
+    async def _answer(self, call: Call) -> Answer:
+        if self._routes is None:
+            raise self._down()
+        try:
+            answer = await self._routes.answer(call, stop=PLAIN_STOP if self._template == "plain" else None)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # vLLM turns a cancelled whole answer into an error object; nobody is there to read it
+                raise asyncio.CancelledError
+            return answer
+        except EngineDeadError as error:
+            self._failed(error)
+            raise self._down() from error
+
+    async def _streamed(self, answer: Answer, events: AsyncGenerator[str, None], tap: Tap, began: float) -> AsyncGenerator[bytes, None]:
+        head: bytes = wire.head_frame(self._head(answer))
+        rest: list[bytes] = []
+        reason: str | None = None
+        async for event in events:
+            if tap.dead:
+                if head:
+                    raise self._down()
+                yield wire.tail_frame(tap.tail(began, "error"), wire.broken_stream(self._down()))
+                return
+            if tap.finished:  # the engine is done: what is left comes at once and travels together
+                rest.append(event.encode())
+                reason = finish_reason(event) or reason
+                continue
+            yield head + event.encode()
+            head = b""
+        yield wire.tail_frame(tap.tail(began, reason), head + b"".join(rest))
+
+    def _head(self, answer: Answer) -> Head:
+        settings = self._settings
+        kind = wire.JSON if answer.events is None else wire.SSE
+        return Head(answer.status, answer.events is not None, kind, answer.retry_after, settings.replica, settings.name, settings.revision, self._template)
+
+    def _namespace(self, args: AsyncEngineArgs, engine: TappedLLM) -> Namespace:
+        """Return what vLLM's command line would have parsed, so that its serving classes are built as its own server builds them."""
+        frontend = {**vars(FrontendArgs()), **self._settings.frontend_args}
+        tokenizer = engine.renderer.tokenizer
+        if frontend["chat_template"] is None and tokenizer is not None and not _has_template(tokenizer):
+            frontend["chat_template"] = PLAIN_TEMPLATE
+            self._template = "plain"
+        names = args.served_model_name
+        return Namespace(**{**vars(args), **frontend, "served_model_name": [names] if isinstance(names, str) else names})
+
+    async def _generate_one(self) -> None:
+        engine = self._alive()
+        request_id = f"health-{next(self._ids)}"
+        prompt = TokensPrompt(prompt_token_ids=[0])
+        if self._generates:
+            outputs = engine.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0), request_id)
+        else:
+            outputs = engine.encode(prompt, PoolingParams(task="embed"), request_id)
+        async for _ in outputs:
+            pass
+
+    def _alive(self) -> TappedLLM:
+        if self._engine is None:
+            code = "engine_starting" if self._state is State.STARTING else "upstream_down"
+            raise ConsiliumError(code, name=self._settings.name, retry_after_s=2.0)
+        if self._first_cause is not None:
+            raise self._down()
+        return self._engine
+
+    def _down(self) -> ConsiliumError:
+        return ConsiliumError("upstream_down", f"first cause: {self._first_cause!r}", name=self._settings.name, retry_after_s=5.0)
+
+    def _failed(self, error: BaseException) -> None:
+        if self._first_cause is not None:
+            return
+        self._first_cause = error
+        self._state = State.DOWN
+        _log.error("engine_dead executor=%s cause=%r", self._settings.name, error)
+        if self._on_dead is not None:
+            asyncio.get_running_loop().call_later(GRACE_S, self._on_dead, error)
+
+    async def _watch(self) -> None:
+        """Notice a dead engine that nobody asks anything."""
+        while self._engine is not None and self._first_cause is None:
+            if self._engine.errored:
+                self._failed(self._engine.dead_error)
+            await asyncio.sleep(WATCH_S)
+
+
+def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
+    loggers: list[Any] = []
+    if ray_metrics:
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+        loggers = [RayPrometheusStatLogger]
+    config = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    engine: TappedLLM = TappedLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=loggers or None,
+        enable_log_requests=args.enable_log_requests,
+        aggregate_engine_logging=args.aggregate_engine_logging,
+        disable_log_stats=args.disable_log_stats,
+    )
+    return engine
+
+
+def finish_reason(event: str) -> str | None:
+    """Return the finish reason in one SSE event, if it holds one. Inside strings JSON escapes quotes, so the match is never text of the model."""
+    _, found, after = event.rpartition('"finish_reason":"')
+    return after.partition('"')[0] if found else None
+
+
+def _has_template(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None)) or not hasattr(tokenizer, "chat_template")
+
+
+def _served_name(args: Mapping[str, Any]) -> str:
+    names = args.get("served_model_name") or args["model"]
+    return str(names if isinstance(names, str) else names[0])
+
+
+def _span(stats: Any, begin: str, end: str) -> float | None:
+    a, b = getattr(stats, begin, 0.0), getattr(stats, end, 0.0)
+    return _ms(b - a) if a > 0 and b > 0 else None
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
