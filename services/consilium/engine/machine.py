@@ -6,6 +6,7 @@ tests bring their own.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import psutil
 
@@ -121,7 +122,7 @@ def installed_builds(cpu_python: str | None = None) -> tuple[tuple[Build, str], 
 def cards() -> tuple[Gpu, ...]:
     """Return the cards of this machine, by NVML where it can be imported, else by nvidia-smi. Empty where there are none."""
     try:
-        import pynvml  # type: ignore[import-untyped, unused-ignore]
+        pynvml: Any = importlib.import_module("pynvml")
     except ImportError:
         return _cards_by_smi()
     try:

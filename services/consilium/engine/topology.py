@@ -130,7 +130,9 @@ def plan(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *
 
 def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts]) -> list[_Seat]:
     core = view.topology
-    rows = [(CORE, "topology", "engine", core, view.model, view.engine, core.kind == "replicas", None)]
+    rows: list[tuple[str, str, str, Shape, str, EngineSettings, bool, str | None]] = [
+        (CORE, "topology", "engine", core, view.model, view.engine, core.kind == "replicas", None)
+    ]
     for name, executor in view.executors.items():
         if isinstance(executor, EngineExecutor):
             key = f"executors.{name}"
