@@ -1,0 +1,218 @@
+"""The check before an engine starts: does this model, with these settings, fit these cards or this RAM?
+
+Pure: takes a config.json, plain settings and plain sizes. Does not look at the machine and does not know consilium.yaml's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from consilium.kernel.errors import ConsiliumError
+from consilium.planner import edits, models
+from consilium.planner.ask import Ask
+from consilium.planner.cards import Card, card
+from consilium.planner.figures import GIB, constant, gib, tokens_in_words
+from consilium.planner.lora import RANKS, Slots, targets_named
+from consilium.planner.refusal import wrong
+from consilium.planner.search import changes, longest_context
+from consilium.planner.shapes import from_config
+from consilium.planner.sharding import Cut
+from consilium.planner.verdict import Plan, Verdict, plan
+from consilium.planner.weights import format_named
+
+LEAST_CONTEXT: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What `consilium up` needs to know.
+
+    verdict   fits, tight (start, and warn) or no (refuse)
+    sentence  the binding limit and, when it does not fit, the nearest change
+    knob      key of consilium.yaml to turn, such as engine.kv_cache_dtype; empty when it fits
+    value     its new value
+    context   tokens per request that the engine will hold: the asked length, or the longest that fits when none was asked
+    """
+
+    verdict: Verdict
+    sentence: str
+    knob: str
+    value: str
+    context: int
+    plan: Plan | None
+
+
+def gate(
+    config: Mapping[str, Any] | Path | str,
+    engine: Mapping[str, Any],
+    *,
+    cards: Sequence[float | str | Card] = (),
+    ram_bytes: int | None = None,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+    version: str = "0.32.0",
+    file_bytes: int = 0,
+) -> Gate:
+    """Return whether an engine may start.
+
+    config      a config.json as dict, its path, or the folder of the checkpoint
+    engine      plain values under the names of `engine:` in consilium.yaml; missing and None mean the default. extra_args are read too
+    cards       cards of this engine: GiB as torch reports them, names, or Card; empty = a CPU engine in `ram_bytes`
+    file_bytes  size of the weight files where known
+
+    Never raises for a configuration that is merely bad: that is a `no` with its sentence.
+    """
+    try:
+        return _judge(
+            config, engine, cards=[_as_card(one) for one in cards], ram=ram_bytes, cut=Cut(tensor_parallel, pipeline_parallel), version=version, size=file_bytes
+        )
+    except ConsiliumError as err:
+        return Gate("no", err.public(), str(err.fields.get("field", "")), "", 0, None)
+
+
+def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *, cards: list[Card], ram: int | None, cut: Cut, version: str, size: int) -> Gate:
+    loaded, size = _config(config, size)
+    overrides = engine.get("hf_overrides") or {}
+    refused = edits.refusal_of_overrides(loaded, overrides)
+    if refused:
+        return Gate("no", refused, "engine.hf_overrides", "", 0, None)
+    edited = edits.merged(loaded, overrides)
+    shape = from_config(edited, Path(str(config)).name if isinstance(config, Path | str) else "")
+    if len(cards) < cut.cards and cards:
+        raise wrong("tensor_parallel", f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are here")
+    ask = settings_of(
+        engine,
+        Ask(
+            shape=shape, cards=tuple(cards[: cut.cards]), ram_bytes=ram, cut=cut, version=version, weights=models.format_of(loaded), weights_bytes=size or None
+        ),
+    )
+    wanted = engine.get("max_model_len")
+    if wanted is None:
+        return _whatever_fits(ask.with_(context=shape.max_positions))
+    return _verdict(ask.with_(context=int(wanted)))
+
+
+def _config(config: Mapping[str, Any] | Path | str, size: int) -> tuple[Mapping[str, Any], int]:
+    if isinstance(config, Mapping):
+        return config, size
+    path = Path(config)
+    if path.is_dir():
+        model = models.from_folder(path)
+        return model.config, size or model.file_bytes
+    return models.read_json(path), size
+
+
+def _as_card(one: float | str | Card) -> Card:
+    if isinstance(one, Card):
+        return one
+    return card(one) if isinstance(one, str) else Card(f"{one:.1f} GiB card", float(one))
+
+
+def settings_of(engine: Mapping[str, Any], ask: Ask) -> Ask:
+    """Return the question with the settings of an `engine:` block, extra_args of vLLM included."""
+    extra = dict(engine.get("extra_args") or {})
+    quantization = engine.get("quantization") or extra.get("quantization")
+    utilisation = engine.get("gpu_memory_utilization")
+    kv_gib = engine.get("kv_cache_gib")
+    kv_bytes = round(float(kv_gib) * GIB) if kv_gib else extra.get("kv_cache_memory_bytes")
+    weights = format_named(str(quantization)) if quantization else ask.weights
+    if str(engine.get("dtype") or "") == "float32":
+        weights = "fp32"
+    return ask.with_(
+        weights=weights,
+        weights_bytes=ask.weights_bytes if weights == ask.weights else None,
+        kv_dtype=str(engine.get("kv_cache_dtype") or "auto") if weights != "fp32" else "fp32",
+        sequences=int(engine.get("max_num_seqs") or constant("consilium_sequences")),
+        batched_tokens=_int(engine.get("max_num_batched_tokens")),
+        utilisation=float(utilisation) if utilisation is not None else constant("consilium_utilisation"),
+        kv_bytes=int(kv_bytes) if kv_bytes else None,
+        eager=bool(engine.get("enforce_eager") or ask.on_cpu),
+        prefix_caching=engine.get("prefix_caching") is not False,
+        lora=_lora(extra, ask.lora),
+        cut=Cut(ask.cut.tp, ask.cut.pp, ask.cut.dp, expert_parallel=bool(extra.get("enable_expert_parallel", ask.cut.expert_parallel))),
+        weights_to_ram=round(float(extra.get("cpu_offload_gb") or 0) * GIB),
+        kv_to_ram=round(float(extra.get("kv_offloading_size") or 0) * GIB),
+    )
+
+
+def _int(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float | str) and value else None
+
+
+def _lora(extra: Mapping[str, Any], default: Slots) -> Slots:
+    if not extra.get("enable_lora"):
+        return default
+    modules = extra.get("lora_target_modules") or []
+    return Slots(
+        int(extra.get("max_loras") or 1),
+        int(extra.get("max_lora_rank") or RANKS[2]),
+        targets_named(",".join(modules) if isinstance(modules, list | tuple) else str(modules)),
+        bool(extra.get("fully_sharded_loras")),
+        bool(extra.get("enable_moe_shared_loras")),
+        int(extra.get("max_cpu_loras") or 0),
+    )
+
+
+def _whatever_fits(ask: Ask) -> Gate:
+    """No length was asked: the model's own where it fits, else the longest that does. A CPU engine has a fixed KV, so the length follows from it."""
+    ask = _with_cpu_kv(ask)
+    whole = plan(ask)
+    if whole.verdict != "no":
+        return _gate(whole, ask.context)
+    longest = longest_context(ask)
+    if longest is None:
+        return _verdict(ask.with_(context=LEAST_CONTEXT))
+    answer = plan(ask.with_(context=longest))
+    said = f"{answer.binding} The context is {tokens_in_words(longest)} tokens, not the model's {tokens_in_words(ask.context)}; set engine.max_model_len to choose."
+    return Gate("tight", said, "engine.max_model_len", str(longest), longest, answer)
+
+
+def _with_cpu_kv(ask: Ask) -> Ask:
+    return ask.with_(kv_bytes=round(constant("cpu_kv_default_gib") * GIB)) if ask.on_cpu and ask.kv_bytes is None else ask
+
+
+def _verdict(ask: Ask) -> Gate:
+    return _gate(plan(_with_cpu_kv(ask)), ask.context)
+
+
+_PLACES: Final = {
+    "kv_cache_dtype": "engine.kv_cache_dtype",
+    "quantization": "engine.quantization",
+    "max_model_len": "engine.max_model_len",
+    "max_num_seqs": "engine.max_num_seqs",
+    "max_loras": "engine.extra_args.max_loras",
+    "tensor_parallel": "topology.tensor_parallel",
+    "lora_target_modules": "engine.extra_args.lora_target_modules",
+    "kv_cache_gib": "engine.kv_cache_gib",
+    "model": "model",
+}
+
+
+def _gate(answer: Plan, context: int) -> Gate:
+    if answer.verdict == "fits":
+        return Gate("fits", answer.binding, "", "", context, answer)
+    if answer.verdict == "tight":
+        return Gate("tight", f"{answer.binding} That is tight: {gib(answer.margin):.1f} GiB to spare.", "", "", context, answer)
+    ask = answer.ask
+    grown = _more_kv(ask)
+    if grown is not None:
+        return Gate("no", f"{answer.binding} Set engine.kv_cache_gib to {grown:g}.", "engine.kv_cache_gib", f"{grown:g}", context, answer)
+    found = next(changes(ask, limit=1), None)
+    if found is None:
+        return Gate("no", f"{answer.binding} No setting helps; choose a smaller model.", "model", "", context, answer)
+    key, value = found.knobs[0]
+    return Gate("no", f"{answer.binding} Nearest change: {found.words}.", _PLACES.get(key, key), value, context, answer)
+
+
+def _more_kv(ask: Ask) -> float | None:
+    """Return the whole number of GiB of KV that would hold the requests, when only the fixed KV is too small."""
+    if ask.kv_bytes is None:
+        return None
+    need = plan(ask).bill.kv_needed
+    if ask.kv_bytes >= need:
+        return None
+    whole = -(-need // GIB)
+    return float(whole) if plan(ask.with_(kv_bytes=whole * GIB)).verdict != "no" else None

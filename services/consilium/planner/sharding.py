@@ -1,0 +1,135 @@
+"""How one engine is cut over cards: tensor, pipeline and expert parallel, and which cuts are impossible.
+
+Knows vLLM's divisibility rules. Does not know memory sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consilium.planner.figures import constant, table
+from consilium.planner.refusal import wrong
+from consilium.planner.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One engine over tp x pp cards, `dp` copies of its attention, experts whole per card when `expert_parallel`."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    expert_parallel: bool = False
+
+    @property
+    def cards(self) -> int:
+        """Cards of one copy."""
+        return self.tp * self.pp
+
+    @property
+    def expert_ranks(self) -> int:
+        """Cards over which whole experts are spread; 1 without expert parallel."""
+        return self.tp * self.dp if self.expert_parallel else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pipeline stage: how many layers, and whether embedding and head live there."""
+
+    layers: int
+    first: bool
+    last: bool
+
+    def share(self, shape: Shape) -> float:
+        """Part of all layers."""
+        return self.layers / shape.layers
+
+
+def stages(shape: Shape, pp: int) -> tuple[Stage, ...]:
+    """Return vLLM's layer partition: equal parts, the remainder to the stages before the last one."""
+    each, over = divmod(shape.layers, pp)
+    counts = [each] * pp
+    for extra in range(over):
+        counts[-2 - extra] += 1
+    return tuple(Stage(count, index == 0, index == pp - 1) for index, count in enumerate(counts))
+
+
+def kv_heads_on_card(shape: Shape, tp: int) -> int:
+    """KV heads per card; beyond tp = kv_heads they are repeated, not split."""
+    return max(1, shape.kv_heads // tp)
+
+
+def objection(shape: Shape, cut: Cut, weights: str = "bf16") -> str | None:
+    """Return why this cut cannot be, as one sentence, or None.
+
+    Source: vLLM source, notes on sharding: heads, KV heads, MLP width, quantisation blocks, experts.
+    """
+    tp, pp = cut.tp, cut.pp
+    if tp < 1 or pp < 1 or cut.dp < 1:
+        return "tensor, pipeline and data parallel are whole numbers of at least 1"
+    if pp > shape.layers:
+        return f"pipeline parallel {pp} is more than the {shape.layers} layers"
+    if shape.heads % tp:
+        return f"tensor parallel {tp} does not divide the {shape.heads} attention heads"
+    if shape.is_hybrid and (shape.linear_value_heads % tp or shape.linear_key_heads % tp):
+        return f"tensor parallel {tp} does not divide the {shape.linear_key_heads} and {shape.linear_value_heads} heads of the linear layers"
+    if shape.mlp_width and shape.mlp_width % tp:
+        return f"tensor parallel {tp} does not divide the MLP width {shape.mlp_width}"
+    return _objection_to_widths(shape, cut, weights)
+
+
+def _objection_to_widths(shape: Shape, cut: Cut, weights: str) -> str | None:
+    tp = cut.tp
+    if shape.kv_heads % tp and tp % shape.kv_heads:
+        return f"tensor parallel {tp} does not fit the {shape.kv_heads} KV heads"
+    if shape.is_moe or cut.expert_parallel:
+        reason = _objection_to_experts(shape, cut)
+        if reason:
+            return reason
+    group = table("formats")["formats"].get(weights, {}).get("group", 0)
+    width = shape.mlp_width or (0 if cut.expert_parallel else shape.expert_width)
+    if group and tp > 1 and width and (width // tp) % group and weights in {"int4", "int8"}:
+        return f"tensor parallel {tp} leaves {width // tp} of the width {width}, which the quantisation groups of {group} do not divide"
+    return None
+
+
+def _objection_to_experts(shape: Shape, cut: Cut) -> str | None:
+    if not shape.is_moe:
+        return "expert parallel needs a mixture of experts"
+    if cut.expert_parallel:
+        return f"{cut.expert_ranks} ranks do not divide the {shape.experts} experts" if shape.experts % cut.expert_ranks else None
+    if cut.tp > shape.experts:
+        return f"tensor parallel {cut.tp} is more than the {shape.experts} experts"
+    return f"tensor parallel {cut.tp} does not divide the expert width {shape.expert_width}" if shape.expert_width % cut.tp else None
+
+
+def fp8_blocks_broken(shape: Shape, cut: Cut) -> bool:
+    """Whether this cut leaves widths that fp8 blocks do not divide: vLLM before 0.33 refuses them, later versions fall back."""
+    block = int(table("formats")["formats"]["fp8"]["block"])
+    width = shape.mlp_width or (0 if cut.expert_parallel else shape.expert_width)
+    return bool(width) and (width // cut.tp) % block != 0
+
+
+def possible_tp(shape: Shape, limit: int, weights: str = "bf16", *, expert_parallel: bool = False) -> list[int]:
+    """Return the tensor-parallel sizes up to `limit` that work, smallest first."""
+    return [tp for tp in range(1, limit + 1) if objection(shape, Cut(tp, expert_parallel=expert_parallel), weights) is None]
+
+
+def check(shape: Shape, cut: Cut, weights: str = "bf16") -> None:
+    """Raise invalid_request with the nearest cut that works when this one cannot be."""
+    reason = objection(shape, cut, weights)
+    if reason is None:
+        return
+    sizes = possible_tp(shape, max(8, min(cut.tp, 64)), weights, expert_parallel=False)
+    best = min(sizes, key=lambda tp: (abs(tp - cut.tp), tp))
+    raise wrong("tensor_parallel" if cut.tp not in sizes else "parallel", f"{reason}; {shape.name} works with {_listed(sizes)}, nearest is {best}")
+
+
+def _listed(sizes: list[int]) -> str:
+    return "1" if sizes == [1] else ", ".join(str(size) for size in sizes[:-1]) + f" or {sizes[-1]}"
+
+
+def padded_vocab(shape: Shape) -> int:
+    """Vocabulary as stored: rounded up to the padding."""
+    step = int(constant("vocab_padding"))
+    return -(-shape.vocab // step) * step
