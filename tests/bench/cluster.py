@@ -1,0 +1,74 @@
+"""Our cluster under test: brought up by the command that a user calls, in a state folder of its own.
+
+Knows the command line and cluster.json. Does not know what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench import bare
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A running cluster. `first_token_s` counts from the command to the first token."""
+
+    url: str
+    grpc: str
+    key: str
+    state: Path
+    model_path: Path
+    first_token_s: float
+    engine_arguments: dict[str, object] = field(default_factory=dict)
+    engine_env: dict[str, str] = field(default_factory=dict)
+
+
+def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run `consilium` and return what it said. Raises subprocess.TimeoutExpired."""
+    return subprocess.run([sys.executable, "-m", "consilium.cli.app", *words], check=False, capture_output=True, text=True, timeout=timeout_s)
+
+
+@contextlib.contextmanager
+def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str, ...] = (), wait_s: float = 300) -> Iterator[Ours]:
+    """Bring a cluster up with `consilium up`, take it down on leaving. Raises RuntimeError with the command's words if it does not come up."""
+    state = folder / "state"
+    words = ["up", "--state", str(state), *(["-c", str(config)] if config else ["--model", model]), *extra]
+    begin = time.monotonic()
+    try:
+        said = cli(*words, timeout_s=wait_s)
+        if said.returncode != 0:
+            logs = "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted((state / "logs").glob("*.log")))
+            raise RuntimeError(f"consilium {' '.join(words)} ended with {said.returncode}\n{said.stdout}\n{said.stderr}\n{logs}")
+        known = json.loads((state / "cluster.json").read_text())
+        url = known["addresses"]["openai"].removesuffix("/v1")
+        bare.first_token(url, known["key"], "base", None, begin + wait_s)
+        spent = time.monotonic() - begin
+        path, arguments, env = _engine(state)
+        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, arguments, env)
+    finally:
+        cli("down", "--state", str(state), timeout_s=120)
+
+
+def _engine(state: Path) -> tuple[Path, dict[str, object], dict[str, str]]:
+    """Return the model folder, vLLM arguments and environment of the core, as the engine room planned them."""
+    from consilium.engine import model_facts, topology
+    from consilium.engine.config import EngineView
+    from consilium.engine.machine import look
+    from consilium.kernel.config import load_json
+
+    view = load_json(EngineView, state / "config.json")
+    facts = {view.model: model_facts.read(Path(view.model))}
+    core = next(spec for spec in topology.plan(view, look(), facts) if spec.name == topology.CORE)
+    arguments = {k: v for k, v in core.launch_args.items() if k not in {"model", "served_model_name"}}
+    env = dict(core.env)
+    if core.cpu_lists:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = core.cpu_lists[0]
+    return Path(core.model_path), arguments, env

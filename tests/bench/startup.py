@@ -1,0 +1,44 @@
+"""From nothing to the first token: `consilium up` against the bare vLLM server, everything installed.
+
+    python -m tests.bench.startup [--model demo|tiny] [--pairs 3]
+
+They start in turn, never together. Written down before looking: at most 1.3x.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import bare, cluster
+from tests.bench.stats import interval
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    table = Table("pair", "ours, s", "bare, s", "ratio", title=f"start to first token, model {options.model}")
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.pairs):
+            with cluster.up(options.model, Path(folder)) as ours:
+                pass
+            with bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer:
+                pass
+            ratios.append(ours.first_token_s / peer.first_token_s)
+            table.add_row(str(number + 1), f"{ours.first_token_s:.1f}", f"{peer.first_token_s:.1f}", f"{ratios[-1]:.2f}")
+    table.add_row("median", "", "", str(interval(ratios)))
+    Console(width=100).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
