@@ -184,7 +184,9 @@ def _note(tree: Mapping[str, Any], prefix: str, origin: Origin, origins: dict[st
 
 
 def _told(err: ValidationError, root: type[BaseModel], data: object, path: Path | None, origins: Mapping[str, Origin]) -> ConsiliumError:
-    first = err.errors(include_url=False)[0]
+    errors = err.errors(include_url=False)
+    # A typo in a key is told before the key that is missing because of it.
+    first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
     place = _place(first["loc"], data)
     key = ".".join(str(part) for part in place) or "the file"
     if first["type"] == "extra_forbidden":
