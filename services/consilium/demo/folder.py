@@ -53,7 +53,7 @@ def make_whole(folder: Path, recipe: str, fill: Callable[[Path], None], *, needs
     sweeps away. Raises ConsiliumError(disk_full) if there is no room; whatever `fill` raises leaves nothing behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with only_one(folder.parent / f".{folder.name}.lock"):
         if is_whole(folder, recipe):
             return False
         require_room(folder.parent, needs_bytes)
@@ -110,6 +110,14 @@ def sha256(path: Path, report: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Hold a file lock; another process that wants it waits."""
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def _seal(folder: Path, recipe: str) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
@@ -127,10 +135,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
