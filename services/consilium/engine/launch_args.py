@@ -20,6 +20,7 @@ from consilium.engine.config import EngineSettings
 from consilium.engine.model_facts import ModelFacts
 from consilium.kernel.errors import ConsiliumError
 
+PINNED: Final = "0.32.0"
 GIB: Final = 2**30
 BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
 CPU_KV_GIB: Final = 1.0

@@ -64,8 +64,8 @@ class ModelFacts:
         return not self.has_template or bool(_BASE.search(self.name))
 
 
-def read(folder: str | Path, name: str) -> ModelFacts:
-    """Return the facts of the model in `folder`, served as `name`.
+def read(folder: str | Path, name: str, revision: str = "") -> ModelFacts:
+    """Return the facts of the model in `folder`, served as `name`. An empty revision is worked out.
 
     Raises ConsiliumError(model_missing) if the folder, config.json or the weights are missing or not readable.
     """
@@ -83,7 +83,7 @@ def read(folder: str | Path, name: str) -> ModelFacts:
     return ModelFacts(
         name=name,
         path=str(root),
-        revision=_revision(root, weights),
+        revision=revision or _revision(root, weights),
         architecture=_first(config.get("architectures")),
         model_type=str(text.get("model_type") or config.get("model_type") or ""),
         layers=_number(text, "num_hidden_layers"),

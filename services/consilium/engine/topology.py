@@ -17,7 +17,7 @@ from consilium.engine.model_facts import ModelFacts, ToolStyle
 from consilium.kernel.errors import ConsiliumError
 
 CORE: Final = "core"
-PINNED: Final = "0.32.0"
+PINNED: Final = launch_args.PINNED
 _QUEUE_SHARE: Final = 4  # a replica takes a quarter more than it runs, so that the batch is refilled at once
 
 ComputesOn = Literal["cpu", "gpu"]
