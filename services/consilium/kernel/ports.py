@@ -1,0 +1,138 @@
+"""All ports of one cluster on one machine, in one table, allotted free at start: two clusters live side by side.
+
+Knows names, usual numbers and what is free. Does not know the programs: cli/launch.py tells them their numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from consilium.kernel.errors import ConsiliumError
+
+INGRESS_PORTS: Final = 64
+"""Places in each range from which Serve gives ports to ingress replicas."""
+
+LOWEST: Final = 11_000
+HIGHEST: Final = 32_000
+"""Free ports are drawn between these: above the well-known ones, and below those that Linux gives to outgoing connections (32768 and up)."""
+
+_DRAWS: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One row of the table.
+
+    usual      port that the program takes when nobody names one
+    preferred  take `usual` where it is free; else always draw one, because other software of the house expects it there
+    count      consecutive ports
+    """
+
+    name: str
+    usual: int
+    meaning: str
+    preferred: bool = False
+    count: int = 1
+
+
+TABLE: Final[tuple[Place, ...]] = (
+    Place("http", 8000, "OpenAI HTTP face (HAProxy)", preferred=True),
+    Place("grpc", 50051, "gRPC face of the gateway"),
+    Place("metrics", 9090, "Prometheus page of the supervisor"),
+    Place("redis", 6379, "our own Redis"),
+    Place("ray", 6379, "Ray's GCS"),
+    Place("ray_object_manager", 8076, "Ray's object manager"),
+    Place("ray_node_manager", 8077, "Ray's node manager"),
+    Place("ray_client", 10001, "Ray client server"),
+    Place("ray_dashboard", 8265, "Ray dashboard; it is off, but its port is named"),
+    Place("ray_agent_http", 52365, "Ray's dashboard agent, HTTP"),
+    Place("ray_agent_grpc", 52366, "Ray's dashboard agent, gRPC"),
+    Place("ray_runtime_env", 52367, "Ray's runtime environment agent"),
+    Place("ray_metrics", 8080, "Ray's Prometheus page"),
+    Place("haproxy_stats", 8404, "HAProxy's own page"),
+    Place("haproxy_metrics", 9101, "HAProxy's Prometheus page"),
+    Place("serve_fallback_http", 8500, "Serve's Python proxy behind HAProxy, HTTP"),
+    Place("serve_fallback_grpc", 9500, "Serve's Python proxy behind HAProxy, gRPC"),
+    Place("serve_ingress_http", 30000, "ingress replicas behind HAProxy, HTTP", count=INGRESS_PORTS),
+    Place("serve_ingress_grpc", 40000, "ingress replicas behind HAProxy, gRPC", count=INGRESS_PORTS),
+)
+
+BY_NAME: Final[dict[str, Place]] = {place.name: place for place in TABLE}
+
+Ports = dict[str, int]
+"""Name of a row -> the number, of a range the first."""
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on a port, on any address of this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as err:
+            if err.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+        return True
+
+
+def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[int], bool] = is_free) -> int:
+    """Return the first of `count` consecutive free ports.
+
+    taken  numbers that are promised already, though nobody listens on them yet
+
+    Raises ConsiliumError(port_taken) when none is found.
+    """
+    promised = frozenset(taken)
+    for _ in range(_DRAWS):
+        first = random.randint(LOWEST, HIGHEST - count)  # noqa: S311  no secret
+        if all(number not in promised and usable(number) for number in range(first, first + count)):
+            return first
+    raise ConsiliumError("port_taken", f"{count} ports in a row between {LOWEST} and {HIGHEST}", port=f"{LOWEST} to {HIGHEST}", name="any", owner="others")
+
+
+def allot(asked: Mapping[str, int | None], *, skip: Iterable[str] = (), usable: Callable[[int], bool] = is_free) -> Ports:
+    """Return a port for every row of the table.
+
+    asked  name -> number that a person named; None and absent = ours to choose
+    skip   rows that this cluster does not need, such as redis where the configuration names one
+
+    Raises ConsiliumError(port_taken) if a named port is taken, with its owner where that can be seen; KeyError for a name that is no row.
+    """
+    left_out = frozenset(skip)
+    rows = [row for row in TABLE if row.name not in left_out]
+    named = {BY_NAME[name].name: port for name, port in asked.items() if port is not None and name not in left_out}
+    ports: Ports = {}
+    promised: set[int] = set()
+    for name, port in named.items():
+        if port in promised or not usable(port):
+            raise ConsiliumError("port_taken", port=port, name=name, owner=_twice(ports, port) or owner(port))
+        ports[name] = port
+        promised.add(port)
+    for row in rows:
+        if row.name in ports:
+            continue
+        usual = row.preferred and row.usual not in promised and usable(row.usual)
+        ports[row.name] = row.usual if usual else free_port(row.count, taken=promised, usable=usable)
+        promised.update(range(ports[row.name], ports[row.name] + row.count))
+    return {row.name: ports[row.name] for row in rows}
+
+
+def owner(port: int) -> str:
+    """Return who listens on a port, as words for a sentence: program and pid where the system tells, else 'another program'."""
+    import psutil  # noqa: PLC0415  wanted in the bad case only
+
+    try:
+        found = next((c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN), None)
+        return f"{psutil.Process(found).name()} (pid {found})" if found else "another program"
+    except (psutil.Error, OSError):
+        return "another program"
+
+
+def _twice(ports: Ports, port: int) -> str:
+    return next((f"{name} of this cluster" for name, number in ports.items() if number == port), "")
