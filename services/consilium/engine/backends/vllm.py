@@ -204,11 +204,17 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """End the engine and its processes."""
+        watcher = self._watcher
+        self.shut_down()
+        if watcher is not None:
+            with suppress(asyncio.CancelledError):
+                await watcher
+
+    def shut_down(self) -> None:
+        """Do what `stop` does, without waiting for the watcher."""
         self._state = State.DOWN
         if self._watcher is not None:
             self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.shutdown()
@@ -276,10 +282,10 @@ class VllmEngine:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # vLLM turns a cancelled whole answer into an error object; nobody is there to read it
                 raise asyncio.CancelledError
-            return answer
         except EngineDeadError as error:
             self._failed(error)
             raise self._down() from error
+        return answer
 
     async def _streamed(self, answer: Answer, events: AsyncGenerator[str, None], tap: Tap, began: float) -> AsyncGenerator[bytes, None]:
         head: bytes = wire.head_frame(self._head(answer))

@@ -1,0 +1,108 @@
+"""From a configuration to running Serve applications, one per executor of our own.
+
+    build(args)                                     one application; also what a RayService names
+    python -m consilium.engine.app deploy --config  submits all of them at once and returns; each replica then starts its engine
+
+Knows the concrete classes. Does not know what fits (topology.py, planner/), and does not wait for engines: whoever wants to know asks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from consilium.engine.backends.serve import DEPLOYMENT, app_name
+from consilium.engine.deployment import Door, EngineReplica
+from consilium.engine.request_router import PATH as ROUTER
+from consilium.engine.topology import DeploymentSpec
+
+HEALTH_PERIOD_S: Final = 10.0
+HEALTH_TIMEOUT_S: Final = 90.0
+DRAIN_S: Final = 600.0
+STATS_PERIOD_S: Final = 1.0
+STATS_TIMEOUT_S: Final = 2.0
+SLACK_SHARE: Final = 8  # a replica that holds the prefix may be busier by an eighth of its batch
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """Return the Serve application of one executor.
+
+    args  fields of topology.DeploymentSpec, plus optionally `drain_s`: how long running calls get when a replica is stopped
+    """
+    args = dict(args)
+    drain_s = float(args.pop("drain_s", DRAIN_S))
+    spec = DeploymentSpec(**args)
+    engine = serve.deployment(EngineReplica, name=DEPLOYMENT).options(**options(spec, drain_s)).bind(settings(spec), tuple(spec.cpu_lists))
+    if spec.replicas == 1:
+        return engine
+    return serve.deployment(Door, name="Door").options(ray_actor_options={"num_cpus": 0}).bind(engine)
+
+
+def settings(spec: DeploymentSpec) -> dict[str, Any]:
+    """Return the fields of the vLLM backend's settings."""
+    frontend: dict[str, Any] = {}
+    if spec.chat_template is not None:
+        frontend["chat_template"] = spec.chat_template
+    if spec.tool_parser is not None:
+        frontend |= {"tool_call_parser": str(spec.tool_parser), "enable_auto_tool_choice": True}
+    return {"name": spec.name, "engine_args": dict(spec.launch_args), "frontend_args": frontend, "revision": spec.revision, "fallback": spec.fallback}
+
+
+def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
+    """Return the options of the Serve deployment."""
+    own = spec.bundles[0]
+    actor: dict[str, Any] = {"num_cpus": own.get("CPU", 0.0), "runtime_env": {"env_vars": dict(spec.env)}}
+    if spec.python:
+        actor["runtime_env"]["py_executable"] = spec.python  # another environment, with another build of vLLM
+    if own.get("GPU"):
+        actor["num_gpus"] = own["GPU"]
+    chosen: dict[str, Any] = {
+        "num_replicas": spec.replicas,
+        "max_ongoing_requests": spec.max_ongoing_requests,
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+        "graceful_shutdown_timeout_s": drain_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "ray_actor_options": actor,
+    }
+    if spec.replicas > 1:
+        chosen["request_router_config"] = RequestRouterConfig(
+            request_router_class=ROUTER,
+            request_router_kwargs={"slack": max(2.0, spec.max_num_seqs / SLACK_SHARE)},
+            request_routing_stats_period_s=STATS_PERIOD_S,
+            request_routing_stats_timeout_s=STATS_TIMEOUT_S,
+        )
+    if len(spec.bundles) > 1:
+        chosen |= {"placement_group_bundles": [dict(bundle) for bundle in spec.bundles], "placement_group_strategy": spec.strategy}
+    return chosen
+
+
+def submit(specs: Sequence[DeploymentSpec], *, drain_s: float = DRAIN_S) -> None:
+    """Hand all applications to Serve at once. Returns when they are accepted, long before an engine answers."""
+    targets = [serve.RunTarget(target=build({**asdict(spec), "drain_s": drain_s}), name=app_name(spec.name), route_prefix=None) for spec in specs]
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m consilium.engine.app")
+    commands = parser.add_subparsers(dest="command", required=True)
+    deploy = commands.add_parser("deploy", help="submit the executors of a configuration to Ray Serve")
+    deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
+    deploy.add_argument("--only", help="name of one executor")
+    chosen = parser.parse_args(argv)
+    return _deploy(chosen.config, chosen.only)
+
+
+def _deploy(config: str, only: str | None) -> int:
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

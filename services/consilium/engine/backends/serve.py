@@ -1,0 +1,119 @@
+"""An executor behind a Ray Serve handle, as callers in another process see it.
+
+Knows Serve's handle and the names of its errors. Does not know vLLM; the frames pass through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+from consilium.engine.ports import Call, ExecutorInfo, State
+from consilium.kernel.errors import ConsiliumError
+
+DEPLOYMENT: Final = "Engine"
+INFO_TIMEOUT_S: Final = 5.0
+
+
+def app_name(executor: str) -> str:
+    """Return the name of the Serve application of an executor."""
+    return f"executor-{executor}"
+
+
+class ServeEngine:
+    """Obeys the engine port; start and stop belong to whoever deployed it.
+
+    info      what is known before the replica has said anything
+    copies    replicas of the deployment
+    """
+
+    def __init__(self, info: ExecutorInfo, *, copies: int = 1) -> None:
+        self._info = info
+        self._copies = copies
+        self._handle: Any = None
+
+    async def start(self) -> None:
+        """Do nothing: the deployment starts by itself."""
+
+    async def stop(self) -> None:
+        """Forget the handle; the deployment stays."""
+        self._handle = None
+
+    def info(self) -> ExecutorInfo:
+        """Return what the executor said last."""
+        return self._info
+
+    async def check(self) -> None:
+        """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting)."""
+        try:
+            said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), INFO_TIMEOUT_S)
+        except Exception as error:
+            failed = translate(error, self._info.name, INFO_TIMEOUT_S)
+            self._info = replace(self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN)
+            raise failed from error
+        fresh = ExecutorInfo(**{**said, "state": State(said["state"])})
+        self._info = replace(fresh, places=fresh.places * self._copies, fallback=self._info.fallback)
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Yield the frames as the replica wrote them. Closing the generator cancels the call there."""
+        response: Any = None
+        try:
+            response = self._remote().options(stream=True).stream.remote(call.as_dict())
+            async for item in response:
+                yield item
+            response = None
+        except Exception as error:
+            raise translate(error, self._info.name) from error
+        finally:
+            if response is not None:
+                with suppress(Exception):
+                    response.cancel()
+
+    def _remote(self) -> Any:
+        if self._handle is None:
+            from ray import serve
+
+            self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name(self._info.name))
+        return self._handle
+
+
+# Errors of Ray and Serve by the name of their class, so that nobody in front of the engine imports Ray to read them.
+_DOWN: Final = frozenset({
+    "ActorDiedError", "ActorUnavailableError", "RayActorError", "ReplicaUnavailableError", "DeploymentUnavailableError", "WorkerCrashedError",
+    "NodeDiedError", "OwnerDiedError", "LocalRayletDiedError", "RaySystemError", "RequestCancelledError", "AioRpcError",
+})  # fmt: skip
+_UNKNOWN: Final = frozenset({"RayServeException"})
+
+
+def translate(error: BaseException, executor: str, timeout_s: float | None = None) -> ConsiliumError:
+    """Return the error of the catalogue that an exception from a handle means. Looks through Ray's wrappers for one of ours first."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, ConsiliumError):
+            return cause
+    for cause in chain:
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if "BackPressureError" in names:
+            return ConsiliumError("queue_full", str(cause), name=executor, retry_after_s=1.0)
+        if names & _DOWN:
+            return ConsiliumError("upstream_down", f"{type(cause).__name__}: {cause}", name=executor, retry_after_s=5.0)
+        if isinstance(cause, TimeoutError):
+            return ConsiliumError("deadline", name=executor, seconds=timeout_s, retry_after_s=1.0)
+        if names & _UNKNOWN:
+            return ConsiliumError("engine_starting", str(cause), name=executor, retry_after_s=2.0)
+    return ConsiliumError("internal", f"executor={executor} {type(error).__name__}: {error}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        cause = todo.pop(0)
+        if not isinstance(cause, BaseException) or cause in found:
+            continue
+        found.append(cause)
+        todo += [getattr(cause, "cause", None), cause.__cause__]
+    return found

@@ -1,0 +1,137 @@
+"""How other rooms reach executors: open a turn, read its chunks, close it.
+
+Hides frames, Serve handles and remote servers. Raises only ConsiliumError: model_unknown (no such executor), upstream_down, engine_starting,
+queue_full, deadline, internal. Does not know which executor should answer, nor what to do when it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Self
+
+from consilium.engine import wire
+from consilium.engine.backends.serve import translate
+from consilium.engine.ports import Call, Engine, ExecutorInfo, Head, State, Tail
+from consilium.kernel.errors import ConsiliumError
+
+__all__ = ["Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn"]
+
+CLOSE_S = 1.0
+
+
+class Turn:
+    """One answer that is being given. `head` is there from the start, `tail` after the last chunk.
+
+    Iterate once for the bytes of the body. `aclose` (or leaving the `async with`) stops the generation, if it still runs.
+    """
+
+    def __init__(self, executor: str, frames: AsyncGenerator[bytes, None], deadline: float | None) -> None:
+        self._executor = executor
+        self._frames = frames
+        self._deadline = deadline
+        self._reader = wire.Reader()
+        self._first = b""
+        self.head = Head(0, stream=False, content_type="")
+        self.tail: Tail | None = None
+
+    async def begin(self) -> Self:
+        """Wait for the head. Raises ConsiliumError when the answer fails before it."""
+        item = await self._next()
+        if item is None:
+            raise ConsiliumError("upstream_down", "the answer ended before its head", name=self._executor, retry_after_s=1.0)
+        first = self._reader.take(item)
+        if first.head is not None:
+            self.head = first.head
+        self._first, self.tail = first.body, first.tail
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body. Raises ConsiliumError when it breaks off; what was yielded stays valid."""
+        if self._first:
+            yield self._first
+        while self.tail is None:
+            raw = await self._next()
+            if raw is None:
+                raise ConsiliumError("upstream_down", "the answer ended without a tail", name=self._executor, retry_after_s=1.0)
+            item = self._reader.take(raw)
+            self.tail = item.tail
+            if item.body:
+                yield item.body
+
+    async def aclose(self) -> None:
+        """Stop the generation, if it still runs."""
+        try:
+            await asyncio.wait_for(self._frames.aclose(), CLOSE_S)
+        except Exception as error:
+            if not isinstance(error, TimeoutError):
+                raise translate(error, self._executor) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def _next(self) -> bytes | None:
+        try:
+            if self._deadline is None:
+                return await anext(self._frames)
+            async with asyncio.timeout(self._deadline - time.time()):
+                return await anext(self._frames)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError as error:
+            await self.aclose()
+            raise ConsiliumError("deadline", name=self._executor, retry_after_s=1.0) from error
+        except Exception as error:
+            raise translate(error, self._executor) from error
+
+
+class EngineClient:
+    """All executors of the configuration, by name: those of our own behind Serve handles, remote ones, and in tests engines of this process."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = dict(engines)
+
+    async def open(self, executor: str, call: Call) -> Turn:
+        """Send a call and return when the answer has begun. Close the turn when it is no longer wanted."""
+        engine = self._engine(executor)
+        turn = Turn(executor, engine.stream(call), call.deadline)
+        try:
+            return await turn.begin()
+        except BaseException:
+            await turn.aclose()
+            raise
+
+    def executors(self) -> tuple[ExecutorInfo, ...]:
+        """Return what is known of each executor, without asking it."""
+        return tuple(engine.info() for engine in self._engines.values())
+
+    def info(self, executor: str) -> ExecutorInfo:
+        """Return what is known of one executor. Raises ConsiliumError(model_unknown)."""
+        return self._engine(executor).info()
+
+    async def probe(self, executor: str) -> State:
+        """Ask an executor how it is, and remember what it said."""
+        engine = self._engine(executor)
+        try:
+            await engine.check()
+        except ConsiliumError as error:
+            return State.STARTING if error.code == "engine_starting" else State.DOWN
+        return engine.info().state
+
+    async def aclose(self) -> None:
+        """Let go of handles and connections."""
+        for engine in self._engines.values():
+            await engine.stop()
+
+    def _engine(self, executor: str) -> Engine:
+        try:
+            return self._engines[executor]
+        except KeyError:
+            near = get_close_matches(executor, self._engines, n=1) or list(self._engines)[:1]
+            raise ConsiliumError("model_unknown", name=f"executor/{executor}", nearest=f"executor/{near[0]}" if near else None) from None

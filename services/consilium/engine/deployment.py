@@ -1,0 +1,100 @@
+"""The Serve deployment of one executor: a thin shell around the vLLM backend.
+
+Knows Serve's hooks: construction, health, routing statistics, shutdown. Everything else is the backend's. An engine that dies takes this process with
+it, so that Serve replaces the replica at once instead of after three failed health checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any, Final
+
+from ray import serve
+
+from consilium.engine import multinode
+from consilium.engine.affinity import STATS_ONGOING
+from consilium.engine.ports import Call
+from consilium.kernel.catalogue import BY_CODE
+
+_log = logging.getLogger(__name__)
+
+BACKEND: Final = "consilium.engine.backends.vllm"
+DEAD_ENGINE_EXIT: Final = BY_CODE["part_failed"].exit_code
+
+
+class EngineReplica:
+    """One copy of one executor.
+
+    settings   fields of VllmSettings, as a dict
+    cpu_lists  cores of each replica, by replica rank; empty = as the environment says
+    """
+
+    async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = ()) -> None:  # type: ignore[misc]  # Serve awaits it
+        context = serve.get_replica_context()
+        if cpu_lists:
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = cpu_lists[context.rank.rank % len(cpu_lists)]
+        settings = dict(settings)
+        self._followers: multinode.Followers | None = None
+        if multinode.is_spread(settings["engine_args"]):
+            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
+            self._followers.watch(_end_process)  # from now on: a follower that cannot start would leave this one waiting for it
+        # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
+        backend = await asyncio.to_thread(importlib.import_module, BACKEND)
+        self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, ray_metrics=True), on_dead=_end_process)
+        await self._engine.start()
+
+    async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Yield the frames of one answer."""
+        async with aclosing(self._engine.stream(Call.of(call))) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def info(self) -> dict[str, Any]:
+        """Return the fields of ExecutorInfo."""
+        return asdict(self._engine.info())
+
+    async def check_health(self) -> None:
+        """Raise if no token can be generated."""
+        await self._engine.check()
+
+    async def load(self) -> dict[str, int]:
+        """Return how busy this replica is."""
+        return dict(self._engine.load())
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Return what the request router needs to know about this replica. An idle one says the same every time, so that no news travels."""
+        load = dict(self._engine.load())
+        ongoing = load["streams"]
+        return {**load, STATS_ONGOING: ongoing, **({"at": time.time()} if ongoing else {})}
+
+    def __del__(self) -> None:
+        """End the engine and its processes; Serve calls this once the running calls are done."""
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.shut_down()
+        followers = getattr(self, "_followers", None)
+        if followers is not None:
+            followers.end()
+
+
+class Door:
+    """The ingress of an application with several copies, which nobody calls.
+
+    With HAProxy in front, Serve refuses a request router on an ingress deployment, so the engines stand behind this one.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+
+def _end_process(cause: BaseException) -> None:
+    _log.error("replica_ends exit=%d cause=%r", DEAD_ENGINE_EXIT, cause)
+    logging.shutdown()
+    os._exit(DEAD_ENGINE_EXIT)

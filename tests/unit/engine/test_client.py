@@ -1,0 +1,173 @@
+"""The client over engines of this process: heads, chunks, tails, closing, and errors in the words of the catalogue."""
+
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from consilium.engine import wire
+from consilium.engine.backends.echo import EchoEngine
+from consilium.engine.backends.serve import translate
+from consilium.engine.client import EngineClient
+from consilium.engine.ports import Call, Head, State, Tail
+from consilium.kernel.errors import ConsiliumError
+
+
+def chat(text: str, *, deadline: float | None = None, stream: bool = True) -> Call:
+    return Call("r1", "chat", {"model": "echo", "messages": [{"role": "user", "content": text}], "stream": stream}, deadline=deadline)
+
+
+async def started(engine: EchoEngine) -> EngineClient:
+    await engine.start()
+    return EngineClient({"core": engine})
+
+
+async def test_a_turn_has_a_head_then_chunks_then_a_tail() -> None:
+    client = await started(EchoEngine())
+    turn = await client.open("core", chat("one two"))
+    assert turn.head.status == 200
+    assert turn.head.stream
+    assert turn.tail is None
+    body = b"".join([chunk async for chunk in turn])
+    assert body.endswith(wire.DONE)
+    assert turn.tail is not None
+    assert turn.tail.usage.completion_tokens == 2
+    assert turn.tail.finish_reason == "stop"
+
+
+async def test_a_document_is_one_chunk() -> None:
+    client = await started(EchoEngine())
+    turn = await client.open("core", chat("one", stream=False))
+    assert not turn.head.stream
+    assert len([chunk async for chunk in turn]) == 1
+
+
+async def test_closing_a_turn_stops_the_engine() -> None:
+    engine = EchoEngine()
+    client = await started(engine)
+    async with await client.open("core", chat("a b !wait c")):
+        assert engine.running == {"r1"}
+    assert engine.running == set()
+    assert engine.aborted == ["r1"]
+
+
+async def test_an_unknown_executor_names_the_nearest() -> None:
+    client = await started(EchoEngine())
+    with pytest.raises(ConsiliumError) as caught:
+        await client.open("cor", chat("x"))
+    assert caught.value.code == "model_unknown"
+    assert "executor/core" in caught.value.public()
+
+
+async def test_an_error_before_the_head_is_raised() -> None:
+    client = await started(EchoEngine())
+    with pytest.raises(ConsiliumError) as caught:
+        await client.open("core", chat("!fail"))
+    assert caught.value.code == "internal"
+
+
+async def test_the_deadline_ends_a_turn() -> None:
+    engine = EchoEngine()
+    client = await started(engine)
+    with pytest.raises(ConsiliumError) as caught:
+        await client.open("core", chat("!wait", deadline=time.time() + 0.05, stream=False))
+    assert caught.value.code == "deadline"
+    assert engine.aborted == ["r1"]
+
+
+async def test_a_deadline_that_has_passed_ends_it_at_once() -> None:
+    client = await started(EchoEngine())
+    with pytest.raises(ConsiliumError, match="deadline"):
+        await client.open("core", chat("!wait", deadline=1.0, stream=False))
+
+
+async def test_probe_says_the_state() -> None:
+    engine = EchoEngine()
+    client = EngineClient({"core": engine})
+    assert await client.probe("core") is State.DOWN
+    await engine.start()
+    assert await client.probe("core") is State.READY
+    assert [info.name for info in client.executors()] == ["core"]
+
+
+class Cut(EchoEngine):
+    """Breaks off in the middle."""
+
+    def __init__(self, frames: list[bytes], error: Exception | None = None) -> None:
+        super().__init__()
+        self._cut = frames
+        self._error = error
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        for frame in self._cut:
+            yield frame
+        if self._error is not None:
+            raise self._error
+
+
+async def test_an_answer_without_a_head_is_a_broken_engine() -> None:
+    with pytest.raises(ConsiliumError) as caught:
+        await EngineClient({"core": Cut([])}).open("core", chat("x"))
+    assert caught.value.code == "upstream_down"
+
+
+async def test_a_cut_stream_is_told_after_its_last_chunk() -> None:
+    client = EngineClient({"core": Cut([wire.head_frame(Head(200, True, wire.SSE), b"data: 1\n\n")], RuntimeError("gone"))})
+    turn = await client.open("core", chat("x"))
+    chunks = aiter(turn)
+    assert await anext(chunks) == b"data: 1\n\n"
+    with pytest.raises(ConsiliumError):
+        await anext(chunks)
+
+
+async def test_a_stream_without_a_tail_is_broken() -> None:
+    turn = await EngineClient({"core": Cut([wire.head_frame(Head(200, True, wire.SSE))])}).open("core", chat("x"))
+    with pytest.raises(ConsiliumError, match="upstream_down"):
+        _ = [chunk async for chunk in turn]
+
+
+async def test_tail_in_the_first_item() -> None:
+    turn = await EngineClient({"core": Cut([wire.document(Head(200, False, wire.JSON), b"{}", Tail())])}).open("core", chat("x"))
+    assert [chunk async for chunk in turn] == [b"{}"]
+
+
+class ActorDiedError(Exception):
+    pass
+
+
+class BackPressureError(Exception):
+    pass
+
+
+class RayServeException(Exception):  # noqa: N818  # Ray's name
+    pass
+
+
+class RayTaskError(Exception):
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConsiliumError("engine_starting", name="core"), "engine_starting"),
+        (RayTaskError(ConsiliumError("prompt_too_long", tokens=1, limit=2)), "prompt_too_long"),
+        (RayTaskError(RayTaskError(ActorDiedError())), "upstream_down"),
+        (ActorDiedError("x"), "upstream_down"),
+        (BackPressureError("x"), "queue_full"),
+        (RayServeException("Application 'executor-core' does not exist."), "engine_starting"),
+        (TimeoutError(), "deadline"),
+        (ValueError("x"), "internal"),
+    ],
+)
+def test_errors_of_handles_in_our_words(error: Exception, code: str) -> None:
+    assert translate(error, "core", 5.0).code == code
+
+
+def test_a_retry_is_named_where_it_makes_sense() -> None:
+    for error in (ActorDiedError(), BackPressureError(), RayServeException()):
+        found = translate(error, "core")
+        assert found.row.retry
+        assert found.retry_after_s
