@@ -1,0 +1,1 @@
+"""Generated from protos/consilium/v1 by `make protos`. Never edited."""
