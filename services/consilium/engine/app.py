@@ -10,17 +10,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Final
 
+import ray
+from pydantic import Field
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from consilium.demo.model import resolve
+from consilium.engine import topology
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
+from consilium.engine.config import EngineExecutor, EngineView
 from consilium.engine.deployment import Door, EngineReplica
+from consilium.engine.launch_args import installed_version
+from consilium.engine.machine import Machine, from_ray, local
+from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.request_router import PATH as ROUTER
-from consilium.engine.topology import DeploymentSpec
+from consilium.engine.topology import PINNED, DeploymentSpec
+from consilium.kernel import logs
+from consilium.kernel.config import Section, load_json
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.process import run
+
+_log = logs.get("engine")
 
 HEALTH_PERIOD_S: Final = 10.0
 HEALTH_TIMEOUT_S: Final = 90.0
@@ -97,11 +112,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
     deploy.add_argument("--only", help="name of one executor")
     chosen = parser.parse_args(argv)
-    return _deploy(chosen.config, chosen.only)
+    logs.configure("engine")
+    return run(_Deploy(Path(chosen.config), chosen.only))
 
 
-def _deploy(config: str, only: str | None) -> int:
-    raise NotImplementedError
+class _Face(Section):
+    """Where Serve's HTTP proxy listens: the gateway's address. Whoever comes first starts Serve, so both say the same."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+
+class _View(EngineView):
+    """What this command reads of the tree."""
+
+    gateway: _Face = Field(default_factory=_Face)
+
+
+def plan(view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mapping[str, object]]) -> tuple[DeploymentSpec, ...]:
+    """Return the deployments of a configuration on this cluster. Models that are not on disk are made or downloaded.
+
+    rows  Ray's node table
+
+    Raises ConsiliumError: model_missing, config_invalid, gpu_missing, does_not_fit.
+    """
+    names = {view.model, *(row.model for row in view.executors.values() if isinstance(row, EngineExecutor))}
+    models: dict[str, ModelFacts] = {}
+    for name in names:
+        found = resolve(name, models_dir)
+        models[name] = replace(read(found.path, found.name), revision=found.revision)
+    version = installed_version() or PINNED
+    return topology.plan(view, from_ray(rows, here), models, version=version)
+
+
+class _Deploy:
+    """Submit, and end: Serve brings the engines up."""
+
+    def __init__(self, config: Path, only: str | None) -> None:
+        self._config = config
+        self._only = only
+
+    async def start(self) -> None:
+        view = load_json(_View, self._config)
+        ray.init(log_to_driver=False)
+        specs = plan(view, self._config.parent / "models", local(), ray.nodes())
+        if self._only is not None:
+            specs = tuple(spec for spec in specs if spec.name == self._only)
+            if not specs:
+                raise ConsiliumError("config_invalid", key=f"executors.{self._only}", reason="there is no such executor of our own")
+        http: dict[str, Any] = {"host": view.gateway.host}
+        if view.gateway.port is not None:
+            http["port"] = view.gateway.port
+        serve.start(http_options=http)
+        submit(specs)
+        for spec in specs:
+            _log.info("executor_submitted", executor=spec.name, model=spec.served_name, replicas=spec.replicas, ranks=spec.ranks)
+
+    async def wait(self) -> None:
+        """Nothing is left to do."""
+
+    async def stop(self, grace_s: float) -> None:  # noqa: ARG002  # nothing runs here that could drain
+        ray.shutdown()
 
 
 if __name__ == "__main__":
