@@ -30,9 +30,10 @@ $(RUN_STAMP): $(BIN)/uv pyproject.toml services/consilium/engine/install/overrid
 	@$(PIP) -e '.[engine-$(LANE)]'
 	@touch $@
 
-$(DEV_STAMP): $(RUN_STAMP)
+$(DEV_STAMP): $(BIN)/uv pyproject.toml services/consilium/engine/install/overrides-$(LANE).txt
+	@echo "Installing the $(LANE) lane and the tools of development into $(VENV) (once; about 3 GB to download)"
 	@$(PIP) -e '.[engine-$(LANE),dev]'
-	@touch $@
+	@touch $(RUN_STAMP) $@
 
 setup: $(RUN_STAMP) ## Install what running needs into .venv
 dev: $(DEV_STAMP) ## Install what testing needs as well
