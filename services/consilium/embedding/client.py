@@ -1,0 +1,61 @@
+"""What other rooms import: from the configuration to an embeddings endpoint in this process.
+
+Knows the backends. Does not know who asks.
+"""
+
+from __future__ import annotations
+
+from consilium.embedding.cache import Cached
+from consilium.embedding.config import Embedding
+from consilium.embedding.ports import Embedder, Fingerprint, Kind, Vectors
+from consilium.embedding.service import Embeddings
+from consilium.engine.client import EngineClient
+from consilium.kernel.config import environment_value
+from consilium.kernel.errors import ConsiliumError
+
+__all__ = ["Embedding", "Embeddings", "Fingerprint", "Kind", "Vectors", "open_embeddings"]
+
+
+def open_embeddings(config: Embedding, engines: EngineClient | None = None) -> Embeddings:
+    """Return the endpoint. Nothing is loaded or asked before the first request.
+
+    engines  needed for backend engine; it stays the caller's
+
+    Raises ConsiliumError(config_invalid) if the key's variable is empty, or engines are missing.
+    """
+    embedder = _backend(config, engines)
+    if config.cache_mib:
+        embedder = Cached(embedder, config.cache_mib << 20)
+    return Embeddings(embedder, model=model_name(config), dimensions=config.dimensions)
+
+
+def model_name(config: Embedding) -> str:
+    """Return the name that callers send, for /v1/models too."""
+    return config.model or "all-MiniLM-L6-v2"
+
+
+def _backend(config: Embedding, engines: EngineClient | None) -> Embedder:
+    prefixes = {"query_prefix": config.query_prefix, "passage_prefix": config.passage_prefix}
+    if config.backend == "offline":
+        from consilium.embedding.backends.offline import Offline  # noqa: PLC0415
+
+        return Offline(max_tokens=config.max_tokens, truncate=config.truncate, batch=config.batch, threads=config.threads, **prefixes)
+    if config.backend == "openai":
+        from consilium.embedding.backends.openai import OpenAI  # noqa: PLC0415
+
+        key = _key(config.key_env)
+        return OpenAI(str(config.url), str(config.model), key=key, batch=config.batch, timeout_s=config.timeout_s, max_tokens=config.max_tokens, **prefixes)
+    from consilium.embedding.backends.engine import EngineEmbedder  # noqa: PLC0415
+
+    if engines is None:
+        raise ConsiliumError("config_invalid", key="embedding.backend", reason="engine needs the executors, and this process has none")
+    return EngineEmbedder(engines, str(config.executor), str(config.model), batch=config.batch, max_tokens=config.max_tokens, **prefixes)
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = environment_value(variable)
+    if key is None:
+        raise ConsiliumError("config_invalid", key="embedding.key_env", reason=f"the environment variable {variable} is empty or not set")
+    return key

@@ -1,0 +1,68 @@
+"""What an embedder is: texts go in, unit vectors come out, and a fingerprint says by what they were made.
+
+Vectors of different fingerprints must never be compared. Does not know who asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["passage", "query"]
+Array: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Answers to texts, in their order.
+
+    values  (texts, dimensions), float32, each row of length 1
+    tokens  tokens of each text, as its embedder counted them; a remote one tells only the sum, which is then divided by the texts' lengths
+    """
+
+    values: Array
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Everything that changes a vector.
+
+    dimensions  None until the first answer of a remote embedder
+    max_tokens  longest text in tokens, or None where the embedder does not say
+    """
+
+    model: str
+    revision: str
+    dimensions: int | None
+    pooling: str
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    max_tokens: int | None = None
+    normalised: bool = True
+
+    def key(self) -> str:
+        """Return a short stable name: sixteen hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Embedder(Protocol):
+    """One model that turns text into vectors. Backends: offline, openai, engine."""
+
+    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
+        """Return one vector per text; the same text gives the same vector, whatever stands beside it.
+
+        Raises ConsiliumError: invalid_request (a text is too long or empty), upstream_down, config_invalid (key or model refused), engine_starting.
+        """
+
+    def fingerprint(self) -> Fingerprint:
+        """Say by what the vectors are made."""
+
+    async def aclose(self) -> None:
+        """Let go of threads and connections."""

