@@ -1,0 +1,1 @@
+"""The `consilium` command: one file per command, and the supervisor behind `up`."""

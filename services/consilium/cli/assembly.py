@@ -1,0 +1,210 @@
+"""Which parts one machine gets, and what each is made of. The only place here that knows Redis, Ray, engine and gateway by name.
+
+Does not decide when a part is started (parts.py) and does not look after it (supervisor.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from consilium.cli import launch, probes
+from consilium.cli.gateway_link import ensure_local_key, wait_until_idle
+from consilium.cli.metrics_page import MetricsServer
+from consilium.cli.parts import Part
+from consilium.cli.redis_server import choose_binary
+from consilium.cli.state_folder import Cluster, StateFolder, write_private
+from consilium.cli.supervisor import Supervisor
+from consilium.cli.work import Probe, ProbeWork, ProcessWork, Work
+from consilium.kernel.process import child_environment
+
+PARTS: Final = (
+    Part("redis"),
+    Part("ray"),
+    Part("model", lives=False),
+    Part("engine", needs=("ray", "model"), lives=False, within=("ray",)),
+    Part("gateway", needs=("ray", "redis"), lives=False, within=("ray",)),
+    Part("core", needs=("engine", "gateway"), lives=False, within=("ray",)),
+    Part("metrics"),
+)
+ORDER: Final = ("metrics", "core", "gateway", "engine", "ray", "model", "redis")
+"""Parts in the order in which they are ended."""
+
+
+def derive(secret: str, purpose: str) -> str:
+    """Return a password for one purpose, the same at every start of this state folder."""
+    return hmac.new(secret.strip().encode(), purpose.encode(), hashlib.sha256).hexdigest()
+
+
+def own_redis_url(secret: str, port: int) -> str:
+    """Return the URL of our own Redis."""
+    return f"redis://:{derive(secret, 'redis')}@127.0.0.1:{port}/0"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every part is made from."""
+
+    folder: StateFolder
+    cluster: Cluster
+    config: Mapping[str, object]
+    environment: Mapping[str, str]
+    secret: str
+
+    def address(self, name: str) -> str:
+        """Return one of the addresses in cluster.json."""
+        return self.cluster.addresses[name]
+
+
+def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
+    """Return the supervisor of one state folder, nothing started yet."""
+    secret = folder.secret.read_text(encoding="ascii")
+    token = derive(secret, f"ray {cluster.mark}")
+    environment = child_environment(
+        launch.cluster_environment(ports=cluster.ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
+    )
+    site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), environment, secret)
+    metrics = MetricsServer(
+        host="127.0.0.1", port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
+    )
+    core = CoreProbe(site)
+    works: dict[str, Work] = {
+        "redis": _redis(site),
+        "ray": _ray(site),
+        "model": _model(site),
+        "engine": _task(site, "engine", "consilium.engine.app"),
+        "gateway": _gateway(site),
+        "core": ProbeWork(core.ask),
+        "metrics": MetricsWork(metrics),
+    }
+    addresses = {
+        "redis": public_redis(site.address("redis")),
+        "ray": site.address("ray"),
+        "gateway": f"{site.address('http')} and {site.address('grpc')} (gRPC)",
+        "metrics": site.address("metrics"),
+    }
+    supervisor = Supervisor(
+        folder=folder,
+        cluster=cluster,
+        parts=PARTS,
+        works=works,
+        addresses=addresses,
+        order=ORDER,
+        drain=lambda: wait_until_idle(folder, site.config),
+    )
+    core.tell = lambda key: supervisor.learn(key=key)
+    metrics.look_at(supervisor.parts_up)
+    return supervisor
+
+
+def public_redis(url: str) -> str:
+    """Return host and port of a Redis URL, without the password."""
+    return url.rpartition("@")[2].rpartition("//")[2].partition("/")[0]
+
+
+class CoreProbe:
+    """The core is ready when one token came through the gateway."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._key = site.cluster.key
+        self.tell: Callable[[str], None] = lambda _key: None
+
+    def ask(self) -> tuple[bool, str]:
+        """Ask for a token. A local key is made first, once."""
+        if not self._key:
+            self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix)
+            self.tell(self._key)
+        return probes.one_token(self._site.address("openai"), self._key)
+
+
+class MetricsWork(ProbeWork):
+    """The metrics page, served by the supervisor itself."""
+
+    def __init__(self, server: MetricsServer) -> None:
+        super().__init__(lambda: (True, ""))
+        self._server = server
+
+    def start(self) -> None:
+        """Listen. Raises OSError if the port is taken."""
+        self._server.start()
+        super().start()
+
+    def stop(self, grace_s: float) -> None:
+        """Stop listening."""
+        self._server.stop()
+        super().stop(grace_s)
+
+
+def _redis(site: Site) -> Work:
+    url = site.address("redis")
+    ready = _redis_probe(url)
+    if "redis" not in site.cluster.ports:
+        return ProbeWork(ready)
+    conf = site.folder.redis / "redis.conf"
+    write_private(conf, launch.redis_conf(port=site.cluster.ports["redis"], password=derive(site.secret, "redis"), folder=site.folder.redis))
+    return ProcessWork(launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), environment=site.environment, probe=ready)
+
+
+def _redis_probe(url: str) -> Probe:
+    return lambda: (probes.redis_answers(url), "")
+
+
+def _ray(site: Site) -> Work:
+    temp = site.folder.ray_temp
+    address = temp / "ray_current_cluster"
+
+    def before() -> None:
+        site.folder.make_ray_temp()
+        (temp / "serve").mkdir(exist_ok=True, mode=0o700)
+        address.unlink(missing_ok=True)
+
+    return ProcessWork(
+        launch.ray_command(ports=site.cluster.ports, temp=temp),
+        log=site.folder.log("ray"),
+        environment=site.environment,
+        probe=probes.file_exists(address),
+        before=before,
+    )
+
+
+def _model(site: Site) -> Work:
+    progress = site.folder.logs / "model.progress"
+
+    def ready() -> tuple[bool, str]:
+        lines = progress.read_text(encoding="utf-8").splitlines() if progress.exists() else []
+        return (bool(lines) and lines[-1] == "ready", lines[-1] if lines else "")
+
+    return ProcessWork(
+        launch.python_command("consilium.cli.model_step", "--state", str(site.folder.root)),
+        log=site.folder.log("model"),
+        environment=site.environment,
+        probe=ready,
+        before=lambda: progress.unlink(missing_ok=True),
+    )
+
+
+def _task(site: Site, name: str, module: str) -> ProcessWork:
+    work: ProcessWork
+
+    def done() -> tuple[bool, str]:
+        return work.ended() == 0, ""
+
+    work = ProcessWork(
+        launch.python_command(module, "deploy", "--config", str(site.folder.config)), log=site.folder.log(name), environment=site.environment, probe=done
+    )
+    return work
+
+
+def _gateway(site: Site) -> Work:
+    url = f"{site.address('http')}/healthz"
+    return ProcessWork(
+        launch.python_command("consilium.gateway.app", "deploy", "--config", str(site.folder.config)),
+        log=site.folder.log("gateway"),
+        environment=site.environment,
+        probe=lambda: (probes.http_answers(url), ""),
+    )

@@ -1,0 +1,55 @@
+"""`consilium config show | example`: the configuration that would be used, and one that documents every key."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from consilium.cli import tree
+from consilium.cli.reach import add_state
+from consilium.kernel.config import dump, flatten
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("config", help="Show the configuration and where each value came from.")
+    commands = parser.add_subparsers(dest="what", metavar="show|example", required=True)
+    show = commands.add_parser("show", help="every value and where it came from: flag, environment, file or default")
+    tree.add_config_flags(show)
+    add_state(show)
+    show.add_argument("--output", choices=("table", "yaml", "json"), default="table")
+    commands.add_parser("example", help="print a consilium.yaml that documents every key")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the configuration."""
+    if args.what == "example":
+        from consilium.cli.example import example
+
+        print(example(), end="")
+        return 0
+    loaded = tree.load_tree(args)
+    plain = dump(loaded.value, masked=True)
+    flat = flatten(plain)
+    if args.output == "json":
+        print(json.dumps({key: {"value": value, "origin": loaded.origin(key)} for key, value in flat.items()}, indent=2, ensure_ascii=False))
+    elif args.output == "yaml":
+        import yaml
+
+        print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), end="")
+    else:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(_table([(key, value, loaded.origin(key)) for key, value in flat.items()]))
+    return 0
+
+
+def _table(rows: list[tuple[str, object, str]]) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("key", "value", "from", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for key, value, origin in rows:
+        shown = "" if value is None else json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+        table.add_row(key, escape(shown), origin if origin == "default" else f"[bold]{origin}[/]")
+    return table

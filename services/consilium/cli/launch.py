@@ -1,0 +1,115 @@
+"""Command lines and environments of the parts, as data.
+
+Knows what Redis, Ray and Serve are told, and every port that Ray and Serve would otherwise choose themselves. Does not start anything.
+Sources: ray 2.60 `scripts/scripts.py`, `serve/_private/constants.py`, `serve/_private/haproxy.py`; notes on each variable stand beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from consilium.kernel.ports import INGRESS_PORTS
+
+OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
+"""Plasma: nothing large is passed through it, bodies are streamed."""
+
+
+def redis_conf(*, port: int, password: str, folder: Path) -> str:
+    """Return the configuration of our own Redis: loopback, password, append-only file on."""
+    return "\n".join(
+        (
+            "bind 127.0.0.1",
+            f"port {port}",
+            f"requirepass {password}",
+            f'dir "{folder}"',
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "daemonize no",
+            "protected-mode yes",
+            'logfile ""',
+            "maxmemory-policy noeviction",
+            "",
+        )
+    )
+
+
+def redis_command(binary: Path, conf: Path) -> tuple[str, ...]:
+    """Return the command of our own Redis."""
+    return (str(binary), str(conf))
+
+
+def ray_command(*, ports: Mapping[str, int], temp: Path) -> tuple[str, ...]:
+    """Return `ray start --head --block` with every port named, the dashboard off, and no autoscaler monitor (this is one machine)."""
+    flags = {
+        "--port": ports["ray"],
+        "--object-manager-port": ports["ray_object_manager"],
+        "--node-manager-port": ports["ray_node_manager"],
+        "--ray-client-server-port": ports["ray_client"],
+        "--dashboard-port": ports["ray_dashboard"],
+        "--dashboard-agent-listen-port": ports["ray_agent_http"],
+        "--dashboard-agent-grpc-port": ports["ray_agent_grpc"],
+        "--runtime-env-agent-port": ports["ray_runtime_env"],
+        "--metrics-export-port": ports["ray_metrics"],
+        "--min-worker-port": 0,
+        "--max-worker-port": 0,
+        "--include-dashboard": "false",
+        "--include-log-monitor": "false",
+        "--object-store-memory": OBJECT_STORE_BYTES,
+        "--temp-dir": temp,
+        "--log-style": "record",
+        "--log-color": "false",
+    }
+    words = [word for flag, value in flags.items() for word in (flag, str(value))]
+    return (sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", "--no-monitor", *words)
+
+
+def python_command(module: str, *words: str) -> tuple[str, ...]:
+    """Return the command of one of our own modules."""
+    return (sys.executable, "-m", module, *words)
+
+
+def cluster_environment(*, ports: Mapping[str, int], temp: Path, token: str, mark: str, metrics: Path) -> dict[str, str]:
+    """Return the variables that every process of the cluster gets on top of the user's own.
+
+    They must be set before Ray starts: workers inherit them from the raylet.
+    """
+    serve = temp / "serve"
+    http, grpc = ports["serve_ingress_http"], ports["serve_ingress_grpc"]
+    return {
+        "CONSILIUM_MARK": mark,  # by this a process of a crashed cluster is known again
+        "SPT_NOENV": "1",  # setproctitle would overwrite /proc/PID/environ, and with it the mark
+        "PYTHONHASHSEED": "0",  # keys of the prefix cache are equal in every process
+        "PYTHONUNBUFFERED": "1",
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        "RAY_ADDRESS": f"127.0.0.1:{ports['ray']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15: engines and gateways would yield to everything else on the machine
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "RAY_TMPDIR": str(temp),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES as it is for actors without a GPU
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # the gateway is drained by us; this one waits 30 s for nothing
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "1",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),  # 8404
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),  # 9101
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve_fallback_http"]),  # 8500
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports["serve_fallback_grpc"]),  # 9500
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),  # 30000
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + INGRESS_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),  # 40000
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + INGRESS_PORTS),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(serve / "haproxy.cfg"),  # /tmp/haproxy-serve, shared by all users
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(serve / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    }

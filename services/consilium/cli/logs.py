@@ -1,0 +1,95 @@
+"""`consilium logs [part] [-f] [-n N]`: what the parts said, engines and gateway replicas included."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from consilium.cli.ray_logs import worker_logs
+from consilium.cli.reach import add_state, folder_of
+from consilium.cli.state_folder import StateFolder
+from consilium.kernel.errors import ConsiliumError
+
+PARTS: Final = ("redis", "ray", "model", "engine", "gateway", "supervisor")
+_POLL_S: Final = 0.2
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("logs", help="Show what the parts said.")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="one part; without it, all")
+    parser.add_argument("-n", type=int, default=50, metavar="LINES", help="last lines of each file (default 50)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on printing what comes")
+    add_state(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the ends of the log files."""
+    folder = folder_of(args)
+    chosen = (args.part,) if args.part else PARTS
+    files = {path: part for part in chosen for path in files_of(folder, part)}
+    if not files and not args.follow:
+        raise ConsiliumError("not_running", "there are no logs", state=str(folder.root))
+    ends = {path: _show_tail(path, args.n, _title(path, part, several=len(files) > 1)) for path, part in files.items()}
+    if args.follow:
+        _follow(folder, chosen, ends)
+    return 0
+
+
+def files_of(folder: StateFolder, part: str) -> tuple[Path, ...]:
+    """Return the log files of one part: our own, and what Ray's workers wrote for it."""
+    own = folder.log(part)
+    return (*((own,) if own.exists() else ()), *worker_logs(folder.ray_temp, part))
+
+
+def _title(path: Path, part: str, *, several: bool) -> str:
+    return f"==> {part}: {path}" if several else ""
+
+
+def _show_tail(path: Path, count: int, title: str) -> int:
+    """Print the last lines of a file. Return its length in bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return 0
+    lines = data.decode("utf-8", "replace").splitlines()[-count:] if count > 0 else []
+    if title and lines:
+        print(title)
+    for line in lines:
+        print(line)
+    return len(data)
+
+
+def _follow(folder: StateFolder, parts: Iterable[str], ends: dict[Path, int]) -> None:
+    last: Path | None = None
+    while True:
+        for part in parts:
+            for path in files_of(folder, part):
+                text = _new_text(path, ends)
+                if text:
+                    if path != last:
+                        print(_title(path, part, several=True))
+                        last = path
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+        time.sleep(_POLL_S)
+
+
+def _new_text(path: Path, ends: dict[Path, int]) -> str:
+    """Return what was added to a file since it was looked at; a file that became shorter is read from its beginning."""
+    try:
+        size = path.stat().st_size
+        begin = ends.get(path, 0) if size >= ends.get(path, 0) else 0
+        if size == begin:
+            return ""
+        with path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(size - begin)
+    except OSError:
+        return ""
+    ends[path] = begin + len(data)
+    return data.decode("utf-8", "replace")

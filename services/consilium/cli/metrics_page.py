@@ -1,0 +1,92 @@
+"""The metrics address of one machine: the gateway's figures, Ray's (with the engines'), and which parts are up, on one page.
+
+Knows where each page comes from. Does not know what the figures mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Final
+
+from consilium.cli.probes import http_get
+
+_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def parts_page(parts: Mapping[str, bool]) -> str:
+    """Return `consilium_part_up{part}` in the text format."""
+    lines = ["# HELP consilium_part_up Whether a part of the cluster is up.", "# TYPE consilium_part_up gauge"]
+    lines += [f'consilium_part_up{{part="{name}"}} {int(up)}' for name, up in parts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def process_page(folder: Path) -> str:
+    """Return the sum of the gateway replicas' figures from their multi-process files, or nothing before there are any."""
+    if not any(folder.glob("*.db")):
+        return ""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry).decode()
+
+
+def ray_page(url: str) -> str:
+    """Return Ray's own page, or nothing while Ray does not answer."""
+    status, body = http_get(url, timeout_s=3.0)
+    text = body.decode("utf-8", "replace") if status == 200 else ""
+    return text if text.endswith("\n") or not text else text + "\n"
+
+
+class MetricsServer:
+    """Serves GET /metrics on loopback, and /healthz."""
+
+    def __init__(self, *, host: str, port: int, folder: Path, ray_url: str) -> None:
+        self._host = host
+        self._port = port
+        self._folder = folder
+        self._ray_url = ray_url
+        self._parts: Callable[[], Mapping[str, bool]] = dict
+        self._server: ThreadingHTTPServer | None = None
+
+    def look_at(self, parts: Callable[[], Mapping[str, bool]]) -> None:
+        """Say where the states of the parts come from."""
+        self._parts = parts
+
+    def page(self) -> str:
+        """Return the whole page."""
+        return parts_page(self._parts()) + process_page(self._folder) + ray_page(self._ray_url)
+
+    def start(self) -> None:
+        """Listen. Raises OSError if the port is taken."""
+        if self._server is not None:
+            return
+        page = self.page
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802  the name that http.server wants
+                known = self.path in {"/metrics", "/healthz"}
+                body = (page() if self.path == "/metrics" else "ok\n" if known else "not found\n").encode()
+                self.send_response(200 if known else 404)
+                self.send_header("Content-Type", _TYPE)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer((self._host, self._port), Handler)
+        self._server.daemon_threads = True
+        Thread(target=self._server.serve_forever, daemon=True, name="metrics").start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None

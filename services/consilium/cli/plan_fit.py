@@ -1,0 +1,254 @@
+"""The main page of `consilium plan`: verdict, table, bar, binding limit, nearest change, configuration, speed, money.
+
+Knows how a person reads an answer. Asks the planner for every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess  # noqa: S404  nvidia-smi is the one program that says which cards are here
+from pathlib import Path
+from typing import Any
+
+from consilium.planner import cards as card_table
+from consilium.planner import kv, models, money, question_file, report, rope, search, sizes, speed, topologies, verdict
+from consilium.planner.ask import Ask, checked
+from consilium.planner.calibrate import Measured
+from consilium.planner.cards import Card, Cpu
+from consilium.planner.figures import GIB, constant, tokens_in_words
+from consilium.planner.lora import Slots, targets_named
+from consilium.planner.proposal import command, document, yaml_text
+from consilium.planner.refusal import wrong
+from consilium.planner.sharding import Cut
+from consilium.planner.verdict import Plan
+
+EXIT_OK, EXIT_DOES_NOT_FIT = 0, 1
+_SMI = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+
+
+def answer(args: argparse.Namespace) -> int:
+    """Print the answer to `consilium plan`."""
+    if args.prices == "show":
+        print(money.example())
+        return EXIT_OK
+    found, ram, cpu = hardware(args)
+    if args.config:
+        return _file(args, found, ram)
+    if args.model:
+        return _model(args, found, ram, cpu)
+    if not found:
+        raise wrong("model", "name a model with --model, or cards with --gpus to see what they can run")
+    return _hardware(args, found)
+
+
+def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cpu | None]:
+    """Return cards, host memory and processor: as told, else this machine's."""
+    ram = sizes.amount(args.ram) if args.ram else None
+    cpu = card_table.cpu(args.cpu) if args.cpu else None
+    if args.gpus:
+        return card_table.cards(args.gpus), ram, cpu
+    if args.cpu or args.ram:
+        return (), ram or 1 << 40, cpu
+    return this_machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+
+
+def this_machine() -> tuple[Card, ...]:
+    """Return the cards that nvidia-smi sees; none without it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    try:
+        done = subprocess.run([program, *_SMI], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  a fixed command
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    seen = []
+    for line in done.stdout.splitlines():
+        name, _, total = line.rpartition(",")
+        if total.strip().isdigit():
+            seen.append(card_from_smi(name.strip(), int(total)))
+    return tuple(seen)
+
+
+def card_from_smi(name: str, mib: int) -> Card:
+    """Return the table's card for a name of nvidia-smi, or one with its size only."""
+    from consilium.kernel.errors import ConsiliumError
+
+    try:
+        return card_table.card(name)
+    except ConsiliumError:
+        return Card(name, mib / 1024)
+
+
+def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
+    model = models.find(args.model)
+    ask = Ask(
+        shape=model.shape, weights=args.weights or model.weights or "bf16", kv_dtype=kv.dtype_named(args.kv), context=sizes.tokens(args.context), requests=args.requests,
+        sequences=args.sequences or int(constant("consilium_sequences")), batched_tokens=args.batched_tokens, utilisation=args.utilisation,
+        kv_bytes=round(args.kv_gib * GIB) if args.kv_gib else None, engines_on_card=args.engines_on_card, eager=args.eager, version=args.vllm, ram_bytes=ram,
+        lora=Slots(args.adapters, args.rank, targets_named(args.targets), args.fully_sharded, args.shared_outer, args.max_cpu_loras),
+        weights_bytes=model.file_bytes or None if not args.weights else None, weights_to_ram=sizes.amount(args.weights_to_ram) if args.weights_to_ram else 0,
+        kv_to_ram=sizes.amount(args.kv_to_ram) if args.kv_to_ram else 0,
+    )
+    return ask, model.hf_id or args.model
+
+
+def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None) -> int:
+    ask, name = _question(args, ram)
+    replicas = 1
+    if cards:
+        ask, replicas = _seat(args, ask, cards)
+    elif args.tp and args.tp > 1:
+        raise wrong("tp", "a CPU engine is planned as one rank; leave --tp out")
+    ask = _with_measured(args, checked(ask))
+    plan = verdict.plan(ask)
+    changes = list(search.changes(ask)) if plan.verdict != "fits" else []
+    reach = rope.reach(ask.shape, ask.context)
+    rates = rates_of(plan, cpu, args.nodes)
+    costs = money.compare(plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
+    best = plan if plan.verdict != "no" else changes[0].plan if changes else None
+    tree = document(best.ask, name, replicas, rope.reach(best.ask.shape, best.ask.context)) if best else None
+    if args.output == "json":
+        print(json.dumps({**report.as_dict(plan), "replicas": replicas, "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
+                          "speed": {title: report.rate_dict(rate) for title, rate in rates.items()},
+                          "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in changes],
+                          "configuration": tree, "command": command(best.ask, name) if best else None, "money": [cost.as_dict() for cost in costs]}, indent=2))
+    else:
+        _print_plan(plan, replicas)
+        _print_changes(plan, changes)
+        print(f"\nContext: {reach.sentence}")
+        _print_ram(plan)
+        print("\n" + report.speed_lines(rates.items()))
+        if costs:
+            print("\n" + money.lines(costs))
+        if tree is not None and best is not None:
+            print(f"\nConfiguration{'' if plan.verdict != 'no' else ' after the nearest change'} (consilium.yaml):\n\n{yaml_text(tree)}")
+            print(f"The same by hand: {command(best.ask, name, rope.reach(best.ask.shape, best.ask.context))}")
+    return EXIT_OK if plan.verdict != "no" else EXIT_DOES_NOT_FIT
+
+
+def _seat(args: argparse.Namespace, ask: Ask, cards: tuple[Card, ...]) -> tuple[Ask, int]:
+    """Choose the cut: as told, else the smallest one of the largest kind of card that fits."""
+    if args.tp or args.pp > 1 or args.ep:
+        cut = Cut(args.tp or 1, args.pp, 1, expert_parallel=args.ep)
+        if cut.tp < 1 or cut.pp < 1:
+            raise wrong("tp", "tensor and pipeline parallel are at least 1")
+        if cut.cards > len(cards):
+            raise wrong("tp", f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are given")
+        return ask.with_(cut=cut, cards=cards[: cut.cards]), len(cards) // cut.cards
+    checked(ask.with_(cards=cards[:1]))
+    group = topologies.groups(cards)[0]
+    seat = topologies.seat(ask, group)
+    return seat.plan.ask, seat.replicas
+
+
+def _with_measured(args: argparse.Namespace, ask: Ask) -> Ask:
+    if not args.measured or not ask.cards:
+        return ask
+    kept = Measured.load(Path(args.measured))
+    overhead = kept.overhead(ask.shape.name, ask.cards[0].name, ask.version)
+    if overhead is None:
+        raise wrong("measured", f"{args.measured} holds nothing for {ask.shape.name} on {ask.cards[0].name} with vLLM {ask.version}; it holds {kept.names() or 'nothing'}")
+    return ask.with_(overhead_bytes=overhead)
+
+
+def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rate | None]:
+    """Return the speeds worth telling: one stream, the batch that fits, and reading the prompt."""
+    ask = plan.ask
+    short = min(ask.context, 4096)
+    batch = max(1, min(ask.batch.sequences, int(plan.tokens[1] / max(short, 1)))) if plan.tokens[1] else 1
+    load = speed.Load(1, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
+    many = speed.Load(batch, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
+    whole = speed.Load(1, ask.context, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
+    words = tokens_in_words(short)
+    if ask.cards:
+        card, cut = ask.cards[0], ask.cut
+        return {f"writing, one stream at {words}": speed.decode(ask.shape, card, cut, load), f"writing, {batch} streams at {words}": speed.decode(ask.shape, card, cut, many),
+                f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill(ask.shape, card, cut, whole)}
+    if cpu is None:
+        return {}
+    return {f"writing, one stream at {words}": speed.decode_on_cpu(ask.shape, cpu, load), f"writing, {batch} streams at {words}": speed.decode_on_cpu(ask.shape, cpu, many),
+            f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill_on_cpu(ask.shape, cpu, whole)}
+
+
+def _print_plan(plan: Plan, replicas: int) -> None:
+    ask = plan.ask
+    where = "CPU" if ask.on_cpu else f"{ask.cut.cards} x {ask.cards[0].name}" + (f", {replicas} copies" if replicas > 1 else "")
+    print(f"{ask.shape.name}, {ask.weights} weights, {ask.kv_dtype} KV, {tokens_in_words(ask.context)} context, on {where}: {report.WORDS[plan.verdict]}.\n")
+    print(report.memory_table(plan))
+    print("\n" + report.bar(plan) + "\n")
+    print(plan.binding)
+    if plan.tokens[1] > 0:
+        low, likely, high = (tokens_in_words(count) for count in plan.tokens)
+        print(f"Room for {likely} tokens ({low} to {high}): {plan.concurrency:.1f} requests of {tokens_in_words(ask.context)} at once.")
+    for sentence in plan.warnings:
+        print(f"Mind: {sentence}")
+
+
+def _print_changes(plan: Plan, changes: list[search.Change]) -> None:
+    if not changes:
+        if plan.verdict == "no":
+            print("\nNo change of settings makes it fit; choose a smaller model.")
+        return
+    print("\nNearest change that makes it fit:" if plan.verdict == "no" else "\nMore room with:")
+    for sentence in report.change_lines(changes):
+        print(f"  {sentence}")
+
+
+def _print_ram(plan: Plan) -> None:
+    ask = plan.ask
+    if ask.kv_to_ram:
+        room = kv.room(ask.shape, ask.kv_dtype, ask.kv_to_ram / ask.cut.tp, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching)
+        print(f"KV parked in RAM: {tokens_in_words(room.tokens)} more tokens of finished prefixes; a running request still needs its KV on the card.")
+    if ask.weights_to_ram:
+        print(f"Weights in RAM: {ask.weights_to_ram / GIB:.1f} GiB per card cross the bus in every step, which caps the speed at the bus.")
+
+
+def _file(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None) -> int:
+    import yaml
+
+    path = Path(args.config)
+    try:
+        if path.stat().st_size > models.MAX_CONFIG_BYTES:
+            raise wrong("config", f"{path.name} has {path.stat().st_size >> 20} MiB; a consilium.yaml is a few kB of YAML")
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise wrong("config", f"{path} cannot be read as YAML; give a consilium.yaml") from err
+    if not isinstance(tree, dict):
+        raise wrong("config", f"{path} holds no keys; give a consilium.yaml with at least a model")
+    planned = [(engine, verdict.plan(engine.ask)) for engine in question_file.engines(tree, cards, ram, args.vllm)]
+    if args.output == "json":
+        print(json.dumps([{"engine": engine.name, "replicas": engine.replicas, **report.as_dict(plan)} for engine, plan in planned], indent=2))
+    else:
+        for engine, plan in planned:
+            print(f"== {engine.name}")
+            _print_plan(plan, engine.replicas)
+            _print_changes(plan, list(search.changes(plan.ask)) if plan.verdict == "no" else [])
+            print()
+    return EXIT_OK if all(plan.verdict != "no" for _, plan in planned) else EXIT_DOES_NOT_FIT
+
+
+def _hardware(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
+    found = topologies.suggest(cards, sizes.tokens(args.context))
+    if not found:
+        raise wrong("gpus", "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work")
+    if args.output == "json":
+        print(json.dumps([_topology_dict(topology) for topology in found], indent=2))
+        return EXIT_OK
+    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {args.context} of context:\n")
+    for topology in found:
+        print(f"{topology.kind}: {topology.good_for}.")
+        for seat in topology.seats:
+            print(f"  {seat.words()}")
+        print()
+    first = found[0].seats[0]
+    reach = rope.reach(first.plan.ask.shape, first.plan.ask.context)
+    print(f"The first as consilium.yaml:\n\n{yaml_text(document(first.plan.ask, models.by_name(first.plan.ask.shape.name).hf_id, first.replicas, reach))}", end="")
+    return EXIT_OK
+
+
+def _topology_dict(topology: topologies.Topology) -> dict[str, Any]:
+    return {"kind": topology.kind, "good_for": topology.good_for,
+            "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats]}

@@ -1,0 +1,143 @@
+"""What must be right before anything is started, each with its own exit code.
+
+python (73), another cluster in this state folder (70), disk (74), ports (67), the model's folder (68), the model's size (65), Redis where one is named (69).
+Knows the checks and their order. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from consilium.cli import down, processes
+from consilium.cli.state_folder import Cluster, StateFolder
+from consilium.cli.supervisor import hold_lock
+from consilium.cli.tree import ConsiliumConfig
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.ports import Ports, allot
+
+PYTHON: Final = (3, 11)
+LEAST_DISK_BYTES: Final = 512 * 1024 * 1024
+BUILT_IN: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
+_GIB: Final = 2**30
+
+
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
+    """Raise ConsiliumError(wrong_python) unless this is the Python that the engine's wheels are made for."""
+    if version != PYTHON:
+        raise ConsiliumError("wrong_python", seen=f"{version[0]}.{version[1]}", wanted=f"{PYTHON[0]}.{PYTHON[1]}")
+
+
+def check_disk(folder: Path, free_bytes: int | None = None) -> None:
+    """Raise ConsiliumError(disk_full) unless logs, Redis and the demo model have room."""
+    free = shutil.disk_usage(folder).free if free_bytes is None else free_bytes
+    if free < LEAST_DISK_BYTES:
+        raise ConsiliumError("disk_full", path=str(folder), free=f"{free / _GIB:.2f} GiB", needed=f"{LEAST_DISK_BYTES / _GIB:.1f} GiB")
+
+
+def check_alone(folder: StateFolder, say: Callable[[str], None]) -> None:
+    """Raise ConsiliumError(already_running) if a supervisor lives here. End what a crashed one has left behind."""
+    lock = hold_lock(folder)
+    if lock is None:
+        raise ConsiliumError("already_running", state=str(folder.root))
+    with lock:
+        cluster = _last(folder)
+        left = down.family_of(cluster) if cluster is not None else ()
+        if left:
+            say(f"Ending {len(left)} processes that a crash left behind.")
+            remaining = processes.end(left, grace_s=3.0)
+            if remaining:
+                raise ConsiliumError("part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end")
+
+
+def _last(folder: StateFolder) -> Cluster | None:
+    """Return the last cluster.json. A damaged one is set aside: without it there is nothing that could be ended."""
+    try:
+        return folder.read_cluster()
+    except ConsiliumError:
+        with contextlib.suppress(OSError):
+            folder.cluster.rename(folder.cluster.with_suffix(".damaged"))
+        return None
+
+
+def allot_ports(tree: ConsiliumConfig) -> Ports:
+    """Return a number for every port of the cluster. Raises ConsiliumError(port_taken)."""
+    asked = {"http": tree.gateway.port, "grpc": tree.gateway.grpc_port, "metrics": tree.metrics.port}
+    return allot(asked, skip=("redis",) if tree.redis.url is not None else ())
+
+
+def check_model(tree: ConsiliumConfig) -> None:
+    """Raise ConsiliumError(model_missing) for a local folder that is not a whole model, or a name that cannot be one. Downloads nothing."""
+    from consilium.cli.model_step import models_of
+
+    for name in models_of(tree.model_dump(include={"model", "executors"})):
+        if name in BUILT_IN:
+            continue
+        from consilium.demo.hub import REPOSITORY
+        from consilium.demo.model import resolve
+
+        if Path(name).expanduser().is_dir() or not REPOSITORY.match(name.partition("@")[0]):
+            resolve(name, Path("/nonexistent"))
+
+
+def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], None]) -> None:
+    """Raise ConsiliumError(does_not_fit) if the planner refuses a model whose folder is known already. Says so when it is tight."""
+    from consilium.cli.model_step import models_of
+
+    path = Path(tree.model).expanduser()
+    if not path.is_dir():
+        path = folder.models / tree.model
+    if tree.model == "demo" or len(models_of(tree.model_dump(include={"model", "executors"}))) == 0 or not (path / "config.json").is_file():
+        return
+    import psutil
+
+    from consilium.planner.gate import gate
+
+    topology = tree.topology
+    cards = gpu_sizes() if topology.device != "cpu" else ()
+    found = gate(
+        path,
+        tree.engine.model_dump(),
+        cards=cards,
+        ram_bytes=psutil.virtual_memory().available,
+        tensor_parallel=topology.tensor_parallel if cards else 1,
+        pipeline_parallel=topology.pipeline_parallel if cards else 1,
+    )
+    if found.verdict == "no":
+        raise ConsiliumError("does_not_fit", reason=found.sentence)
+    if found.verdict == "tight":
+        say(f"warning: {found.sentence}")
+
+
+def gpu_sizes() -> tuple[float, ...]:
+    """Return the memory of each GPU in GiB, as the driver says; empty without one."""
+    import subprocess
+
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ()
+    try:
+        said = subprocess.run([command, "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        return tuple(float(line) / 1024 for line in said.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+
+
+def check_redis(tree: ConsiliumConfig) -> None:
+    """Raise ConsiliumError(redis_missing) if the Redis of the configuration does not answer."""
+    if tree.redis.url is None:
+        return
+    import redis
+
+    url = tree.redis.url.get_secret_value()
+    shown = url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+        client.ping()
+        client.close()
+    except (redis.RedisError, OSError, ValueError) as err:
+        raise ConsiliumError("redis_missing", str(err), reason=f"redis.url: {shown} does not answer ({err})") from err

@@ -1,0 +1,141 @@
+"""Questions to the parts that say whether they answer. Each returns at once or within a short time limit, and never raises.
+
+Uses the standard library only: the supervisor is up before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from time import monotonic
+from urllib.parse import unquote, urlsplit
+
+
+def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
+    """Return True if a Redis answers PING with our password. Reads plain redis:// URLs; loading a data set counts as not yet."""
+    parts = urlsplit(url)
+    words = [b"PING"]
+    commands = []
+    if parts.password:
+        user = [unquote(parts.username).encode()] if parts.username else []
+        commands.append([b"AUTH", *user, unquote(parts.password).encode()])
+    commands.append(words)
+    try:
+        with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=timeout_s) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(b"".join(_resp(command) for command in commands))
+            answer = b""
+            while answer.count(b"\r\n") < len(commands):
+                piece = connection.recv(1024)
+                if not piece:
+                    break
+                answer += piece
+    except OSError:
+        return False
+    return answer.endswith(b"+PONG\r\n")
+
+
+def _resp(words: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def http_answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Return True if GET answers 200."""
+    return http_get(url, timeout_s=timeout_s)[0] == http.client.OK
+
+
+def http_get(url: str, *, key: str = "", timeout_s: float = 2.0) -> tuple[int, bytes]:
+    """Return status and body of a GET, (0, reason) if nobody answers."""
+    return _ask("GET", url, b"", key, timeout_s)
+
+
+def one_token(openai_url: str, key: str, model: str = "base", timeout_s: float = 30.0) -> tuple[bool, str]:
+    """Ask for one token of a chat. Return whether it came, and why not."""
+    body = json.dumps({"model": model, "max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    status, answer = _ask("POST", f"{openai_url}/chat/completions", body, key, timeout_s)
+    if status == http.client.OK:
+        return True, ""
+    try:
+        return False, str(json.loads(answer)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return False, f"HTTP {status}: {answer[:200].decode(errors='replace')}" if status else answer.decode(errors="replace")
+
+
+def _ask(method: str, url: str, body: bytes, key: str, timeout_s: float) -> tuple[int, bytes]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if body:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, parts.path or "/", body=body or None, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as err:
+        return 0, str(err).encode()
+    finally:
+        connection.close()
+
+
+def port_listens(port: int, host: str = "127.0.0.1", timeout_s: float = 0.5) -> bool:
+    """Return True if something accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def file_exists(path: Path) -> Callable[[], tuple[bool, str]]:
+    """Return a probe that is true once the file is there."""
+    return lambda: (path.exists(), "")
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a probe said last, and when (seconds of the monotonic clock); `at` is 0 before the first answer."""
+
+    ok: bool = False
+    detail: str = ""
+    at: float = 0.0
+
+
+class Watch:
+    """Asks one probe again and again in a thread of its own, so that a slow answer holds nobody up."""
+
+    def __init__(self, probe: Callable[[], tuple[bool, str]], every_s: float) -> None:
+        self._probe = probe
+        self._every_s = every_s
+        self._thread: Thread | None = None
+        self._next = 0.0
+        self._turn = 0
+        self.last = Answer()
+
+    def forget(self) -> None:
+        """Drop what is known; an answer that is still under way is not taken."""
+        self._turn += 1
+        self.last = Answer()
+        self._next = 0.0
+        self._thread = None
+
+    def look(self, every_s: float | None = None) -> Answer:
+        """Return the last answer, and ask again if it is time."""
+        now = monotonic()
+        if (self._thread is None or not self._thread.is_alive()) and now >= self._next:
+            self._next = now + (self._every_s if every_s is None else every_s)
+            self._thread = Thread(target=self._ask, args=(self._turn,), daemon=True, name="probe")
+            self._thread.start()
+        return self.last
+
+    def _ask(self, turn: int) -> None:
+        try:
+            ok, detail = self._probe()
+        except Exception as err:
+            ok, detail = False, f"{type(err).__name__}: {err}"
+        if turn == self._turn:
+            self.last = Answer(ok, detail, monotonic())

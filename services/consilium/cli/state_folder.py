@@ -1,0 +1,230 @@
+"""The state folder of one cluster: where its files lie, and cluster.json, which says what runs.
+
+Knows paths and the shape of cluster.json. Does not know processes, ports or configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from consilium.kernel.errors import ConsiliumError
+
+FORMAT: Final = 1
+_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Pid:
+    """One process. `started` is its start time in seconds since boot, so that a number used again is not mistaken for it."""
+
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """One part of the cluster, as status shows it.
+
+    state     waiting, starting, up, crashed, failed, stopping, stopped
+    since     Unix seconds of the last change
+    address   where it listens, or empty
+    detail    one line for people: progress, last error
+    restarts  how often it was started again
+    """
+
+    state: str = "waiting"
+    since: float = 0.0
+    address: str = ""
+    detail: str = ""
+    restarts: int = 0
+    pids: tuple[Pid, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a start was given up: a code of the error catalogue with its fields, and the part."""
+
+    code: str
+    sentence: str
+    next_step: str
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """cluster.json.
+
+    phase       starting, up, stopping, failed
+    boot        name of the run of the machine in which the process numbers are valid
+    supervisor  the process that looks after the parts
+    left        other processes that belong to the cluster, as last seen
+    mark        value of CONSILIUM_MARK in the environment of every process of this cluster
+    addresses   openai, http, grpc, metrics, redis, ray
+    key         local admin API key
+    """
+
+    state: str
+    phase: str
+    mark: str
+    model: str
+    started: float
+    boot: str
+    supervisor: Pid
+    addresses: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    key: str = ""
+    redis_prefix: str = "csl"
+    parts: dict[str, PartRecord] = field(default_factory=dict)
+    left: tuple[Pid, ...] = ()
+    failure: Failure | None = None
+    format: int = FORMAT
+
+    def with_part(self, name: str, record: PartRecord) -> Cluster:
+        """Return the same cluster with one part replaced."""
+        return replace(self, parts={**self.parts, name: record})
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """Paths under one state folder."""
+
+    root: Path
+
+    @property
+    def cluster(self) -> Path:
+        """cluster.json, 0600."""
+        return self.root / "cluster.json"
+
+    @property
+    def config(self) -> Path:
+        """config.json, the resolved tree, 0600."""
+        return self.root / "config.json"
+
+    @property
+    def secret(self) -> Path:
+        """The pepper of key hashes, 32 random bytes as hex, 0600."""
+        return self.root / "secret"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of <part>.log."""
+        return self.root / "logs"
+
+    @property
+    def redis(self) -> Path:
+        """Data of our own Redis."""
+        return self.root / "redis"
+
+    @property
+    def models(self) -> Path:
+        """Models made here or downloaded."""
+        return self.root / "models"
+
+    @property
+    def metrics(self) -> Path:
+        """Prometheus multi-process files of this run."""
+        return self.root / "metrics"
+
+    @property
+    def lock(self) -> Path:
+        """File that the supervisor holds locked while it lives."""
+        return self.root / "supervisor.lock"
+
+    @property
+    def ray_temp(self) -> Path:
+        """Ray's temp folder: short, because the paths of its sockets may have 107 bytes only."""
+        digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
+        return Path("/tmp") / f"csl-{digest}"  # noqa: S108  the folder is made with 0700 and its owner is checked
+
+    def log(self, part: str) -> Path:
+        """Return the log file of one part."""
+        return self.logs / f"{part}.log"
+
+    def make(self) -> None:
+        """Create the folders, private to the user, and the secret. Raises ConsiliumError(state_damaged) if that is not possible."""
+        try:
+            for folder in (self.root, self.logs, self.redis, self.models, self.metrics):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.secret.exists():
+                write_private(self.secret, secrets.token_hex(32) + "\n")
+        except OSError as err:
+            raise ConsiliumError("state_damaged", path=str(self.root), reason=err.strerror or str(err)) from err
+
+    def make_ray_temp(self) -> None:
+        """Create Ray's temp folder, ours alone. Raises ConsiliumError(state_damaged) if it belongs to somebody else."""
+        folder = self.ray_temp
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise ConsiliumError("state_damaged", path=str(folder), reason="it belongs to another user")
+
+    def read_cluster(self) -> Cluster | None:
+        """Return what cluster.json says, or None if there is none. Raises ConsiliumError(state_damaged)."""
+        try:
+            text = self.cluster.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            raise ConsiliumError("state_damaged", path=str(self.cluster), reason=err.strerror or str(err)) from err
+        try:
+            return parse_cluster(json.loads(text))
+        except (ValueError, TypeError, KeyError) as err:
+            raise ConsiliumError("state_damaged", str(err), path=str(self.cluster), reason="it is not readable as JSON of this version") from err
+
+    def write_cluster(self, cluster: Cluster) -> None:
+        """Write cluster.json in one step, 0600."""
+        write_private(self.cluster, json.dumps(asdict(cluster), indent=1) + "\n")
+
+
+def parse_cluster(raw: dict[str, object]) -> Cluster:
+    """Return the cluster that `asdict` wrote. Raises ValueError, TypeError or KeyError if it is another thing."""
+    if raw.get("format") != FORMAT:
+        msg = f"format {raw.get('format')!r}"
+        raise ValueError(msg)
+    known = dict(raw)
+    known["supervisor"] = _pid(known["supervisor"])
+    known["left"] = tuple(_pid(item) for item in _list(known["left"]))
+    known["failure"] = Failure(**_dict(known["failure"])) if known["failure"] else None  # type: ignore[arg-type]
+    known["parts"] = {name: _part(_dict(part)) for name, part in _dict(known["parts"]).items()}
+    return Cluster(**known)  # type: ignore[arg-type]
+
+
+def _part(raw: dict[str, object]) -> PartRecord:
+    return PartRecord(**{**raw, "pids": tuple(_pid(item) for item in _list(raw["pids"]))})  # type: ignore[arg-type]
+
+
+def _pid(raw: object) -> Pid:
+    fields = _dict(raw)
+    return Pid(int(fields["pid"]), float(fields["started"]))  # type: ignore[call-overload,arg-type]
+
+
+def _dict(raw: object) -> dict[str, object]:
+    if not isinstance(raw, dict):
+        msg = f"expected an object, not {type(raw).__name__}"
+        raise TypeError(msg)
+    return raw
+
+
+def _list(raw: object) -> list[object]:
+    if not isinstance(raw, list):
+        msg = f"expected a list, not {type(raw).__name__}"
+        raise TypeError(msg)
+    return raw
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

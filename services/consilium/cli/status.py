@@ -1,0 +1,74 @@
+"""`consilium status`: each part with state, address and memory; executors and replicas; exit code 3 if something is not well."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from consilium.cli.app import EXIT_UNHEALTHY
+from consilium.cli.probes import http_get
+from consilium.cli.reach import add_output, add_state, folder_of, running
+from consilium.cli.state_folder import Cluster
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("status", help="Show each part: state, address, memory.")
+    add_state(parser)
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state of the cluster. Raises ConsiliumError(not_running)."""
+    from consilium.cli.memory import weigh
+
+    cluster = running(folder_of(args))
+    sizes, replicas = weigh(cluster)
+    executors = executors_of(cluster)
+    healthy = cluster.phase == "up" and all(part.state == "up" for part in cluster.parts.values()) and all(row.get("state") == "ready" for row in executors)
+    if args.output == "json":
+        found = {
+            "state": cluster.state,
+            "phase": cluster.phase,
+            "healthy": healthy,
+            "model": cluster.model,
+            "addresses": {name: address for name, address in cluster.addresses.items() if name != "redis"},
+            "parts": {name: {**asdict(part), "pss_bytes": sizes.get(name, 0)} for name, part in cluster.parts.items()},
+            "executors": executors,
+            "replicas": [asdict(replica) for replica in replicas],
+            "pss_bytes": sum(sizes.values()),
+        }
+        print(json.dumps(found, indent=2))
+        return 0 if healthy else EXIT_UNHEALTHY
+    from rich.console import Console
+    from rich.table import Table
+
+    from consilium.cli import tables
+
+    console = Console()
+    console.print(tables.running(cluster, sizes))
+    if executors or replicas:
+        table = Table("executor", "state", "model", "replicas", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for row in executors:
+            mine = [replica for replica in replicas if replica.app == f"executor-{row.get('name')}"]
+            table.add_row(
+                str(row.get("name")),
+                str(row.get("state")),
+                str(row.get("model", "")),
+                ", ".join(f"pid {item.pid} ({tables.human(item.pss_bytes)})" for item in mine),
+            )
+        console.print()
+        console.print(table)
+    for name in ("openai", "grpc", "metrics"):
+        print(f"{name:8} {cluster.addresses[name]}")
+    return 0 if healthy else EXIT_UNHEALTHY
+
+
+def executors_of(cluster: Cluster) -> list[dict[str, object]]:
+    """Return what the gateway says about its executors; nothing if it does not answer."""
+    status, body = http_get(f"{cluster.addresses['http']}/v1/executors", key=cluster.key, timeout_s=5.0)
+    if status != 200:
+        return []
+    found = json.loads(body).get("data", [])
+    return [row for row in found if isinstance(row, dict)]

@@ -1,0 +1,58 @@
+"""Tables of parts for people: while they come up, and when they run.
+
+Knows rich. Does not know where the figures come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from consilium.cli.state_folder import Cluster
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_STYLE: Final = {"up": "green", "starting": "yellow", "waiting": "dim", "crashed": "red", "failed": "bold red", "stopping": "yellow", "stopped": "dim"}
+WORDS: Final = {
+    "redis": "Redis: keys, quotas, receipts",
+    "ray": "Ray: places and watches the engines",
+    "model": "model files",
+    "engine": "engines handed to Ray",
+    "gateway": "OpenAI HTTP and gRPC",
+    "core": "the core answers",
+    "metrics": "Prometheus page",
+}
+
+
+def human(size: int) -> str:
+    """Return bytes as MiB or GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def starting(cluster: Cluster, now: float) -> Table:
+    """Return the table that is redrawn while the parts come up."""
+    table = _table("part", "state", "seconds", "")
+    for name, part in cluster.parts.items():
+        end = part.since if part.state in {"up", "failed"} else now
+        seconds = "" if part.state == "waiting" else f"{max(0.0, end - cluster.started):.1f}"
+        table.add_row(name, f"[{_STYLE[part.state]}]{part.state}[/]", seconds, part.detail[:90] or f"[dim]{WORDS.get(name, '')}[/]")
+    return table
+
+
+def running(cluster: Cluster, sizes: Mapping[str, int]) -> Table:
+    """Return the table of a running cluster: part, state, address, memory."""
+    table = _table("part", "state", "address", "memory")
+    for name, part in cluster.parts.items():
+        state = f"[{_STYLE[part.state]}]{part.state}[/]" + (f" [dim](restarted {part.restarts} x)[/]" if part.restarts else "")
+        table.add_row(name, state, part.address or (f"[dim]{part.detail[:60]}[/]" if part.detail else ""), human(sizes[name]) if sizes.get(name) else "")
+    rest = sizes.get("supervisor", 0) + sizes.get("other", 0)
+    table.add_row("supervisor", "[green]up[/]", "", human(rest))
+    table.add_row("[bold]all[/]", "", "", f"[bold]{human(sum(sizes.values()))}[/]")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))

@@ -1,0 +1,111 @@
+"""The whole of consilium.yaml: every room's section, composed.
+
+Knows which sections there are, and that names in one mean something in another. Does not know what the values do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import Field, model_validator
+
+from consilium.embedding.config import EmbeddingView
+from consilium.engine.config import EngineView
+from consilium.gateway.config import GatewayView
+from consilium.kernel.config import Loaded, Section, load
+from consilium.kernel.errors import ConsiliumError
+
+BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
+CORE: Final = "core"
+FILE: Final = "consilium.yaml"
+
+
+class Metrics(Section):
+    """The metrics page of one machine."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus page; empty = a free one.")
+
+
+class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
+    """consilium.yaml."""
+
+    model_config = Section.model_config
+
+    metrics: Metrics = Field(default_factory=Metrics)
+    state: str | None = Field(None, description="State folder: keys, logs, models, Redis data; empty = ~/.local/state/consilium.")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> ConsiliumConfig:
+        executors = {CORE, *self.executors}
+        profiles = {*BUILT_IN_PROFILES, *self.profiles}
+        for name, role in self.roles.items():
+            for key in ("executor", "fallback"):
+                _must_be_known(f"roles.{name}.{key}", getattr(role, key), executors, "executor")
+            _must_be_known(f"roles.{name}.profile", None if role.profile == "auto" else role.profile, profiles, "profile")
+        for name, profile in self.profiles.items():
+            _must_be_known(f"profiles.{name}.executor", profile.executor, executors, "executor")
+        _must_be_known("embedding.executor", self.embedding.executor, executors, "executor")
+        return self
+
+
+def _must_be_known(key: str, value: str | None, known: set[str], kind: str) -> None:
+    if value is not None and value not in known:
+        msg = f"{key} names {value!r}, which is no {kind}; there are {', '.join(sorted(known))}"
+        raise ValueError(msg)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, object]:
+    """Return dotted key -> value for `--set key=value`; values are YAML. Raises ConsiliumError(config_invalid)."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key:
+            raise ConsiliumError("config_invalid", key=f"--set {pair}", reason="write key=value, such as engine.max_num_seqs=16")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError as err:
+            raise ConsiliumError("config_invalid", key=key, reason=f"{text!r} is not a YAML value") from err
+    return found
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that set keys of the configuration."""
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help=f"configuration file (default: ./{FILE} if there is one)")
+    parser.add_argument("--model", metavar="X", help="demo, tiny, tiny-moe, a hub name, or a local folder")
+    parser.add_argument("--port", type=int, metavar="N", help="HTTP port")
+    parser.add_argument("--grpc-port", type=int, metavar="N", help="gRPC port")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration, such as engine.max_num_seqs=16")
+
+
+def load_tree(args: argparse.Namespace) -> Loaded[ConsiliumConfig]:
+    """Return the tree for the flags of `add_config_flags` and --state. Raises ConsiliumError(config_invalid)."""
+    named = {"model": args.model, "gateway.port": args.port, "gateway.grpc_port": args.grpc_port, "state": args.state}
+    flags = {**parse_settings(args.set), **{key: value for key, value in named.items() if value is not None}}
+    path = args.config
+    if path is None and Path(FILE).is_file():
+        path = Path(FILE)
+    return load(ConsiliumConfig, path=path, flags=flags)
+
+
+def with_absolute_frames(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
+    """Return the tree with frame files named from the root: relative ones lie beside the configuration file. Raises ConsiliumError(config_invalid)."""
+    roles = {}
+    for name, role in tree.roles.items():
+        if role.frame_file is not None:
+            path = (beside / Path(role.frame_file).expanduser()).resolve()
+            if not path.is_file():
+                raise ConsiliumError("config_invalid", key=f"roles.{name}.frame_file", reason=f"there is no file {path}")
+            role = role.model_copy(update={"frame_file": str(path)})  # noqa: PLW2901  the same role, its file named whole
+        roles[name] = role
+    return tree.model_copy(update={"roles": roles})
+
+
+def updated(tree: ConsiliumConfig, sections: Mapping[str, Mapping[str, object]], **top: object) -> ConsiliumConfig:
+    """Return the tree with values that were worked out at start, such as ports."""
+    changes = {name: getattr(tree, name).model_copy(update=dict(values)) for name, values in sections.items()}
+    return tree.model_copy(update={**changes, **top})

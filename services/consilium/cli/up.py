@@ -1,0 +1,238 @@
+"""`consilium up`: check, start everything, show it coming up, and return when the core has answered.
+
+What it starts is one process, the supervisor, which starts the rest. Ctrl-C or a failed part while starting ends exactly what was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from consilium.cli import preflight, processes, tree
+from consilium.cli.app import complain
+from consilium.cli.reach import add_state, folder_of
+from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.kernel.config import dump
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.ports import Ports
+
+WAIT_S: Final = 1800.0
+_POLL_S: Final = 0.05
+_STOP_S: Final = 60.0
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("up", help="Start the cluster and wait until it answers.", description="Start the cluster and wait until it answers.")
+    tree.add_config_flags(parser)
+    add_state(parser)
+    parser.add_argument("--foreground", action="store_true", help="stay until Ctrl-C, then stop the cluster")
+    parser.add_argument("--wait", type=float, default=WAIT_S, metavar="SECONDS", help=f"give up, and undo, after this long (default {WAIT_S:.0f})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start the cluster. Returns 0 when the core has answered, else the exit code of what went wrong."""
+    begun = time.time()
+    preflight.check_python()
+    loaded = tree.load_tree(args)
+    folder = StateFolder(Path(loaded.value.state).expanduser().resolve()) if loaded.value.state else folder_of(args)
+    folder.make()
+    beside = args.config.parent if args.config else Path()
+    resolved = _checked(tree.with_absolute_frames(loaded.value, beside), folder)
+    ports = preflight.allot_ports(resolved)
+    supervisor = _launch(folder, resolved, ports, begun)
+    try:
+        cluster = _watch(folder, supervisor, args.wait)
+    except KeyboardInterrupt:
+        ended = _undo(folder, supervisor)
+        raise KeyboardInterrupt(f"the start was undone, {ended} processes ended") from None
+    if cluster.phase != "up":
+        return _failed(folder, supervisor, cluster)
+    _tell(cluster, time.time() - begun)
+    return _stay(folder, supervisor) if args.foreground else 0
+
+
+def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.ConsiliumConfig:
+    """Make all checks that need nothing started."""
+    preflight.check_alone(folder, lambda line: print(line, flush=True))
+    preflight.check_disk(folder.root)
+    preflight.check_model(wanted)
+    preflight.check_fit(wanted, folder, lambda line: print(line, file=sys.stderr))
+    preflight.check_redis(wanted)
+    return wanted
+
+
+def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float) -> subprocess.Popen[bytes]:
+    """Write config.json and cluster.json, then start the supervisor, detached from this terminal."""
+    from consilium.cli.assembly import own_redis_url
+
+    redis_url = (
+        wanted.redis.url.get_secret_value() if wanted.redis.url is not None else own_redis_url(folder.secret.read_text(encoding="ascii"), ports["redis"])
+    )
+    host = wanted.gateway.host
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104  compared, not bound
+    resolved = dump(wanted, masked=False)
+    resolved["gateway"] |= {"port": ports["http"], "grpc_port": ports["grpc"]}
+    resolved["metrics"]["port"] = ports["metrics"]
+    resolved["redis"]["url"] = redis_url
+    resolved["state"] = str(folder.root)
+    write_private(folder.config, json.dumps(resolved, indent=1) + "\n")
+    http = f"http://{shown}:{ports['http']}"
+    cluster = Cluster(
+        state=str(folder.root),
+        phase="starting",
+        mark=secrets.token_hex(8),
+        model=wanted.model,
+        started=begun,
+        boot=processes.boot_id(),
+        supervisor=Pid(0, 0.0),
+        addresses={
+            "openai": f"{http}/v1",
+            "http": http,
+            "grpc": f"{shown}:{ports['grpc']}",
+            "metrics": f"http://127.0.0.1:{ports['metrics']}/metrics",
+            "redis": redis_url,
+            "ray": f"127.0.0.1:{ports['ray']}",
+        },
+        ports=dict(ports),
+        redis_prefix=wanted.redis.prefix,
+    )
+    folder.write_cluster(cluster)
+    with folder.log("supervisor").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603  our own module
+            (sys.executable, "-m", "consilium.cli.supervisor", "--state", str(folder.root)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder.root,
+        )
+
+
+def _watch(folder: StateFolder, supervisor: subprocess.Popen[bytes], wait_s: float) -> Cluster:
+    """Show the parts until they are up, one is given up, or the time is over. Return the last cluster.json."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from consilium.cli import tables
+
+    until = time.monotonic() + wait_s
+    console = Console()
+    seen: dict[str, str] = {}
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        while True:
+            cluster = folder.read_cluster()
+            if cluster is None:
+                raise ConsiliumError("state_damaged", path=str(folder.cluster), reason="it disappeared while the cluster was starting")
+            if console.is_terminal:
+                live.update(tables.starting(cluster, time.time()))
+            else:
+                _say_changes(cluster, seen)
+            if cluster.phase in {"up", "failed"} or (cluster.failure is not None) or supervisor.poll() is not None or time.monotonic() > until:
+                return cluster
+            time.sleep(_POLL_S)
+
+
+def _say_changes(cluster: Cluster, seen: dict[str, str]) -> None:
+    """Print one line for each part that changed its state, where there is no terminal to draw on."""
+    for name, part in cluster.parts.items():
+        if seen.get(name) != part.state and part.state != "waiting":
+            print(f"{part.since - cluster.started:6.1f} s  {name:10} {part.state}" + (f"  {part.detail}" if part.detail else ""), flush=True)
+        seen[name] = part.state
+
+
+def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: Cluster) -> int:
+    """Undo the start and say why."""
+    _undo(folder, supervisor)
+    last = folder.read_cluster() or cluster
+    failure = last.failure or cluster.failure
+    if failure is not None:
+        from consilium.kernel.catalogue import BY_CODE
+
+        complain(failure.sentence, failure.next_step)
+        return BY_CODE[failure.code].exit_code
+    late = [name for name, part in cluster.parts.items() if part.state != "up"]
+    reason = (
+        "it was not ready in time (--wait)"
+        if late and supervisor.returncode in {0, None, -signal.SIGTERM}
+        else "the supervisor ended; see 'consilium logs supervisor'"
+    )
+    raise ConsiliumError("part_failed", name=", ".join(late) or "the supervisor", reason=reason)
+
+
+def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
+    """End what this start has started. A second Ctrl-C changes nothing: the undoing is finished first."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster = folder.read_cluster()
+        from consilium.cli.down import family_of, stop
+
+        count = len(family_of(cluster)) if cluster is not None else 0
+        if supervisor.poll() is None:
+            supervisor.terminate()
+        try:
+            supervisor.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            supervisor.wait(5)
+        cluster = folder.read_cluster()
+        if cluster is not None:
+            failure = cluster.failure
+            stop(folder, cluster, now=True)
+            if failure is not None:
+                left = folder.read_cluster() or cluster
+                folder.write_cluster(left)
+        return count
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stay(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
+    """Wait until the supervisor ends or Ctrl-C is pressed."""
+    print("Running. Ctrl-C stops the cluster.", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = supervisor.wait()
+    except KeyboardInterrupt:
+        ended = _undo(folder, supervisor)
+        print(f"Stopped: {ended} processes.")
+        return 0
+    print(f"The supervisor ended with {code}; see 'consilium logs supervisor'.", file=sys.stderr)
+    return code
+
+
+def _tell(cluster: Cluster, seconds: float) -> None:
+    """Print the table, the addresses, a request that works, and the key."""
+    from rich.console import Console
+
+    from consilium.cli import tables
+    from consilium.cli.memory import weigh
+
+    console = Console()
+    sizes, _ = weigh(cluster)
+    console.print(tables.running(cluster, sizes))
+    console.print(f"\nUp in {seconds:.1f} s, model {cluster.model}.\n", highlight=False)
+    for line in closing_lines(cluster):
+        print(line)
+
+
+def closing_lines(cluster: Cluster) -> list[str]:
+    """Return the addresses, the key, and a curl line that works as it stands."""
+    openai = cluster.addresses["openai"]
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    return [
+        f"OpenAI   {openai}",
+        f"gRPC     {cluster.addresses['grpc']}",
+        f"metrics  {cluster.addresses['metrics']}",
+        f"key      {cluster.key}",
+        "",
+        f"curl -s {openai}/chat/completions -H 'Authorization: Bearer {cluster.key}' -H 'Content-Type: application/json' -d '{body}'",
+        'consilium chat "What is the capital of France?"',
+    ]
