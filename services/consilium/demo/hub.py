@@ -273,14 +273,14 @@ def _sentences(repository: str, revision: str, access: Access) -> Iterator[None]
         raise _missing(repository, "it is not on this machine, and HF_HUB_OFFLINE forbids the download; unset it, or name a local folder") from cause
     except errors.HfHubHTTPError as cause:
         status = cause.response.status_code
-        reason = f"{host} answered with HTTP {status}; what has arrived is kept, the same command goes on from there"
+        reason = f"{host} answered with HTTP {status}; try again later: a download that has begun goes on where it stopped"
         if status in (401, 403):
             reason = f"{host} refuses access (HTTP {status}); check HF_TOKEN"
         raise _missing(repository, reason) from cause
     except Exception as cause:
         if not _is_network(cause):
             raise
-        reason = f"{host} cannot be reached ({type(cause).__name__}); what has arrived is kept, the same command goes on from there"
+        reason = f"{host} cannot be reached ({type(cause).__name__}); name a local folder, or try again: a download that has begun goes on where it stopped"
         raise _missing(repository, reason) from cause
 
 

@@ -157,7 +157,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, access, source, tmp_
     server.cut_at = 1_000_000
     error = refused("org/tiny", tmp_path, access=access)
     assert error.code == "model_missing"
-    assert "goes on from there" in error.public()
+    assert "goes on where it stopped" in error.public()
     server.cut_at, server.ill = None, False
     server.ranges.clear()
     steps = []
