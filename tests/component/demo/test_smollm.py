@@ -1,5 +1,9 @@
 import json
+import shutil
+import signal
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +110,24 @@ def test_deinterleaving_undoes_llama_cpp():
     rows = np.arange(2 * 8 * 3, dtype=np.float32).reshape(16, 3)
     interleaved = rows.reshape(2, 2, 4, 3).swapaxes(1, 2).reshape(16, 3)
     assert np.array_equal(smollm.deinterleave(interleaved, 2), rows)
+
+
+KILLED_HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from consilium.demo import smollm
+smollm.make(Path(sys.argv[1]), lambda step: os.kill(os.getpid(), signal.SIGKILL) if step.total and step.done > step.total / 2 else None)
+"""
+
+
+def test_a_kill_halfway_leaves_nothing_that_looks_whole(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", KILLED_HALFWAY, str(tmp_path / "demo")], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "demo").exists()
+    assert (tmp_path / ".demo.part").exists()
+    check_folder(smollm.make(tmp_path / "demo"), "demo")
+    assert not (tmp_path / ".demo.part").exists()
+    shutil.rmtree(tmp_path / "demo")
 
 
 def test_without_the_wheel_it_says_so(tmp_path, monkeypatch):

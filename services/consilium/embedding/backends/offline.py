@@ -27,7 +27,7 @@ DIMENSIONS: Final = 384
 MOST_TOKENS: Final = 512  # the model's table of positions
 
 _WEIGHTS_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
-_PADDED_TOKENS: Final = 8192  # in one run; bounds its memory to some 200 MB
+_PADDED_TOKENS: Final = 2048  # in one run: under a second of one core, after which the next caller has its turn
 _MOST_THREADS: Final = 4
 
 
