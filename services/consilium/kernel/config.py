@@ -203,13 +203,12 @@ def _told(err: ValidationError, root: type[BaseModel], data: object, path: Path 
     return ConsiliumError("config_invalid", key=key, reason=reason + where, nearest=nearest)
 
 
-def _place(location: tuple[int | str, ...], data: object) -> list[int | str]:
+def _place(location: tuple[int | str, ...], data: Any) -> list[int | str]:
     """Return the location without the tags of unions, which pydantic adds and no file holds: a part is kept if it is a key, or ends the location."""
     place: list[int | str] = []
     for number, part in enumerate(location):
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        known = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if known:
             data = data[part]
         elif number + 1 < len(location) or not isinstance(data, Mapping):
             continue
