@@ -77,7 +77,15 @@ ROWS: Final[tuple[Row, ...]] = (
         "There is no model {name!r}. The nearest known name is {nearest!r}.",
         "There is no such model. GET /v1/models lists the known ones.",
     ),
-    Row("adapter_unknown", "NOT_FOUND", 404, _BAD, False, "There is no adapter {name!r}. The nearest known name is {nearest!r}.", "There is no such adapter."),
+    Row(
+        "adapter_unknown",
+        "NOT_FOUND",
+        404,
+        _BAD,
+        False,
+        "There is no adapter {name!r}. The nearest known name is {nearest!r}.",
+        "No such adapter is registered here.",
+    ),
     Row("job_unknown", "NOT_FOUND", 404, _BAD, False, "There is no job {name!r}.", "There is no such job."),
     Row(
         "collection_unknown",

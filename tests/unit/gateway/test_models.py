@@ -1,0 +1,102 @@
+"""Model names: what each spelling means, and what is offered for one that means nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilium.engine.ports import ExecutorInfo, State
+from consilium.gateway.models import Target, known_names, listing, resolve
+from consilium.kernel.errors import ConsiliumError
+
+ROLES = ("philosopher", "coder")
+EXECUTORS = {"core": "Qwen/Qwen3-8B", "hands": "Qwen/Qwen3-30B-A3B", "twin": "Qwen/Qwen3-8B"}
+
+
+def meaning(model):
+    return resolve(model, roles=ROLES, executors=EXECUTORS)
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        (None, Target("auto", "auto")),
+        ("", Target("auto", "auto")),
+        ("auto", Target("auto", "auto")),
+        ("base", Target("base", "base")),
+        ("role/philosopher", Target("role", "role/philosopher", role="philosopher")),
+        ("executor/hands", Target("executor", "executor/hands", executor="hands")),
+        ("hands", Target("executor", "executor/hands", executor="hands")),
+        ("core", Target("executor", "executor/core", executor="core")),
+        ("Qwen/Qwen3-30B-A3B", Target("executor", "executor/hands", executor="hands")),
+        ("Qwen/Qwen3-8B", Target("executor", "executor/core", executor="core")),
+    ],
+)
+def test_a_name_means_one_thing(model, target):
+    assert meaning(model) == target
+
+
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [
+        ("role/philosofer", "role/philosopher"),
+        ("philosopher", "role/philosopher"),
+        ("Philosopher", "role/philosopher"),
+        ("executor/hand", "executor/hands"),
+        ("hnads", "hands"),
+        ("qwen/qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B"),
+        ("atuo", "auto"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(model, near):
+    with pytest.raises(ConsiliumError) as caught:
+        meaning(model)
+    assert caught.value.code == "model_unknown"
+    assert caught.value.fields["nearest"] in {near, f"executor/{near}"}
+    assert near.rpartition("/")[2] in caught.value.public()
+
+
+@pytest.mark.parametrize("model", ["zzzzzzzz", "/", "role/", "Жук"])
+def test_nothing_is_offered_when_nothing_is_near(model):
+    with pytest.raises(ConsiliumError) as caught:
+        meaning(model)
+    assert caught.value.code == "model_unknown"
+    assert "{" not in caught.value.public()
+
+
+def test_adapters_are_not_there_yet_and_that_is_said():
+    with pytest.raises(ConsiliumError) as caught:
+        meaning("adapter/legal@0.5+style")
+    assert caught.value.code == "adapter_unknown"
+    assert "registered" in caught.value.public()
+    assert "no adapters are registered" in caught.value.detail
+
+
+@given(st.text(max_size=40))
+def test_any_text_means_something_or_is_refused(model):
+    try:
+        said = meaning(model).kind
+    except ConsiliumError as err:
+        said = err.code
+    assert said in {"auto", "base", "role", "executor", "model_unknown", "adapter_unknown"}
+
+
+@given(st.sampled_from(known_names(ROLES, EXECUTORS)))
+def test_every_known_name_resolves(model):
+    assert meaning(model).kind
+
+
+def test_listing_names_everything_once():
+    infos = [
+        ExecutorInfo("hands", "engine", "Qwen/Qwen3-30B-A3B", context=32768, state=State.READY),
+        ExecutorInfo("core", "engine", "Qwen/Qwen3-8B", context=8192, state=State.READY, revision="ab12"),
+        ExecutorInfo("twin", "engine", "Qwen/Qwen3-8B", context=4096),
+    ]
+    rows = listing(ROLES, infos, 1_700_000_000)
+    ids = [row["id"] for row in rows]
+    assert len(ids) == len(set(ids))
+    assert ids[:4] == ["auto", "base", "role/philosopher", "role/coder"]
+    assert set(ids[4:]) == {"executor/core", "executor/hands", "executor/twin", "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"}
+    plain = next(row for row in rows if row["id"] == "Qwen/Qwen3-8B")
+    assert plain["max_model_len"] == 8192
+    assert plain["consilium"]["executor"] == "core"
+    assert all(row["object"] == "model" and row["created"] == 1_700_000_000 and row["owned_by"] == "consilium" for row in rows)
