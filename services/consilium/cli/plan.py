@@ -22,8 +22,11 @@ _TASKS = ("check-config", "calibrate", "training", "library", "context")
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subjects to the parser."""
-    parser = subparsers.add_parser("plan", help="Say what fits on which hardware, with the arithmetic.",
-                                   description="Say what fits, how fast it is and what it costs, before anything is started. Without --gpu, --cpu and --ram this machine is taken.")
+    parser = subparsers.add_parser(
+        "plan",
+        help="Say what fits on which hardware, with the arithmetic.",
+        description="Say what fits, how fast it is and what it costs, before anything is started. Without --gpu, --cpu and --ram this machine is taken.",
+    )
     _fit_arguments(parser)
     tasks = parser.add_subparsers(dest="task", metavar="SUBJECT", title="other subjects")
     compare = tasks.add_parser("check-config", help="What the edits between two config.json files do.")
@@ -108,8 +111,12 @@ def run(args: argparse.Namespace) -> int:
     from consilium.cli import plan_fit, plan_forecasts
 
     tasks: dict[str | None, Callable[[argparse.Namespace], int]] = {
-        None: plan_fit.answer, "check-config": plan_forecasts.check_config, "calibrate": plan_forecasts.calibrate, "training": plan_forecasts.training,
-        "library": plan_forecasts.library, "context": plan_forecasts.context,
+        None: plan_fit.answer,
+        "check-config": plan_forecasts.check_config,
+        "calibrate": plan_forecasts.calibrate,
+        "training": plan_forecasts.training,
+        "library": plan_forecasts.library,
+        "context": plan_forecasts.context,
     }
     return guarded(lambda: tasks[args.task](args))
 

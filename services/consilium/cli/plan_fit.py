@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import shutil
-import subprocess  # noqa: S404  nvidia-smi is the one program that says which cards are here
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,22 @@ def card_from_smi(name: str, mib: int) -> Card:
 def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
     model = models.find(args.model)
     ask = Ask(
-        shape=model.shape, weights=args.weights or model.weights or "bf16", kv_dtype=kv.dtype_named(args.kv), context=sizes.tokens(args.context), requests=args.requests,
-        sequences=args.sequences or int(constant("consilium_sequences")), batched_tokens=args.batched_tokens, utilisation=args.utilisation,
-        kv_bytes=round(args.kv_gib * GIB) if args.kv_gib else None, engines_on_card=args.engines_on_card, eager=args.eager, version=args.vllm, ram_bytes=ram,
+        shape=model.shape,
+        weights=args.weights or model.weights or "bf16",
+        kv_dtype=kv.dtype_named(args.kv),
+        context=sizes.tokens(args.context),
+        requests=args.requests,
+        sequences=args.sequences or int(constant("consilium_sequences")),
+        batched_tokens=args.batched_tokens,
+        utilisation=args.utilisation,
+        kv_bytes=round(args.kv_gib * GIB) if args.kv_gib else None,
+        engines_on_card=args.engines_on_card,
+        eager=args.eager,
+        version=args.vllm,
+        ram_bytes=ram,
         lora=Slots(args.adapters, args.rank, targets_named(args.targets), args.fully_sharded, args.shared_outer, args.max_cpu_loras),
-        weights_bytes=model.file_bytes or None if not args.weights else None, weights_to_ram=sizes.amount(args.weights_to_ram) if args.weights_to_ram else 0,
+        weights_bytes=model.file_bytes or None if not args.weights else None,
+        weights_to_ram=sizes.amount(args.weights_to_ram) if args.weights_to_ram else 0,
         kv_to_ram=sizes.amount(args.kv_to_ram) if args.kv_to_ram else 0,
     )
     return ask, model.hf_id or args.model
@@ -104,17 +115,28 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
         raise wrong("tp", "a CPU engine is planned as one rank; leave --tp out")
     ask = _with_measured(args, checked(ask))
     plan = verdict.plan(ask)
-    changes = list(search.changes(ask)) if plan.verdict != "fits" else []
+    changes = [change for change in search.changes(ask, limit=6) if plan.verdict == "no" or change.plan.verdict == "fits"][:4] if plan.verdict != "fits" else []
     reach = rope.reach(ask.shape, ask.context)
     rates = rates_of(plan, cpu, args.nodes)
     costs = money.compare(plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
     best = plan if plan.verdict != "no" else changes[0].plan if changes else None
     tree = document(best.ask, name, replicas, rope.reach(best.ask.shape, best.ask.context)) if best else None
     if args.output == "json":
-        print(json.dumps({**report.as_dict(plan), "replicas": replicas, "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
-                          "speed": {title: report.rate_dict(rate) for title, rate in rates.items()},
-                          "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in changes],
-                          "configuration": tree, "command": command(best.ask, name) if best else None, "money": [cost.as_dict() for cost in costs]}, indent=2))
+        print(
+            json.dumps(
+                {
+                    **report.as_dict(plan),
+                    "replicas": replicas,
+                    "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
+                    "speed": {title: report.rate_dict(rate) for title, rate in rates.items()},
+                    "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in changes],
+                    "configuration": tree,
+                    "command": command(best.ask, name) if best else None,
+                    "money": [cost.as_dict() for cost in costs],
+                },
+                indent=2,
+            )
+        )
     else:
         _print_plan(plan, replicas)
         _print_changes(plan, changes)
@@ -150,7 +172,10 @@ def _with_measured(args: argparse.Namespace, ask: Ask) -> Ask:
     kept = Measured.load(Path(args.measured))
     overhead = kept.overhead(ask.shape.name, ask.cards[0].name, ask.version)
     if overhead is None:
-        raise wrong("measured", f"{args.measured} holds nothing for {ask.shape.name} on {ask.cards[0].name} with vLLM {ask.version}; it holds {kept.names() or 'nothing'}")
+        raise wrong(
+            "measured",
+            f"{args.measured} holds nothing for {ask.shape.name} on {ask.cards[0].name} with vLLM {ask.version}; it holds {kept.names() or 'nothing'}",
+        )
     return ask.with_(overhead_bytes=overhead)
 
 
@@ -165,12 +190,18 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
     words = tokens_in_words(short)
     if ask.cards:
         card, cut = ask.cards[0], ask.cut
-        return {f"writing, one stream at {words}": speed.decode(ask.shape, card, cut, load), f"writing, {batch} streams at {words}": speed.decode(ask.shape, card, cut, many),
-                f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill(ask.shape, card, cut, whole)}
+        return {
+            f"writing, one stream at {words}": speed.decode(ask.shape, card, cut, load),
+            f"writing, {batch} streams at {words}": speed.decode(ask.shape, card, cut, many),
+            f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill(ask.shape, card, cut, whole),
+        }
     if cpu is None:
         return {}
-    return {f"writing, one stream at {words}": speed.decode_on_cpu(ask.shape, cpu, load), f"writing, {batch} streams at {words}": speed.decode_on_cpu(ask.shape, cpu, many),
-            f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill_on_cpu(ask.shape, cpu, whole)}
+    return {
+        f"writing, one stream at {words}": speed.decode_on_cpu(ask.shape, cpu, load),
+        f"writing, {batch} streams at {words}": speed.decode_on_cpu(ask.shape, cpu, many),
+        f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill_on_cpu(ask.shape, cpu, whole),
+    }
 
 
 def _print_plan(plan: Plan, replicas: int) -> None:
@@ -245,10 +276,15 @@ def _hardware(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
         print()
     first = found[0].seats[0]
     reach = rope.reach(first.plan.ask.shape, first.plan.ask.context)
-    print(f"The first as consilium.yaml:\n\n{yaml_text(document(first.plan.ask, models.by_name(first.plan.ask.shape.name).hf_id, first.replicas, reach))}", end="")
+    print(
+        f"The first as consilium.yaml:\n\n{yaml_text(document(first.plan.ask, models.by_name(first.plan.ask.shape.name).hf_id, first.replicas, reach))}", end=""
+    )
     return EXIT_OK
 
 
 def _topology_dict(topology: topologies.Topology) -> dict[str, Any]:
-    return {"kind": topology.kind, "good_for": topology.good_for,
-            "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats]}
+    return {
+        "kind": topology.kind,
+        "good_for": topology.good_for,
+        "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats],
+    }

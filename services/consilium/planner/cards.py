@@ -35,6 +35,7 @@ class Card:
     link_gb_s: float = 0.0
     link: str = ""
     unified: bool = False
+    fp16_accumulate_tflops: float = 0.0
 
     @property
     def total_bytes(self) -> int:
@@ -120,6 +121,7 @@ def from_entry(entry: Mapping[str, Any]) -> Card:
         entry["link_gb_s"],
         entry["link"],
         bool(entry.get("unified", False)),
+        entry["fp16_accumulate_tflops"],
     )
 
 

@@ -64,12 +64,9 @@ def default_batch(total_gib: float, card: str = "") -> Batch:
     return Batch(256, 2048)
 
 
-def graphs_counted(version: str, runner: str) -> bool:
-    """Whether the profiler takes CUDA graphs out of the budget, or they come on top of it.
-
-    Counted by runner V1 since 0.21 (source). With runner V2 the published budget adds up to the last digit without them (boot log p31).
-    """
-    return version_key(version) >= (0, 21) and runner == "V1"
+def graphs_counted(version: str) -> bool:
+    """Whether the profiler takes CUDA graphs out of the budget (since 0.21, vLLM source), or they come on top of it."""
+    return version_key(version) >= (0, 21)
 
 
 def activation_peak(shape: Shape, cut: Cut, batch_tokens: int) -> int:
@@ -83,9 +80,9 @@ def sampler_peak(shape: Shape, sequences: int, runner: str) -> int:
     return round(sequences * shape.vocab * per_entry)
 
 
-def graph_bytes(shape: Shape) -> float:
-    """Bytes of captured CUDA graphs, likely value."""
-    return (constant("graph_base_gib") + constant("graph_per_layer_width_gib") * shape.layers * shape.hidden) * GIB
+def graph_bytes(shape: Shape, cut: Cut) -> float:
+    """Bytes of captured CUDA graphs on one card, likely value; the pool holds the activations of one rank."""
+    return (constant("graph_base_gib") + constant("graph_per_layer_width_gib") * shape.layers * shape.hidden / cut.tp) * GIB
 
 
 def parts(shape: Shape, cut: Cut, batch: Batch, *, runner: str, version: str, eager: bool) -> tuple[Part, ...]:
@@ -101,9 +98,9 @@ def parts(shape: Shape, cut: Cut, batch: Batch, *, runner: str, version: str, ea
         Part("peak of a step", 0.85 * peak, peak, 1.15 * peak + 0.1 * spread, f"largest moment: {ruled}"),
     ]
     if not eager:
-        graphs = graph_bytes(shape)
-        likely = graphs if graphs_counted(version, runner) else 0.0
-        high = graphs * constant("graph_high_factor") if version_key(version) >= (0, 21) else 0.0
+        graphs = graph_bytes(shape, cut)
+        likely = graphs if graphs_counted(version) else 0.0
+        high = graphs * constant("graph_high_factor") if likely else 0.0
         lines.append(Part("CUDA graphs", 0.0, likely, high, "counted by the profiler" if likely else "captured outside the budget, in the rest of the card"))
     lines.append(Part("boot-to-boot spread", -spread / 2, 0.0, spread, "two boots of one set-up differ"))
     return tuple(lines)
