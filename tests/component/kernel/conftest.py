@@ -111,7 +111,7 @@ def authenticate():
 def until():
     async def wait(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
         end = time.monotonic() + limit_s
-        while not condition():  # noqa: ASYNC110  the condition is in another's hands
+        while not condition():
             assert time.monotonic() < end, "it did not happen in time"
             await asyncio.sleep(0.005)
 

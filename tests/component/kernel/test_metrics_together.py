@@ -1,0 +1,46 @@
+"""Several processes of one node add up on one page."""
+
+import os
+import subprocess
+import sys
+
+from consilium.kernel.metrics import page_of
+
+CHILD = """
+import sys
+from consilium.kernel.metrics import Metrics
+metrics = Metrics()
+for _ in range(int(sys.argv[1])):
+    metrics.add("consilium_gateway_requests_total", route="chat", code="200", executor="core")
+    metrics.observe("consilium_gateway_first_token_seconds", 0.02, route="chat", executor="core")
+metrics.set("consilium_gateway_inflight_requests", 5, executor="core")
+metrics.set("consilium_gateway_redis_up", 1)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def child(folder, count):
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(count)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
+    assert page_of(tmp_path) == ""
+    children = [child(tmp_path, count) for count in (3, 4)]
+    try:
+        for process in children:
+            assert process.stdout.readline() == "ready\n"
+        page = page_of(tmp_path)
+        assert 'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
+        assert 'consilium_gateway_first_token_seconds_count{executor="core",route="chat"} 7.0' in page
+        assert 'consilium_gateway_inflight_requests{executor="core"} 10.0' in page
+        assert "consilium_gateway_redis_up 1.0" in page
+        children[0].communicate("\n", timeout=20)
+        page = page_of(tmp_path)
+        assert 'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
+        assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page
+    finally:
+        for process in children:
+            if process.returncode is None:
+                process.communicate("\n", timeout=20)
