@@ -11,6 +11,7 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import psutil
 Build = Literal["cpu", "gpu"]
 
 _CPU_LIST: Final = re.compile(r"^\s*\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*\s*$")
+CPU_ENVIRONMENT: Final = ".venv-cpu"  # `make setup LANE=cpu VENV=.venv-cpu`: the two builds of vLLM cannot share one environment
 _SYSTEM_CPUS: Final = Path("/sys/devices/system/cpu")
 
 
@@ -71,11 +73,11 @@ class Machine:
         return dict(self.builds).get(build)
 
 
-def local(cpu_python: str | None = None) -> Machine:
-    """Return this machine alone. `cpu_python` names the interpreter of a second environment with vLLM's CPU build."""
+def local() -> Machine:
+    """Return this machine alone, with the CPU build of vLLM in an environment `.venv-cpu` beside this one, if there is one."""
     cores = physical_cores(sorted(psutil.Process().cpu_affinity() or range(psutil.cpu_count() or 1)))
     node = Node(gpus=cards(), cpus=float(len(cores)), cores=cores, memory_bytes=psutil.virtual_memory().total)
-    return Machine(nodes=(node,), builds=installed_builds(cpu_python))
+    return Machine(nodes=(node,), builds=installed_builds(_second_environment(Path(sys.prefix))))
 
 
 def from_ray(rows: Iterable[Mapping[str, object]], here: Machine) -> Machine:
@@ -178,6 +180,11 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
         first, _, last = part.strip().partition("-")
         ids.extend(range(int(first), int(last or first) + 1))
     return tuple(ids)
+
+
+def _second_environment(prefix: Path) -> str | None:
+    python = prefix.with_name(CPU_ENVIRONMENT) / "bin" / "python"
+    return str(python) if python.exists() else None
 
 
 def _numa(cpu: Path) -> int:

@@ -161,8 +161,10 @@ def _check_build(device: ComputesOn, machine: Machine, key: str) -> None:
     if not machine.builds:
         raise sharding.invalid(f"{key}.device", "no vLLM is installed here. Run 'make setup'")
     if device == "gpu":
-        raise sharding.invalid(f"{key}.device", "this environment holds vLLM's CPU build only. Run 'make setup' on a machine with a driver, or set device: cpu")
-    raise sharding.invalid(f"{key}.device", "an engine on CPU needs vLLM's CPU build in an environment of its own. Run 'make setup-cpu', or set device: gpu")
+        raise sharding.invalid(f"{key}.device", "this environment holds vLLM's CPU build only. Run 'make setup LANE=gpu', or set device: cpu")
+    raise sharding.invalid(
+        f"{key}.device", "an engine on CPU needs vLLM's CPU build in an environment of its own. Run 'make setup LANE=cpu VENV=.venv-cpu', or set device: gpu"
+    )
 
 
 def _replicas(shape: Shape, settings: EngineSettings, machine: Machine, *, one_per_gpu: bool, takes_gpu: bool) -> int:

@@ -73,3 +73,11 @@ def test_this_machine_has_cores_and_memory():
     assert node.cores
     assert node.cpus == len(node.cores)
     assert node.memory_bytes > 2**30
+
+
+def test_the_second_environment_lies_beside_this_one(tmp_path):
+    assert machine._second_environment(tmp_path / ".venv") is None
+    python = tmp_path / machine.CPU_ENVIRONMENT / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert machine._second_environment(tmp_path / ".venv") == str(python)
