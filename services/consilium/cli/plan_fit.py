@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,42 +114,71 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
         ask, replicas = _seat(args, ask, cards)
     elif args.tp and args.tp > 1:
         raise wrong("tp", "a CPU engine is planned as one rank; leave --tp out")
+    elif ask.kv_bytes is None:
+        ask = checked(ask)
+        ask = ask.with_(kv_bytes=-(-verdict.plan(ask).bill.kv_needed // GIB) * GIB)
     ask = _with_measured(args, checked(ask))
     plan = verdict.plan(ask)
     changes = [change for change in search.changes(ask, limit=6) if plan.verdict == "no" or change.plan.verdict == "fits"][:4] if plan.verdict != "fits" else []
-    reach = rope.reach(ask.shape, ask.context)
-    rates = rates_of(plan, cpu, args.nodes)
-    costs = money.compare(plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
     best = plan if plan.verdict != "no" else changes[0].plan if changes else None
-    tree = document(best.ask, name, replicas, rope.reach(best.ask.shape, best.ask.context)) if best else None
+    rates = rates_of(best or plan, cpu, args.nodes)
+    costs = money.compare(best or plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
+    page = _Page(name, plan, best, changes, replicas, rates, costs)
     if args.output == "json":
-        print(
-            json.dumps(
-                {
-                    **report.as_dict(plan),
-                    "replicas": replicas,
-                    "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
-                    "speed": {title: report.rate_dict(rate) for title, rate in rates.items()},
-                    "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in changes],
-                    "configuration": tree,
-                    "command": command(best.ask, name) if best else None,
-                    "money": [cost.as_dict() for cost in costs],
-                },
-                indent=2,
-            )
-        )
+        print(json.dumps(_page_dict(page), indent=2))
     else:
-        _print_plan(plan, replicas)
-        _print_changes(plan, changes)
-        print(f"\nContext: {reach.sentence}")
-        _print_ram(plan)
-        print("\n" + report.speed_lines(rates.items()))
-        if costs:
-            print("\n" + money.lines(costs))
-        if tree is not None and best is not None:
-            print(f"\nConfiguration{'' if plan.verdict != 'no' else ' after the nearest change'} (consilium.yaml):\n\n{yaml_text(tree)}")
-            print(f"The same by hand: {command(best.ask, name, rope.reach(best.ask.shape, best.ask.context))}")
+        _print_page(page)
     return EXIT_OK if plan.verdict != "no" else EXIT_DOES_NOT_FIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """All that one answer says; `best` is the plan itself, or the nearest change of it that fits."""
+
+    name: str
+    plan: Plan
+    best: Plan | None
+    changes: list[search.Change]
+    replicas: int
+    rates: dict[str, speed.Rate | None]
+    costs: list[money.Cost]
+
+    def tree(self) -> dict[str, Any] | None:
+        """Return the configuration to paste, or None when nothing fits."""
+        return document(self.best.ask, self.name, self.replicas, rope.reach(self.best.ask.shape, self.best.ask.context)) if self.best else None
+
+    def command(self) -> str | None:
+        """Return the same as a vLLM command."""
+        return command(self.best.ask, self.name, rope.reach(self.best.ask.shape, self.best.ask.context)) if self.best else None
+
+
+def _page_dict(page: _Page) -> dict[str, Any]:
+    reach = rope.reach(page.plan.ask.shape, page.plan.ask.context)
+    return {
+        **report.as_dict(page.plan),
+        "replicas": page.replicas,
+        "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
+        "speed": {title: report.rate_dict(rate) for title, rate in page.rates.items()},
+        "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in page.changes],
+        "configuration": page.tree(),
+        "command": page.command(),
+        "money": [cost.as_dict() for cost in page.costs],
+    }
+
+
+def _print_page(page: _Page) -> None:
+    plan, tree = page.plan, page.tree()
+    _print_plan(plan, page.replicas)
+    _print_changes(plan, page.changes)
+    print(f"\nContext: {rope.reach(plan.ask.shape, plan.ask.context).sentence}")
+    _print_ram(plan)
+    changed = plan.verdict == "no" and page.best is not None
+    print("\n" + ("After the nearest change:\n\n" if changed else "") + report.speed_lines(page.rates.items()))
+    if page.costs:
+        print("\n" + money.lines(page.costs))
+    if tree is not None:
+        print(f"\nConfiguration{' after the nearest change' if changed else ''} (consilium.yaml):\n\n{yaml_text(tree)}")
+        print(f"The same by hand: {page.command()}")
 
 
 def _seat(args: argparse.Namespace, ask: Ask, cards: tuple[Card, ...]) -> tuple[Ask, int]:

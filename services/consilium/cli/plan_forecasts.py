@@ -25,7 +25,7 @@ from consilium.planner.sharding import Cut, objection
 from consilium.planner.weights import checkpoint_bytes, format_named
 
 EXIT_OK, EXIT_BREAKS = 0, 1
-LENGTHS = (32_768, 131_072, 307_200, 1 << 20, 2 << 20)
+LENGTHS = (32_768, 131_072, 300_000, 1_000_000, 2_000_000)
 
 
 def check_config(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def tokens_in_words(count: float) -> str:
     if number >= 1024 and number % 1024 == 0 and number < MIB:
         return f"{number // 1024}k"
     if number >= 1_000_000:
-        return f"{number / 1e6:.2f}M"
+        return f"{number / 1e6:.2f}M".replace(".00M", "M")
     if number >= 10_000:
         return f"{number / 1e3:.1f}k".replace(".0k", "k")
     return str(number)

@@ -19,6 +19,9 @@ def wrong(field: str, reason: str) -> ConsiliumError:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the known word most like `word`, by spelling without case, spaces and dashes."""
     plain = {_plain(name): name for name in known}
+    beginning = [name for name in plain if _plain(word) and name.startswith(_plain(word))]
+    if beginning:
+        return plain[min(beginning, key=len)]
     found = difflib.get_close_matches(_plain(word), list(plain), n=1, cutoff=0.0)
     return plain[found[0]] if found else ""
 

@@ -115,7 +115,7 @@ def hours(shape: Shape, card: Card, run: Run) -> tuple[float, float, float] | No
     if not card.bf16_tflops:
         return None
     idle = shape.moe_layers * (shape.experts - shape.experts_per_token) * 3 * shape.hidden * shape.expert_width
-    per_token = (shape.matrices() - idle + shape.vocab * shape.hidden) * ((6 if run.method == "full" else 4) + (2 if run.checkpointing else 0))
+    per_token: float = (shape.matrices() - idle + shape.vocab * shape.hidden) * ((6 if run.method == "full" else 4) + (2 if run.checkpointing else 0))
     per_token += 2 * 4 * shape.full_layers * shape.q_width * run.length / 2
     share = constant("train_moe_share" if shape.is_moe else "train_share") * (constant("train_qlora_factor") if run.method == "qlora" else 1.0)
     likely = run.tokens * per_token / (card.bf16_tflops * 1e12 * share) / 3600
@@ -132,6 +132,8 @@ def _sentence(shape: Shape, card: Card, run: Run, margin: float) -> str:
         options.append("train an adapter (lora) instead of all weights")
     if run.method == "lora":
         options.append("keep the base in 4 bits (qlora)")
+    if shape.is_moe and run.method != "full" and "experts" in run.targets:
+        options.append("train attention only (--targets attention)")
     if run.length > 1024:
         options.append("cut examples to fewer tokens")
     return f"{run.method} training of {shape.name} misses {-margin / GIB:.1f} GiB on {card.name}: {', or '.join(options) if options else 'take a smaller model or a larger card'}."
