@@ -14,13 +14,15 @@ from types import TracebackType
 from typing import Self
 
 from consilium.engine import wire
-from consilium.engine.backends.serve import translate
+from consilium.engine.backends.serve import ServeEngine, translate
+from consilium.engine.config import EngineExecutor, EngineView, RemoteExecutor
 from consilium.engine.ports import Call, Engine, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
-__all__ = ["Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn"]
+__all__ = ["Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn", "open_executors"]
 
 CLOSE_S = 1.0
+CORE = "core"
 
 
 class Turn:
@@ -135,3 +137,24 @@ class EngineClient:
         except KeyError:
             near = get_close_matches(executor, self._engines, n=1) or list(self._engines)[:1]
             raise ConsiliumError("model_unknown", name=f"executor/{executor}", nearest=f"executor/{near[0]}" if near else None) from None
+
+
+def open_executors(view: EngineView) -> EngineClient:
+    """Return a client to every executor of a configuration. Nothing is asked yet: names of models are known after the first probe.
+
+    Raises ConsiliumError(config_invalid) if the variable with a remote server's key is empty.
+    """
+    engines: dict[str, Engine] = {CORE: ServeEngine(ExecutorInfo(CORE, "engine", ""))}
+    for name, executor in view.executors.items():
+        if isinstance(executor, EngineExecutor):
+            engines[name] = ServeEngine(ExecutorInfo(name, "engine", "", fallback=executor.fallback))
+        elif isinstance(executor, RemoteExecutor):
+            engines[name] = _remote(name, executor)
+    return EngineClient(engines)
+
+
+def _remote(name: str, executor: RemoteExecutor) -> Engine:
+    from consilium.engine.backends.openai import RemoteEngine, RemoteSettings
+
+    settings = executor.model_dump(exclude={"kind"})
+    return RemoteEngine(RemoteSettings(name=name, **settings))

@@ -97,6 +97,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "There is no such collection.",
     ),
     Row("receipt_unknown", "NOT_FOUND", 404, _BAD, False, "There is no receipt {name!r}. Receipts are kept for {kept}.", "There is no such receipt."),
+    Row("response_unknown", "NOT_FOUND", 404, _BAD, False, "There is no response {name!r}. Responses are kept for {kept}.", "There is no such response."),
     Row("route_unknown", "NOT_FOUND", 404, _BAD, False, "There is no route {name!r}. The nearest known route is {nearest!r}.", "There is no such route."),
     Row("method_not_allowed", "UNIMPLEMENTED", 405, _BAD, False, "{name} does not take {method}. It takes {allowed}.", "This route does not take that method."),
     Row("adapter_refused", "FAILED_PRECONDITION", 422, _BAD, False, "{reason}", "The adapter was refused."),

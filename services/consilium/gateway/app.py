@@ -1,0 +1,206 @@
+"""The gateway as a process: from the configuration to a Serve application that answers HTTP and gRPC.
+
+    build(args)                                      one application; also what a RayService names
+    python -m consilium.gateway.app deploy --config  submits it and returns
+
+The only file here that knows Ray and every concrete class. Each replica also runs the kernel's own gRPC server on the shared port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from pydantic import Field
+from ray import serve
+
+from consilium.embedding.client import Embedding, open_embeddings
+from consilium.engine.client import State, open_executors
+from consilium.engine.config import EngineView
+from consilium.gateway import grpc_face, turn
+from consilium.gateway.admission import Gate
+from consilium.gateway.authority import Authority
+from consilium.gateway.backends.redis import RedisStores
+from consilium.gateway.config import GatewayView
+from consilium.gateway.meter import GatewayMeter
+from consilium.gateway.profiles import BUILT_IN
+from consilium.gateway.roles import read as read_roles
+from consilium.gateway.routes import Face, HttpFace
+from consilium.kernel import logs
+from consilium.kernel.clock import SystemClock, UlidIds
+from consilium.kernel.config import Section, environment_value, load_json
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.grpc_server import GrpcServer, Settings
+from consilium.kernel.metrics import Metrics
+from consilium.kernel.process import run
+
+APP: Final = "gateway"
+DEPLOYMENT: Final = "Gateway"
+PLACES: Final = 4096
+"""Requests in one gateway process; the gates of the executors refuse long before."""
+LOOK_OFTEN_S: Final = 1.0
+LOOK_SELDOM_S: Final = 10.0
+UNKNOWN_PLACES: Final = 64
+
+_log = logs.get("gateway")
+
+
+class View(EngineView, GatewayView):
+    """What the gateway reads of the tree."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    embedding: Embedding = Field(default_factory=Embedding)
+
+
+class GatewayReplica:
+    """One gateway process.
+
+    config  path of the resolved configuration; the file `secret` beside it, or CONSILIUM_SECRET, holds the pepper of key hashes
+    """
+
+    async def __init__(self, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        logs.configure("gateway")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        view = load_json(View, Path(config))
+        metrics = Metrics()
+        clock, ids = SystemClock(), UlidIds()
+        self._limits = view.gateway
+        self._engines = open_executors(view)
+        self._stores = RedisStores.open(view.redis, receipt_ttl_s=view.gateway.receipt_ttl_s)
+        self._gate = Gate(UNKNOWN_PLACES)
+        meter = GatewayMeter(metrics, self._gate)
+        pepper = _pepper(Path(config))
+        authority = Authority(self._stores, pepper=pepper, clock=clock, cache_s=view.gateway.key_cache_s, required=view.gateway.auth)
+        cast = turn.Cast(
+            engine=self._engines,
+            frames=read_roles(view.roles, Path(config).parent),
+            profiles={**BUILT_IN, **view.profiles},
+            limits=view.gateway,
+            gate=self._gate,
+            clock=clock,
+            ids=ids,
+            keep=lambda receipt: self._stores.put_receipt(receipt.id, receipt.stored()),
+            settle=authority.settle,
+            meter=meter,
+        )
+        face = Face(cast, authority, self._stores, self._stores, open_embeddings(view.embedding, self._engines))
+        self._http = HttpFace(face)
+        self._grpc = GrpcServer(
+            Settings(
+                host=view.gateway.host,
+                port=view.gateway.grpc_port or 0,
+                public=True,
+                reflection=view.gateway.reflection,
+                reuse_port=True,
+                max_message_bytes=view.gateway.max_body_bytes,
+                default_deadline_s=view.gateway.request_timeout_s,
+            ),
+            grpc_face.services(face),
+            authenticate=grpc_face.authenticator(authority),
+            ids=ids,
+        )
+        await self._grpc.start()
+        self._looking = asyncio.create_task(self._look())
+
+    def __serve_build_asgi_app__(self) -> HttpFace:
+        """Return the ASGI application; Serve's own server in this replica calls it."""
+        return self._http
+
+    async def check_health(self) -> None:
+        """Answer Serve: this process is alive when its loop runs. Executors that are down are no reason to restart it."""
+
+    async def _look(self) -> None:
+        """Learn what the executors serve and how many places they have: often until all are ready, then now and then."""
+        while True:
+            names = [info.name for info in self._engines.executors()]
+            states = await asyncio.gather(*(self._engines.probe(name) for name in names))
+            for info in self._engines.executors():
+                share = info.places * self._limits.max_in_flight_factor / self._limits.replicas
+                self._gate.set_limit(info.name, max(1, round(share)))
+            await asyncio.sleep(LOOK_SELDOM_S if all(state is State.READY for state in states) else LOOK_OFTEN_S)
+
+    async def __del__(self) -> None:
+        """Let go; Serve calls this once the running HTTP requests are done or their time is over. gRPC streams get the same time."""
+        with suppress(AttributeError):
+            self._looking.cancel()
+            self._http.draining = True
+            await self._grpc.stop(self._limits.drain_s)
+            await turn.finish_background()
+            await self._engines.aclose()
+            await self._stores.aclose()
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """Return the Serve application.
+
+    args  config: path of the resolved configuration, the same on every node; replicas; drain_s; num_cpus
+    """
+    drain_s = float(args.get("drain_s", 30.0))
+    deployment = serve.deployment(serve.ingress()(GatewayReplica), name=DEPLOYMENT).options(
+        num_replicas=int(args.get("replicas", 1)),
+        max_ongoing_requests=PLACES,
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=10.0,
+        health_check_timeout_s=30.0,
+        ray_actor_options={"num_cpus": float(args.get("num_cpus", 0.1))},
+    )
+    return deployment.bind(str(args["config"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m consilium.gateway.app")
+    commands = parser.add_subparsers(dest="command", required=True)
+    deploy = commands.add_parser("deploy", help="submit the gateway of a configuration to Ray Serve")
+    deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
+    chosen = parser.parse_args(argv)
+    logs.configure("gateway")
+    return run(_Deploy(Path(chosen.config)))
+
+
+class _Deploy:
+    """Submit, and end: Serve brings the replicas up."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+
+    async def start(self) -> None:
+        view = load_json(View, self._config)
+        ray.init(log_to_driver=False)
+        http: dict[str, Any] = {"host": view.gateway.host}
+        if view.gateway.port is not None:
+            http["port"] = view.gateway.port
+        serve.start(http_options=http)
+        args = {"config": str(self._config), "replicas": view.gateway.replicas, "drain_s": view.gateway.drain_s}
+        serve.run(build(args), name=APP, route_prefix="/")
+        _log.info("gateway_submitted", replicas=view.gateway.replicas)
+
+    async def wait(self) -> None:
+        """Nothing is left to do."""
+
+    async def stop(self, grace_s: float) -> None:  # noqa: ARG002  # nothing runs here that could drain
+        ray.shutdown()
+
+
+def _pepper(config: Path) -> bytes:
+    """Return the pepper of key hashes. Raises ConsiliumError(config_invalid) if there is none."""
+    named = environment_value("CONSILIUM_SECRET")
+    file = config.parent / "secret"
+    if named is None and file.is_file():
+        named = file.read_text(encoding="ascii").strip()
+    if not named:
+        raise ConsiliumError("config_invalid", key="CONSILIUM_SECRET", reason=f"the secret that key hashes are made with is missing; put it there or into {file}")
+    return named.encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The little of ASGI that the HTTP face needs: read a body within limits, write JSON or a stream, notice a client that has gone.
+
+Knows scopes, bytes and headers. Does not know routes or turns. Plain ASGI, because a framework's share of a streamed token is most of its cost here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from consilium.kernel.errors import ConsiliumError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+JSON_TYPE: Final = b"application/json"
+_MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+"""Strings as wholes, and brackets outside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, its body not read yet."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    receive: Receive
+    send: Send
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive, send: Send) -> Request:
+        """Return the request of an ASGI scope."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        return cls(scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"), headers, receive, send)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises ConsiliumError: body_too_large (before it is all read), client_gone."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise ConsiliumError("body_too_large", size=int(announced), limit=limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ConsiliumError("client_gone")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise ConsiliumError("body_too_large", size=size, limit=limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parse_object(raw: bytes, max_depth: int) -> dict[str, Any]:
+    """Return a JSON object. Raises ConsiliumError(invalid_request) for anything else, and for one that nests deeper than `max_depth`."""
+    if _depth_bound(raw) > max_depth and _depth(raw, max_depth) > max_depth:
+        raise ConsiliumError("invalid_request", field="body", reason=f"the JSON nests deeper than {max_depth} levels. Send a flatter one")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as err:
+        raise ConsiliumError("invalid_request", field="body", reason=f"not JSON: {str(err)[:120]}. Send one JSON object") from None
+    if not isinstance(value, dict):
+        raise ConsiliumError("invalid_request", field="body", reason=f"the JSON is a {type(value).__name__}. Send one JSON object")
+    return value
+
+
+def _depth_bound(raw: bytes) -> int:
+    """Return a number that the depth cannot exceed, by two fast counts."""
+    return raw.count(b"{") + raw.count(b"[")
+
+
+def _depth(raw: bytes, enough: int) -> int:
+    """Return the depth of nesting, strings left out; counting ends above `enough`."""
+    deepest = depth = 0
+    for found in _MARKS.finditer(raw):
+        mark = found[0][:1]
+        if mark in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > enough:
+                break
+        elif mark in b"}]":
+            depth -= 1
+    return deepest
+
+
+async def answer(request: Request, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), media: bytes = JSON_TYPE) -> None:
+    """Send a whole answer."""
+    fixed = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
+    await request.send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+
+
+async def stream(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:
+    """Send chunks as they come. Raises ConsiliumError(client_gone) when the client closes the connection; the chunks' source is left to the caller."""
+    gone = asyncio.ensure_future(disconnected(request.receive))
+    pump = asyncio.ensure_future(_pump(request, status, chunks, headers, media))
+    try:
+        await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
+        if pump.done():
+            pump.result()
+            return
+        raise ConsiliumError("client_gone")
+    finally:
+        for task in (gone, pump):
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+async def _pump(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:
+    # No buffering on the way: nginx reads x-accel-buffering, caches read cache-control.
+    fixed = [(b"content-type", media), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    await request.send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    try:
+        async for chunk in chunks:
+            await request.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await request.send({"type": "http.response.body", "body": b""})
+    except OSError as err:
+        raise ConsiliumError("client_gone", str(err)) from err
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

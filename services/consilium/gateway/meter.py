@@ -1,0 +1,41 @@
+"""What the gateway counts, by the names of the kernel's table.
+
+Knows turns. Does not know Prometheus.
+"""
+
+from __future__ import annotations
+
+from consilium.gateway.admission import Gate
+from consilium.kernel.metrics import Metrics
+
+
+class GatewayMeter:
+    """Counts turns."""
+
+    def __init__(self, metrics: Metrics, gate: Gate) -> None:
+        self._metrics = metrics
+        self._gate = gate
+
+    def turn(
+        self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]
+    ) -> None:
+        """Count one turn that has ended; `executor` is empty if it never reached one."""
+        name = executor or "none"
+        self._metrics.add("consilium_gateway_requests_total", route=route, code=str(status), executor=name)
+        if not executor:
+            return
+        self._metrics.observe("consilium_gateway_turn_seconds", seconds, route=route, executor=name)
+        if first_s is not None:
+            self._metrics.observe("consilium_gateway_first_token_seconds", first_s, route=route, executor=name)
+        for kind in ("prompt", "completion", "cached"):
+            if count := usage.get(f"{kind}_tokens", 0):
+                self._metrics.add("consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role)
+        self._metrics.set("consilium_gateway_inflight_requests", self._gate.running(executor), executor=name)
+
+    def refused(self, code: str) -> None:
+        """Count a request that no engine saw, by error code."""
+        self._metrics.add("consilium_gateway_rejected_total", reason=code)
+
+    def fallback(self, executor: str, instead: str) -> None:
+        """Count a turn that another executor answered."""
+        self._metrics.add("consilium_gateway_fallbacks_total", executor=executor, instead=instead)
