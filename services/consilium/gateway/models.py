@@ -29,7 +29,7 @@ CUTOFF: Final = 0.5
 class Target:
     """What a model name means.
 
-    name      the canonical spelling, such as role/philosopher
+    name      the name without its kind, such as philosopher; a served model id becomes the name of its executor
     executor  executor that the name itself demands, or None
     role      role that the name itself demands, or None
     """
@@ -53,13 +53,13 @@ def resolve(model: str | None, *, roles: Collection[str], executors: Mapping[str
         return Target("base", BASE)
     kind, slash, name = model.partition("/")
     if slash and kind == "role" and name in roles:
-        return Target("role", model, role=name)
+        return Target("role", name, role=name)
     if slash and kind == "executor" and name in executors:
-        return Target("executor", model, executor=name)
+        return Target("executor", name, executor=name)
     if model in executors:
-        return Target("executor", f"executor/{model}", executor=model)
+        return Target("executor", model, executor=model)
     if (found := _serving(model, executors)) is not None:
-        return Target("executor", f"executor/{found}", executor=found)
+        return Target("executor", found, executor=found)
     if slash and kind == "adapter":
         raise ConsiliumError("adapter_unknown", "no adapters are registered", name=name, param="model")
     raise unknown(model, roles=roles, executors=executors)

@@ -23,12 +23,12 @@ def meaning(model):
         ("", Target("auto", "auto")),
         ("auto", Target("auto", "auto")),
         ("base", Target("base", "base")),
-        ("role/philosopher", Target("role", "role/philosopher", role="philosopher")),
-        ("executor/hands", Target("executor", "executor/hands", executor="hands")),
-        ("hands", Target("executor", "executor/hands", executor="hands")),
-        ("core", Target("executor", "executor/core", executor="core")),
-        ("Qwen/Qwen3-30B-A3B", Target("executor", "executor/hands", executor="hands")),
-        ("Qwen/Qwen3-8B", Target("executor", "executor/core", executor="core")),
+        ("role/philosopher", Target("role", "philosopher", role="philosopher")),
+        ("executor/hands", Target("executor", "hands", executor="hands")),
+        ("hands", Target("executor", "hands", executor="hands")),
+        ("core", Target("executor", "core", executor="core")),
+        ("Qwen/Qwen3-30B-A3B", Target("executor", "hands", executor="hands")),
+        ("Qwen/Qwen3-8B", Target("executor", "core", executor="core")),
     ],
 )
 def test_a_name_means_one_thing(model, target):
