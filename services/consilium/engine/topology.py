@@ -104,12 +104,15 @@ class _Seat:
         return self.ranks // self.shape.nodes
 
 
-def plan(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *, version: str = PINNED) -> tuple[DeploymentSpec, ...]:
+def plan(
+    view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *, version: str = PINNED, fields: frozenset[str] | None = None
+) -> tuple[DeploymentSpec, ...]:
     """Return the deployments of a configuration, in the order in which they should be deployed (largest first, so that room is not split).
 
     view     model, topology, engine settings, executors; remote executors are not deployments and are passed over
     models   facts by the model name that the configuration uses
     version  version of vLLM whose argument names are used
+    fields   fields of that version's EngineArgs (`launch_args.fields_of`); None = unknown, and extra_args go unchecked
 
     Raises ConsiliumError: config_invalid (a key cannot be kept, and which values can), gpu_missing (more cards than there are), does_not_fit
     (the weights alone are larger than the cards or the memory), model_missing (no facts for a name).
@@ -125,6 +128,9 @@ def plan(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *
     _check_room(seats, machine)
     cores = _cores(seats, machine)
     specs = [_spec(seat, machine, seats, cores.get(seat.name, ()), version) for seat in seats]
+    if fields is not None:
+        for seat, spec in zip(seats, specs, strict=True):
+            launch_args.check_fields(spec.launch_args, fields, key=seat.settings_key, version=version)
     return tuple(sorted(specs, key=lambda spec: -(spec.ranks // spec.nodes)))
 
 

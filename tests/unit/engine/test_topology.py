@@ -217,3 +217,13 @@ def test_an_executor_is_remote_when_it_has_a_url():
     assert view.executors["cloud"].kind == "remote"
     with pytest.raises(ValueError, match="kind"):
         EngineView.model_validate({"executors": {"odd": {"kind": "ghost", "model": "big"}}})
+
+
+def test_extra_args_are_checked_where_they_stand():
+    view = EngineView.model_validate(
+        {"model": "tiny", "topology": {"kind": "hybrid"}, "executors": {"side": {"model": "tiny", "engine": {"extra_args": {"blok_size": 1}}}}}
+    )
+    assert len(topology.plan(view, LAPTOP, MODELS)) == 2
+    with pytest.raises(ConsiliumError, match=r"executors\.side\.engine\.extra_args\.blok_size") as caught:
+        topology.plan(view, LAPTOP, MODELS, fields=frozenset(["block_size", *topology.plan(view, LAPTOP, MODELS)[0].launch_args]) - {"blok_size"})
+    assert "'block_size'" in caught.value.public()
