@@ -10,11 +10,13 @@ import hmac
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from consilium.cli import launch, probes
 from consilium.cli.gateway_link import ensure_local_key, wait_until_idle
 from consilium.cli.metrics_page import MetricsServer
+from consilium.cli.model_step import PROGRESS_FILE, READY_FILE
 from consilium.cli.parts import Part
 from consilium.cli.redis_server import choose_binary
 from consilium.cli.state_folder import Cluster, StateFolder, write_private
@@ -26,8 +28,8 @@ PARTS: Final = (
     Part("redis"),
     Part("ray"),
     Part("model", lives=False),
-    Part("engine", needs=("ray", "model"), lives=False, within=("ray",)),
-    Part("gateway", needs=("ray", "redis"), lives=False, within=("ray",)),
+    Part("engine", lives=False, within=("ray",)),  # waits by itself for Ray and the model, and imports meanwhile
+    Part("gateway", needs=("ray", "redis", "engine"), lives=False, within=("ray",)),
     Part("core", needs=("engine", "gateway"), lives=False, within=("ray",)),
     Part("metrics"),
 )
@@ -55,6 +57,16 @@ class Site:
     environment: Mapping[str, str]
     secret: str
 
+    @property
+    def ray_ready(self) -> Path:
+        """File that is there while Ray is up; Ray's head writes it."""
+        return self.folder.ray_temp / "ray_current_cluster"
+
+    @property
+    def model_ready(self) -> Path:
+        """File that is there once every model is on disk."""
+        return self.folder.logs / READY_FILE
+
     def address(self, name: str) -> str:
         """Return one of the addresses in cluster.json."""
         return self.cluster.addresses[name]
@@ -76,7 +88,7 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
         "redis": _redis(site),
         "ray": _ray(site),
         "model": _model(site),
-        "engine": _task(site, "engine", "consilium.engine.app"),
+        "engine": _engine(site),
         "gateway": _gateway(site),
         "core": ProbeWork(core.ask),
         "metrics": MetricsWork(metrics),
@@ -156,46 +168,54 @@ def _redis_probe(url: str) -> Probe:
 
 def _ray(site: Site) -> Work:
     temp = site.folder.ray_temp
-    address = temp / "ray_current_cluster"
 
     def before() -> None:
         site.folder.make_ray_temp()
         (temp / "serve").mkdir(exist_ok=True, mode=0o700)
-        address.unlink(missing_ok=True)
+        site.ray_ready.unlink(missing_ok=True)
 
     return ProcessWork(
         launch.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
         environment=site.environment,
-        probe=probes.file_exists(address),
+        probe=probes.file_exists(site.ray_ready),
         before=before,
+        after=lambda: site.ray_ready.unlink(missing_ok=True),
     )
 
 
 def _model(site: Site) -> Work:
-    progress = site.folder.logs / "model.progress"
+    progress = site.folder.logs / PROGRESS_FILE
 
     def ready() -> tuple[bool, str]:
-        lines = progress.read_text(encoding="utf-8").splitlines() if progress.exists() else []
-        return (bool(lines) and lines[-1] == "ready", lines[-1] if lines else "")
+        if site.model_ready.exists():
+            return True, ""
+        return False, progress.read_text(encoding="utf-8") if progress.exists() else ""
+
+    def before() -> None:
+        progress.unlink(missing_ok=True)
+        site.model_ready.unlink(missing_ok=True)
 
     return ProcessWork(
         launch.python_command("consilium.cli.model_step", "--state", str(site.folder.root)),
         log=site.folder.log("model"),
         environment=site.environment,
         probe=ready,
-        before=lambda: progress.unlink(missing_ok=True),
+        before=before,
     )
 
 
-def _task(site: Site, name: str, module: str) -> ProcessWork:
+def _engine(site: Site) -> Work:
     work: ProcessWork
 
     def done() -> tuple[bool, str]:
         return work.ended() == 0, ""
 
     work = ProcessWork(
-        launch.python_command(module, "deploy", "--config", str(site.folder.config)), log=site.folder.log(name), environment=site.environment, probe=done
+        launch.prepared_command("consilium.engine.app", "deploy", "--config", str(site.folder.config), until=(site.ray_ready, site.model_ready)),
+        log=site.folder.log("engine"),
+        environment=site.environment,
+        probe=done,
     )
     return work
 

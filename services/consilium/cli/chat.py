@@ -137,10 +137,10 @@ def failure_of(status: int, text: str) -> ConsiliumError:
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message = "upstream_down" if status >= 500 else "invalid_request", f"HTTP {status}: {text[:200]}"
     found = ConsiliumError(code if code in BY_CODE else "invalid_request", message)
-    return _Said(found.code, message)
+    return _SaidError(found.code, message)
 
 
-class _Said(ConsiliumError):
+class _SaidError(ConsiliumError):
     """An error whose public sentence was written by the other side."""
 
     def public(self) -> str:
@@ -156,7 +156,7 @@ def _show(said: Iterable[Piece]) -> str:
         if piece.error:
             print(flush=True)
             complain(piece.error)
-            raise _Said("upstream_down", piece.error)
+            raise _SaidError("upstream_down", piece.error)
         if piece.thinking:
             thinking = True
             print(f"\033[2m{piece.thinking}\033[0m" if dim else piece.thinking, end="", flush=True)

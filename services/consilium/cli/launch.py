@@ -6,6 +6,7 @@ Sources: ray 2.60 `scripts/scripts.py`, `serve/_private/constants.py`, `serve/_p
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,28 +44,15 @@ def redis_command(binary: Path, conf: Path) -> tuple[str, ...]:
 
 
 def ray_command(*, ports: Mapping[str, int], temp: Path) -> tuple[str, ...]:
-    """Return `ray start --head --block` with every port named, the dashboard off, and no autoscaler monitor (this is one machine)."""
-    flags = {
-        "--port": ports["ray"],
-        "--object-manager-port": ports["ray_object_manager"],
-        "--node-manager-port": ports["ray_node_manager"],
-        "--ray-client-server-port": ports["ray_client"],
-        "--dashboard-port": ports["ray_dashboard"],
-        "--dashboard-agent-listen-port": ports["ray_agent_http"],
-        "--dashboard-agent-grpc-port": ports["ray_agent_grpc"],
-        "--runtime-env-agent-port": ports["ray_runtime_env"],
-        "--metrics-export-port": ports["ray_metrics"],
-        "--min-worker-port": 0,
-        "--max-worker-port": 0,
-        "--include-dashboard": "false",
-        "--include-log-monitor": "false",
-        "--object-store-memory": OBJECT_STORE_BYTES,
-        "--temp-dir": temp,
-        "--log-style": "record",
-        "--log-color": "false",
-    }
-    words = [word for flag, value in flags.items() for word in (flag, str(value))]
-    return (sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", "--no-monitor", *words)
+    """Return the command of Ray's head: `ray start --head --block` with every port named, less three processes that nothing here uses."""
+    named = json.dumps({name: port for name, port in ports.items() if name.startswith("ray")})
+    return python_command("consilium.engine.ray_head", "--ports", named, "--temp", str(temp), "--object-store-bytes", str(OBJECT_STORE_BYTES))
+
+
+def prepared_command(module: str, *words: str, until: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return the command that imports a module at once and runs it when the files are there."""
+    waits = [word for path in until for word in ("--until", str(path))]
+    return python_command("consilium.cli.prepared", *waits, module, *words)
 
 
 def python_command(module: str, *words: str) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class MetricsServer:
         page = self.page
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802  the name that http.server wants
+            def do_GET(self) -> None:
                 known = self.path in {"/metrics", "/healthz"}
                 body = (page() if self.path == "/metrics" else "ok\n" if known else "not found\n").encode()
                 self.send_response(200 if known else 404)

@@ -1,6 +1,6 @@
 """Makes or downloads every model of the configuration: `python -m consilium.cli.model_step --state DIR`, one part of the cluster that ends when it is done.
 
-Writes how far it is into logs/model.progress, one line, replaced as it goes; the last word is `ready`. Does not know engines.
+Writes how far it is into logs/model.progress, one line, replaced as it goes, and makes logs/model.ready at the end. Does not know engines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from consilium.cli.app import complain, exit_code
 from consilium.cli.state_folder import StateFolder
 from consilium.kernel.errors import ConsiliumError
 
-READY: Final = "ready"
+PROGRESS_FILE: Final = "model.progress"
+READY_FILE: Final = "model.ready"
 _EVERY_S: Final = 0.1
 
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m consilium.cli.model_step")
     parser.add_argument("--state", required=True, type=Path)
     folder = StateFolder(parser.parse_args(argv).state)
-    progress = ProgressFile(folder.logs / "model.progress")
+    progress = ProgressFile(folder.logs / PROGRESS_FILE)
     from consilium.demo.model import resolve
 
     try:
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConsiliumError as err:
         complain(err.public(), err.row.next_step)
         return exit_code(err)
-    progress.write(READY)
+    (folder.logs / READY_FILE).touch()
     return 0
 
 

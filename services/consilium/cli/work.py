@@ -44,11 +44,21 @@ class Work(Protocol):
 class ProcessWork:
     """A process of ours. Its output goes to a log file; its probe says when it is ready."""
 
-    def __init__(self, command: tuple[str, ...], *, log: Path, environment: Mapping[str, str], probe: Probe, before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        probe: Probe,
+        before: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
         self._command = command
         self._log = log
         self._environment = dict(environment)
         self._before = before
+        self._after = after
         self._watch = Watch(probe, 0.1)
         self._process: subprocess.Popen[bytes] | None = None
         self._known: Pid | None = None
@@ -105,6 +115,8 @@ class ProcessWork:
         processes.end((item for item in family), grace_s=min(grace_s, 3.0))
         if self._process is not None:
             self._process.poll()
+        if self._after is not None:
+            self._after()
         self._watch.forget()
 
     def tail(self) -> tuple[str, ...]:
