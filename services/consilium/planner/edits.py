@@ -172,6 +172,6 @@ def meaning(key: str) -> str:
     return str(table("edits")["meanings"]["keys"].get(key, ""))
 
 
-def rules(key: str) -> list[tuple[str, str]]:
-    """Return (verdict, sentence) of every rule about a key."""
-    return [(row["verdict"], row["sentence"]) for row in table("edits")["rows"] if row["key"] == key]
+def rules(key: str) -> list[tuple[str, str, str]]:
+    """Return (when, verdict, sentence) of every rule about a key."""
+    return [(row["when"], row["verdict"], row["sentence"]) for row in table("edits")["rows"] if row["key"] == key]

@@ -121,10 +121,10 @@ def from_file(path: Path) -> Model:
     return Model(from_config(config, path.parent.name or path.stem), config, str(path), weights=format_of(config))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file, or say in one sentence why not."""
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """Return a JSON object from a file of at most `limit` bytes, or say in one sentence why not."""
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        if path.stat().st_size > limit:
             raise wrong("file", f"{path.name} has {path.stat().st_size >> 20} MiB; a config.json is a few kB of JSON")
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
