@@ -1,0 +1,172 @@
+"""How other rooms ask the gateway: generate, count tokens, embed, read receipts. Over gRPC, with a deadline on each call and our own errors.
+
+Hides protobuf and channels. Also gives the reader of a streamed OpenAI chat, for those who come over HTTP. Does not know how a turn is played.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from consilium.gateway.sse_reader import ChatPiece, Reader, chat_piece
+from consilium.kernel.grpc_channel import Channel
+from consilium.v1 import generation_pb2 as pb
+from consilium.v1 import generation_pb2_grpc as rpc
+
+__all__ = ["Answer", "ChatPiece", "GenerationClient", "Message", "Piece", "Reader", "chat_piece"]
+
+Json: TypeAlias = dict[str, Any]
+
+TIMEOUT_S: Final = 600.0
+SHORT_S: Final = 30.0
+_AUTHORS: Final = {"system": pb.AUTHOR_SYSTEM, "user": pb.AUTHOR_USER, "assistant": pb.AUTHOR_ASSISTANT, "tool": pb.AUTHOR_TOOL}
+_REASONS: Final = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
+    pb.FINISH_REASON_ABORTED: "abort",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `author` is system, user, assistant or tool."""
+
+    author: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What came next. The last piece has `done` and, as far as they are known, finish reason, usage and receipt."""
+
+    text: str = ""
+    thinking: str = ""
+    done: bool = False
+    finish_reason: str | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    receipt: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    thinking: str
+    finish_reason: str | None
+    usage: Mapping[str, int]
+    receipt: Json | None
+
+
+class GenerationClient:
+    """A gateway, as other rooms see it. Every method raises ConsiliumError.
+
+    target     host:port, or dns:///name:port
+    key        API key or internal token
+    timeout_s  deadline of a generation that names none
+    """
+
+    def __init__(self, target: str, *, key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self._channel = Channel(target, name="gateway", key=key, timeout_s=timeout_s)
+        self._stub = rpc.GenerationServiceStub(self._channel.raw)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = "auto",
+        profile: str | None = None,
+        max_tokens: int | None = None,
+        extra: Mapping[str, object] | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the answer as it comes. Closing the generator stops the model.
+
+        extra  further OpenAI or vLLM fields
+        """
+        request = pb.GenerateRequest(model=model, chat=pb.Chat(messages=[_message(message) for message in messages]))
+        if profile is not None:
+            request.profile = profile
+        if max_tokens is not None:
+            request.sampling.max_tokens = max_tokens
+        if extra:
+            request.extra_json = json.dumps(extra, ensure_ascii=False)
+        async with aclosing(self._channel.listen(self._stub.Generate, request, timeout_s=timeout_s)) as answers:
+            async for answer in answers:
+                piece = _piece(answer)
+                if piece is not None:
+                    yield piece
+
+    async def generate(self, messages: Sequence[Message], **options: Any) -> Answer:
+        """Return the whole answer. Options are those of `stream`."""
+        texts: list[str] = []
+        thoughts: list[str] = []
+        last = Piece(done=True)
+        async with aclosing(self.stream(messages, **options)) as pieces:
+            async for piece in pieces:
+                texts.append(piece.text)
+                thoughts.append(piece.thinking)
+                if piece.done:
+                    last = piece
+        return Answer("".join(texts), "".join(thoughts), last.finish_reason, last.usage, last.receipt)
+
+    async def count_tokens(self, messages: Sequence[Message], *, model: str = "auto", timeout_s: float = SHORT_S) -> int:
+        """Return the tokens of a conversation, chat template included."""
+        request = pb.CountTokensRequest(model=model, chat=pb.Chat(messages=[_message(message) for message in messages]))
+        return int((await self._channel.ask(self._stub.CountTokens, request, timeout_s=timeout_s)).tokens)
+
+    async def embed(self, texts: Sequence[str], *, model: str = "", timeout_s: float = SHORT_S) -> list[tuple[float, ...]]:
+        """Return one vector per text."""
+        found = await self._channel.ask(self._stub.Embed, pb.EmbedRequest(model=model, texts=texts), timeout_s=timeout_s)
+        return [struct.unpack(f"<{len(row.values_f32) // 4}f", row.values_f32) for row in found.embeddings]
+
+    async def models(self, *, timeout_s: float = SHORT_S) -> list[str]:
+        """Return every name that can stand in `model`."""
+        names: list[str] = []
+        token = ""
+        while True:
+            page = await self._channel.ask(self._stub.ListModels, pb.ListModelsRequest(page_token=token), timeout_s=timeout_s)
+            names += [model.id for model in page.models]
+            token = page.next_page_token
+            if not token:
+                return names
+
+    async def receipt(self, name: str, *, timeout_s: float = SHORT_S) -> Json:
+        """Return a receipt as it was stored."""
+        found = await self._channel.ask(self._stub.GetReceipt, pb.GetReceiptRequest(id=name), timeout_s=timeout_s)
+        stored: Json = json.loads(found.receipt.json)
+        return stored
+
+    async def aclose(self) -> None:
+        """Close the connection and cancel its calls."""
+        await self._channel.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+
+def _message(message: Message) -> pb.Message:
+    return pb.Message(author=_AUTHORS.get(message.author, pb.AUTHOR_UNSPECIFIED), content=[pb.ContentPart(text=message.text)])
+
+
+def _piece(answer: pb.GenerateResponse) -> Piece | None:
+    which = answer.WhichOneof("event")
+    if which == "text":
+        return Piece(text=answer.text)
+    if which == "reasoning":
+        return Piece(thinking=answer.reasoning)
+    if which != "final":
+        return None
+    final = answer.final
+    usage = {"prompt_tokens": final.usage.prompt_tokens, "completion_tokens": final.usage.completion_tokens, "cached_tokens": final.usage.cached_tokens}
+    note = json.loads(final.receipt.json) if final.HasField("receipt") and final.receipt.json else None
+    return Piece(done=True, finish_reason=_REASONS.get(final.finish_reason), usage=usage, receipt=note)

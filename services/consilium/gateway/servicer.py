@@ -1,0 +1,172 @@
+"""The gRPC face: GenerationService over the same turns as the HTTP face.
+
+Wire <-> domain, nothing else: keys, quotas and turns are asked of the same objects, and the stream of an answer is read by the same parser that
+clients use. Does not know how a turn is played.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+from consilium.engine.client import State
+from consilium.gateway import admission, grpc_events, grpc_request, models, turn
+from consilium.gateway.authority import Admitted
+from consilium.gateway.routes import GENERATE, READ, Face
+from consilium.gateway.sse_reader import Reader, told
+from consilium.kernel import calls
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.grpc_server import Service
+from consilium.v1 import generation_pb2 as pb
+from consilium.v1 import generation_pb2_grpc as rpc
+
+NAME: Final = "consilium.v1.GenerationService"
+PAGE: Final = 100
+MOST: Final = 1000
+HTTP_OK: Final = 200
+RECEIPT_KEY: Final = "x-consilium-receipt"
+_KINDS: Final = {
+    "auto": pb.MODEL_KIND_CORE,
+    "base": pb.MODEL_KIND_CORE,
+    "model": pb.MODEL_KIND_CORE,
+    "role": pb.MODEL_KIND_ROLE,
+    "executor": pb.MODEL_KIND_EXECUTOR,
+    "adapter": pb.MODEL_KIND_ADAPTER,
+    "embedding": pb.MODEL_KIND_EMBEDDING,
+}
+
+
+class Generation(rpc.GenerationServiceServicer):
+    """Serves one gateway replica."""
+
+    def __init__(self, face: Face) -> None:
+        self._face = face
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802  the name in the proto
+        """Answer one turn. Raises ConsiliumError; the kernel's server tells it."""
+        route, body = grpc_request.generation(request)
+        size = request.ByteSize()
+        admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
+        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes)
+        playing = await turn.play(self._face.cast, ask)
+        try:
+            head = playing.head
+            if not head.stream or head.status != HTTP_OK:
+                raise told(_json(b"".join([chunk async for chunk in playing])), head.status, retry_after_s=head.retry_after)
+            await context.send_initial_metadata(((RECEIPT_KEY, playing.receipt_id), (calls.REQUEST_ID_KEY, calls.current().request_id)))
+            yield pb.GenerateResponse(metadata=self._metadata(playing))
+            reader, events = Reader(), grpc_events.Events()
+            async with aclosing(aiter(playing)) as chunks:
+                async for chunk in chunks:
+                    for event in reader.feed(chunk):
+                        for message in events.take(event):
+                            yield message
+            yield events.final(playing.usage)
+        finally:
+            await playing.aclose()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802  the name in the proto
+        """Return a page of names, sorted by id."""
+        await self._enter(context, 0, READ)
+        cast = self._face.cast
+        rows = sorted(models.listing(cast.frames, cast.engine.executors(), created=0), key=lambda row: str(row["id"]))
+        rows = [row for row in rows if str(row["id"]) > request.page_token]
+        size = min(request.page_size or PAGE, MOST)
+        if size < 0:
+            raise ConsiliumError("invalid_request", field="page_size", reason="it must not be negative")
+        page = rows[:size]
+        return pb.ListModelsResponse(models=[_model(row) for row in page], next_page_token=str(page[-1]["id"]) if len(rows) > len(page) and page else "")
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:  # noqa: N802  the name in the proto
+        """Count the tokens of a prompt, template included."""
+        body = grpc_request.counting(request)
+        size = request.ByteSize()
+        admitted = await self._enter(context, 0, GENERATE)
+        found = await self._document(turn.Ask("tokenize", body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes))
+        tokens = grpc_events.tokens(found.get("tokens")) if request.return_tokens else []
+        return pb.CountTokensResponse(tokens=int(found.get("count") or 0), context_tokens=int(found.get("max_model_len") or 0), token_ids=tokens)
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802  the name in the proto
+        """Return one vector for each text."""
+        body: dict[str, Any] = {"model": request.model or "auto", "input": list(request.texts), "encoding_format": "base64"}
+        if request.HasField("dimensions"):
+            body["dimensions"] = request.dimensions
+        admitted = await self._enter(context, admission.estimate_tokens(body, request.ByteSize()), GENERATE)
+        used = 0
+        try:
+            made = await self._face.embeddings.create(body)
+            used = int(made["usage"]["total_tokens"])
+        finally:
+            await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
+        vectors = [grpc_events.unpacked(row["embedding"]) for row in made["data"]]
+        return pb.EmbedResponse(
+            model=str(made["model"]),
+            embeddings=[pb.Embedding(values_f32=vector) for vector in vectors],
+            dimensions=len(vectors[0]) // 4 if vectors else 0,
+            usage=pb.Usage(prompt_tokens=used),
+        )
+
+    async def GetReceipt(self, request: pb.GetReceiptRequest, context: Any) -> pb.GetReceiptResponse:  # noqa: N802  the name in the proto
+        """Return what was decided for an earlier answer."""
+        admitted = await self._enter(context, 0, READ)
+        found = await self._face.receipts.get(request.id)
+        if found is None or not admitted.may_read(str(found.get("key_id", ""))):
+            raise ConsiliumError("receipt_unknown", name=request.id[:64], kept=f"{self._face.cast.limits.receipt_ttl_s // 60} min")
+        return pb.GetReceiptResponse(receipt=grpc_events.receipt(found))
+
+    async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:
+        """Let the caller in: key, scope, quota."""
+        metadata = dict(context.invocation_metadata() or ())
+        return await self._face.authority.authenticate(metadata.get(calls.AUTHORIZATION_KEY), tokens, scope)
+
+    async def _document(self, ask: turn.Ask) -> Mapping[str, Any]:
+        """Play a turn that answers with one JSON document."""
+        playing = await turn.play(self._face.cast, ask)
+        try:
+            whole = _json(b"".join([chunk async for chunk in playing]))
+            if playing.head.status != HTTP_OK:
+                raise told(whole, playing.head.status, retry_after_s=playing.head.retry_after)
+            return whole
+        finally:
+            await playing.aclose()
+
+    def _metadata(self, playing: turn.Playing) -> pb.Metadata:
+        head = playing.head
+        return pb.Metadata(
+            receipt_id=playing.receipt_id,
+            request_id=calls.current().request_id,
+            executor=playing.executor,
+            replica=head.replica,
+            model=self._face.cast.engine.info(playing.executor).model,
+            role=playing.role,
+            profile=playing.profile,
+            template=head.template,
+        )
+
+
+def service(face: Face) -> Service:
+    """Return the service as the kernel's server takes it."""
+    servicer = Generation(face)
+    return Service(NAME, lambda server: rpc.add_GenerationServiceServicer_to_server(servicer, server))
+
+
+def _model(row: Mapping[str, Any]) -> pb.Model:
+    ours = row.get("consilium") or {}
+    return pb.Model(
+        id=str(row["id"]),
+        kind=_KINDS.get(str(ours.get("kind")), pb.MODEL_KIND_UNSPECIFIED),
+        description=str(row.get("description") or ours.get("description") or ""),
+        executor=str(ours.get("executor") or ""),
+        context_tokens=int(row.get("max_model_len") or 0),
+        ready=ours.get("state", State.READY) == State.READY,
+    )
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
