@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from consilium.engine import launch_args
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.process import set_variable
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Follower:
 
     def run(self, args: Mapping[str, Any]) -> str:
         """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader."""
-        os.environ[_HOST_IP] = ray.util.get_node_ip_address()
+        set_variable(_HOST_IP, ray.util.get_node_ip_address())
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor
@@ -84,7 +84,7 @@ def lead(args: Mapping[str, Any]) -> tuple[dict[str, Any], Followers]:
         have = 0 if group is None else group.bundle_count
         raise ConsiliumError("part_failed", name="engine", reason=f"it spreads over {nodes} nodes and its placement group has {have} bundles")
     address = ray.util.get_node_ip_address()
-    os.environ[_HOST_IP] = address
+    set_variable(_HOST_IP, address)
     port = _free_port(address)
     actors, runs = [], {}
     for rank in range(1, nodes):

@@ -1,0 +1,150 @@
+"""Who may import what. Arrows run down: cli -> clients, app -> servicer, backends -> rules, ports -> kernel.errors."""
+
+import sys
+
+import pytest
+from tests.arch.source import PACKAGE, Source, sources
+
+NOT_RULES = {
+    "cli": "commands talk to people, processes and clients",
+    "kernel": "the kernel stands on the libraries so that the rooms need not; its own arrows are tested below",
+}
+"""Rooms whose files are no rules."""
+
+EDGES = ("__init__.py", "app.py", "config.py", "servicer.py", "routes.py", "client.py")
+"""Files in which a room meets frameworks, besides backends/ and grpc_*.py (the parts of a servicer)."""
+
+OTHER_EDGES = {
+    "engine/deployment.py": "the Serve class around an engine",
+    "demo/hub.py": "downloads models by the hub's own library",
+    "engine/machine.py": "asks the machine what it has",
+    "engine/warm_spawn.py": "children of the engine process that wait with their libraries loaded",
+    "gateway/meter.py": "counts in Prometheus",
+    "planner/money.py": "reads the owner's price file, which is YAML",
+    "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
+    "engine/ray_head.py": "starts Ray's head process",
+    "engine/request_router.py": "Serve's hook for choosing a replica; the rule is affinity.py",
+}
+"""Further files that touch a framework, each with its reason."""
+
+ARRAYS = {"embedding": "vectors are arrays", "demo": "weights are arrays"}
+"""Rooms whose rules work on numpy arrays."""
+
+LIBRARIES = {"planner": "a pure library", "demo": "makes the model folders that engine and cli open"}
+"""Rooms without a process: any other room imports them directly."""
+
+SMALL_KERNEL = {"consilium.kernel.errors", "consilium.kernel.catalogue", "consilium.kernel.clock", "consilium.kernel.logs", "consilium.kernel"}
+"""What rule files may take from the kernel."""
+
+SPOKEN = ("client", "ports")
+"""What other rooms may import of a room: its client, and the values and Protocols that its client speaks."""
+
+
+def is_edge(source: Source) -> bool:
+    return (
+        source.room in NOT_RULES
+        or "/" not in source.name
+        or source.path.name in EDGES
+        or "/backends/" in source.name
+        or source.path.name.startswith("grpc_")
+        or source.name in OTHER_EDGES
+    )
+
+
+def told(source: Source, line: int, what: str) -> str:
+    return f"services/consilium/{source.name}:{line}: {what}"
+
+
+def test_ray_is_imported_in_engine_and_the_gateways_ingress_only():
+    wrong = [
+        told(source, imported.line, imported.module)
+        for source in sources()
+        for imported in source.imports
+        if imported.top == "ray" and source.room != "engine" and source.name != "gateway/app.py"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_vllm_is_imported_in_engine_only():
+    wrong = [told(source, i.line, i.module) for source in sources() for i in source.imports if i.top == "vllm" and source.room != "engine"]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rule_files_import_the_standard_library_and_kernel_errors_only():
+    wrong = []
+    for source in sources():
+        if is_edge(source):
+            continue
+        for imported in source.imports:
+            own_room = imported.module == "consilium" or imported.module.startswith(f"consilium.{source.room}")
+            arrays = imported.top == "numpy" and source.room in ARRAYS
+            library = imported.module.startswith(tuple(f"consilium.{room}" for room in LIBRARIES))
+            spoken = imported.top == "consilium" and imported.module.split(".")[2:3] and imported.module.split(".")[2] in SPOKEN
+            if not (imported.top in sys.stdlib_module_names or own_room or arrays or library or spoken or imported.module in SMALL_KERNEL):
+                wrong.append(told(source, imported.line, imported.module))
+    assert not wrong, "rules take values and give values; what needs a framework belongs into app.py, servicer.py, routes.py or backends/:\n" + "\n".join(wrong)
+
+
+def test_rules_do_not_import_their_rooms_backends_or_faces():
+    wrong = [
+        told(source, imported.line, imported.module)
+        for source in sources()
+        if not is_edge(source)
+        for imported in source.imports
+        if ".backends" in imported.module or (imported.module.rpartition(".")[2] in ("app", "servicer", "routes") and imported.module.startswith("consilium."))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_meet_through_client_and_its_ports_only():
+    rooms = {source.room for source in sources() if "/" in source.name}
+    wrong = []
+    for source in sources():
+        for imported in source.imports:
+            parts = imported.module.split(".")
+            if parts[0] != "consilium" or len(parts) < 2 or parts[1] not in rooms:
+                continue
+            room, file = parts[1], ".".join(parts[2:3])
+            free = room in (source.room, "kernel") or room in LIBRARIES
+            if not (free or file in SPOKEN or (file == "config" and (source.room == "cli" or source.path.name == "app.py"))):
+                wrong.append(told(source, imported.line, imported.module))
+    assert not wrong, "another room is reached through its client.py and its ports.py (config.py by cli and app.py):\n" + "\n".join(wrong)
+
+
+def test_the_kernel_knows_no_room():
+    wrong = [
+        told(source, imported.line, imported.module)
+        for source in sources()
+        if source.room == "kernel"
+        for imported in source.imports
+        if imported.top == "consilium" and not imported.module.startswith("consilium.kernel")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_errors_and_catalogue_stand_on_the_standard_library_alone():
+    wrong = [
+        told(source, imported.line, imported.module)
+        for source in sources()
+        if source.name in ("kernel/errors.py", "kernel/catalogue.py", "kernel/clock.py")
+        for imported in source.imports
+        if imported.top not in sys.stdlib_module_names and imported.module not in SMALL_KERNEL
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_wire_objects_stay_in_servicer_and_client():
+    wrong = [
+        told(source, imported.line, imported.module)
+        for source in sources()
+        for imported in source.imports
+        if imported.module.startswith("consilium.v1")
+        and not (source.path.name in ("servicer.py", "client.py", "app.py") or source.path.name.startswith("grpc_"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("table", [OTHER_EDGES, dict.fromkeys(NOT_RULES, ""), dict.fromkeys(ARRAYS, ""), dict.fromkeys(LIBRARIES, "")])
+def test_the_tables_of_this_file_name_what_is_there(table):
+    gone = [name for name in table if not (PACKAGE / name).exists()]
+    assert not gone, f"no longer there: {gone}"
