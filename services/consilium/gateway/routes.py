@@ -236,7 +236,7 @@ class _Sent:
 
 async def _refuse(request: Request, sent: _Sent, error: ConsiliumError, headers: Headers, request_id: str) -> None:
     level = _log.warning if http_status(error) < 500 else _log.error
-    level("refused", code=error.code, path=request.path[:100], detail=error.detail or None)
+    level("refused", code=error.code, path=request.path[:100], **({"detail": error.detail} if error.detail else {}))
     if sent.begun or error.code == "client_gone":
         return  # nobody reads it, or the answer has begun and ended itself
     if error.code == "internal":

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from consilium.engine import wire
 from consilium.engine.ports import Call, ExecutorInfo, State
 from consilium.kernel.errors import ConsiliumError
 
@@ -26,13 +27,11 @@ def app_name(executor: str) -> str:
 class ServeEngine:
     """Obeys the engine port; start and stop belong to whoever deployed it.
 
-    info      what is known before the replica has said anything
-    copies    replicas of the deployment
+    info  what is known before a replica has said anything
     """
 
-    def __init__(self, info: ExecutorInfo, *, copies: int = 1) -> None:
+    def __init__(self, info: ExecutorInfo) -> None:
         self._info = info
-        self._copies = copies
         self._handle: Any = None
 
     async def start(self) -> None:
@@ -54,8 +53,7 @@ class ServeEngine:
             failed = translate(error, self._info.name, INFO_TIMEOUT_S)
             self._info = replace(self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN)
             raise failed from error
-        fresh = ExecutorInfo(**{**said, "state": State(said["state"])})
-        self._info = replace(fresh, places=fresh.places * self._copies, fallback=self._info.fallback)
+        self._info = replace(ExecutorInfo(**{**said, "state": State(said["state"])}), fallback=self._info.fallback)
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames as the replica wrote them. Closing the generator cancels the call there."""
@@ -63,6 +61,8 @@ class ServeEngine:
         try:
             response = self._remote().options(stream=True).stream.remote(call.as_dict())
             async for item in response:
+                if wire.TAIL in item:
+                    response = None  # it is whole: closing now must not send a cancellation after it
                 yield item
             response = None
         except Exception as error:
