@@ -1,0 +1,51 @@
+import re
+
+import pytest
+
+from consilium.kernel import metrics
+from consilium.kernel.metrics import Metrics
+
+
+def test_names_say_service_noun_and_unit():
+    for row in metrics.TABLE:
+        assert re.fullmatch(r"consilium_(gateway|engine|embedding)(_[a-z0-9]+)+", row.name)
+        assert row.name.endswith("_total") == (row.kind == "counter")
+        assert row.name.endswith("_seconds") == (row.kind == "histogram")
+        assert bool(row.buckets) == (row.kind == "histogram")
+        assert list(row.buckets) == sorted(set(row.buckets))
+        assert row.help.endswith(".")
+    assert len(metrics.BY_NAME) == len(metrics.TABLE)
+
+
+def test_values_come_out_as_they_went_in():
+    ours = Metrics()
+    ours.add("consilium_gateway_requests_total", route="chat", code="200", executor="core")
+    ours.add("consilium_gateway_requests_total", 2, route="chat", code="200", executor="core")
+    ours.add("consilium_gateway_inflight_requests", executor="core")
+    ours.add("consilium_gateway_inflight_requests", -1, executor="core")
+    ours.set("consilium_gateway_redis_up", 1)
+    ours.observe("consilium_engine_router_decision_seconds", 0.00003, reason="load")
+    page = ours.page()
+    assert 'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 3.0' in page
+    assert 'consilium_gateway_inflight_requests{executor="core"} 0.0' in page
+    assert "consilium_gateway_redis_up 1.0" in page
+    assert 'consilium_engine_router_decision_seconds_bucket{le="5e-05",reason="load"} 1.0' in page
+    assert "rejected" not in page, "what was never counted is not shown"
+
+
+def test_the_table_is_the_only_source_of_names_and_labels():
+    ours = Metrics()
+    with pytest.raises(KeyError):
+        ours.add("consilium_gateway_wishes_total")
+    with pytest.raises(ValueError, match="has the labels reason, not cause"):
+        ours.add("consilium_gateway_rejected_total", cause="queue_full")
+
+
+def test_label_values_are_bounded():
+    ours = Metrics(most_series=3)
+    for number in range(10):
+        ours.add("consilium_gateway_rejected_total", reason=f"r{number}")
+    ours.add("consilium_gateway_rejected_total", reason="r0")
+    page = ours.page()
+    assert 'consilium_gateway_rejected_total{reason="other"} 7.0' in page
+    assert 'consilium_gateway_rejected_total{reason="r0"} 2.0' in page
