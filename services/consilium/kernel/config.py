@@ -197,7 +197,7 @@ def _told(err: ValidationError, root: type[BaseModel], data: object, path: Path 
     else:
         said = first["msg"].removeprefix("Value error, ")
         given = first.get("input")
-        shown = "" if isinstance(given, dict | list | BaseModel) else f" (it is {given!r})"
+        shown = "" if isinstance(given, dict | list | BaseModel) or _is_secret(root, place) else f" (it is {given!r})"
         reason, nearest = said + shown, None
     where = _where(path, place, origins.get(key))
     return ConsiliumError("config_invalid", key=key, reason=reason + where, nearest=nearest)
@@ -252,6 +252,14 @@ def _keys_at(root: type[BaseModel], place: list[int | str]) -> list[str]:
     for part in place:
         models = [found for model in models for found in _below(model, part)]
     return sorted({name for model in models for name in model.model_fields})
+
+
+def _is_secret(root: type[BaseModel], place: list[int | str]) -> bool:
+    models = [root]
+    for part in place[:-1]:
+        models = [found for model in models for found in _below(model, part)]
+    fields = [model.model_fields[str(part)].annotation for model in models for part in place[-1:] if str(part) in model.model_fields]
+    return any(annotation is SecretStr or SecretStr in typing.get_args(annotation) for annotation in fields)
 
 
 def _below(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:

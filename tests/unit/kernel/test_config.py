@@ -1,0 +1,166 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr
+
+from consilium.kernel import config
+from consilium.kernel.config import Section, load, load_json
+from consilium.kernel.errors import ConsiliumError
+
+
+class Gateway(Section):
+    port: int = Field(8000, ge=1, le=65535)
+    host: str = "127.0.0.1"
+    request_timeout_s: float = 600.0
+
+
+class Role(Section):
+    frame: str = ""
+    profile: str = "auto"
+
+
+class Redis(Section):
+    url: SecretStr | None = None
+
+
+class Tree(Section):
+    model: str = "demo"
+    gateway: Gateway = Field(default_factory=Gateway)
+    roles: dict[str, Role] = Field(default_factory=dict)
+    redis: Redis = Field(default_factory=Redis)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "consilium.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refused(*, env=None, flags=None, path=None) -> ConsiliumError:
+    with pytest.raises(ConsiliumError) as told:
+        load(Tree, path=path, env=env or {}, flags=flags)
+    assert told.value.row.exit_code == 64
+    return told.value
+
+
+def test_flag_beats_environment_beats_file_beats_default(file):
+    path = file("model: from-file\ngateway: {port: 1, host: from-file, request_timeout_s: 3}\n")
+    env = {"CONSILIUM_GATEWAY__PORT": "2", "CONSILIUM_GATEWAY__HOST": "from-env", "PATH": "/bin", "CONSILIUM_STATE": "/x"}
+    loaded = load(Tree, path=path, env=env, flags={"gateway.port": 4})
+    assert loaded.value.gateway == Gateway(port=4, host="from-env", request_timeout_s=3)
+    assert loaded.value.model == "from-file"
+    origins = {key: loaded.origin(key) for key in ("gateway.port", "gateway.host", "gateway.request_timeout_s", "redis.url")}
+    assert origins == {"gateway.port": "flag", "gateway.host": "environment", "gateway.request_timeout_s": "file", "redis.url": "default"}
+
+
+def test_without_anything_everything_is_default():
+    loaded = load(Tree, env={})
+    assert loaded.value == Tree()
+    assert loaded.origin("gateway.port") == "default"
+
+
+def test_the_environment_takes_yaml_values():
+    env = {"CONSILIUM_ROLES": "{philosopher: {frame: 'Ты философ'}}", "CONSILIUM_MODEL": "8"}
+    with pytest.raises(ConsiliumError, match="CONSILIUM_MODEL"):
+        load(Tree, env=env)
+    env["CONSILIUM_MODEL"] = "'8'"
+    loaded = load(Tree, env=env)
+    assert loaded.value.roles["philosopher"].frame == "Ты философ"
+    assert loaded.value.model == "8"
+
+
+def test_the_tree_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load(Tree, env={}).value.gateway.port = 9
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("gatewai: {}\n", "gatewai", "The nearest known key is 'gateway' (consilium.yaml, line 1)"),
+        ("model: x\ngateway:\n  host: a\n  prot: 80\n", "gateway.prot", "The nearest known key is 'port' (consilium.yaml, line 4)"),
+        ("roles:\n  poet:\n    farme: x\n", "roles.poet.farme", "The nearest known key is 'frame' (consilium.yaml, line 3)"),
+        ("zzzzzzzz: 1\n", "zzzzzzzz", "Known keys are gateway, model, redis, roles"),
+        ("gateway:\n  port: eighty\n", "gateway.port", "(it is 'eighty') (consilium.yaml, line 2)"),
+        ("gateway:\n  port: 70000\n", "gateway.port", "(it is 70000)"),
+        ("gateway: 5\n", "gateway", "(it is 5)"),
+    ],
+)
+def test_a_bad_key_or_value_is_named_with_its_line(file, text, key, said):
+    err = refused(path=file(text))
+    assert err.fields["key"] == key
+    assert said in err.public()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1, 2\nb: 3\n", "not YAML: line 2"),
+        ("\tmodel: x\n", "not YAML: line 1"),
+        ("- a\n- b\n", "the file must hold keys and values"),
+        ("just words", "the file must hold keys and values"),
+        ("1: 2\n", "the file must hold keys and values"),
+    ],
+)
+def test_a_file_that_is_no_tree_is_told(file, text, said):
+    assert said in refused(path=file(text)).public()
+
+
+def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path):
+    assert "cannot be read" in refused(path=tmp_path / "none.yaml").public()
+    (tmp_path / "noise.yaml").write_bytes(bytes(range(128, 256)) * 10)
+    assert "cannot be read" in refused(path=tmp_path / "noise.yaml").public()
+
+
+def test_an_empty_file_is_an_empty_tree(file):
+    assert load(Tree, path=file(""), env={}).value == Tree()
+
+
+def test_a_bad_variable_is_named():
+    err = refused(env={"CONSILIUM_GATEWAY__PROT": "1"})
+    assert "from CONSILIUM_GATEWAY__PROT" in err.public()
+    assert err.fields["nearest"] == "port"
+
+
+def test_secrets_are_masked_and_never_stand_in_an_error():
+    loaded = load(Tree, env={"CONSILIUM_REDIS__URL": "redis://:hunter2@h"})
+    assert config.dump(loaded.value, masked=True)["redis"]["url"] == config.MASK
+    assert config.dump(loaded.value, masked=False)["redis"]["url"] == "redis://:hunter2@h"
+    assert "hunter2" not in repr(loaded)
+    assert "7654321" not in str(refused(env={"CONSILIUM_REDIS__URL": "7654321"}))
+
+
+def test_a_resolved_tree_comes_back_whole_from_json(tmp_path):
+    class View(Tree):
+        model_config = Section.model_config | {"extra": "ignore"}
+
+    tree = load(Tree, env={}, flags={"redis.url": "redis://h", "roles.poet.frame": "f"}).value
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config.dump(tree, masked=False), "later": {"x": 1}}))
+    assert load_json(View, path).redis == tree.redis
+    assert load_json(View, path).roles == tree.roles
+    with pytest.raises(ConsiliumError, match="later"):
+        load_json(Tree, path)
+    path.write_text("{")
+    with pytest.raises(ConsiliumError, match="not JSON"):
+        load_json(View, path)
+
+
+def test_the_state_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("CONSILIUM_STATE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert config.default_state() == tmp_path / "consilium"
+    monkeypatch.setenv("CONSILIUM_STATE", "~/here")
+    assert config.default_state() == Path(os.path.expanduser("~/here"))
+    monkeypatch.setenv("CONSILIUM_STATE", "")
+    assert config.default_state() == tmp_path / "consilium"
+
+
+def test_flatten_keeps_empty_sections():
+    assert config.flatten({"a": {"b": 1, "c": {}}, "d": []}) == {"a.b": 1, "a.c": {}, "d": []}
