@@ -24,15 +24,16 @@ from ray import serve
 from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import State, open_executors
 from consilium.engine.config import EngineView
-from consilium.gateway import grpc_face, turn
+from consilium.gateway import servicer, turn
 from consilium.gateway.admission import Gate
 from consilium.gateway.authority import Authority
-from consilium.gateway.backends.redis import RedisStores
+from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
+from consilium.gateway.servicer import service
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json
@@ -74,11 +75,11 @@ class GatewayReplica:
         clock, ids = SystemClock(), UlidIds()
         self._limits = view.gateway
         self._engines = open_executors(view)
-        self._stores = RedisStores.open(view.redis, receipt_ttl_s=view.gateway.receipt_ttl_s)
+        self._stores = open_stores(view.redis, receipt_ttl_s=view.gateway.receipt_ttl_s)
         self._gate = Gate(UNKNOWN_PLACES)
         meter = GatewayMeter(metrics, self._gate)
         pepper = _pepper(Path(config))
-        authority = Authority(self._stores, pepper=pepper, clock=clock, cache_s=view.gateway.key_cache_s, required=view.gateway.auth)
+        authority = Authority(self._stores.keys, pepper=pepper, clock=clock, cache_s=view.gateway.key_cache_s, required=view.gateway.auth)
         cast = turn.Cast(
             engine=self._engines,
             frames=read_roles(view.roles, Path(config).parent),
@@ -87,11 +88,11 @@ class GatewayReplica:
             gate=self._gate,
             clock=clock,
             ids=ids,
-            keep=lambda receipt: self._stores.put_receipt(receipt.id, receipt.stored()),
+            keep=lambda receipt: self._stores.receipts.put(receipt.id, receipt.stored()),
             settle=authority.settle,
             meter=meter,
         )
-        face = Face(cast, authority, self._stores, self._stores, open_embeddings(view.embedding, self._engines))
+        face = Face(cast, authority, self._stores.receipts, self._stores.responses, open_embeddings(view.embedding, self._engines))
         self._http = HttpFace(face)
         self._grpc = GrpcServer(
             Settings(
@@ -103,8 +104,7 @@ class GatewayReplica:
                 max_message_bytes=view.gateway.max_body_bytes,
                 default_deadline_s=view.gateway.request_timeout_s,
             ),
-            grpc_face.services(face),
-            authenticate=grpc_face.authenticator(authority),
+            [servicer.service(face)],
             ids=ids,
         )
         await self._grpc.start()
@@ -135,7 +135,7 @@ class GatewayReplica:
             await self._grpc.stop(self._limits.drain_s)
             await turn.finish_background()
             await self._engines.aclose()
-            await self._stores.aclose()
+            await self._stores.close()
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:

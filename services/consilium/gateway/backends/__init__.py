@@ -1,0 +1,1 @@
+"""Where the gateway keeps things: memory (tests, and Redis being down) and Redis."""

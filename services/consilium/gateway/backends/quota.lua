@@ -1,0 +1,77 @@
+-- Keys and quotas, in the server: each function is one round trip and atomic. HASH is replaced by a digest of this text.
+-- A bucket is a hash: r (requests left), t (tokens left; below 0 is debt), tpm, at (Unix seconds). It is dropped once it would be full again.
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local function left(limit, count)
+  if limit == 0 then return -1 end
+  return math.max(0, math.floor(count))
+end
+
+-- Returns {allowed, what ran out (0 nothing, 1 requests, 2 tokens), seconds to wait, requests left, tokens left}; -1 is no limit.
+local function take(bucket, rpm, tpm, tokens)
+  if rpm == 0 and tpm == 0 then return {1, 0, '0', -1, -1} end
+  local time = now()
+  local old = redis.call('HMGET', bucket, 'r', 't', 'at')
+  local passed = math.max(0, time - (tonumber(old[3]) or time)) / 60
+  local r = math.min(rpm, (tonumber(old[1]) or rpm) + passed * rpm)
+  local t = math.min(tpm, (tonumber(old[2]) or tpm) + passed * tpm)
+  local need = math.min(tokens, tpm)
+  if rpm > 0 and r < 1 then
+    return {0, 1, string.format('%.6f', (1 - r) * 60 / rpm), left(rpm, r), left(tpm, t)}
+  end
+  if tpm > 0 and t < need then
+    return {0, 2, string.format('%.6f', (need - t) * 60 / tpm), left(rpm, r), left(tpm, t)}
+  end
+  r = r - 1
+  t = t - tokens
+  redis.call('HSET', bucket, 'r', string.format('%.9f', r), 't', string.format('%.9f', t), 'tpm', tpm, 'at', string.format('%.6f', time))
+  local lack = 0
+  if rpm > 0 then lack = (rpm - r) / rpm end
+  if tpm > 0 then lack = math.max(lack, (tpm - t) / tpm) end
+  redis.call('EXPIRE', bucket, math.ceil(lack * 60) + 60)
+  return {1, 0, '0', left(rpm, r), left(tpm, t)}
+end
+
+local function reserve(keys, args)
+  return take(keys[1], tonumber(args[1]), tonumber(args[2]), tonumber(args[3]))
+end
+
+-- keys: key, bucket; args: digest, tokens. Returns {fields of the key, verdict}; a key that is not good costs nothing.
+local function check(keys, args)
+  local fields = redis.call('HGETALL', keys[1])
+  local key = {}
+  for place = 1, #fields, 2 do key[fields[place]] = fields[place + 1] end
+  local ends = tonumber(key.expires) or 0
+  if key.hmac ~= args[1] or (tonumber(key.revoked) or 0) > 0 or (ends > 0 and now() >= ends) then
+    return {fields, {1, 0, '0', -1, -1}}
+  end
+  return {fields, take(keys[2], tonumber(key.rpm) or 0, tonumber(key.tpm) or 0, tonumber(args[2]))}
+end
+
+local function settle(keys, args)
+  local old = redis.call('HMGET', keys[1], 't', 'tpm')
+  if not old[1] then return 0 end
+  local tpm = tonumber(old[2])
+  local t = math.min(tpm, tonumber(old[1]) + tonumber(args[1]) - tonumber(args[2]))
+  redis.call('HSET', keys[1], 't', string.format('%.9f', t))
+  if tpm > 0 then
+    local wait = math.ceil((tpm - t) / tpm * 60) + 60
+    if wait > redis.call('TTL', keys[1]) then redis.call('EXPIRE', keys[1], wait) end
+  end
+  return 1
+end
+
+local function revoke(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then return 0 end
+  if (tonumber(redis.call('HGET', keys[1], 'revoked')) or 0) == 0 then redis.call('HSET', keys[1], 'revoked', args[1]) end
+  return 1
+end
+
+redis.register_function('csl_reserve_HASH', reserve)
+redis.register_function('csl_check_HASH', check)
+redis.register_function('csl_settle_HASH', settle)
+redis.register_function('csl_revoke_HASH', revoke)
