@@ -123,13 +123,13 @@ class CoreProbe:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._key = site.cluster.key
+        self._key = ""
         self.tell: Callable[[str], None] = lambda _key: None
 
     def ask(self) -> tuple[bool, str]:
         """Ask for a token. A local key is made first, once."""
         if not self._key:
-            self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix)
+            self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix, self._site.cluster.key)
             self.tell(self._key)
         return probes.one_token(self._site.address("openai"), self._key)
 
@@ -221,7 +221,7 @@ def _engine(site: Site) -> Work:
 
 
 def _gateway(site: Site) -> Work:
-    url = f"{site.address('http')}/healthz"
+    url = f"{site.address('http')}/health"
     return ProcessWork(
         launch.python_command("consilium.gateway.app", "deploy", "--config", str(site.folder.config)),
         log=site.folder.log("gateway"),

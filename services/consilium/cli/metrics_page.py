@@ -27,12 +27,9 @@ def process_page(folder: Path) -> str:
     """Return the sum of the gateway replicas' figures from their multi-process files, or nothing before there are any."""
     if not any(folder.glob("*.db")):
         return ""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
+    from consilium.kernel.metrics import page_of
 
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    return generate_latest(registry).decode()
+    return page_of(folder)
 
 
 def ray_page(url: str) -> str:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     console.print(tables.running(cluster, sizes))
     if executors or replicas:
-        table = Table("executor", "state", "model", "replicas", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table = Table("executor", "state", "replicas", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for row in executors:
             mine = [replica for replica in replicas if replica.app == f"executor-{row.get('name')}"]
             table.add_row(
@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> int:
     return 0 if healthy else EXIT_UNHEALTHY
 
 
-def executors_of(cluster: Cluster) -> list[dict[str, object]]:
-    """Return what the gateway says about its executors; nothing if it does not answer."""
-    status, body = http_get(f"{cluster.addresses['http']}/v1/executors", key=cluster.key, timeout_s=5.0)
-    if status != 200:
+def executors_of(cluster: Cluster) -> list[dict[str, str]]:
+    """Return name and state of each executor as the gateway sees them; nothing if it does not answer."""
+    _, body = http_get(f"{cluster.addresses['http']}/ready", timeout_s=5.0)
+    try:
+        found = json.loads(body)["executors"]
+        return [{"name": str(name), "state": str(state)} for name, state in found.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return []
-    found = json.loads(body).get("data", [])
-    return [row for row in found if isinstance(row, dict)]

@@ -102,6 +102,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
             "ray": f"127.0.0.1:{ports['ray']}",
         },
         ports=dict(ports),
+        key=known_key(folder),
         redis_prefix=wanted.redis.prefix,
     )
     folder.write_cluster(cluster)
@@ -114,6 +115,15 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
             start_new_session=True,
             cwd=folder.root,
         )
+
+
+def known_key(folder: StateFolder) -> str:
+    """Return the local key of the last run, which is good for as long as Redis knows it."""
+    try:
+        last = folder.read_cluster()
+    except ConsiliumError:
+        return ""
+    return last.key if last is not None else ""
 
 
 def _watch(folder: StateFolder, supervisor: subprocess.Popen[bytes], wait_s: float) -> Cluster:
