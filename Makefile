@@ -15,7 +15,7 @@ SOURCES := services/consilium
 BUF := .cache/buf/node_modules/.bin/buf
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup dev up down fmt check lint types arch unit component test engine-test e2e bench protos proto-lint clean
+.PHONY: help setup dev up down fmt check lint types arch unit component test engine-test e2e bench protos proto-lint proto-release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -67,9 +67,12 @@ component: $(DEV_STAMP) ## Real sockets and real Valkey, without an engine
 $(BUF):
 	@mkdir -p .cache/buf && cd .cache/buf && npm install --silent --no-fund --no-audit @bufbuild/buf@1.75.0
 
-proto-lint: $(DEV_STAMP) ## buf lint, where npm is installed
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BUF) && $(BUF) lint && $(BUF) format --diff --exit-code; \
-	else echo "buf lint skipped: no npm on this machine"; fi
+proto-lint: ## buf: lint, format, and no break against protos/released.binpb; where npm is installed
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BUF) && $(BUF) lint protos && $(BUF) format protos --diff --exit-code \
+	&& $(BUF) breaking protos --against protos/released.binpb; else echo "buf skipped: no npm on this machine"; fi
+
+proto-release: $(BUF) ## Take protos/ as it is for what later changes may not break
+	@$(BUF) build protos --exclude-source-info -o protos/released.binpb
 
 check: lint types proto-lint arch unit ## Everything that answers in two minutes
 
