@@ -29,15 +29,15 @@ def with_keys(redis_url: str, prefix: str, action: Callable[[KeyStore], Awaitabl
     """Run an action on the store of keys. Raises ConsiliumError(upstream_down) if Redis does not answer."""
     from pydantic import SecretStr
 
-    from consilium.gateway.backends.redis import RedisStores
+    from consilium.gateway.backends.redis import open_stores
     from consilium.gateway.config import RedisSettings
 
     async def work() -> T:
-        stores = RedisStores.open(RedisSettings(url=SecretStr(redis_url), prefix=prefix, timeout_s=5.0), receipt_ttl_s=86_400)
+        stores = open_stores(RedisSettings(url=SecretStr(redis_url), prefix=prefix, timeout_s=5.0), receipt_ttl_s=86_400)
         try:
-            return await action(stores)
+            return await action(stores.keys)
         finally:
-            await stores.aclose()
+            await stores.close()
 
     return asyncio.run(work())
 

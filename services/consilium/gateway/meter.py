@@ -30,7 +30,11 @@ class GatewayMeter:
         for kind in ("prompt", "completion", "cached"):
             if count := usage.get(f"{kind}_tokens", 0):
                 self._metrics.add("consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role)
-        self._metrics.set("consilium_gateway_inflight_requests", self._gate.running(executor), executor=name)
+        self.inflight(name)
+
+    def inflight(self, executor: str) -> None:
+        """Tell how many turns an executor has in work now."""
+        self._metrics.set("consilium_gateway_inflight_requests", self._gate.running(executor), executor=executor)
 
     def refused(self, code: str) -> None:
         """Count a request that no engine saw, by error code."""

@@ -33,8 +33,8 @@ TURNS: Final[Mapping[str, Route]] = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
-OPEN: Final = frozenset({"/health", "/ready"})
-KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", *OPEN)
+OPEN: Final = frozenset({"/health", "/healthz", "/ready"})
+KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", "/health", "/ready")
 _LONGEST_ID: Final = 64
 HTTP_OK: Final = 200
 _STARTED: Final = time.time()
@@ -207,13 +207,14 @@ class HttpFace:
         made = {**made, "previous_response_id": given.get("previous_response_id"), "store": True}
         made.pop("consilium", None)
         try:
-            await self._face.responses.put(str(made["id"]), conversation.Stored(made, conversation.items(sent.get("input")), admitted.key_id).as_dict())
+            kept = conversation.Stored(made, conversation.items(sent.get("input")), admitted.key_id)
+            await self._face.responses.put(str(made["id"]), kept.as_dict(), self._face.cast.limits.receipt_ttl_s)
         except ConsiliumError as error:
             _log.warning("response_not_kept", code=error.code)
 
     async def _health(self, request: Request, path: str) -> None:
         """/health: this process answers. /ready: the core generates."""
-        if path == "/health":
+        if path != "/ready":
             await asgi.answer(request, HTTP_OK, b'{"status":"ok"}')
             return
         states = await turn.states(self._face.cast)

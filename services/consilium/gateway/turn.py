@@ -37,6 +37,9 @@ class Meter(Protocol):
     def turn(self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]) -> None:
         """Count one turn that has ended."""
 
+    def inflight(self, executor: str) -> None:
+        """Tell how many turns an executor has in work now."""
+
     def refused(self, code: str) -> None:
         """Count a request that no engine saw."""
 
@@ -120,6 +123,21 @@ class Playing:
     def executor(self) -> str:
         """Return the executor that answers."""
         return self._plan.executor
+
+    @property
+    def role(self) -> str:
+        """Return the role that answers, or nothing."""
+        return self._plan.role or ""
+
+    @property
+    def profile(self) -> str:
+        """Return the profile that was chosen, or nothing."""
+        return self._plan.profile
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Return the tokens of the answer; empty before its end."""
+        return self._receipt().usage
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body. A stream that breaks off ends with an error event; a document that does raises ConsiliumError."""
@@ -265,12 +283,14 @@ async def _open(cast: Cast, ask: Ask, plan: _Plan, receipt_id: str, deadline: fl
         await cast.engine.probe(plan.executor)
         info = cast.engine.info(plan.executor)
     cast.gate.enter(plan.executor)
+    cast.meter.inflight(plan.executor)
     begun = cast.clock.monotonic()
     try:
         body = {**plan.body, "model": info.model}
         return await cast.engine.open(plan.executor, Call(receipt_id, ask.route, body, deadline=deadline, prefix_key=plan.prefix_key))
     except BaseException:
         cast.gate.leave(plan.executor, cast.clock.monotonic() - begun)
+        cast.meter.inflight(plan.executor)
         raise
 
 
