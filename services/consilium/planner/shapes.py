@@ -6,11 +6,13 @@ real bytes (weights.py) or engines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from consilium.planner.refusal import wrong
+from consilium.planner.vision import vision_params
 
 Config = Mapping[str, Any]
 
@@ -239,7 +241,7 @@ def from_config(config: Config, name: str = "") -> Shape:
         qk_norm=family.startswith(_QK_NORM),
         rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or 10_000.0),
         rotary_share=float(rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (0.25 if linear else 1.0)),
-        vision_params=_vision_params(config),
+        vision_params=vision_params(config),
         dual_chunk=bool(text.get("dual_chunk_attention_config")),
     )
 
@@ -261,7 +263,7 @@ def _number(text: Config, key: str, default: int | None = None) -> int:
         if default is None:
             raise wrong("config.json", f"{key} is missing; give the whole config.json of a language model")
         value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not 0 < value < 1 << 40 or value != int(value):  # noqa: PLR0124  NaN
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value < 1 << 40 or value != int(value):
         raise wrong("config.json", f"{key} is {str(value)[:40]!r}, and a whole number above 0 is needed")
     return int(value)
 
@@ -293,22 +295,3 @@ def _layer_kinds(text: Config, layers: int) -> tuple[int, int]:
     if interval:
         return layers - layers // interval, 0
     return 0, 0
-
-
-def _vision_params(config: Config) -> int:
-    """Return the parameters of a Qwen3-VL kind of vision tower; 0 where there is none."""
-    vision = _object(config.get("vision_config"))
-    if not vision:
-        return 0
-    try:
-        width, depth, inner = int(vision["hidden_size"]), int(vision["depth"]), int(vision["intermediate_size"])
-        merged = width * int(vision.get("spatial_merge_size", 2)) ** 2
-        patch = int(vision.get("in_channels", 3)) * int(vision.get("temporal_patch_size", 2)) * int(vision["patch_size"]) ** 2
-        out = int(vision["out_hidden_size"])
-        mergers = 1 + len(vision.get("deepstack_visual_indexes") or [])
-    except (KeyError, TypeError, ValueError):
-        return 0
-    block = 4 * width * width + 4 * width + 2 * width * inner + inner + width + 4 * width
-    merger = merged * merged + merged + merged * out + out
-    norms = 2 * width + (mergers - 1) * 2 * merged
-    return patch * width + width + int(vision.get("num_position_embeddings", 0)) * width + depth * block + mergers * merger + norms

@@ -6,9 +6,8 @@ import statistics
 
 import pytest
 
-from consilium.planner import kv, lora, models, speed, verdict, weights
-from consilium.planner.ask import Ask
-from consilium.planner.cards import Card, card, cpu
+from consilium.planner import kv, lora, models, verdict, weights
+from consilium.planner.accuracy import boot_ask, kv_points, measured_kv_gib, rate_of, speed_points
 from consilium.planner.figures import GIB, table
 from consilium.planner.sharding import Cut, stages
 
@@ -20,41 +19,7 @@ SPEEDS = table("speed_points")["points"]
 
 
 def plan_of(point: dict) -> verdict.Plan:
-    shape = models.by_name(point["shape"]).shape
-    return verdict.plan(
-        Ask(
-            shape=shape,
-            cards=(Card(point["gpu"], point["gpu_total_gib"]),) * (point["tp"] * point["pp"]),
-            weights=point["weights"],
-            kv_dtype=point["kv_dtype"],
-            cut=Cut(point["tp"], point["pp"], 1, expert_parallel=point.get("ep", False)),
-            context=point["max_model_len"] or 4096,
-            sequences=point["max_num_seqs"],
-            batched_tokens=point["max_num_batched_tokens"],
-            utilisation=point["gpu_memory_utilization"],
-            version=point["vllm"],
-            runner=point["runner"],
-        )
-    )
-
-
-def measured_kv_gib(point: dict) -> float | None:
-    seen = point["measured"]
-    if seen["kv_gib_per_gpu"] is not None:
-        return seen["kv_gib_per_gpu"]
-    return seen["kv_tokens"] * point["expected_bytes_per_token_per_gpu"] / GIB if seen["kv_tokens"] else None
-
-
-def rate_of(point: dict) -> speed.Rate:
-    shape = models.by_name(point["model"]).shape
-    load = speed.Load(point["batch"], point["context"], point["weights"], "bf16", round(point.get("file_gib", 0) * GIB), point.get("eager", False))
-    if point.get("cpu"):
-        work = speed.decode_on_cpu if point["kind"] == "decode" else speed.prefill_on_cpu
-        return work(shape, cpu(point["card"]), load)
-    work = speed.decode if point["kind"] == "decode" else speed.prefill
-    rate = work(shape, card(point["card"]), Cut(point["tp"], point["cards"] // point["tp"]), load)
-    assert rate is not None
-    return rate
+    return verdict.plan(boot_ask(point))
 
 
 def test_the_nineteen_shapes_are_here():
@@ -127,11 +92,11 @@ def test_what_was_refused_is_refused(point):
 
 
 def test_available_kv_is_within_one_gib():
-    errors = {p["id"]: abs(plan_of(p).bill.kv[1] / GIB - seen) for p in BOOTS if (seen := measured_kv_gib(p)) is not None}
-    held_apart = [errors[p["id"]] for p in BOOTS if p["role"] == "check" and p["id"] in errors]
-    assert sum(error <= 1.0 for error in errors.values()) / len(errors) >= 0.9, errors
-    assert statistics.median(errors.values()) <= 0.5, errors
-    assert statistics.median(held_apart) <= 0.5, errors
+    points = kv_points()
+    errors = {point.id: round(point.error, 2) for point in points}
+    assert sum(point.error <= 1.0 for point in points) / len(points) >= 0.9, errors
+    assert statistics.median(point.error for point in points) <= 0.5, errors
+    assert statistics.median(point.error for point in points if point.held_apart) <= 0.5, errors
 
 
 def test_the_band_holds_the_measured_value():
@@ -156,10 +121,9 @@ def test_there_are_enough_published_speeds_with_sources():
 
 
 def test_decode_speed_within_a_factor_of_one_and_a_half():
-    held = [point for point in SPEEDS if point["role"] == "check" and point["kind"] == "decode"]
-    near = [1 / 1.5 <= rate_of(point).likely / point["tokens_per_s"] <= 1.5 for point in held]
+    held = [point for point in speed_points("decode") if point.held_apart]
     assert len(held) >= 20
-    assert sum(near) / len(near) >= 0.8
+    assert sum(1 / 1.5 <= point.ratio <= 1.5 for point in held) / len(held) >= 0.8
 
 
 @pytest.mark.parametrize("point", SPEEDS, ids=lambda point: point["id"])
