@@ -1,0 +1,25 @@
+"""How the contract tests open each backend."""
+
+import secrets
+from contextlib import asynccontextmanager
+
+from pydantic import SecretStr
+
+from consilium.gateway.backends import memory, redis
+from consilium.gateway.config import RedisSettings
+from consilium.kernel.clock import SystemClock
+
+TTL_S = 3600
+
+
+@asynccontextmanager
+async def opened(backend, valkey, *, ttl_s=TTL_S):
+    if backend == "memory":
+        stores = memory.open_stores(SystemClock(), receipt_ttl_s=ttl_s)
+    else:
+        settings = RedisSettings(url=SecretStr(valkey.url), prefix=f"t{secrets.token_hex(4)}", timeout_s=5)
+        stores = redis.open_stores(settings, receipt_ttl_s=ttl_s)
+    try:
+        yield stores
+    finally:
+        await stores.close()
