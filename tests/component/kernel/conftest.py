@@ -22,7 +22,7 @@ NAME = "consilium.v1.GenerationService"
 
 @dataclass
 class Script(rpc.GenerationServiceServicer):
-    """Answers as the prompt says: `count N MS` streams N texts, anything else is looked up in `raises`."""
+    """Answers as the prompt says: `count N MS [X]` streams N texts and then raises X, anything else is looked up in `raises`."""
 
     raises: dict[str, Exception] = field(default_factory=dict)
     seen: list[calls.Call] = field(default_factory=list)
@@ -35,10 +35,12 @@ class Script(rpc.GenerationServiceServicer):
         try:
             if request.prompt in self.raises:
                 raise self.raises[request.prompt]
-            _, count, pause_ms = request.prompt.split()
+            _, count, pause_ms, *then = request.prompt.split()
             for number in range(int(count)):
                 yield pb.GenerateResponse(text=str(number))
                 await asyncio.sleep(int(pause_ms) / 1000)
+            if then:
+                raise self.raises[then[0]]
         finally:
             self.live -= 1
             self.closed += 1

@@ -98,3 +98,34 @@ async def test_the_callers_request_id_is_kept_and_a_bad_one_replaced(serve):
         for sent, kept in (("abc-1", "abc-1"), ("x" * 65, "made-1"), ("a b", "made-2")):
             await stub.CountTokens(pb.CountTokensRequest(prompt="a"), metadata=(("x-request-id", sent),))
             assert bench.script.seen[-1].request_id == kept
+
+
+async def test_a_call_that_found_nobody_is_tried_three_times_and_no_other_error_is(serve):
+    bench = await serve(public=True)
+    bench.script.raises = {"away": ConsiliumError("upstream_down", name="core", retry_after_s=2), "full": ConsiliumError("queue_full")}
+    async with bench.channel() as channel:
+        stub = rpc.GenerationServiceStub(channel.raw)
+        for prompt, tries in (("away", 3), ("full", 1)):
+            bench.script.seen.clear()
+            with pytest.raises(ConsiliumError) as told:
+                await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt=prompt))
+            assert told.value.code == bench.script.raises[prompt].code
+            assert len(bench.script.seen) == tries
+
+
+async def test_an_answer_that_breaks_off_keeps_what_was_said_and_is_not_begun_again(serve):
+    bench = await serve(public=True)
+    bench.script.raises = {"away": ConsiliumError("upstream_down", name="core", retry_after_s=2)}
+    got = []
+    async with bench.channel() as channel:
+        answer = channel.listen(rpc.GenerationServiceStub(channel.raw).Generate, pb.GenerateRequest(prompt="count 3 5 away"))
+
+        async def read() -> None:
+            async for message in answer:
+                got.append(message.text)
+
+        with pytest.raises(ConsiliumError) as told:
+            await read()
+    assert got == ["0", "1", "2"]
+    assert told.value.code == "upstream_down"
+    assert len(bench.script.seen) == 1
