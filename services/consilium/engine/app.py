@@ -25,7 +25,7 @@ from consilium.engine import topology
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
 from consilium.engine.config import EngineExecutor, EngineView
 from consilium.engine.deployment import Door, EngineReplica
-from consilium.engine.launch_args import installed_version
+from consilium.engine.launch_args import installed_fields, installed_version
 from consilium.engine.machine import Machine, from_ray, local
 from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.request_router import PATH as ROUTER
@@ -53,7 +53,8 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     args = dict(args)
     drain_s = float(args.pop("drain_s", DRAIN_S))
     spec = DeploymentSpec(**args)
-    engine = serve.deployment(EngineReplica, name=DEPLOYMENT).options(**options(spec, drain_s)).bind(settings(spec), tuple(spec.cpu_lists))
+    warm_ranks = spec.ranks if spec.device == "cpu" and spec.nodes == 1 else 0
+    engine = serve.deployment(EngineReplica, name=DEPLOYMENT).options(**options(spec, drain_s)).bind(settings(spec), tuple(spec.cpu_lists), warm_ranks)
     if spec.replicas == 1:
         return engine
     return serve.deployment(Door, name="Door").options(ray_actor_options={"num_cpus": 0}).bind(engine)
@@ -144,7 +145,7 @@ def plan(view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mappi
         found = resolve(name, models_dir)
         models[name] = replace(read(found.path, found.name), revision=found.revision)
     version = installed_version() or PINNED
-    return topology.plan(view, from_ray(rows, here), models, version=version)
+    return topology.plan(view, from_ray(rows, here), models, version=version, fields=installed_fields())
 
 
 class _Deploy:

@@ -99,6 +99,14 @@ class EngineClient:
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = dict(engines)
 
+    async def start(self) -> None:
+        """Open what can be opened before the first call: connection pools of remote executors.
+
+        Raises ConsiliumError(config_invalid) if the key of one is not in the environment.
+        """
+        for engine in self._engines.values():
+            await engine.start()
+
     async def open(self, executor: str, call: Call) -> Turn:
         """Send a call and return when the answer has begun. Close the turn when it is no longer wanted."""
         engine = self._engine(executor)

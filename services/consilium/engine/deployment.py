@@ -18,10 +18,12 @@ from typing import Any, Final
 
 from ray import serve
 
-from consilium.engine import multinode
+from consilium.engine import multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.ports import Call
+from consilium.engine.warm_plan import BIND, cpu_engine
 from consilium.kernel.catalogue import BY_CODE
+from consilium.kernel.process import child_environment, set_variable
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +36,15 @@ class EngineReplica:
 
     settings   fields of VllmSettings, as a dict
     cpu_lists  cores of each replica, by replica rank; empty = as the environment says
+    warm_ranks workers of a CPU engine in one node, whose processes are started beside this one; 0 = as vLLM starts them
     """
 
-    async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = ()) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it
         context = serve.get_replica_context()
         if cpu_lists:
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = cpu_lists[context.rank.rank % len(cpu_lists)]
+            set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
+        if warm_ranks:
+            warm_spawn.prepare(cpu_engine(child_environment({}), warm_ranks))
         settings = dict(settings)
         self._followers: multinode.Followers | None = None
         if multinode.is_spread(settings["engine_args"]):
@@ -49,6 +54,7 @@ class EngineReplica:
         backend = await asyncio.to_thread(importlib.import_module, BACKEND)
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, ray_metrics=True), on_dead=_end_process)
         await self._engine.start()
+        warm_spawn.end_unused()
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer."""
@@ -57,8 +63,9 @@ class EngineReplica:
                 yield frame
 
     async def info(self) -> dict[str, Any]:
-        """Return the fields of ExecutorInfo."""
-        return asdict(self._engine.info())
+        """Return the fields of ExecutorInfo, for all copies together."""
+        info = self._engine.info()
+        return {**asdict(info), "places": info.places * max(1, serve.get_replica_context().world_size)}
 
     async def check_health(self) -> None:
         """Raise if no token can be generated."""

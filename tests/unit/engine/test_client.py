@@ -8,7 +8,8 @@ import pytest
 from consilium.engine import wire
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.backends.serve import translate
-from consilium.engine.client import EngineClient
+from consilium.engine.client import EngineClient, open_executors
+from consilium.engine.config import EngineView
 from consilium.engine.ports import Call, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
@@ -88,6 +89,19 @@ async def test_probe_says_the_state() -> None:
     await engine.start()
     assert await client.probe("core") is State.READY
     assert [info.name for info in client.executors()] == ["core"]
+
+
+def test_a_configuration_names_its_executors() -> None:
+    view = EngineView.model_validate(
+        {
+            "topology": {"kind": "hybrid"},
+            "executors": {"small": {"model": "tiny", "fallback": "core"}, "far": {"kind": "remote", "url": "http://x/v1", "model": "m", "max_in_flight": 3}},
+        }
+    )
+    found = {info.name: info for info in open_executors(view).executors()}
+    assert list(found) == ["core", "small", "far"]
+    assert (found["small"].kind, found["small"].fallback) == ("engine", "core")
+    assert (found["far"].kind, found["far"].model, found["far"].places) == ("remote", "m", 3)
 
 
 class Cut(EchoEngine):

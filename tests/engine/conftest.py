@@ -1,0 +1,117 @@
+"""One real engine for a whole session of tests: vLLM on this machine's CPU, with the tiny dense Qwen3."""
+
+import gc
+import itertools
+import json
+import warnings
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from consilium.demo import tiny
+from consilium.engine import warm_plan, warm_spawn, wire
+from consilium.engine.ports import Call, Head, Tail
+from consilium.kernel.process import child_environment
+
+CONTEXT = 512
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Said:
+    """One whole answer."""
+
+    head: Head
+    body: bytes
+    tail: Tail
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        lines = [line[6:] for line in self.body.decode().splitlines() if line.startswith("data: ")]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
+
+    @property
+    def text(self) -> str:
+        if not self.head.stream:
+            choice = self.json["choices"][0]
+            return choice["message"]["content"] if "message" in choice else choice["text"]
+        choices = [event["choices"][0] for event in self.events if event["choices"]]
+        return "".join(choice["delta"].get("content") or "" if "delta" in choice else choice["text"] for choice in choices)
+
+
+class Asker:
+    """Asks an engine in its own process."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def call(self, route: str, **body: Any) -> Call:
+        return Call(f"t{next(_numbers)}", route, {"model": self.engine.info().model, **body})  # type: ignore[arg-type]
+
+    async def ask(self, route: str, **body: Any) -> Said:
+        reader, raw = wire.Reader(), b""
+        head, tail = Head(0, False, ""), None
+        async for frame in self.engine.stream(self.call(route, **body)):
+            item = reader.take(frame)
+            head, tail = item.head or head, item.tail or tail
+            raw += item.body
+        assert tail is not None
+        return Said(head, raw, tail)
+
+    async def chat(self, text: str = "Hello", **body: Any) -> Said:
+        return await self.ask("chat", **{"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **body})
+
+
+async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
+    """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
+    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
+    from consilium.engine.backends.vllm import VllmEngine, VllmSettings
+
+    model = tiny.make(folder / kind, kind)
+    if not template:
+        (model / "chat_template.jinja").unlink()
+    args = {
+        "model": str(model),
+        "served_model_name": kind,
+        "enforce_eager": True,
+        "max_model_len": CONTEXT,
+        "max_num_seqs": 8,
+        "kv_cache_memory_bytes": 64 << 20,
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
+    }
+    parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True} if template else {}
+    asker = Asker(VllmEngine(VllmSettings("core", args, parsers, revision="test")))
+    await asker.engine.start()
+    warm_spawn.end_unused()
+    try:
+        yield asker
+    finally:
+        await asker.engine.stop()
+        asker.engine = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves its sockets' context to the garbage collector
+            gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _alone() -> Any:
+    """Say nothing to anybody: no hub, no usage reports."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
+            patch.setenv(name, "1")
+        yield
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker]:
+    """The engine of the session."""
+    async for asker in running(tmp_path_factory.mktemp("models"), "tiny"):
+        yield asker

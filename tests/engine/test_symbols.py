@@ -1,0 +1,126 @@
+"""Every name of vLLM that we use exists in the installed version. Reads source, imports nothing; run it before the pin is raised."""
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import consilium
+
+SERVICES = Path(consilium.__file__).parent
+FOUND = importlib.util.find_spec("vllm")
+pytestmark = pytest.mark.skipif(FOUND is None, reason="vLLM is not installed")
+
+# Methods and attributes that we call on vLLM's objects: (module, class) -> names defined there.
+USED = {
+    ("vllm.v1.engine.async_llm", "AsyncLLM"): {
+        "generate", "encode", "from_vllm_config", "get_supported_tasks", "reset_mm_cache", "shutdown", "errored", "dead_error",
+        "get_num_unfinished_requests",
+    },
+    ("vllm.engine.arg_utils", "EngineArgs"): {"create_engine_config", "served_model_name", "disable_log_stats", "aggregate_engine_logging"},
+    ("vllm.engine.arg_utils", "AsyncEngineArgs"): {"enable_log_requests"},
+    ("vllm.entrypoints.launchers.cli_args", "BaseFrontendArgs"): {"chat_template", "tool_call_parser", "enable_auto_tool_choice"},
+    ("vllm.entrypoints.openai.chat_completion.serving", "OpenAIServingChat"): {"create_chat_completion"},
+    ("vllm.entrypoints.openai.completion.serving", "OpenAIServingCompletion"): {"create_completion"},
+    ("vllm.entrypoints.openai.responses.serving", "OpenAIServingResponses"): {"create_responses"},
+    ("vllm.entrypoints.openai.models.serving", "OpenAIServingModels"): {"show_available_models"},
+    ("vllm.entrypoints.serve.tokenize.serving", "ServingTokenization"): {"create_tokenize", "create_detokenize"},
+    ("vllm.entrypoints.pooling.base.serving", "PoolingBaseServing"): {"__call__"},
+    ("vllm.outputs", "RequestOutput"): {"__init__"},
+    ("vllm.v1.metrics.stats", "RequestStateStats"): {"queued_ts", "scheduled_ts", "first_token_ts"},
+}  # fmt: skip
+# Attributes that init_app_state must set, because routes are read from there.
+STATE = {"openai_serving_chat", "openai_serving_completion", "openai_serving_responses", "openai_serving_models", "serving_tokenization", "serving_embedding"}
+SENTENCES = {
+    "vllm/renderers/params.py": ["This model's maximum context length is ", "contains {qualifier}{token_count} input tokens", "which is the upper bound "],
+    "vllm/entrypoints/serve/utils/api_utils.py": ["exceeds model's maximum ", "Input length ("],
+}
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """Return (file, module, name) of each import of vLLM in our code; name is empty for plain imports."""
+    found = []
+    for path in sorted(SERVICES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            where = str(path.relative_to(SERVICES))
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] == "vllm":
+                found += [(where, str(node.module), alias.name) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                found += [(where, alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "vllm"]
+    return found
+
+
+def source_of(module: str) -> Path | None:
+    assert FOUND is not None
+    assert FOUND.origin is not None
+    base = Path(FOUND.origin).parent.joinpath(*module.split(".")[1:])
+    for path in (base / "__init__.py", base.with_suffix(".py")):
+        if path.exists():
+            return path
+    return None
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    path = source_of(module)
+    assert path is not None, f"vLLM has no module {module}"
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def defines(tree: ast.AST, name: str) -> bool:
+    """Whether a body binds the name, also under if, try and with, or lazily through a table of names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
+        if isinstance(node, ast.ImportFrom | ast.Import) and any((alias.asname or alias.name.partition(".")[0]) == name for alias in node.names):
+            return True
+        if isinstance(node, ast.Dict) and any(isinstance(key, ast.Constant) and key.value == name for key in node.keys):
+            return True
+    return False
+
+
+def test_we_use_vllm_somewhere() -> None:
+    assert len(imports()) >= 10
+
+
+@pytest.mark.parametrize(("where", "module", "name"), imports())
+def test_each_import_resolves(where: str, module: str, name: str) -> None:
+    if name and source_of(f"{module}.{name}") is not None:
+        return
+    assert not name or defines(tree_of(module), name), f"{where}: {module} has no {name}"
+    assert source_of(module) is not None
+
+
+@pytest.mark.parametrize(("module", "kind"), list(USED))
+def test_each_method_exists(module: str, kind: str) -> None:
+    for node in tree_of(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == kind:
+            missing = {name for name in USED[module, kind] if not defines(ast.Module(node.body, []), name)}
+            assert not missing
+            return
+    pytest.fail(f"{module} has no class {kind}")
+
+
+def test_the_state_is_filled_as_we_read_it() -> None:
+    assert FOUND is not None
+    assert FOUND.origin is not None
+    sources = [Path(FOUND.origin).parent / "entrypoints" / part for part in ("launchers/api_server/app_state.py", "generate/api_router.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*sources, *(Path(FOUND.origin).parent / "entrypoints" / "pooling").rglob("*.py")])
+    assert not {name for name in STATE if f"state.{name}" not in text}
+
+
+@pytest.mark.parametrize("path", list(SENTENCES))
+def test_the_sentences_that_we_read_are_still_said(path: str) -> None:
+    assert FOUND is not None
+    assert FOUND.origin is not None
+    text = (Path(FOUND.origin).parent.parent / path).read_text(encoding="utf-8")
+    assert not [sentence for sentence in SENTENCES[path] if sentence not in text]
+
+
+def test_the_guard_against_swapped_adapters_is_there() -> None:
+    """Engines without it could answer one caller with another's adapter."""
+    assert "_last_slot_layout" in ast.unparse(tree_of("vllm.lora.model_manager"))

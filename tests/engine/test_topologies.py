@@ -1,0 +1,81 @@
+"""All forms of topology with real engines: over two nodes, tensor parallel in a node, two replicas on two logical GPUs, and all of them as a hybrid."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIMIT_S = 360.0
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S + 30)]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What the driver saw on its cluster."""
+    state = tmp_path_factory.mktemp("topologies")
+    log = state / "driver.log"
+    command = [sys.executable, "-m", "tests.engine.topologies_driver", str(state)]
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **SETTINGS}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as driver,
+    ):
+        try:
+            code = driver.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(driver.pid, signal.SIGKILL)
+            raise
+    assert code == 0, log.read_text(errors="replace")[-4000:]
+    return json.loads((state / "seen.json").read_text())
+
+
+def test_all_forms_come_up(seen):
+    assert seen["states"] == {"executor-core": "RUNNING", "executor-local": "RUNNING", "executor-pair": "RUNNING"}
+
+
+def test_the_core_stands_on_two_nodes(seen):
+    assert seen["nodes_of_groups"] == [2]
+
+
+@pytest.mark.parametrize("executor", ["core", "local", "pair"])
+def test_every_form_answers(seen, executor):
+    answer = seen["talk"][executor]
+    assert answer["tokens"] == 12
+    assert answer["text"]
+
+
+def test_two_ranks_say_the_same_on_one_node_and_on_two(seen):
+    assert seen["talk"]["core"]["text"] == seen["talk"]["local"]["text"]
+
+
+def test_both_replicas_answer_and_say_the_same(seen):
+    answers = seen["talk"]["spread"]
+    assert len({answer["replica"] for answer in answers}) == 2
+    assert {answer["text"] for answer in answers} == {seen["talk"]["pair"]["text"]}
+
+
+def test_a_talk_stays_with_its_replica(seen):
+    assert len({answer["replica"] for answer in seen["talk"]["sticky"]}) == 1
+
+
+def test_when_a_rank_dies_on_one_node_all_nodes_end_and_start_again(seen):
+    assert seen["kill"]["ranks_of_follower"] >= 1
+    assert seen["kill"]["after_rank_died"] is not None
+    assert seen["kill"]["came_back"]
+
+
+def test_when_the_leader_dies_its_followers_end(seen):
+    assert seen["kill"]["after_leader_died"] is not None

@@ -1,0 +1,156 @@
+"""Every form of topology on one Ray cluster of two nodes, with real engines; writes what it saw as JSON. Run by test_topologies.py in a process of
+its own, because Serve reads its settings when it is imported.
+
+    python -m tests.engine.topologies_driver STATE_FOLDER
+
+One hybrid configuration holds all forms: the core is sharded over two nodes, `local` is tensor parallel in one node, `pair` is two replicas on two
+logical GPUs. Then ranks and replicas are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group_table
+
+from consilium.engine import app, machine
+from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
+from consilium.engine.client import EngineClient
+from consilium.engine.config import EngineView
+from consilium.engine.ports import Call, ExecutorInfo
+
+START_S = 240.0
+END_S = 30.0
+VIEW = EngineView.model_validate(
+    {
+        "model": "tiny",
+        "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
+        "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
+        "executors": {"local": {"model": "tiny", "tensor_parallel": 2, "device": "cpu"}, "pair": {"model": "tiny", "replicas": 2, "device": "gpu"}},
+    }
+)
+STORE = 100 * 2**20
+
+
+def cluster() -> Cluster:
+    """Return two Ray nodes on this machine, the first with two logical GPUs."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, "object_store_memory": STORE, "include_dashboard": False})
+    made.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(address=made.address, log_to_driver=False)
+    return made
+
+
+def wait_until_running(names: set[str]) -> dict[str, str]:
+    """Return the state of each application, once all run, one failed, or the time is over."""
+    end = time.monotonic() + START_S
+    while True:
+        found = {name: str(status.status.value) for name, status in serve.status().applications.items()}
+        if all(found.get(name) == "RUNNING" for name in names) or "DEPLOY_FAILED" in found.values() or time.monotonic() > end:
+            return found
+        time.sleep(0.5)
+
+
+async def say(client: EngineClient, executor: str, number: int, *, prefix: str = "same", model: str) -> dict[str, Any]:
+    """Return one answer: its text, its replica, its counts."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Count to ten."}], "max_tokens": 12, "temperature": 0}
+    async with await client.open(executor, Call(f"{executor}-{number}", "chat", body, prefix_key=prefix)) as turn:
+        answer = json.loads(b"".join([chunk async for chunk in turn]))
+    message = answer["choices"][0]["message"]
+    return {"text": message.get("reasoning") or message["content"], "replica": turn.head.replica, "tokens": answer["usage"]["completion_tokens"]}
+
+
+async def talk(client: EngineClient, model: str) -> dict[str, Any]:
+    """Return answers of every executor, one after the other and together."""
+    seen: dict[str, Any] = {}
+    for executor in ("core", "local", "pair"):
+        seen[executor] = await say(client, executor, 0, model=model)
+    seen["spread"] = await asyncio.gather(*(say(client, "pair", 100 + i, prefix=f"talk-{i}", model=model) for i in range(12)))
+    seen["sticky"] = [await say(client, "pair", 200 + i, prefix="one talk", model=model) for i in range(6)]
+    return seen
+
+
+def ours(title: str) -> list[psutil.Process]:
+    """Return this cluster's processes with that title: descendants of this process's raylets."""
+    mine = psutil.Process().children(recursive=True)
+    found = []
+    for process in mine:
+        try:
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone_after(processes: list[psutil.Process]) -> float | None:
+    """Return the seconds until all of them have ended, or None if one has not."""
+    began = time.monotonic()
+    _, alive = psutil.wait_procs(processes, timeout=END_S)
+    return None if alive else round(time.monotonic() - began, 2)
+
+
+def wait_for(title: str, other_than: set[int]) -> psutil.Process | None:
+    """Return a process with that title that is not one of those, once there is one."""
+    end = time.monotonic() + 60.0
+    while time.monotonic() < end:
+        for process in ours(title):
+            if process.pid not in other_than:
+                return process
+        time.sleep(0.2)
+    return None
+
+
+def kill() -> dict[str, Any]:
+    """Kill a follower's rank, then the new leader. Return after how many seconds the others had ended."""
+    leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
+    ranks = follower.children(recursive=True)
+    family = [leader, follower, *leader.children(recursive=True), *ranks]
+    ranks[-1].kill()
+    seen: dict[str, Any] = {"ranks_of_follower": len(ranks), "after_rank_died": gone_after(family)}
+    known = {process.pid for process in family}
+    new_follower = wait_for("Follower", known)
+    new_leader = wait_for("ServeReplica:executor-core", known)
+    seen["came_back"] = new_follower is not None and new_leader is not None
+    if new_follower is not None and new_leader is not None:
+        family = [new_follower, *new_follower.children(recursive=True)]
+        new_leader.kill()
+        seen["after_leader_died"] = gone_after(family)
+    return seen
+
+
+def main(state: Path) -> int:
+    """Write what was seen to `seen.json` in the state folder."""
+    began = time.monotonic()
+    nodes = cluster()
+    seen: dict[str, Any] = {}
+    try:
+        specs = app.plan(VIEW, state / "models", machine.local(), ray.nodes())
+        served = specs[0].served_name
+        serve.start(proxy_location="Disabled")
+        app.submit(specs, drain_s=1.0)
+        seen["states"] = wait_until_running({app_name(spec.name) for spec in specs})
+        seen["start_s"] = round(time.monotonic() - began, 1)
+        groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+        seen["nodes_of_groups"] = [len(set(group["bundles_to_node_id"].values())) for group in groups if len(group["bundles"]) == 2]
+        client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name), copies=spec.replicas) for spec in specs})
+        seen["talk"] = asyncio.run(talk(client, served))
+        seen["kill"] = kill()
+        seen["deployment"] = DEPLOYMENT
+    finally:
+        (state / "seen.json").write_text(json.dumps(seen, indent=1))
+        ray.shutdown()
+        nodes.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
