@@ -1,0 +1,118 @@
+"""The real server goes away, hangs, comes back empty: the gateway goes on, and takes it back by itself."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from pydantic import SecretStr
+
+from consilium.gateway.authority import RETRY_S, Authority
+from consilium.gateway.backends.redis import open_stores
+from consilium.gateway.config import RedisSettings
+from consilium.gateway.keys import mint
+from consilium.kernel.clock import SystemClock
+from consilium.kernel.errors import ConsiliumError
+
+PEPPER = b"pepper"
+
+
+@pytest.fixture
+async def stores(own_valkey):
+    own_valkey.start()
+    found = open_stores(RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3), receipt_ttl_s=60)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def authority(stores):
+    return Authority(stores.keys, pepper=PEPPER, clock=SystemClock(), cache_s=60)
+
+
+async def new_key(stores):
+    text, record = mint(PEPPER, name="k", now=time.time(), rpm=1000, tpm=100_000)
+    await stores.keys.put(record)
+    return f"Bearer {text}", record
+
+
+async def _back(authority, header):
+    ends = time.monotonic() + 5
+    while (await authority.authenticate(header, 1)).source != "redis":
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.05)
+
+
+async def test_killed_and_started_again(stores, authority, own_valkey):
+    header, record = await new_key(stores)
+    stranger, stranger_record = await new_key(stores)
+    assert (await authority.authenticate(header, 5)).source == "redis"
+    own_valkey.stop()
+    assert (await authority.authenticate(header, 5)).source == "cache"
+    await authority.settle(record.id, 5, 7)
+    with pytest.raises(ConsiliumError) as caught:
+        await authority.authenticate(stranger, 5)
+    assert caught.value.code == "upstream_down"
+    await stores.receipts.put("r1", {"id": "r1"})
+    assert await stores.receipts.get("r1") == {"id": "r1"}
+    with pytest.raises(ConsiliumError):
+        await stores.receipts.get("r2")
+    own_valkey.start()
+    await asyncio.sleep(RETRY_S)
+    await stores.keys.put(record)
+    await stores.keys.put(stranger_record)
+    await _back(authority, header)
+    assert (await authority.authenticate(stranger, 5)).source == "redis"
+    assert await stores.receipts.get("r1") == {"id": "r1"}
+
+
+async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(stores, authority, own_valkey):
+    header, _ = await new_key(stores)
+    await authority.authenticate(header, 5)
+    os.kill(own_valkey.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert (await authority.authenticate(header, 5)).source == "cache"
+        first_s = time.monotonic() - began
+        began = time.monotonic()
+        for _ in range(100):
+            assert (await authority.authenticate(header, 5)).source == "cache"
+        assert time.monotonic() - began < 0.3
+        assert first_s < 1.5
+    finally:
+        os.kill(own_valkey.process.pid, signal.SIGCONT)
+    await _back(authority, header)
+
+
+async def test_functions_are_loaded_again_after_a_flush(stores, authority):
+    header, record = await new_key(stores)
+    await authority.authenticate(header, 5)
+    redis = stores.keys.server.redis
+    await redis.function_flush()
+    await redis.flushall()
+    await stores.keys.put(record)
+    assert (await authority.authenticate(header, 5)).source == "redis"
+
+
+async def test_a_wrong_password_is_an_outage_and_not_a_traceback(own_valkey):
+    own_valkey.start()
+    stores = open_stores(RedisSettings(url=SecretStr(own_valkey.url.replace("secret", "wrong")), timeout_s=0.3), receipt_ttl_s=60)
+    with pytest.raises(ConsiliumError) as caught:
+        await stores.keys.list()
+    assert caught.value.code == "upstream_down"
+    assert "wrong" not in caught.value.public()
+    await stores.close()
+
+
+async def test_a_damaged_key_is_named(stores):
+    await stores.keys.server.redis.hset("csl:key:abc", "name", "half")
+    with pytest.raises(ConsiliumError) as caught:
+        await stores.keys.get("abc")
+    assert caught.value.code == "data_damaged"
+
+
+def test_no_address_is_said():
+    with pytest.raises(ConsiliumError) as caught:
+        open_stores(RedisSettings(), receipt_ttl_s=60)
+    assert caught.value.code == "redis_missing"
