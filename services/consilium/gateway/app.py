@@ -106,6 +106,7 @@ class GatewayReplica:
             ),
             [servicer.service(face)],
             ids=ids,
+            observe=lambda ended: meter.rpc(ended.method.rpartition("/")[2], ended.code, ended.seconds),
         )
         await self._grpc.start()
         self._looking = asyncio.create_task(self._look())

@@ -40,6 +40,10 @@ class GatewayMeter:
         """Count a request that no engine saw, by error code."""
         self._metrics.add("consilium_gateway_rejected_total", reason=code)
 
+    def rpc(self, method: str, code: str, seconds: float) -> None:
+        """Count a gRPC call that has ended; `code` is the name of a gRPC status."""
+        self._metrics.observe("consilium_gateway_rpc_seconds", seconds, method=method, code=code)
+
     def fallback(self, executor: str, instead: str) -> None:
         """Count a turn that another executor answered."""
         self._metrics.add("consilium_gateway_fallbacks_total", executor=executor, instead=instead)
