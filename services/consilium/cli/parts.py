@@ -144,6 +144,9 @@ class Board:
 
     def unready(self, name: str, now: float, detail: str) -> None:
         """Note that a part still runs but has stopped answering; it is up again when it answers."""
+        if self._live[name].state is not PartState.UP:
+            msg = f"{name}: {self._live[name].state} cannot fall silent"
+            raise MoveRefusedError(msg)
         self._move(name, PartState.STARTING, now, detail=detail)
 
     def note(self, name: str, detail: str) -> None:

@@ -172,7 +172,7 @@ class StateFolder:
         except OSError as err:
             raise ConsiliumError("state_damaged", path=str(self.cluster), reason=err.strerror or str(err)) from err
         try:
-            return parse_cluster(json.loads(text))
+            return parse_cluster(_dict(json.loads(text)))
         except (ValueError, TypeError, KeyError) as err:
             raise ConsiliumError("state_damaged", str(err), path=str(self.cluster), reason="it is not readable as JSON of this version") from err
 

@@ -1,0 +1,128 @@
+"""The whole tree: typos, precedence, names that mean something in another section, the documented example."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consilium.cli import tree
+from consilium.cli.example import example
+from consilium.cli.tree import ConsiliumConfig, load_tree, parse_settings, updated, with_absolute_frames
+from consilium.kernel.config import dump, flatten, load
+from consilium.kernel.errors import ConsiliumError
+
+
+def args(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    tree.add_config_flags(parser)
+    parser.add_argument("--state")
+    return parser.parse_args(words)
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "consilium.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(folder: Path, text: str) -> ConsiliumError:
+    with pytest.raises(ConsiliumError) as caught:
+        load(ConsiliumConfig, path=file(folder, text), env={})
+    assert caught.value.code == "config_invalid"
+    return caught.value
+
+
+def test_a_typo_names_the_nearest_key_and_the_line(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "model: demo\nengine:\n  max_num_seq: 4\n").public()
+    assert "engine.max_num_seq" in said
+    assert "'max_num_seqs'" in said
+    assert "line 3" in said
+
+
+def test_a_typo_in_a_section_names_the_nearest_section(tmp_path: Path) -> None:
+    assert "'gateway'" in refusal(tmp_path, "gatway:\n  port: 8000\n").public()
+
+
+def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    path = file(tmp_path, "engine: {max_num_seqs: 1, max_model_len: 100}\ngateway: {replicas: 2}\n")
+    env = {"CONSILIUM_ENGINE__MAX_NUM_SEQS": "2", "CONSILIUM_ENGINE__MAX_MODEL_LEN": "200"}
+    loaded = load(ConsiliumConfig, path=path, env=env, flags={"engine.max_num_seqs": 3})
+    assert (loaded.value.engine.max_num_seqs, loaded.origin("engine.max_num_seqs")) == (3, "flag")
+    assert (loaded.value.engine.max_model_len, loaded.origin("engine.max_model_len")) == (200, "environment")
+    assert (loaded.value.gateway.replicas, loaded.origin("gateway.replicas")) == (2, "file")
+    assert (loaded.value.gateway.host, loaded.origin("gateway.host")) == ("127.0.0.1", "default")
+
+
+def test_flags_of_up_become_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = load_tree(args("--model", "tiny", "--port", "8123", "--grpc-port", "8124", "--set", "engine.max_num_seqs=7", "--set", "roles.a={frame: hi}")).value
+    assert (value.model, value.gateway.port, value.gateway.grpc_port, value.engine.max_num_seqs) == ("tiny", 8123, 8124, 7)
+    assert value.roles["a"].frame == "hi"
+
+
+def test_the_file_of_the_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(tmp_path, "model: tiny-moe\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_tree(args()).value.model == "tiny-moe"
+
+
+@pytest.mark.parametrize("pair", ["engine.max_num_seqs", "=3", "a={"])
+def test_a_setting_that_cannot_be_read_is_told(pair: str) -> None:
+    with pytest.raises(ConsiliumError):
+        parse_settings([pair])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("roles: {a: {frame: x, executor: nobody}}", "no executor"),
+        ("roles: {a: {frame: x, profile: nothing}}", "no profile"),
+        ("profiles: {p: {executor: nobody}}", "no executor"),
+        ("executors: {core: {kind: remote, url: 'http://h/v1', model: m}}", "belongs to the model itself"),
+        ("executors: {x: {kind: engine, model: tiny}}", "hybrid"),
+        ("roles: {a: {frame: x, frame_file: y}}", "not both"),
+    ],
+)
+def test_names_in_one_section_must_mean_something_in_another(tmp_path: Path, text: str, words: str) -> None:
+    assert words in refusal(tmp_path, text).public()
+
+
+def test_frame_files_lie_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "frame.md").write_text("You think.")
+    value = load(ConsiliumConfig, path=file(tmp_path, "roles: {a: {frame_file: frame.md}}"), env={}).value
+    assert with_absolute_frames(value, tmp_path).roles["a"].frame_file == str(tmp_path / "frame.md")
+    with pytest.raises(ConsiliumError, match=r"frame\.md"):
+        with_absolute_frames(value, tmp_path / "elsewhere")
+
+
+def test_worked_out_values_replace_sections() -> None:
+    value = updated(ConsiliumConfig(), {"gateway": {"port": 81}}, model="tiny")
+    assert (value.gateway.port, value.model) == (81, "tiny")
+
+
+def test_secrets_are_masked() -> None:
+    value = load(ConsiliumConfig, env={}, flags={"redis.url": "redis://:hush@h:1/0"}).value
+    assert "hush" not in str(flatten(dump(value, masked=True)))
+    assert dump(value, masked=False)["redis"]["url"] == "redis://:hush@h:1/0"
+
+
+def test_the_committed_example_is_the_generated_one() -> None:
+    committed = Path(tree.__file__).with_name("config.example.yaml").read_text()
+    assert committed == example(), "run: consilium config example > services/consilium/cli/config.example.yaml"
+
+
+def test_the_example_is_the_defaults_and_names_every_key() -> None:
+    found = load(ConsiliumConfig, path=Path(tree.__file__).with_name("config.example.yaml"), env={}).value
+    assert found == ConsiliumConfig()
+    assert set(flatten(yaml.safe_load(example()))) == set(flatten(dump(ConsiliumConfig(), masked=False)))
+
+
+def test_the_commented_rows_of_the_example_are_valid(tmp_path: Path) -> None:
+    text = example().replace("executors: {}", "executors:").replace("roles: {}", "roles:").replace("profiles: {}", "profiles:")
+    text = "\n".join(line.replace("#", " ", 1) if line.startswith("#  ") else line for line in text.splitlines())
+    value = load(ConsiliumConfig, path=file(tmp_path, text), env={}, flags={"topology.kind": "hybrid"}).value
+    assert set(value.executors) == {"coder", "rented"}
+    assert set(value.roles) == {"philosopher"}

@@ -1,0 +1,228 @@
+"""What commands read and say: flags, SSE, receipts, Ray's log names, memory by part, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from consilium.cli import app, chat, keys, launch, memory, model_step, ray_logs, redis_server
+from consilium.cli.assembly import derive, own_redis_url, public_redis
+from consilium.cli.processes import identify
+from consilium.cli.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
+from consilium.cli.supervisor import failure_of
+from consilium.cli.up import closing_lines
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.ports import TABLE, allot
+
+
+def chat_args(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    chat.add(parser.add_subparsers())
+    return parser.parse_args(["chat", *words])
+
+
+def test_a_role_is_a_model_name() -> None:
+    assert chat.body_of(chat_args("hi", "--role", "philosopher"), [])["model"] == "role/philosopher"
+    assert chat.body_of(chat_args("hi"), [])["model"] == "auto"
+
+
+def test_flags_of_chat_become_the_request() -> None:
+    body = chat.body_of(chat_args("hi", "--model", "base", "--profile", "think", "--no-stream", "--max-tokens", "5"), [{"role": "user", "content": "hi"}])
+    assert body == {
+        "model": "base",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": False,
+        "consilium": {"profile": "think"},
+        "max_tokens": 5,
+    }
+
+
+def test_a_stream_is_read_to_done() -> None:
+    lines = [
+        'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}',
+        "",
+        ": comment",
+        'data: {"choices": [{"delta": {"reasoning": "hm"}}]}',
+        'data: {"choices": [{"delta": {"content": "Paris"}}]}',
+        'data: {"choices": [], "usage": {}}',
+        "data: [DONE]",
+        'data: {"choices": [{"delta": {"content": "never"}}]}',
+    ]
+    assert list(chat.pieces(lines)) == [chat.Piece("", "hm"), chat.Piece("Paris")]
+
+
+def test_an_error_in_a_stream_ends_it() -> None:
+    assert list(chat.pieces(['data: {"error": {"message": "gone"}}', 'data: {"choices": [{"delta": {"content": "x"}}]}'])) == [chat.Piece(error="gone")]
+
+
+def test_the_other_sides_sentence_is_kept() -> None:
+    err = chat.failure_of(404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}}))
+    assert (err.code, err.public(), app.exit_code(err)) == ("model_unknown", "There is no model 'x'.", app.EXIT_NOT_FOUND)
+    assert chat.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("2W", 1_209_600)])
+def test_spans(text: str, seconds: float) -> None:
+    assert keys.span_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "h", "-1d", "1y"])
+def test_a_span_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        keys.span_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "major"), [("Redis server v=7.2.4 sha=00000000:0", 7), ("Valkey server v=9.1.2 sha=0", 9), ("Redis server v=6.0.16", 6), ("nonsense", None)]
+)
+def test_redis_versions(text: str, major: int | None) -> None:
+    assert redis_server.major_version(text) == major
+
+
+def test_ray_workers_belong_to_parts() -> None:
+    assert ray_logs.part_of_actor("ServeReplica:executor-core:Engine") == "engine"
+    assert ray_logs.part_of_actor("ServeReplica:gateway:Gateway") == "gateway"
+    assert ray_logs.part_of_actor("HAProxyManager") == "ray"
+
+
+def test_worker_logs_are_found_by_the_name_of_the_actor(tmp_path: Path) -> None:
+    logs = tmp_path / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "worker-a-1.err").write_text(":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\nloading\n")
+    (logs / "worker-a-1.out").write_text(":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\n")
+    (logs / "worker-b-2.err").write_text(":job_id:01\n:actor_name:ServeController\nINFO\n")
+    (logs / "raylet.err").write_text("")
+    assert [path.name for path in ray_logs.worker_logs(tmp_path, "engine")] == ["worker-a-1.err"]
+    assert [path.name for path in ray_logs.worker_logs(tmp_path, "ray")] == ["worker-b-2.err"]
+    assert ray_logs.worker_logs(tmp_path, "redis") == ()
+
+
+def test_memory_goes_to_the_nearest_part_above() -> None:
+    def process(pid: int, parent: int, title: str) -> memory.Process:
+        return memory.Process(Pid(pid, 0.0), parent, title)
+
+    found = [
+        process(1, 0, "python -m consilium.cli.supervisor"),
+        process(2, 1, "valkey-server"),
+        process(3, 1, "python -m consilium.engine.ray_head"),
+        process(4, 3, "raylet"),
+        process(5, 4, "ray::ServeReplica:executor-core:Engine"),
+        process(6, 5, "VLLM::EngineCore"),
+        process(7, 4, "ray::ServeReplica:gateway:Gateway"),
+        process(8, 4, "ray::ServeController"),
+        process(9, 1, "an orphan"),
+    ]
+    parts = memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"})
+    assert parts == {1: "supervisor", 2: "redis", 3: "ray", 4: "ray", 5: "engine", 6: "engine", 7: "gateway", 8: "ray", 9: "supervisor"}
+
+
+def test_every_model_of_our_own_is_made_and_remote_ones_are_not() -> None:
+    config = {"model": "demo", "executors": {"a": {"kind": "engine", "model": "tiny"}, "b": {"kind": "remote", "model": "x"}, "c": {"kind": "engine", "model": "demo"}}}
+    assert model_step.models_of(config) == ("demo", "tiny")
+
+
+def test_progress_lines() -> None:
+    assert model_step.progress_line("making demo", 0, None) == "making demo"
+    assert model_step.progress_line("downloading x", 5 * 2**20, 20 * 2**20) == "downloading x (5 MiB of 20 MiB, 25 %)"
+
+
+def test_a_part_that_says_why_keeps_its_words_and_its_code() -> None:
+    failure = failure_of("model", 68, ("noise", "error: x: there is no folder /x", "next: Name a folder."))
+    assert (failure.code, failure.sentence, failure.next_step) == ("model_missing", "x: there is no folder /x", "Name a folder.")
+
+
+def test_a_part_that_is_killed_says_so() -> None:
+    failure = failure_of("ray", -9, ("last words",))
+    assert failure.code == "part_failed"
+    assert "signal 9" in failure.sentence
+    assert "last words" in failure.sentence
+
+
+def test_cluster_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    folder.make()
+    cluster = Cluster("/s", "up", "m", "tiny", 1.5, "boot", Pid(5, 2.25), {"openai": "http://h/v1"}, {"http": 1}, "csl_x", "csl", {"redis": PartRecord("up", pids=(Pid(7, 1.0),))})
+    folder.write_cluster(cluster)
+    assert folder.read_cluster() == cluster
+    assert folder.cluster.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in folder.root.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 99}', '{"format": 1, "parts": []}', "[1]"])
+def test_a_damaged_cluster_json_is_told(tmp_path: Path, text: str) -> None:
+    folder = StateFolder(tmp_path)
+    folder.cluster.write_text(text)
+    with pytest.raises(ConsiliumError) as caught:
+        folder.read_cluster()
+    assert caught.value.code == "state_damaged"
+
+
+def test_format_is_checked() -> None:
+    with pytest.raises(ValueError, match="format"):
+        parse_cluster({"format": 0})
+
+
+def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
+    ports = allot({}, usable=lambda _port: True)
+    assert set(ports) == {place.name for place in TABLE}
+    said = json.dumps([launch.ray_command(ports=ports, temp=tmp_path), launch.cluster_environment(ports=ports, temp=tmp_path, token="t", mark="m", metrics=tmp_path)])
+    for name, port in ports.items():
+        if name not in {"http", "grpc", "metrics", "redis"}:
+            assert str(port) in said, name
+
+
+def test_ray_temp_leaves_room_for_socket_names() -> None:
+    folder = StateFolder(Path("/a/very/long/path" * 20))
+    assert len(str(folder.ray_temp / "session_2026-11-21_10-40-17_149023_1234567/sockets/plasma_store")) <= 107
+    assert len(str(folder.ray_temp / "serve" / ("f" * 56) / "metrics.sock")) <= 107
+
+
+def test_passwords_differ_by_purpose_and_stay() -> None:
+    assert derive("s\n", "redis") == derive("s", "redis") != derive("s", "ray")
+    assert public_redis(own_redis_url("s", 6390)) == "127.0.0.1:6390"
+
+
+def test_the_closing_lines_hold_a_request_that_can_be_pasted() -> None:
+    cluster = Cluster("/s", "up", "m", "tiny", 0.0, "b", Pid(1, 0.0), {"openai": "http://h/v1", "grpc": "h:2", "metrics": "http://h/metrics"}, key="csl_k")
+    text = "\n".join(closing_lines(cluster))
+    assert "curl -s http://h/v1/chat/completions -H 'Authorization: Bearer csl_k'" in text
+
+
+def test_a_process_is_known_by_number_and_start() -> None:
+    import os
+
+    from consilium.cli import processes
+
+    me = identify(os.getpid())
+    assert me is not None
+    assert processes.is_alive(me)
+    assert not processes.is_alive(Pid(me.pid, me.started + 1))
+    assert not processes.is_alive(Pid(0, 0.0))
+
+
+def test_every_command_has_a_module_with_add_and_run() -> None:
+    import importlib
+
+    for module, _ in app.COMMANDS.values():
+        if module.rpartition(".")[2] in {"plan", "tokens", "explain"}:
+            continue
+        found = importlib.import_module(module)
+        assert callable(found.add)
+        assert callable(found.run)
+
+
+def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main([]) == app.EXIT_USAGE
+    assert "up" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        app.main(["uo"])
+    assert caught.value.code == app.EXIT_USAGE
+
+
+def test_an_error_is_one_sentence_with_a_way_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert app.main(["status", "--state", str(tmp_path)]) == 71
+    said = capsys.readouterr().err
+    assert said == f"error: No cluster is running (state folder {tmp_path}).\nnext: Start one with 'consilium up'.\n"
