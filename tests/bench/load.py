@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 
+_MARKS = (b'"content":"', b'"text":"', b'"reasoning":"')
+"""Beginnings of what a model said or thought, in an event; followed by another quote it is empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A server under load: base URL (scheme://host:port), key, model name."""
@@ -84,8 +88,8 @@ class _Connection:
         if b"transfer-encoding: chunked" in lowered:
             while size := int(await reader.readline(), 16):
                 chunk = await reader.readexactly(size + 2)
-                events = chunk.count(b'"content":"') + chunk.count(b'"text":"')
-                empty = chunk.count(b'"content":""') + chunk.count(b'"text":""')
+                events = sum(chunk.count(mark) for mark in _MARKS)
+                empty = sum(chunk.count(mark + b'"') for mark in _MARKS)
                 if events > empty:
                     first = first or time.perf_counter()
                     tokens += events - empty

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from consilium.engine.ports import Json, Route
 from consilium.gateway.config import Gateway
@@ -30,7 +30,7 @@ def estimate_tokens(body: Mapping[str, object], size: int) -> int:
     asked = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
     answer = asked if _is_count(asked) else USUAL_ANSWER
     copies = body.get("n")
-    return size // BYTES_PER_TOKEN + int(answer) * (int(copies) if _is_count(copies) else 1)
+    return size // BYTES_PER_TOKEN + answer * (copies if _is_count(copies) else 1)
 
 
 def check_shape(body: Json, limits: Gateway, route: Route) -> None:
@@ -39,7 +39,7 @@ def check_shape(body: Json, limits: Gateway, route: Route) -> None:
     if model is not None and not isinstance(model, str):
         raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
     copies = body.get("n")
-    if route != "responses" and _is_count(copies) and int(copies) > limits.max_n:
+    if route != "responses" and _is_count(copies) and copies > limits.max_n:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
     wish = body.get("consilium")
     if wish is None:
@@ -62,7 +62,7 @@ def _check_wish(key: str, value: object) -> None:
         raise _bad(f"consilium.{key}", f"it must be a string (it is a {type(value).__name__})")
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

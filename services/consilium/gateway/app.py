@@ -93,7 +93,7 @@ class GatewayReplica:
             meter=meter,
         )
         face = Face(cast, authority, self._stores.receipts, self._stores.responses, open_embeddings(view.embedding, self._engines))
-        self._http = HttpFace(face)
+        self._http = HttpFace(face, tells_request_id=False)
         self._grpc = GrpcServer(
             Settings(
                 host=view.gateway.host,

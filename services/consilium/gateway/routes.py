@@ -64,8 +64,10 @@ class Face:
 class HttpFace:
     """The ASGI application."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, *, tells_request_id: bool = True) -> None:
+        """Take the wiring; `tells_request_id` False where the server in front writes the header x-request-id itself, as Serve does."""
         self._face = face
+        self._tells_request_id = tells_request_id
         self.streams = 0
         self.draining = False
 
@@ -78,7 +80,7 @@ class HttpFace:
         request_id = _request_id(request) or self._face.cast.ids.new()
         sent = _Sent(send)
         request = Request(request.method, request.path, request.query, request.headers, receive, sent)
-        headers: Headers = [(b"x-request-id", request_id.encode())]
+        headers: Headers = [(b"x-request-id", request_id.encode())] if self._tells_request_id else []
         self.streams += 1
         with logs.request(request_id):
             try:

@@ -219,7 +219,12 @@ class Playing:
                 "completion_tokens": tail.usage.completion_tokens,
                 "cached_tokens": tail.usage.cached_tokens,
             }
-            engine = {"queue": tail.timings.queue_ms, "prefill": tail.timings.prefill_ms, "first_token": tail.timings.first_token_ms, "engine": tail.timings.total_ms}
+            engine = {
+                "queue": tail.timings.queue_ms,
+                "prefill": tail.timings.prefill_ms,
+                "first_token": tail.timings.first_token_ms,
+                "engine": tail.timings.total_ms,
+            }
             stages |= {name: value for name, value in engine.items() if value is not None}
         return Receipt(
             id=self.receipt_id,
@@ -309,7 +314,9 @@ def _plan(cast: Cast, ask: Ask) -> _Plan:
     plan = _Plan(target, CORE, body, "", role=frame.role if frame else None, with_receipt=wish.get("receipt") is not False)
     settings: Profile | None = None
     if ask.route in GENERATING:
-        chosen = profiles.choose(wish.get("profile"), frame.profile if frame else "auto", _text(body), profiles=cast.profiles)
+        # Only who says auto, here or in the role, is chosen for: a request that names a model is answered as the bare engine would.
+        named = frame.profile if frame else profiles.AUTO if asked == models.AUTO else None
+        chosen = profiles.choose(wish.get("profile"), named, _text(body), profiles=cast.profiles)
         plan.profile, plan.profile_why, settings = chosen.name, chosen.why, chosen.profile
         plan.body = profiles.apply(settings, body, ask.route)
     if frame is not None:
@@ -332,11 +339,14 @@ def _framed(frame: roles.Frame, body: Json, route: Route) -> Json:
     if not frame.text:
         return body
     if route == "chat" or (route == "tokenize" and "messages" in body):
-        return {**body, "messages": roles.frame_messages(frame, list(_messages(body)))}
+        messages = _messages(body)
+        whole = isinstance(body.get("messages"), list) and messages == body["messages"]
+        # Messages of another shape go on as they are: the engine says what is wrong with them.
+        return {**body, "messages": roles.frame_messages(frame, messages)} if whole else body
     if route == "responses":
         own = body.get("instructions")
-        return {**body, "instructions": roles.frame_instructions(frame, own if isinstance(own, str) else None)}
-    if route == "completions" and "prompt" in body:
+        return {**body, "instructions": roles.frame_instructions(frame, own)} if own is None or isinstance(own, str) else body
+    if route == "completions" and body.get("prompt") is not None:
         return {**body, "prompt": roles.frame_prompt(frame, body["prompt"])}
     return body
 

@@ -1,0 +1,233 @@
+"""What a cluster must survive: killed processes, gone clients, slow readers, garbage, overload, a lost Redis.
+
+Each test leaves the cluster answering, and says so at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from tests.bench.cluster import Ours
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+BACK_S = 150.0
+
+
+def processes(ours: Ours, word: str) -> list[psutil.Process]:
+    """Processes of this cluster whose title holds a word."""
+    mark = json.loads((ours.state / "cluster.json").read_text())["mark"]
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in " ".join(process.cmdline()) and process.environ().get("CONSILIUM_MARK") == mark:
+                found.append(process)
+    return found
+
+
+def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
+    return httpx.Client(base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"})
+
+
+def chat(tokens: int, **more: object) -> dict[str, object]:
+    return {"model": "base", "messages": [{"role": "user", "content": "Go on."}], "max_tokens": tokens, "ignore_eos": True, "temperature": 0, **more}
+
+
+def wait_until_answers(ours: Ours, seconds: float = BACK_S) -> float:
+    """Wait for an answer and return the seconds it took."""
+    begin = time.monotonic()
+    with client(ours, 10) as http:
+        while time.monotonic() < begin + seconds:
+            with contextlib.suppress(httpx.HTTPError):
+                if http.post("/v1/chat/completions", json=chat(1)).status_code == 200:
+                    return time.monotonic() - begin
+            time.sleep(0.2)
+    raise AssertionError(f"no answer after {seconds} s")
+
+
+@pytest.fixture(autouse=True)
+def answering(cluster: Ours) -> Iterator[None]:
+    yield
+    wait_until_answers(cluster)
+
+
+def events(reply: httpx.Response) -> Iterator[str]:
+    for line in reply.iter_lines():
+        if line.startswith("data: "):
+            yield line[6:]
+
+
+def test_client_gone_frees_its_place(cluster: Ours) -> None:
+    with client(cluster) as http:
+        with http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
+            for number, _ in enumerate(events(reply)):
+                if number == 5:
+                    break
+        time.sleep(1.0)
+        page = http.get(json.loads((cluster.state / "cluster.json").read_text())["addresses"]["metrics"]).text
+    running = [float(line.split()[-1]) for line in page.splitlines() if line.startswith(("ray_vllm_num_requests_running", "vllm:num_requests_running"))]
+    inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
+    assert sum(inflight) == 0
+    assert not running or sum(running) <= 1  # Ray's page is some seconds old
+
+
+def test_garbage_is_refused_with_words(cluster: Ours) -> None:
+    rng = random.Random(5)
+    routes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
+    bodies: list[bytes] = [
+        b"",
+        rng.randbytes(10_000),
+        b"[" * 5000,
+        b'{"a":' * 200 + b"1" + b"}" * 200,
+        b'{"model": 5}',
+        b'{"model": ["x"], "messages": {}}',
+        b'{"model":"base","messages":[{"role":"user","content":"x"}],"consilium":5}',
+        b'{"model":"base","consilium":{"surprise":1}}',
+        b'{"model":"no/such","messages":[]}',
+        b'{"model":"base","messages":"x","stream":"yes"}',
+        b'{"model":"base","messages":[{"role":"user","content":"x"}],"n":1000}',
+        b"null",
+        b'"text"',
+        b'{"model":"base"' + b" " * (9 * 1024 * 1024) + b"}",
+    ]
+    with client(cluster) as http:
+        for route in routes:
+            for body in bodies:
+                reply = http.post(route, content=body, headers={"Content-Type": "application/json"})
+                assert 400 <= reply.status_code < 500, (route, body[:60], reply.status_code, reply.text[:300])
+                assert reply.json()["error"]["message"], (route, body[:60])
+                assert "Traceback" not in reply.text
+        assert http.get("/v1/chat/completions").status_code == 405
+        assert http.post("/v1/nothing", json={}).status_code == 404
+        assert http.post("/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_x_y"}).status_code == 401
+
+
+def test_unmodified_openai_client(cluster: Ours) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, timeout=60, max_retries=0) as sdk:
+        assert "base" in {model.id for model in sdk.models.list()}
+        whole = sdk.chat.completions.create(model="base", messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 4
+        pieces = list(sdk.chat.completions.create(model="base", messages=[{"role": "user", "content": "Hi"}], max_tokens=4, stream=True))
+        assert pieces[-1].model_extra is not None
+        assert "consilium" in pieces[-1].model_extra
+        made = sdk.responses.create(model="base", input="Hi", max_output_tokens=8)
+        again = sdk.responses.create(model="base", input="And?", max_output_tokens=8, previous_response_id=made.id)
+        assert again.previous_response_id == made.id
+        assert sdk.responses.retrieve(made.id).id == made.id
+        assert len(sdk.embeddings.create(model="auto", input=["a", "b"]).data) == 2
+        with pytest.raises(openai.NotFoundError):
+            sdk.chat.completions.create(model="role/nobody", messages=[{"role": "user", "content": "Hi"}])
+
+
+def test_slow_reader_holds_nobody_up(cluster: Ours) -> None:
+    parts = urlsplit(cluster.url)
+    body = json.dumps(chat(2000, stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cluster.key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.sendall(head.encode() + body)
+        slow.recv(100)
+        with client(cluster, 30) as http:
+            for _ in range(3):
+                assert http.post("/v1/chat/completions", json=chat(8)).status_code == 200
+
+
+def test_overload_is_refused_and_goodput_holds(cluster: Ours) -> None:
+    """Open loop at about twice the capacity: what is let in ends well, the rest gets 429 with Retry-After."""
+
+    async def storm() -> list[tuple[int, str | None]]:
+        limits = httpx.Limits(max_connections=1000)
+        async with httpx.AsyncClient(base_url=cluster.url, timeout=120, limits=limits, headers={"Authorization": f"Bearer {cluster.key}"}) as http:
+
+            async def one() -> tuple[int, str | None]:
+                reply = await http.post("/v1/chat/completions", json=chat(24))
+                return reply.status_code, reply.headers.get("retry-after")
+
+            tasks = []
+            for _ in range(300):
+                tasks.append(asyncio.create_task(one()))
+                await asyncio.sleep(0.002)
+            return await asyncio.gather(*tasks)
+
+    answers = asyncio.run(storm())
+    good = sum(status == 200 for status, _ in answers)
+    refused = [(status, wait) for status, wait in answers if status != 200]
+    assert good >= 100, (good, refused[:3])
+    assert all(status == 429 and wait is not None for status, wait in refused), refused[:5]
+
+
+def test_redis_down(cluster: Ours) -> None:
+    known = json.loads((cluster.state / "cluster.json").read_text())
+    with client(cluster) as http:
+        assert http.post("/v1/chat/completions", json=chat(1)).status_code == 200
+        redis = psutil.Process(known["parts"]["redis"]["pids"][0]["pid"])
+        redis.suspend()
+        try:
+            reply = http.post("/v1/chat/completions", json=chat(1))
+            assert reply.status_code == 200, reply.text
+            assert any("redis" in note.lower() for note in reply.json()["consilium"]["receipt"]["notes"])
+            stranger = http.post("/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_0123456789abcdef_0123456789abcdef0123456789abcdef"})
+            assert stranger.status_code in {401, 503}
+            if stranger.status_code == 503:
+                assert "retry-after" in stranger.headers
+        finally:
+            redis.resume()
+
+
+def test_gateway_replica_killed(cluster: Ours) -> None:
+    victims = [p for p in processes(cluster, "ServeReplica:gateway")]
+    assert victims
+    for victim in victims:
+        victim.kill()
+    assert wait_until_answers(cluster, 60) < 60
+
+
+def test_engine_core_killed_mid_stream(cluster: Ours) -> None:
+    cores = processes(cluster, "EngineCore")
+    assert cores
+    with client(cluster, 60) as http, http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
+        assert reply.status_code == 200
+        seen: list[str] = []
+        for event in events(reply):
+            seen.append(event)
+            if len(seen) == 5:
+                for core in cores:
+                    core.kill()
+    assert seen[-1] == "[DONE]"
+    assert "error" in json.loads(seen[-2])
+    spent = wait_until_answers(cluster)
+    print(f"the engine was back after {spent:.1f} s; its start took {cluster.first_token_s:.1f} s with everything around it")
+
+
+def test_sigterm_cuts_no_stream(cluster: Ours) -> None:
+    """Thirty-two streams run while the gateway replica is told to end; none is cut."""
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+
+        def one(number: int) -> str:
+            with client(cluster, 120) as http, http.stream("POST", "/v1/chat/completions", json=chat(100, stream=True, seed=number)) as reply:
+                assert reply.status_code == 200, reply.read()
+                return list(events(reply))[-1]
+
+        streams = [pool.submit(one, number) for number in range(32)]
+        time.sleep(2.0)
+        for victim in processes(cluster, "ServeReplica:gateway"):
+            os.kill(victim.pid, signal.SIGTERM)
+        ends = [stream.result(timeout=120) for stream in streams]
+    assert ends == ["[DONE]"] * 32
