@@ -4,7 +4,7 @@ import gc
 import itertools
 import json
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,14 @@ class Asker:
         return await self.ask("chat", **{"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **body})
 
 
-async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
+async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_dead: Callable[[BaseException], None] | None = None) -> AsyncIterator[Asker]:
     """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
 
     model = tiny.make(folder / kind, kind)
     if not template:
-        (model / "chat_template.jinja").unlink()
+        (model / "chat_template.jinja").unlink(missing_ok=True)
     args = {
         "model": str(model),
         "served_model_name": kind,
@@ -88,7 +88,7 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> As
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
     }
     parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True} if template else {}
-    asker = Asker(VllmEngine(VllmSettings("core", args, parsers, revision="test")))
+    asker = Asker(VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=on_dead))
     await asker.engine.start()
     warm_spawn.end_unused()
     try:

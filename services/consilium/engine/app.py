@@ -86,6 +86,7 @@ def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": drain_s,
         "graceful_shutdown_wait_loop_s": 0.5,
         "ray_actor_options": actor,
+        "logging_config": {"enable_access_log": False},  # a line per call and per health ping of HAProxy; the gateway logs turns
     }
     if spec.replicas > 1:
         chosen["request_router_config"] = RequestRouterConfig(

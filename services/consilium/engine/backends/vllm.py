@@ -261,6 +261,8 @@ class VllmEngine:
         answer: Answer | None = None
         try:
             answer = await self._answer(call)
+            if tap.dead:
+                raise self._down()
             if answer.events is None:
                 yield wire.document(self._head(answer), answer.body, tap.tail(began, answer.reason))
                 return
