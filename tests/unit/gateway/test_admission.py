@@ -1,0 +1,110 @@
+"""Admission: shapes that are refused here, tokens that are reserved, places that are counted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consilium.gateway.admission import USUAL_ANSWER, Gate, check_shape, estimate_tokens
+from consilium.gateway.config import Gateway
+from consilium.kernel.errors import ConsiliumError
+
+LIMITS = Gateway(max_n=4)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": 5}, "model"),
+        ({"model": ["a"]}, "model"),
+        ({"n": 5}, "n"),
+        ({"consilium": "role/x"}, "consilium"),
+        ({"consilium": {"role": 5}}, "consilium.role"),
+        ({"consilium": {"profile": []}}, "consilium.profile"),
+        ({"consilium": {"executor": {}}}, "consilium.executor"),
+        ({"consilium": {"receipt": "yes"}}, "consilium.receipt"),
+        ({"consilium": {"rolle": "x"}}, "consilium.rolle"),
+    ],
+)
+def test_what_is_refused_names_the_field(body, field):
+    with pytest.raises(ConsiliumError) as caught:
+        check_shape(body, LIMITS, "chat")
+    assert caught.value.code == "invalid_request"
+    assert caught.value.fields["field"] == field
+
+
+def test_what_comes_later_is_not_supported_yet():
+    with pytest.raises(ConsiliumError) as caught:
+        check_shape({"consilium": {"dual": True}}, LIMITS, "chat")
+    assert caught.value.code == "not_supported"
+
+
+def test_what_the_engine_validates_goes_on():
+    for body in ({}, {"messages": 5}, {"temperature": "hot"}, {"n": "many"}, {"n": 4}, {"consilium": None}, {"consilium": {"role": None, "receipt": False}}):
+        check_shape(body, LIMITS, "chat")
+
+
+@given(st.dictionaries(st.sampled_from(["model", "n", "consilium", "messages", "max_tokens"]), JSON, max_size=5), st.integers(0, 10**7))
+def test_any_body_is_let_through_or_refused(body, size):
+    assert estimate_tokens(body, size) >= size // 4
+    try:
+        check_shape(body, LIMITS, "chat")
+        said = "taken"
+    except ConsiliumError as err:
+        said = err.code
+    assert said in {"taken", "invalid_request", "not_supported"}
+
+
+def test_estimates():
+    assert estimate_tokens({}, 400) == 100 + USUAL_ANSWER
+    assert estimate_tokens({"max_tokens": 50}, 400) == 150
+    assert estimate_tokens({"max_completion_tokens": 50, "max_tokens": 9}, 400) == 150
+    assert estimate_tokens({"max_output_tokens": 50}, 400) == 150
+    assert estimate_tokens({"max_tokens": 50, "n": 3}, 400) == 250
+    assert estimate_tokens({"max_tokens": True, "n": "3"}, 400) == 100 + USUAL_ANSWER
+
+
+def test_the_gate_counts_each_executor():
+    gate = Gate(2)
+    gate.enter("core")
+    gate.enter("core")
+    gate.enter("hands")
+    with pytest.raises(ConsiliumError) as caught:
+        gate.enter("core")
+    assert caught.value.code == "queue_full"
+    assert caught.value.retry_after_s == 1.0
+    assert "executor/core has 2 requests in work and 2 is the limit" in caught.value.public()
+    assert (gate.running("core"), gate.running("hands")) == (2, 1)
+    gate.leave("core", 1.0)
+    gate.enter("core")
+
+
+def test_retry_after_follows_the_time_of_a_turn():
+    gate = Gate(1)
+    gate.enter("core")
+    gate.leave("core", 20.0)
+    gate.enter("core")
+    with pytest.raises(ConsiliumError) as caught:
+        gate.enter("core")
+    slow = caught.value.retry_after_s
+    assert 10 < slow <= 60
+    gate.set_limit("core", 8)
+    for _ in range(7):
+        gate.enter("core")
+    with pytest.raises(ConsiliumError) as caught:
+        gate.enter("core")
+    assert 1 <= caught.value.retry_after_s < slow
+
+
+def test_leaving_too_often_never_opens_more_places():
+    gate = Gate(1)
+    for _ in range(5):
+        gate.leave("core", 0.1)
+    gate.enter("core")
+    with pytest.raises(ConsiliumError):
+        gate.enter("core")

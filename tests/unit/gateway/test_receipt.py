@@ -1,0 +1,74 @@
+"""Receipts: what the caller sees, what is kept, and the timeline."""
+
+import json
+
+import pytest
+
+from consilium.gateway.receipt import Receipt, timeline
+
+WHOLE = Receipt(
+    id="01J",
+    created=1_700_000_000.0,
+    route="chat",
+    model_asked="role/philosopher",
+    target="role/philosopher",
+    executor="hands",
+    role="philosopher",
+    profile="think",
+    profile_why="auto: the words 'step by step'",
+    replica="r1",
+    fallback_from="core",
+    fallback_why="upstream_down",
+    revision="ab12",
+    template="plain",
+    usage={"prompt_tokens": 12, "completion_tokens": 5, "cached_tokens": 8},
+    finish_reason="stop",
+    timings={"gateway": 0.8, "queue": 1.5, "total": 90.0},
+    notes=("Redis was down",),
+    status=200,
+    key_id="abc",
+)
+
+
+def test_the_key_is_kept_and_not_shown():
+    assert "key_id" not in WHOLE.as_dict()
+    assert WHOLE.stored()["key_id"] == "abc"
+
+
+def test_both_shapes_are_json():
+    for raw in (WHOLE.as_dict(), WHOLE.stored()):
+        assert json.loads(json.dumps(raw))["notes"] == ["Redis was down"]
+
+
+def test_a_plain_answer_has_a_short_receipt():
+    shown = Receipt("01J", 1.0, "chat", "auto", "auto", "core").as_dict()
+    assert set(shown) <= {"id", "created", "route", "model_asked", "target", "executor", "template", "status"}
+
+
+def test_a_receipt_does_not_change():
+    with pytest.raises(AttributeError):
+        WHOLE.role = "other"
+
+
+def test_the_timeline_tells_every_decision():
+    text = timeline(WHOLE.stored())
+    for words in (
+        "01J",
+        "role/philosopher",
+        "think: auto: the words 'step by step'",
+        "core did not answer (upstream_down)",
+        "hands r1 ab12",
+        "plain",
+        "12 read, 8 of them",
+        "stop",
+        "Redis was down",
+        "2023-11-14 22:13:20 UTC",
+    ):
+        assert words in text
+    order = [text.index(word) for word in ("checked, framed", "waited in the engine", "answered\n" if text.endswith("answered\n") else "90.0")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("raw", [{}, {"timings": None, "usage": None, "notes": None}, {"created": "soon", "timings": {"gateway": "x", "other": 5}}])
+def test_a_receipt_of_another_version_is_still_told(raw):
+    assert timeline(raw).startswith("receipt")
