@@ -1,6 +1,7 @@
 """Who may come in: the key, its scopes and its quota, in one question to the store, and in none while the store is down.
 
     store answers             key and quota are the store's; a good key is remembered
+    key without limits        seen in the last FRESH_S seconds: the store is not asked again, so a revocation takes that long to be seen
     store is down, key seen   within `cache_s`: goes on, with a quota that is counted in this process only
     store is down, key new    upstream_down (503, Retry-After)
 
@@ -24,6 +25,7 @@ from consilium.kernel.errors import ConsiliumError
 Source = Literal["redis", "cache", "none"]
 
 RETRY_S: Final = 0.5
+FRESH_S: Final = 1.0
 KEPT_KEYS: Final = 65_536
 CACHE_NOTE: Final = "Redis was down: the key was known from the last minute, and its quota was counted in this gateway only"
 
@@ -95,10 +97,9 @@ class Authority:
             return Admitted(ANYONE, source="none")
         given = _presented(header)
         hashed = digest(self._pepper, given.secret)
-        found = await self._asked(given.id, hashed, tokens)
+        found = self._fresh(given.id, hashed) or await self._asked(given.id, hashed, tokens)
         if found is not None:
             record, verdict = found
-            self._remember(given.id, record, hashed)
         else:
             record, verdict = self._recalled(given.id), None
         if record is None or not verify(record, hashed):
@@ -144,7 +145,16 @@ class Authority:
         if self._down:
             self._down = False
             _log.info("redis_back")
+        self._remember(key_id, found[0], hashed)
         return found
+
+    def _fresh(self, key_id: str, hashed: str) -> tuple[KeyRecord, Verdict] | None:
+        """Return a key without limits that the store vouched for a moment ago, or None: then there is something to ask."""
+        seen = self._seen.get(key_id)
+        if seen is None or self._down or seen[1].rpm or seen[1].tpm:
+            return None
+        is_fresh = self._clock.monotonic() - seen[0] < FRESH_S and seen[1].refusal(self._clock.now()) is None
+        return (seen[1], FREE) if is_fresh and verify(seen[1], hashed) else None
 
     def _mark_down(self, err: ConsiliumError) -> None:
         self._try_at = self._clock.monotonic() + RETRY_S

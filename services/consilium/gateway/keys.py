@@ -66,8 +66,8 @@ class Principal:
     tenant: str
 
     def may(self, scope: str) -> bool:
-        """Say whether a scope is held; admin holds all."""
-        return scope in self.scopes or ADMIN in self.scopes
+        """Say whether a scope is held: admin holds all, and whoever may generate may read."""
+        return scope in self.scopes or ADMIN in self.scopes or (scope == READ and GENERATE in self.scopes)
 
 
 ANYONE: Final = Principal("", "anyone", frozenset({ADMIN}), DEFAULT_TENANT)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from consilium.gateway.authority import RETRY_S, Authority
+from consilium.gateway.authority import FRESH_S, RETRY_S, Authority
 from consilium.gateway.backends.memory import MemoryKeys
 from consilium.gateway.keys import mint
 from consilium.kernel.clock import FakeClock
@@ -150,6 +150,7 @@ async def test_a_wrong_secret_of_a_seen_key_is_refused_without_the_store(authori
     header, _ = await key(store, clock)
     await authority.authenticate(header, 1)
     store.down = True
+    clock.advance(FRESH_S)
     await refused(authority, header[:-1] + ("0" if header[-1] != "0" else "1"), "unauthenticated")
 
 
@@ -165,7 +166,7 @@ async def test_a_local_bucket_counts_while_the_store_is_down(authority, store, c
 
 
 async def test_the_store_is_asked_seldom_while_down_and_taken_back_by_itself(authority, store, clock):
-    header, _ = await key(store, clock)
+    header, _ = await key(store, clock, rpm=1000)
     await authority.authenticate(header, 1)
     store.down = True
     asked = store.asked
@@ -219,3 +220,28 @@ async def test_who_may_read_what(authority, store, clock):
     assert not admitted.may_read("another")
     admin, _ = await key(store, clock, scopes=frozenset({"admin"}))
     assert (await authority.authenticate(admin, 1)).may_read("another")
+
+
+async def test_a_key_without_limits_is_asked_for_once_in_a_while(authority, store, clock):
+    header, record = await key(store, clock)
+    for _ in range(20):
+        assert (await authority.authenticate(header, 1)).source == "redis"
+    assert store.asked == 1
+    await store.revoke(record.id, clock.now())
+    clock.advance(FRESH_S)
+    assert "revoked" in (await refused(authority, header, "unauthenticated")).public()
+    assert store.asked == 2
+
+
+async def test_a_wrong_secret_of_a_fresh_key_is_still_refused(authority, store, clock):
+    header, _ = await key(store, clock)
+    await authority.authenticate(header, 1)
+    await refused(authority, header[:-1] + ("0" if header[-1] != "0" else "1"), "unauthenticated")
+    await authority.authenticate(header, 1)
+
+
+async def test_a_key_with_limits_is_asked_for_each_time(authority, store, clock):
+    header, _ = await key(store, clock, rpm=100)
+    for _ in range(5):
+        await authority.authenticate(header, 1)
+    assert store.asked == 5

@@ -68,3 +68,6 @@ def test_scopes():
     assert not holder.may("admin")
     assert principal(made(scopes=frozenset({"admin"}))[1]).may("generate")
     assert ANYONE.may("admin")
+    writer, reader = (principal(made(scopes=frozenset({word}))[1]) for word in ("generate", "read"))
+    assert writer.may("read")
+    assert not reader.may("generate")
