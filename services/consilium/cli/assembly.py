@@ -119,11 +119,12 @@ def public_redis(url: str) -> str:
 
 
 class CoreProbe:
-    """The core is ready when one token came through the gateway."""
+    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: it asks the engine, which generates now and then."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._key = ""
+        self._answered = False
         self.tell: Callable[[str], None] = lambda _key: None
 
     def ask(self) -> tuple[bool, str]:
@@ -131,7 +132,10 @@ class CoreProbe:
         if not self._key:
             self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix, self._site.cluster.key)
             self.tell(self._key)
-        return probes.one_token(self._site.address("openai"), self._key)
+        if self._answered:
+            return probes.http_answers(f"{self._site.address('http')}/ready"), "the gateway says that the core is not ready"
+        self._answered, why = probes.one_token(self._site.address("openai"), self._key)
+        return self._answered, why
 
 
 class MetricsWork(ProbeWork):

@@ -38,11 +38,13 @@ def run(args: argparse.Namespace) -> int:
 def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: float = WAIT_S) -> int:
     """End the supervisor, which ends its parts, and then whatever it may have left. Return how many processes were ended."""
     family = family_of(cluster)
+    shared = processes.shared_memory(family)
     if processes.is_alive(cluster.supervisor) and cluster.boot == processes.boot_id() and not now:
         processes.send(cluster.supervisor, signal.SIGTERM)
         processes.wait_gone((cluster.supervisor,), wait_s + drain_seconds(folder))
     left = tuple(item for item in dict.fromkeys((*family, *family_of(cluster))) if processes.is_alive(item))
-    processes.end(left, grace_s=3.0)
+    if not processes.end(left, grace_s=3.0):
+        processes.remove_shared(shared)
     folder.write_cluster(replace(folder.read_cluster() or cluster, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0)))
     return len(family)
 

@@ -49,7 +49,9 @@ def check_alone(folder: StateFolder, say: Callable[[str], None]) -> None:
         left = down.family_of(cluster) if cluster is not None else ()
         if left:
             say(f"Ending {len(left)} processes that a crash left behind.")
+            shared = processes.shared_memory(left)
             remaining = processes.end(left, grace_s=3.0)
+            processes.remove_shared(shared)
             if remaining:
                 raise ConsiliumError("part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end")
 

@@ -6,6 +6,7 @@ Does not know what the processes do.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,6 +22,7 @@ from consilium.cli.state_folder import Pid
 MARK: Final = "CONSILIUM_MARK"
 GONE: Final = (psutil.Error, ProcessLookupError, FileNotFoundError)
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_SHARED: Final = "/dev/shm/"  # noqa: S108  read and removed, never made here
 _POLL_S: Final = 0.05
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -31,6 +33,7 @@ def become_reaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except (OSError, AttributeError):
         return
+    _ADOPTED.add(os.getpid())
 
 
 def identify(pid: int) -> Pid | None:
@@ -120,7 +123,7 @@ def wait_gone(known: Iterable[Pid], timeout_s: float) -> tuple[Pid, ...]:
     until = time.monotonic() + timeout_s
     remaining = tuple(known)
     while True:
-        _reap()
+        reap_orphans()
         remaining = tuple(item for item in remaining if is_alive(item))
         if not remaining or time.monotonic() >= until:
             return remaining
@@ -136,17 +139,20 @@ def end(known: Iterable[Pid], *, grace_s: float) -> tuple[Pid, ...]:
     return wait_gone(remaining, 5.0)
 
 
-def _reap() -> None:
-    """Collect children that have ended and that nobody waits for; those of subprocess are waited for by their own objects."""
+def reap_orphans() -> None:
+    """Collect adopted children that have ended. Children of subprocess are left to their own objects; so is everything in a process that adopts none."""
+    if os.getpid() not in _ADOPTED:
+        return
     for child in psutil.Process().children():
         try:
-            if child.status() == psutil.STATUS_ZOMBIE and child.pid not in _OWNED:
+            if child.pid not in _OWNED and child.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(child.pid, os.WNOHANG)
         except (psutil.Error, ChildProcessError):
             continue
 
 
-_OWNED: set[int] = set()
+_OWNED: Final[set[int]] = set()
+_ADOPTED: Final[set[int]] = set()
 
 
 def own(pid: int) -> None:
@@ -154,9 +160,25 @@ def own(pid: int) -> None:
     _OWNED.add(pid)
 
 
-def reap_orphans() -> None:
-    """Collect adopted children that have ended."""
-    _reap()
+def shared_memory(known: Iterable[Pid]) -> frozenset[Path]:
+    """Return the files in /dev/shm that the processes have mapped: a process that is killed leaves them behind."""
+    found: set[Path] = set()
+    for item in known:
+        try:
+            maps = Path(f"/proc/{item.pid}/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        found.update(
+            Path(name) for line in maps.splitlines() if (name := line[line.find("/") :] if "/" in line else "").startswith(_SHARED) and "(deleted)" not in name
+        )
+    return frozenset(found)
+
+
+def remove_shared(files: Iterable[Path]) -> None:
+    """Remove what ended processes left in /dev/shm. Call it when all who had it mapped are gone."""
+    for path in files:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def pss_bytes(known: Iterable[Pid]) -> int:

@@ -56,6 +56,7 @@ class Supervisor:
     ) -> None:
         self._folder = folder
         self._cluster = cluster
+        self._written: Cluster | None = None
         self._works = dict(works)
         self._addresses = dict(addresses)
         self._order = order
@@ -64,7 +65,6 @@ class Supervisor:
         self._board = Board(parts, clock())
         self._silent: dict[str, int] = {}
         self._heard: dict[str, float] = {}
-        self._born: dict[str, float] = {}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._stop = False
@@ -98,8 +98,8 @@ class Supervisor:
         now = self._clock()
         for name in self._board.due(now):
             self._start(name, now)
-        for live in self._board.all():
-            self._observe(live, self._clock())
+        for name in self._works:
+            self._observe(self._board[name], self._clock())
         processes.reap_orphans()
         self._write()
 
@@ -200,10 +200,10 @@ class Supervisor:
             )
             for live in self._board.all()
         }
-        cluster = replace(self._cluster, phase=phase, parts=records)
-        if cluster != self._cluster:
-            self._cluster = cluster
-            self._folder.write_cluster(cluster)
+        self._cluster = replace(self._cluster, phase=phase, parts=records)
+        if self._cluster != self._written:
+            self._written = self._cluster
+            self._folder.write_cluster(self._cluster)
 
     def learn(self, **changes: object) -> None:
         """Set fields of cluster.json that become known later, such as the key."""

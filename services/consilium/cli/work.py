@@ -103,6 +103,7 @@ class ProcessWork:
     def stop(self, grace_s: float) -> None:
         """Ask the process to end, wait, then end whatever is left of its family."""
         family = self.pids()
+        shared = processes.shared_memory(family)
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             until = monotonic() + grace_s
@@ -113,6 +114,7 @@ class ProcessWork:
                 except subprocess.TimeoutExpired:
                     continue
         processes.end((item for item in family), grace_s=min(grace_s, 3.0))
+        processes.remove_shared(shared)
         if self._process is not None:
             self._process.poll()
         if self._after is not None:

@@ -106,7 +106,7 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
 
     processes.send(ray, signal.SIGKILL)
     until(lambda: running.supervisor.cluster.parts["ray"].restarts == 1 and running.state("engine") == "up" and running.state("ray") == "up")
-    assert (site.folder.root / "done").read_text() == "xx", "what runs on Ray is deployed again"
+    until(lambda: (site.folder.root / "done").read_text() == "xx")  # what runs on Ray is deployed again
     assert len(processes.marked(site.cluster.mark)) == 2, "the grandchild of the dead head went with it"
 
     assert running.stop() == 0
@@ -120,9 +120,13 @@ def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) 
     ready = site.folder.root / "ready"
     works = {
         "ray": site.process("ray", HEAD, str(ready), probe=lambda: (ready.exists(), "")),
-        "model": site.process("model", "import sys; sys.stderr.write('error: x: there is no folder /x\\nnext: Name a folder.\\n'); sys.exit(68)", probe=lambda: (False, "")),
+        "model": site.process(
+            "model", "import sys; sys.stderr.write('error: x: there is no folder /x\\nnext: Name a folder.\\n'); sys.exit(68)", probe=lambda: (False, "")
+        ),
     }
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"), Part("model", lives=False)), works=works, addresses={}, order=("ray", "model")))
+    running = Running(
+        Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"), Part("model", lives=False)), works=works, addresses={}, order=("ray", "model"))
+    )
     running.thread.join(30)
     assert running.code == 68
     cluster = site.folder.read_cluster()
@@ -202,7 +206,9 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
         with pytest.raises(ConsiliumError) as caught:
             preflight.check_alone(site.folder, print)
         assert caught.value.code == "already_running"
-        done = subprocess.run([sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False
+        )
         assert done.returncode == 70
         assert "running already" in done.stderr
 
@@ -218,7 +224,9 @@ def test_what_a_crash_left_behind_is_ended_before_the_next_start(site: Site) -> 
         assert first is not None
         assert other is not None
         gone = Pid(2**22 - 1, 1.0)
-        site.folder.write_cluster(Cluster(str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, processes.boot_id(), gone, left=(first, Pid(other.pid, other.started + 1))))
+        site.folder.write_cluster(
+            Cluster(str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, processes.boot_id(), gone, left=(first, Pid(other.pid, other.started + 1)))
+        )
         said: list[str] = []
         preflight.check_alone(site.folder, said.append)
         assert said == ["Ending 2 processes that a crash left behind."]

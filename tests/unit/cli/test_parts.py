@@ -145,7 +145,12 @@ def test_backoff_grows_and_is_bounded(failures: int) -> None:
     assert 0 < backoff_s(failures) <= backoff_s(failures + 1) <= BACKOFF_LIMIT_S
 
 
-@given(st.lists(st.tuples(st.sampled_from(["start", "ready", "lost", "silent"]), st.sampled_from(["redis", "ray", "engine", "gateway"]), st.floats(0.0, 40.0)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["start", "ready", "lost", "silent"]), st.sampled_from(["redis", "ray", "engine", "gateway"]), st.floats(0.0, 40.0)),
+        max_size=60,
+    )
+)
 def test_no_order_of_events_leaves_the_table_of_moves(events: list[tuple[str, str, float]]) -> None:
     """Whatever happens in whatever order: allowed moves succeed, others are refused, and a part on Ray is never up without Ray."""
     parts, now = board(), 0.0

@@ -120,7 +120,10 @@ def test_memory_goes_to_the_nearest_part_above() -> None:
 
 
 def test_every_model_of_our_own_is_made_and_remote_ones_are_not() -> None:
-    config = {"model": "demo", "executors": {"a": {"kind": "engine", "model": "tiny"}, "b": {"kind": "remote", "model": "x"}, "c": {"kind": "engine", "model": "demo"}}}
+    config = {
+        "model": "demo",
+        "executors": {"a": {"kind": "engine", "model": "tiny"}, "b": {"kind": "remote", "model": "x"}, "c": {"kind": "engine", "model": "demo"}},
+    }
     assert model_step.models_of(config) == ("demo", "tiny")
 
 
@@ -144,7 +147,20 @@ def test_a_part_that_is_killed_says_so() -> None:
 def test_cluster_json_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "state")
     folder.make()
-    cluster = Cluster("/s", "up", "m", "tiny", 1.5, "boot", Pid(5, 2.25), {"openai": "http://h/v1"}, {"http": 1}, "csl_x", "csl", {"redis": PartRecord("up", pids=(Pid(7, 1.0),))})
+    cluster = Cluster(
+        "/s",
+        "up",
+        "m",
+        "tiny",
+        1.5,
+        "boot",
+        Pid(5, 2.25),
+        {"openai": "http://h/v1"},
+        {"http": 1},
+        "csl_x",
+        "csl",
+        {"redis": PartRecord("up", pids=(Pid(7, 1.0),))},
+    )
     folder.write_cluster(cluster)
     assert folder.read_cluster() == cluster
     assert folder.cluster.stat().st_mode & 0o777 == 0o600
@@ -168,7 +184,9 @@ def test_format_is_checked() -> None:
 def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
     ports = allot({}, usable=lambda _port: True)
     assert set(ports) == {place.name for place in TABLE}
-    said = json.dumps([launch.ray_command(ports=ports, temp=tmp_path), launch.cluster_environment(ports=ports, temp=tmp_path, token="t", mark="m", metrics=tmp_path)])
+    said = json.dumps(
+        [launch.ray_command(ports=ports, temp=tmp_path), launch.cluster_environment(ports=ports, temp=tmp_path, token="t", mark="m", metrics=tmp_path)]
+    )
     for name, port in ports.items():
         if name not in {"http", "grpc", "metrics", "redis"}:
             assert str(port) in said, name
