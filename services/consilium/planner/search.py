@@ -21,6 +21,7 @@ from consilium.planner.verdict import Plan, plan
 
 SHORTEST: Final = 1024
 MOST_KNOBS: Final = 4
+MOST_CARDS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def changes(question: Ask, limit: int = 4) -> Iterator[Change]:
     working: list[tuple[float, frozenset[int], Change]] = []
     for size in range(1, MOST_KNOBS + 1):
         for chosen in combinations(range(len(_KINDS)), size):
-            if not any(done <= set(chosen) for _, done, _ in working):
+            dear = len(working) >= limit and sum(_LEAST_COST[index] for index in chosen) > sorted(cost for cost, _, _ in working)[limit - 1]
+            if not dear and not any(done <= set(chosen) for _, done, _ in working):
                 found = _apply(ask, chosen)
                 if found is not None:
                     working.append((found[0], frozenset(chosen), found[1]))
@@ -63,7 +65,44 @@ def changes(question: Ask, limit: int = 4) -> Iterator[Change]:
         yield change
 
 
+def _hopeless(ask: Ask, chosen: tuple[int, ...]) -> bool:
+    """Whether even the strongest turn of every chosen knob does not fit: one bill instead of a search."""
+    for index in chosen:
+        kind = _KINDS[index]
+        if kind is _kv_dtype:
+            ask = ask.with_(kv_dtype="fp8")
+        elif kind is _fewer_slots:
+            ask = _with_slots(ask, min(1, ask.lora.slots))
+        elif kind is _attention_only:
+            ask = ask.with_(lora=replace(ask.lora, targets=("attention",)))
+        elif kind is _smaller_batch:
+            ask = ask.with_(sequences=1, batched_tokens=min(1024, ask.batch.tokens))
+        elif kind is _fewer_requests:
+            ask = ask.with_(requests=1)
+        elif kind is _smaller_weights:
+            ask = ask.with_(weights=_least(ask), weights_bytes=None)
+        elif kind is _more_cards:
+            ask = _most_cards(ask)
+        else:
+            ask = ask.with_(context=min(SHORTEST, ask.context))
+    return not _fits(ask)
+
+
+def _most_cards(ask: Ask) -> Ask:
+    sizes = [tp for tp in possible_tp(ask.shape, MOST_CARDS) if not tp & (tp - 1)]
+    if ask.on_cpu or not sizes:
+        return ask
+    largest = max(ask.cards, key=lambda card: card.total_gib)
+    return ask.with_(cut=Cut(max(sizes), ask.cut.pp), cards=(largest,) * (max(sizes) * ask.cut.pp))
+
+
+def _least(ask: Ask) -> str:
+    return min((ask.weights, "int4"), key=lambda name: weights.checkpoint_bytes(ask.shape, name))
+
+
 def _apply(ask: Ask, chosen: tuple[int, ...]) -> tuple[float, Change] | None:
+    if _hopeless(ask, chosen):
+        return None
     steps: list[_Step] = []
     for index in chosen:
         step = _KINDS[index](ask)
@@ -85,20 +124,22 @@ def _kv_dtype(ask: Ask) -> _Step | None:
 
 
 def _fewer_slots(ask: Ask) -> _Step | None:
-    for slots in range(ask.lora.slots - 1, 0, -1):
-        trial = ask.with_(lora=replace(ask.lora, slots=slots))
-        if _fits(trial):
-            return _Step(
-                f"take {slots} LoRA slot{'s' if slots > 1 else ''} instead of {ask.lora.slots}",
-                ("max_loras", str(slots)),
-                trial,
-                1.0 + log2(ask.lora.slots / slots),
-            )
-    if ask.lora.slots > 1:
-        return _Step(
-            f"take 1 LoRA slot instead of {ask.lora.slots}", ("max_loras", "1"), ask.with_(lora=replace(ask.lora, slots=1)), 1.0 + log2(ask.lora.slots)
-        )
-    return None
+    """Return the largest number of slots that fits, by bisection; one slot when none does, for another knob to help."""
+    if ask.lora.slots < 2:
+        return None
+    low, high = 1, ask.lora.slots - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _fits(_with_slots(ask, middle)):
+            low = middle
+        else:
+            high = middle - 1
+    words = f"take {low} LoRA slot{'s' if low > 1 else ''} instead of {ask.lora.slots}"
+    return _Step(words, ("max_loras", str(low)), _with_slots(ask, low), 1.0 + log2(ask.lora.slots / low))
+
+
+def _with_slots(ask: Ask, slots: int) -> Ask:
+    return ask.with_(lora=replace(ask.lora, slots=slots))
 
 
 def _attention_only(ask: Ask) -> _Step | None:
@@ -190,7 +231,7 @@ def _more_cards(ask: Ask) -> _Step | None:
     if ask.on_cpu or not ask.cards:
         return None
     largest = max(ask.cards, key=lambda card: card.total_gib)
-    for tp in possible_tp(ask.shape, 16, weights.format_named(ask.weights)):
+    for tp in possible_tp(ask.shape, MOST_CARDS, ask.weights):
         if tp * ask.cut.pp <= ask.cut.cards or tp & (tp - 1):
             continue
         trial = ask.with_(cut=Cut(tp, ask.cut.pp, 1, expert_parallel=False), cards=(largest,) * (tp * ask.cut.pp))
@@ -215,11 +256,12 @@ def _fits(ask: Ask) -> bool:
 
 _KINDS: Final[tuple[Callable[[Ask], _Step | None], ...]] = (
     _kv_dtype,
-    _fewer_slots,
     _attention_only,
-    _smaller_batch,
-    _fewer_requests,
     _smaller_weights,
+    _smaller_batch,
+    _fewer_slots,
+    _fewer_requests,
     _shorter,
     _more_cards,
 )
+_LEAST_COST: Final = (1.0, 1.5, 2.0, 1.25, 1.0, 1.0, 2.0, 6.0)

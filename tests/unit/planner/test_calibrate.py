@@ -1,0 +1,77 @@
+"""Boot logs of several vLLM versions, our own CPU engine's among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consilium.kernel.errors import ConsiliumError
+from consilium.planner import calibrate, kv, models, verdict
+from consilium.planner.ask import Ask
+from consilium.planner.cards import card
+from consilium.planner.figures import GIB
+
+LOGS = Path(__file__).parent / "logs"
+
+
+def boot(name):
+    return calibrate.read_file(LOGS / name)
+
+
+def test_our_cpu_engine():
+    seen = boot("vllm_cpu_0_32.log")
+    assert (seen.version, seen.on_cpu, seen.kv_gib, seen.kv_tokens, seen.max_model_len, seen.concurrency) == ("0.32.0", True, 0.25, 524_288, 2048, 256.0)
+    assert seen.token_bytes() == 512.0
+
+
+def test_gpu_0_32():
+    seen = boot("vllm_gpu_0_32.log")
+    assert (seen.model, seen.weights_gib, seen.kv_gib, seen.kv_tokens, seen.graphs_gib, seen.activation_gib, seen.total_gib) == (
+        "meta-llama/Llama-3.1-8B-Instruct",
+        15.0,
+        56.21,
+        460_496,
+        0.23,
+        1.44,
+        79.25,
+    )
+    assert seen.overhead_gib() == pytest.approx(1.70, abs=0.01)
+
+
+def test_gpu_0_11_takes_the_poorest_rank():
+    seen = boot("vllm_gpu_0_11.log")
+    assert (seen.tensor_parallel, seen.kv_gib, seen.weights_gib, seen.concurrency) == (2, 34.49, 30.5926, 17.66)
+    assert seen.token_bytes() == pytest.approx(kv.token_bytes(models.by_name("Qwen3-32B").shape, "bf16", 2), rel=0.003)
+
+
+def test_gpu_0_7_counts_blocks():
+    seen = boot("vllm_gpu_0_7.log")
+    assert (seen.version, seen.tokens(), seen.weights_gib, seen.non_torch_gib) == ("0.7.2", 61_537 * 16, 14.2487, 0.15)
+    assert seen.token_bytes() == pytest.approx(57_344, rel=0.003)
+
+
+def test_the_last_boot_of_a_log_counts():
+    text = (LOGS / "vllm_gpu_0_11.log").read_text() + (LOGS / "vllm_gpu_0_32.log").read_text()
+    assert calibrate.read(text).version == "0.32.0"
+
+
+def test_noise_is_refused():
+    with pytest.raises(ConsiliumError, match="Available KV cache memory"):
+        calibrate.read("hello\n" * 1000)
+
+
+def test_a_kept_measurement_replaces_the_estimate(tmp_path):
+    file, seen = tmp_path / "measured.json", boot("vllm_gpu_0_32.log")
+    calibrate.save(file, "meta-llama/Llama-3.1-8B", "H100 80GB", seen)
+    overhead = calibrate.Measured.load(file).overhead("Llama-3.1-8B", "H100 80GB", "0.32.0")
+    assert overhead == pytest.approx(1.70 * GIB, rel=0.01)
+    ask = Ask(shape=models.by_name("Llama-3.1-8B").shape, cards=(card("H100"),), context=4096, utilisation=72.91 / 79.18, overhead_bytes=overhead)
+    assert verdict.plan(ask).bill.kv[1] / GIB == pytest.approx(seen.kv_gib, abs=0.05)
+    assert calibrate.Measured.load(file).overhead("Llama-3.1-8B", "H100 80GB", "0.31.0") is None
+
+
+def test_a_damaged_file_of_measurements_is_one_sentence(tmp_path):
+    (tmp_path / "m.json").write_text("[1]")
+    with pytest.raises(ConsiliumError, match="no file of measurements"):
+        calibrate.Measured.load(tmp_path / "m.json")

@@ -1,0 +1,283 @@
+"""The commands plan, explain and tokens as a person types them: pages, exit codes, one sentence for bad input, and how long an answer takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consilium.cli.app import main
+from consilium.planner import models
+
+LOGS = Path(__file__).parent / "logs"
+OWN_TIME_S = 0.3
+
+
+def run(capsys, *words):
+    code = main(list(words))
+    seen = capsys.readouterr()
+    return code, seen.out, seen.err
+
+
+def answer(capsys, *words):
+    code, out, err = run(capsys, *words, "--output", "json")
+    assert err == ""
+    return code, json.loads(out)
+
+
+def test_the_page_of_a_plan(capsys):
+    code, out, _ = run(capsys, "plan", "--model", "Qwen3-30B-A3B", "--gpu", "RTX PRO 6000 96GB", "--context", "128k", "--adapters", "10", "--rank", "16")
+    assert code == 0
+    for part in (
+        "tight",
+        "LoRA slots",
+        "KV cache, asked",
+        "63 times less",
+        "More room with:",
+        "consilium.yaml",
+        "vllm serve",
+        "tokens per second",
+        "per month",
+        "YaRN with factor 4",
+    ):
+        assert part in out
+
+
+def test_what_does_not_fit_names_the_nearest_change_and_leaves_with_one(capsys):
+    code, told = answer(capsys, "plan", "--model", "Qwen3-32B", "--gpu", "RTX PRO 6000", "--context", "128k")
+    assert (code, told["verdict"]) == (1, "no")
+    assert told["changes"][0]["knobs"] == {"kv_cache_dtype": "fp8"}
+    assert told["configuration"]["engine"]["kv_cache_dtype"] == "fp8"
+
+
+def test_its_own_configuration_is_said_to_fit(capsys, tmp_path):
+    _, told = answer(capsys, "plan", "--model", "Qwen3-32B", "--gpu", "RTX PRO 6000", "--context", "128k")
+    file = tmp_path / "consilium.yaml"
+    file.write_text(yaml.safe_dump(told["configuration"]))
+    code, again = answer(capsys, "plan", "-c", str(file), "--gpu", "RTX PRO 6000")
+    assert code == 0
+    assert again[0]["verdict"] in {"fits", "tight"}
+
+
+def test_what_can_my_hardware_run(capsys):
+    code, out, _ = run(capsys, "plan", "--gpus", "2x RTX 3090, 1x RTX 4090")
+    assert code == 0
+    assert "sharded" in out
+    assert "hybrid" in out
+    assert "Qwen3-32B in int4 sharded over 2 x RTX 3090" in out
+
+
+def test_several_engines_of_one_file(capsys, tmp_path):
+    file = tmp_path / "consilium.yaml"
+    file.write_text(
+        "model: Qwen/Qwen3-8B\ntopology: {kind: hybrid, replicas: 1}\nengine: {max_model_len: 16384}\nexecutors:\n  coder: {kind: engine, model: Qwen/Qwen3-14B, engine: {quantization: awq}}\n"
+    )
+    code, told = answer(capsys, "plan", "-c", str(file), "--gpus", "2x RTX 3090")
+    assert code == 0
+    assert [(entry["engine"], entry["weights"]) for entry in told] == [("core", "bf16"), ("coder", "int4")]
+    assert run(capsys, "plan", "-c", str(file), "--gpus", "RTX 3090")[0] in {1, 2}
+
+
+def test_a_processor(capsys):
+    code, told = answer(capsys, "plan", "--model", "Qwen3-8B", "--cpu", "EPYC 9554", "--ram", "128GB")
+    assert code == 0
+    assert told["configuration"]["topology"]["device"] == "cpu"
+    assert told["configuration"]["engine"]["kv_cache_gib"] == 5.0
+    assert next(iter(told["speed"].values()))["bound"] == "memory bandwidth"
+
+
+def test_check_config(capsys, tmp_path):
+    config = dict(models.by_name("Qwen3-8B").config)
+    (tmp_path / "old.json").write_text(json.dumps(config))
+    (tmp_path / "new.json").write_text(json.dumps({**config, "hidden_size": 2048}))
+    code, out, _ = run(capsys, "plan", "check-config", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
+    assert code == 1
+    assert out.startswith("breaks: hidden_size 4096 -> 2048")
+    assert run(capsys, "plan", "check-config", str(tmp_path / "old.json"), str(tmp_path / "old.json"))[:2] == (0, "The files say the same.\n")
+
+
+def test_calibrate(capsys, tmp_path):
+    kept = tmp_path / "measured.json"
+    code, out, _ = run(capsys, "plan", "calibrate", str(LOGS / "vllm_gpu_0_11.log"), "--gpu", "H100", "--save", str(kept))
+    assert code == 0
+    assert "34.49" in out
+    code, told = answer(
+        capsys,
+        "plan",
+        "--model",
+        "Qwen3-32B",
+        "--gpus",
+        "2x H100",
+        "--tp",
+        "2",
+        "--vllm",
+        "0.11.0",
+        "--measured",
+        str(kept),
+        "--utilisation",
+        "0.9",
+        "--context",
+        "16000",
+    )
+    assert code == 0
+    assert told["parts"][-1]["name"] == "overhead, measured"
+    assert told["kv_bytes"]["likely"] / 2**30 == pytest.approx(34.49, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("training", "--model", "Qwen3-8B", "--method", "qlora"),
+        ("library", "--pages", "1M"),
+        ("context", "--model", "Qwen3-30B-A3B-Instruct-2507"),
+        ("calibrate", str(LOGS / "vllm_cpu_0_32.log")),
+    ],
+)
+def test_the_other_subjects_answer(capsys, words):
+    code, out, _ = run(capsys, "plan", *words)
+    assert code == 0
+    assert out
+    assert answer(capsys, "plan", *words)[1]
+
+
+def test_prices_of_the_owner(capsys, tmp_path):
+    _, shown, _ = run(capsys, "plan", "--prices", "show")
+    file = tmp_path / "prices.yaml"
+    file.write_text(shown)
+    words = ("plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--prices", str(file), "--context", "8k")
+    assert answer(capsys, *words)[0] == 0
+    file.write_text("electricity_per_kwh: 10\n")
+    assert answer(capsys, *words)[1]["money"][1]["per_month"] > 500
+    file.write_text("electricity: 10\n")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "electricity_per_kwh" in err
+
+
+BAD = [
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4900"), "RTX 4090"),
+    (("--model", "Qwen4-8B", "--gpu", "RTX 4090"), "Qwen3-8B"),
+    (("--model", "Qwen3-14B", "--gpus", "3x RTX 3090", "--tp", "3"), "nearest is 2"),
+    (("--model", "Qwen3-14B", "--gpu", "RTX 3090", "--tp", "2"), "1 are given"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--context", "-5"), "such as 32k"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--context", "lots"), "32k"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--weights", "int5"), "int4"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--kv", "fp9"), "fp8"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--rank", "4000", "--adapters", "1"), "512"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--targets", "q_prj"), "q_proj"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--utilisation", "1.5"), "0.9"),
+    (("--model", "Qwen3-8B", "--gpu", "RTX 4090", "--adapters", "-1"), "at least 0"),
+    (("--model", "Qwen3-8B", "--gpu", "P100"), "V100"),
+    (("--model", "Qwen3-8B", "--gpus", "900x RTX 4090"), "64"),
+    (("--model", "Qwen3-8B", "--cpu", "EPYC 9999"), "EPYC"),
+    (("--model", "Qwen3-8B", "--ram", "much"), "64GB"),
+    (("--model", "/no/such/config.json", "--gpu", "RTX 4090"), "Qwen3-8B"),
+    (("-c", "/no/such.yaml", "--gpu", "RTX 4090"), "consilium.yaml"),
+]
+
+
+@pytest.mark.parametrize(("words", "hint"), BAD, ids=[hint for _, hint in BAD])
+def test_bad_input_is_one_sentence_with_what_would_work(capsys, words, hint):
+    code, out, err = run(capsys, "plan", *words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert len(err) < 500
+    assert hint in err
+
+
+FILES = {
+    "diffusion": json.dumps({"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.30.0", "sample_size": 64}),
+    "noise": "\x00\x07garbage" * 1000,
+    "list": "[1, 2]",
+    "deep": "[" * 50_000,
+    "encoder": json.dumps({"model_type": "t5", "is_encoder_decoder": True, "d_model": 512}),
+    "empty": "",
+    "words": json.dumps({"hidden_size": "wide"}),
+    "endless": json.dumps({"hidden_size": 1e400, "num_hidden_layers": 2, "num_attention_heads": 2}),
+    "mla": json.dumps({"model_type": "deepseek_v3", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "kv_lora_rank": 512}),
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+@pytest.mark.parametrize("command", [("plan", "--gpu", "RTX 4090", "--model"), ("explain",), ("tokens", "check")])
+def test_files_that_are_something_else(capsys, tmp_path, command, content):
+    (tmp_path / "config.json").write_text(content)
+    code, _, err = run(capsys, *command, str(tmp_path / "config.json"))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert len(err) < 400
+
+
+def test_ten_megabytes_of_noise(capsys, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_bytes(os.urandom(10 << 20))
+    began = time.process_time()
+    for words in (
+        ("plan", "--gpu", "RTX 4090", "--model", str(file)),
+        ("explain", str(file)),
+        ("plan", "check-config", str(file), str(file)),
+        ("plan", "-c", str(file), "--gpu", "RTX 4090"),
+        ("plan", "calibrate", str(file)),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 2, words
+        assert err.count("\n") == 1
+    assert time.process_time() - began < 5
+
+
+def test_explain_every_kind(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(dict(models.by_name("Qwen3-30B-A3B").config)))
+    code, out, _ = run(capsys, "explain", str(tmp_path / "config.json"))
+    assert code == 0
+    assert "breaks the model when changed" in out
+    assert "30.53 billion" in out
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 12, "lora_alpha": 24, "target_modules": ["q_proj"], "use_dora": True}))
+    out = run(capsys, "explain", str(tmp_path / "adapter_config.json"))[1]
+    assert "max_lora_rank 16" in out
+    assert "refuses it: use_dora" in out
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer", "chat_template": "{% if tools %}<think>{% endif %}"}))
+    assert "knows tools, thinking" in run(capsys, "explain", str(tmp_path / "tokenizer_config.json"))[1]
+    (tmp_path / "consilium.yaml").write_text("model: demo\nengine: {max_model_len: 4096, max_num_seq: 3}\n")
+    out = run(capsys, "explain", str(tmp_path / "consilium.yaml"))[1]
+    assert "Requests in one batch" not in out
+    assert "The nearest known key is max_num_seqs." in out
+
+
+def test_tokens(capsys, tmp_path):
+    code, out, _ = run(capsys, "tokens", "\u041f\u0440\u0438\u0432\u0435\u0442, world")
+    assert code == 0
+    assert "characters a token" in out
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 999_999}}, "added_tokens": []}))
+    code, out, _ = run(capsys, "tokens", "check", str(tmp_path / "tokenizer.json"), "--model", "Qwen3-8B")
+    assert code == 1
+    assert "no row in the embedding table of 151936" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "Qwen3-30B-A3B", "--gpu", "RTX PRO 6000 96GB", "--context", "128k", "--adapters", "10"),
+        ("--model", "Qwen2.5-72B", "--gpu", "RTX 3070", "--context", "1M", "--adapters", "64", "--rank", "512", "--requests", "64"),
+        ("--gpus", "2x RTX 3090, 1x RTX 4090"),
+    ],
+)
+def test_an_answer_takes_less_than_three_tenths_of_a_second_of_its_own_time(words):
+    """Processor time of the whole command less that of an empty interpreter: imports, search and page."""
+
+    def spent(program):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, cwd=Path(__file__).parents[3])
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    work = f"import sys; from consilium.cli.app import main; sys.exit(main({['plan', *words]!r}))"
+    own = min(spent(work) for _ in range(3)) - min(spent("pass") for _ in range(3))
+    assert own <= OWN_TIME_S
