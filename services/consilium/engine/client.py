@@ -35,6 +35,9 @@ class Turn:
         self._executor = executor
         self._frames = frames
         self._deadline = deadline
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
+        self._waiting: asyncio.Task[object] | None = None
         self._reader = wire.Reader()
         self._first = b""
         self.head = Head(0, stream=False, content_type="")
@@ -42,6 +45,8 @@ class Turn:
 
     async def begin(self) -> Self:
         """Wait for the head. Raises ConsiliumError when the answer fails before it."""
+        if self._deadline is not None:  # one timer for the whole turn; one per chunk would cost more than the chunk
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, self._deadline - time.time()), self._expire)
         item = await self._next()
         if item is None:
             raise ConsiliumError("upstream_down", "the answer ended before its head", name=self._executor, retry_after_s=1.0)
@@ -66,6 +71,8 @@ class Turn:
 
     async def aclose(self) -> None:
         """Stop the generation, if it still runs."""
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             await asyncio.wait_for(self._frames.aclose(), CLOSE_S)
         except Exception as error:
@@ -78,19 +85,31 @@ class Turn:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
 
+    def _expire(self) -> None:
+        self._expired = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     async def _next(self) -> bytes | None:
+        if self._expired:
+            raise self._late()
+        self._waiting = asyncio.current_task()
         try:
-            if self._deadline is None:
-                return await anext(self._frames)
-            async with asyncio.timeout(self._deadline - time.time()):
-                return await anext(self._frames)
+            return await anext(self._frames)
         except StopAsyncIteration:
             return None
-        except TimeoutError as error:
+        except asyncio.CancelledError:
+            if not self._expired or (self._waiting is not None and self._waiting.uncancel() > 0):
+                raise
             await self.aclose()
-            raise ConsiliumError("deadline", name=self._executor, retry_after_s=1.0) from error
+            raise self._late() from None
         except Exception as error:
             raise translate(error, self._executor) from error
+        finally:
+            self._waiting = None
+
+    def _late(self) -> ConsiliumError:
+        return ConsiliumError("deadline", name=self._executor, retry_after_s=1.0)
 
 
 class EngineClient:

@@ -22,10 +22,11 @@ from consilium.engine import multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.ports import Call
 from consilium.engine.warm_plan import BIND, cpu_engine
+from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.process import child_environment, set_variable
 
-_log = logging.getLogger(__name__)
+_log = logs.get("engine")
 
 BACKEND: Final = "consilium.engine.backends.vllm"
 DEAD_ENGINE_EXIT: Final = BY_CODE["part_failed"].exit_code
@@ -40,6 +41,7 @@ class EngineReplica:
     """
 
     async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it
+        logs.configure("engine")
         context = serve.get_replica_context()
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
@@ -102,6 +104,6 @@ class Door:
 
 
 def _end_process(cause: BaseException) -> None:
-    _log.error("replica_ends exit=%d cause=%r", DEAD_ENGINE_EXIT, cause)
+    _log.error("replica_ends", exit_code=DEAD_ENGINE_EXIT, cause=repr(cause))
     logging.shutdown()
     os._exit(DEAD_ENGINE_EXIT)

@@ -13,7 +13,6 @@ connection that cannot be made is tried once more. Does not know vLLM or Ray.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -25,10 +24,11 @@ import httpx
 from consilium.engine import wire
 from consilium.engine.backends.sse import Splitter, data_of
 from consilium.engine.ports import Call, ExecutorInfo, Head, Json, Route, State, Tail, Timings, Usage
+from consilium.kernel import logs
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError, to_openai
 
-_log = logging.getLogger(__name__)
+_log = logs.get("engine")
 
 CHECK_TIMEOUT_S: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
@@ -182,7 +182,7 @@ class RemoteEngine:
 
     def _down(self, detail: str) -> ConsiliumError:
         if self._info.state is not State.DOWN:
-            _log.warning("remote_down executor=%s %s", self._settings.name, detail)
+            _log.warning("remote_down", executor=self._settings.name, detail=detail)
         self._info = replace(self._info, state=State.DOWN)
         return ConsiliumError("upstream_down", detail, name=self._settings.name, retry_after_s=5.0)
 

@@ -1,6 +1,6 @@
 """An engine of our own: vLLM's AsyncLLM behind vLLM's own serving classes.
 
-With vllm_routes.py the only place that touches vLLM. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
+With vllm_routes.py and vllm_tap.py the only place that touches vLLM. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
 except that metrics go there when it is told so, and does not know who asked.
 
 What kills an engine is told once: the first cause is kept and logged, callers get upstream_down, and `on_dead` ends the process.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -22,18 +21,18 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.inputs import TokensPrompt
-from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.pooling_params import PoolingParams
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
 from consilium.engine.backends.vllm_routes import Answer, Routes
-from consilium.engine.ports import Call, ExecutorInfo, Head, State, Tail, Template, Timings, Usage
+from consilium.engine.backends.vllm_tap import Tap, TappedLLM
+from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
+from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
-_log = logging.getLogger(__name__)
+_log = logs.get("engine")
 
 WATCH_S = 0.5
 GRACE_S = 1.0  # between a dead engine and the end of its process: running streams deliver their last event
@@ -67,100 +66,6 @@ class VllmSettings:
     idle_s: float = 30.0
     check_timeout_s: float = 60.0
     ray_metrics: bool = False
-
-
-class Tap:
-    """Counts what the engine gives to one call, without touching what the caller sees."""
-
-    __slots__ = ("cached_tokens", "completion_tokens", "dead", "first", "open", "prompt_tokens", "reason", "sources", "stats")
-
-    def __init__(self) -> None:
-        self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.open = 0
-        self.reason: str | None = None
-        self.stats: Any = None
-        self.first: float | None = None
-        self.dead = False
-        self.sources: list[AsyncGenerator[Any, None]] = []
-
-    @property
-    def finished(self) -> bool:
-        """Whether the engine has given all it will; what follows is formatting."""
-        return self.open == 0 and self.prompt_tokens > 0
-
-    def see(self, output: RequestOutput) -> None:
-        """Count one output; `finished` outputs carry the totals of their prompt."""
-        if self.first is None:
-            self.first = time.monotonic()
-        for choice in output.outputs:
-            self.completion_tokens += len(choice.token_ids)
-            self.reason = choice.finish_reason or self.reason
-        if output.finished:
-            self.open -= 1
-            self.prompt_tokens += len(output.prompt_token_ids or ())
-            self.cached_tokens += output.num_cached_tokens or 0
-            self.stats = output.metrics
-
-    def tail(self, began: float, reason: str | None) -> Tail:
-        """Return the counts and the engine's clock. `began` is on the monotonic clock."""
-        return Tail(
-            usage=Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens),
-            finish_reason=reason or self.reason,
-            timings=Timings(
-                queue_ms=_span(self.stats, "queued_ts", "scheduled_ts"),
-                prefill_ms=_span(self.stats, "scheduled_ts", "first_token_ts"),
-                first_token_ms=None if self.first is None else _ms(self.first - began),
-                total_ms=_ms(time.monotonic() - began),
-            ),
-        )
-
-
-class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
-    """AsyncLLM that lets a tap watch the outputs of its call, and remembers when the last token came."""
-
-    taps: dict[str, Tap]
-    last_token: float
-    failed: Callable[[BaseException], None]
-
-    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
-        """Generate as AsyncLLM does."""
-        request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
-        return self._watched(super().generate(*args, **kwargs), self._tap(request_id))
-
-    def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[PoolingRequestOutput, None]:
-        """Encode as AsyncLLM does."""
-        request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
-        return self._watched(super().encode(*args, **kwargs), self._tap(request_id))
-
-    def _tap(self, request_id: str) -> Tap | None:
-        # One call may make several requests; vLLM appends "-<n>" or "_<n>" to the id that we gave.
-        taps = self.taps
-        return taps.get(request_id) or taps.get(request_id.rpartition("-")[0]) or taps.get(request_id.rpartition("_")[0])
-
-    def _watched(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
-        watched = self._watch(source, tap)
-        if tap is not None:
-            tap.open += 1
-            tap.sources.append(watched)
-        return watched
-
-    async def _watch(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
-        try:
-            async for output in source:
-                self.last_token = time.monotonic()
-                if tap is not None:
-                    if isinstance(output, RequestOutput):
-                        tap.see(output)
-                    else:
-                        tap.open -= 1
-                        tap.prompt_tokens += len(output.prompt_token_ids)
-                yield output
-        except EngineDeadError as error:
-            if tap is not None:
-                tap.dead = True
-            self.failed(error)
-            raise
-        finally:
-            await source.aclose()
 
 
 class VllmEngine:
@@ -197,10 +102,10 @@ class VllmEngine:
             await self._generate_one()
         except Exception as error:
             self._state = State.DOWN
-            _log.exception("engine_start_failed")
+            _log.exception("engine_start_failed", executor=settings.name)
             raise ConsiliumError("part_failed", f"{type(error).__name__}: {error}", name=f"executor {settings.name}", reason=_first_line(error)) from error
         self._watcher = asyncio.create_task(self._watch())
-        _log.info("engine_ready executor=%s took_s=%.1f", settings.name, time.monotonic() - began)
+        _log.info("engine_ready", executor=settings.name, took_s=round(time.monotonic() - began, 1))
 
     async def stop(self) -> None:
         """End the engine and its processes."""
@@ -349,7 +254,7 @@ class VllmEngine:
             return
         self._first_cause = error
         self._state = State.DOWN
-        _log.error("engine_dead executor=%s cause=%r", self._settings.name, error)
+        _log.error("engine_dead", executor=self._settings.name, cause=repr(error))
         if self._on_dead is not None:
             asyncio.get_running_loop().call_later(GRACE_S, self._on_dead, error)
 
@@ -392,15 +297,6 @@ def _has_template(tokenizer: Any) -> bool:
 def _served_name(args: Mapping[str, Any]) -> str:
     names = args.get("served_model_name") or args["model"]
     return str(names if isinstance(names, str) else names[0])
-
-
-def _span(stats: Any, begin: str, end: str) -> float | None:
-    a, b = getattr(stats, begin, 0.0), getattr(stats, end, 0.0)
-    return _ms(b - a) if a > 0 and b > 0 else None
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
 
 
 def _first_line(error: BaseException) -> str:
