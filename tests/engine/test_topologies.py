@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,16 +30,20 @@ def seen(tmp_path_factory):
     """What the driver saw on its cluster."""
     state = tmp_path_factory.mktemp("topologies")
     log = state / "driver.log"
+    rays = tempfile.mkdtemp(prefix="csl-t")  # short, because Ray puts sockets there, and not the folder of another Ray on this machine
     command = [sys.executable, "-m", "tests.engine.topologies_driver", str(state)]
     with (
         log.open("wb") as out,
-        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **SETTINGS}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as driver,
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **SETTINGS, "RAY_TMPDIR": rays}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        ) as driver,
     ):
         try:
             code = driver.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             os.killpg(driver.pid, signal.SIGKILL)
             raise
+    shutil.rmtree(rays, ignore_errors=True)
     assert code == 0, log.read_text(errors="replace")[-4000:]
     return json.loads((state / "seen.json").read_text())
 

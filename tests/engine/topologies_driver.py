@@ -141,7 +141,7 @@ def main(state: Path) -> int:
         seen["start_s"] = round(time.monotonic() - began, 1)
         groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
         seen["nodes_of_groups"] = [len(set(group["bundles_to_node_id"].values())) for group in groups if len(group["bundles"]) == 2]
-        client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name), copies=spec.replicas) for spec in specs})
+        client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name)) for spec in specs})
         seen["talk"] = asyncio.run(talk(client, served))
         seen["kill"] = kill()
         seen["deployment"] = DEPLOYMENT

@@ -10,7 +10,6 @@ leader, and Ray ends them with it. Works with NCCL on cards and gloo on CPU. Doe
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -20,10 +19,11 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from consilium.engine import launch_args
+from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import set_variable
 
-_log = logging.getLogger(__name__)
+_log = logs.get("engine")
 
 _HOST_IP: Final = "VLLM_HOST_IP"  # vLLM would ask the route to 8.8.8.8; Ray knows by which address the nodes see each other
 
@@ -91,7 +91,7 @@ def lead(args: Mapping[str, Any]) -> tuple[dict[str, Any], Followers]:
         actor = _place(group, rank)
         runs[rank] = actor.run.remote(launch_args.on_node(args, rank=rank, address=address, port=port, version=version))
         actors.append(actor)
-    _log.info("event=followers_started nodes=%d master=%s:%d", nodes, address, port)
+    _log.info("followers_started", nodes=nodes, master=f"{address}:{port}")
     return launch_args.on_node(args, rank=0, address=address, port=port, version=version), Followers(runs, actors)
 
 
