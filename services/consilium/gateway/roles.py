@@ -15,7 +15,8 @@ from consilium.gateway.config import Role
 from consilium.kernel.errors import ConsiliumError
 
 BLANK_LINE: Final = "\n\n"
-SYSTEM: Final = frozenset({"system", "developer"})
+SYSTEM: Final = ("system", "developer")
+"""A tuple: a caller may send any JSON as a role, and a list cannot be looked up in a set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from consilium.engine.client import Call, EngineClient, ExecutorInfo, Head, State, Turn
 from consilium.engine.ports import Json, Route
-from consilium.gateway import admission, models, profiles, receipt_bytes, roles
+from consilium.gateway import admission, models, profiles, prompt, receipt_bytes, roles
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.receipt import Receipt
 from consilium.kernel import logs
@@ -25,8 +25,6 @@ from consilium.kernel.errors import ConsiliumError, to_openai, unknown
 CORE: Final = "core"
 GENERATING: Final = frozenset({"chat", "completions", "responses"})
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting"})
-_PREFIX_CHARACTERS: Final = 512
-_TEXT_CHARACTERS: Final = 4000
 
 _log = logs.get("gateway")
 
@@ -316,16 +314,16 @@ def _plan(cast: Cast, ask: Ask) -> _Plan:
     if ask.route in GENERATING:
         # Only who says auto, here or in the role, is chosen for: a request that names a model is answered as the bare engine would.
         named = frame.profile if frame else profiles.AUTO if asked == models.AUTO else None
-        chosen = profiles.choose(wish.get("profile"), named, _text(body), profiles=cast.profiles)
+        chosen = profiles.choose(wish.get("profile"), named, prompt.text(body), profiles=cast.profiles)
         plan.profile, plan.profile_why, settings = chosen.name, chosen.why, chosen.profile
         plan.body = profiles.apply(settings, body, ask.route)
     if frame is not None:
-        plan.body = _framed(frame, plan.body, ask.route)
+        plan.body = prompt.framed(frame, plan.body, ask.route)
     plan.executor = str(wish.get("executor") or target.executor or (frame.executor if frame else None) or (settings.executor if settings else None) or CORE)
     if plan.executor not in infos:
         models.resolve(f"executor/{plan.executor}", roles=(), executors={name: info.model for name, info in infos.items()})
     plan.fallback = _fallback(plan.executor, frame, infos)
-    plan.prefix_key = _prefix_key(plan)
+    plan.prefix_key = prompt.prefix_key(plan.role, plan.body)
     return plan
 
 
@@ -333,61 +331,6 @@ def _fallback(executor: str, frame: roles.Frame | None, infos: Mapping[str, Exec
     own = frame.fallback if frame is not None else None
     chosen = own or infos[executor].fallback
     return chosen if chosen in infos and chosen != executor else None
-
-
-def _framed(frame: roles.Frame, body: Json, route: Route) -> Json:
-    if not frame.text:
-        return body
-    if route == "chat" or (route == "tokenize" and "messages" in body):
-        messages = _messages(body)
-        whole = isinstance(body.get("messages"), list) and messages == body["messages"]
-        # Messages of another shape go on as they are: the engine says what is wrong with them.
-        return {**body, "messages": roles.frame_messages(frame, messages)} if whole else body
-    if route == "responses":
-        own = body.get("instructions")
-        return {**body, "instructions": roles.frame_instructions(frame, own)} if own is None or isinstance(own, str) else body
-    if route == "completions" and body.get("prompt") is not None:
-        return {**body, "prompt": roles.frame_prompt(frame, body["prompt"])}
-    return body
-
-
-def _messages(body: Json) -> list[Json]:
-    found = body.get("messages")
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
-def _text(body: Json) -> str:
-    """Return the words of this turn, for the rule that chooses a profile: the last message of a user, or the prompt."""
-    for message in reversed(_messages(body)):
-        if message.get("role") == "user":
-            return _words(message.get("content"))[:_TEXT_CHARACTERS]
-    for key in ("prompt", "input"):
-        value = body.get(key)
-        if isinstance(value, str):
-            return value[:_TEXT_CHARACTERS]
-        if key == "input" and isinstance(value, list) and value and isinstance(value[-1], dict):
-            return _words(value[-1].get("content"))[:_TEXT_CHARACTERS]
-    return ""
-
-
-def _words(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return ""
-
-
-def _prefix_key(plan: _Plan) -> str:
-    """Return the beginning of the prompt, by which the request router finds the replica that has it in its cache."""
-    messages = _messages(plan.body)
-    if messages:
-        return f"{plan.role or ''}:{_words(messages[0].get('content'))[:_PREFIX_CHARACTERS]}"
-    for key in ("instructions", "prompt"):
-        value = plan.body.get(key)
-        if isinstance(value, str):
-            return f"{plan.role or ''}:{value[:_PREFIX_CHARACTERS]}"
-    return plan.role or ""
 
 
 _tasks: set[asyncio.Task[None]] = set()

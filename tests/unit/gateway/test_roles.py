@@ -97,3 +97,9 @@ def test_odd_system_content_is_refused():
     with pytest.raises(ConsiliumError) as caught:
         frame_messages(FRAME, [{"role": "system", "content": 5}])
     assert caught.value.code == "invalid_request"
+
+
+@pytest.mark.parametrize("role", [None, 5, [], {}])
+def test_a_role_of_another_type_is_left_to_the_engine(role):
+    message = {"role": role, "content": "x"}
+    assert frame_messages(FRAME, [message]) == [{"role": "system", "content": "You are a Stoic."}, message]
