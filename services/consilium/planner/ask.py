@@ -19,7 +19,6 @@ from consilium.planner.sharding import Cut
 
 MAX_CONTEXT: Final = 1 << 26
 MAX_SEQUENCES: Final = 1 << 16
-OLDEST_CARD: Final = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def checked(ask: Ask) -> Ask:
         raise wrong(
             "tensor_parallel", f"tensor parallel {ask.cut.tp} x pipeline parallel {ask.cut.pp} takes {ask.cut.cards} cards and {len(ask.cards)} are given"
         )
-    old = [card for card in ask.cards if 0 < card.compute_capability < OLDEST_CARD]
+    old = [card for card in ask.cards if 0 < card.compute_capability < constant("least_capability")]
     if old:
         raise wrong(
             "gpu",

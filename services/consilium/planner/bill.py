@@ -58,7 +58,16 @@ def bills(ask: Ask) -> tuple[Bill, ...]:
         lines = (*_weight_parts(ask, stage), *_overhead_parts(ask))
         if weakest.unified:
             held = constant("unified_reserve_share") * total
-            lines = (*lines, Part("system on unified memory", 0.5 * held, held, 1.3 * held, "processor and card share this memory"))
+            lines = (
+                *lines,
+                Part(
+                    "system on unified memory",
+                    constant("unified_spread_low") * held,
+                    held,
+                    constant("unified_spread_high") * held,
+                    "processor and card share this memory",
+                ),
+            )
         found.append(_with_kv(ask, stage, name=weakest.name, total=total, budget=budget, lines=lines))
     return tuple(found)
 
@@ -76,9 +85,9 @@ def _weight_parts(ask: Ask, stage: Stage) -> tuple[Part, ...]:
         lines.append(
             Part(
                 "LoRA slots",
-                0.98 * slots,
+                constant("lora_spread_low") * slots,
                 slots,
-                1.03 * slots,
+                constant("lora_spread_high") * slots,
                 f"{ask.lora.slots} slots at rank {lora.rank_step(ask.lora.rank)} on {_targets(ask)}, taken at load, full or empty",
             )
         )

@@ -5,6 +5,7 @@ Knows the formulas of HNSW memory and of UTF-8. Does not know the texts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +14,7 @@ from consilium.planner.figures import constant
 from consilium.planner.refusal import wrong
 
 Script = Literal["latin", "cyrillic", "mixed"]
-VECTOR_BYTES: Final = {"f32": 4.0, "f16": 2.0, "int8": 1.0, "binary": 0.125}
+VECTOR_BYTES: Final = {"f32": 4.0, "f16": 2.0, "int8": 1.0, "binary": 1 / 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,15 @@ def sizes(pages: int, *, script: Script = "mixed", dimensions: int = 1024, vecto
     tokens = round(characters / _by_script(script, "library_characters_per_token"))
     chunks = round(pages * constant("library_chunks_per_page"))
     vector = dimensions * VECTOR_BYTES[vectors]
-    index = round(chunks * (vector + 8 * constant("library_hnsw_links") + constant("library_label_bytes")))
+    links = constant("library_hnsw_links")
+    index = round(chunks * (vector + 4 * (2 + 1 / math.log(links)) * links))
     word_index = round(text * constant("library_bm25_share"))
     whole = chunks * dimensions * 4
     stored = max(whole if vectors == "binary" else 0, round(chunks * vector))
     notes = ["Building needs the vectors in 32 bits beside the index; build in parts where that does not fit."]
+    if card is not None:
+        held = constant("library_embedder_gib")
+        notes.append(f"The embedder takes about {held:.1f} GiB of {card.name} while it works.")
     if vectors == "binary":
         notes.append("Binary vectors find candidates; the 32-bit ones on SSD put them in order.")
     if dimensions * VECTOR_BYTES[vectors] < 64:
@@ -73,7 +78,7 @@ def sizes(pages: int, *, script: Script = "mixed", dimensions: int = 1024, vecto
         round(vector),
         index,
         word_index,
-        index + round(0.1 * word_index),
+        index + round(constant("library_warm_share") * word_index),
         whole + index,
         round(chunks * constant("library_chunk_kb") * 1000) + word_index + stored,
         pages / constant("library_parse_pages_per_s") / 3600,

@@ -18,7 +18,6 @@ from consilium.planner.report import table as text_table
 from consilium.planner.speed import Rate
 from consilium.planner.verdict import Plan
 
-DAYS_PER_MONTH: Final = 30.4
 _SCALARS: Final = ("electricity_per_kwh", "years", "busy_share", "remote_per_million_output")
 
 
@@ -85,7 +84,7 @@ def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, h
         return []
     count = len(plan.ask.cards) * replicas
     watts = plan.ask.cards[0].watts
-    hours = hours_per_day * DAYS_PER_MONTH
+    hours = hours_per_day * constant("days_per_month")
     busy = _value(book, "busy_share")
     work = busy * watts + (1 - busy) * watts * constant("idle_power_share")
     power = (count * work + float(book["host"]["watts"])) / 1000 * hours * _value(book, "electricity_per_kwh")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from consilium.planner.figures import GIB, constant
+from consilium.planner.figures import GIB, MIB, constant, table
 from consilium.planner.shapes import Shape
 from consilium.planner.sharding import Cut
 from consilium.planner.weights import is_quantised
@@ -56,12 +56,9 @@ def runner_of(version: str, shape: Shape, weights: str) -> str:
 
 
 def default_batch(total_gib: float, card: str = "") -> Batch:
-    """Return vLLM's defaults of an API server: max_num_seqs and max_num_batched_tokens by size of the card."""
-    if total_gib >= 160:
-        return Batch(1024, 16_384)
-    if total_gib >= 70 and "A100" not in card and "GB10" not in card:
-        return Batch(1024, 8192)
-    return Batch(256, 2048)
+    """Return vLLM's defaults of an API server: max_num_seqs and max_num_batched_tokens by size of the card (data/engine_defaults.json)."""
+    row = next(row for row in table("engine_defaults")["rows"] if total_gib >= row["least_gib"] and not any(name in card for name in row["not_for"]))
+    return Batch(int(row["sequences"]), int(row["tokens"]))
 
 
 def graphs_counted(version: str) -> bool:
@@ -94,14 +91,21 @@ def parts(shape: Shape, cut: Cut, batch: Batch, *, runner: str, version: str, ea
     ruled = f"sampler of {batch.sequences} sequences" if peak == sampler else f"one step of {batch.tokens} tokens" if peak == mlp else "vision encoder"
     spread = constant("boot_spread_gib") * GIB
     lines = [
-        Part("CUDA and NCCL", 0.5 * fixed, fixed, fixed * 1.25, "memory outside PyTorch" + (", NCCL buffers" if cut.cards > 1 else "")),
-        Part("peak of a step", 0.85 * peak, peak, 1.15 * peak + 0.1 * spread, f"largest moment: {ruled}"),
+        Part(
+            "CUDA and NCCL",
+            constant("non_torch_spread_low") * fixed,
+            fixed,
+            constant("non_torch_spread_high") * fixed,
+            "memory outside PyTorch" + (", NCCL buffers" if cut.cards > 1 else ""),
+        ),
+        Part("peak of a step", constant("peak_spread_low") * peak, peak, constant("peak_spread_high") * peak, f"largest moment: {ruled}"),
     ]
     if not eager:
         graphs = graph_bytes(shape, cut)
         likely = graphs if graphs_counted(version) else 0.0
         high = graphs * constant("graph_high_factor") if likely else 0.0
         lines.append(Part("CUDA graphs", 0.0, likely, high, "counted by the profiler" if likely else "captured outside the budget, in the rest of the card"))
+        lines.append(Part("attention workspace", 0.0, 0.0, constant("flashinfer_workspace_mib") * MIB, "only with the FlashInfer backend"))
     lines.append(Part("boot-to-boot spread", -spread / 2, 0.0, spread, "two boots of one set-up differ"))
     return tuple(lines)
 
@@ -111,6 +115,6 @@ def cpu_parts(shape: Shape, batch: Batch, *, base_gib: float) -> tuple[Part, ...
     base = base_gib * GIB
     peak = activation_peak(shape, Cut(), batch.tokens) * constant("cpu_peak_factor") + sampler_peak(shape, min(batch.sequences, 64), "V1")
     return (
-        Part("processes", 0.8 * base, base, 1.3 * base, "Python, vLLM and, on the first engine, Ray"),
-        Part("peak of a step", 0.6 * peak, peak, 1.6 * peak, f"one step of {batch.tokens} tokens"),
+        Part("processes", constant("cpu_spread_low") * base, base, constant("cpu_spread_high") * base, "Python, vLLM and, on the first engine, Ray"),
+        Part("peak of a step", constant("cpu_peak_spread_low") * peak, peak, constant("cpu_peak_spread_high") * peak, f"one step of {batch.tokens} tokens"),
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from consilium.planner.figures import constant
 from consilium.planner.refusal import wrong
 from consilium.planner.vision import vision_params
 
@@ -88,7 +89,7 @@ class Shape:
     conv_kernel: int = 0
     qkv_bias: bool = False
     qk_norm: bool = False
-    rope_theta: float = 10_000.0
+    rope_theta: float = 0.0
     rotary_share: float = 1.0
     vision_params: int = 0
     dual_chunk: bool = False
@@ -221,7 +222,7 @@ def from_config(config: Config, name: str = "") -> Shape:
         head_dim=head_dim,
         vocab=_number(text, "vocab_size"),
         tied=bool(text.get("tie_word_embeddings", False)),
-        max_positions=_number(text, "max_position_embeddings", 32_768),
+        max_positions=_number(text, "max_position_embeddings", int(constant("max_positions_default"))),
         mlp_width=_first(text, ("intermediate_size",)) if not experts or _dense_layers(text, layers) else 0,
         experts=experts,
         experts_per_token=_first(text, ("num_experts_per_tok", "experts_per_token", "top_k_experts")) if experts else 0,
@@ -239,8 +240,8 @@ def from_config(config: Config, name: str = "") -> Shape:
         conv_kernel=_first(text, ("linear_conv_kernel_dim",)),
         qkv_bias=bool(text.get("attention_bias", False)) or family.startswith(_QKV_BIAS),
         qk_norm=family.startswith(_QK_NORM),
-        rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or 10_000.0),
-        rotary_share=float(rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (0.25 if linear else 1.0)),
+        rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or constant("rope_theta_default")),
+        rotary_share=float(rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (constant("hybrid_rotary_share") if linear else 1.0)),
         vision_params=vision_params(config),
         dual_chunk=bool(text.get("dual_chunk_attention_config")),
     )

@@ -18,7 +18,8 @@ from consilium.planner.sharding import Cut
 
 _GB: Final = 1e9
 _TERA: Final = 1e12
-_MICRO: Final = 1e-6
+_MICRO: Final = 1 / 10**6
+_LEAST: Final = 1 / 1000  # TFLOPS of a card that is not in the table: nothing divides by zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def _reduce_seconds(shape: Shape, card: Card, cut: Cut, tokens: int, nodes: int)
     if cut.tp == 1:
         return 0.0
     latency = "network" if nodes > 1 else "nvlink" if "NVLink" in card.link else "pcie"
-    bandwidth = (1.25 if nodes > 1 else max(card.link_gb_s, 1.0)) * _GB
+    bandwidth = (constant("speed_network_gb_s") if nodes > 1 else max(card.link_gb_s, 1.0)) * _GB
     moved = tokens * shape.hidden * 2 * 2 * (cut.tp - 1) / cut.tp
     return 2 * shape.layers * (constant(f"speed_reduce_{latency}_us") * _MICRO + moved / bandwidth)
 
@@ -126,13 +127,13 @@ def decode(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
     matrix, attention = flops_per_token(shape, load.context)
     flops = load.batch * (matrix + attention + 2.0 * shape.vocab * shape.hidden) / cut.tp
     memory = read / (card.bandwidth_gb_s * _GB)
-    compute = flops / (max(compute_tflops(card, load.weights), 1e-3) * _TERA)
+    compute = flops / (max(compute_tflops(card, load.weights), _LEAST) * _TERA)
     busy = max(memory / constant("speed_memory_share"), compute / constant(_share_name(shape)))
     links = _reduce_seconds(shape, card, cut, load.batch, load.nodes)
     fixed = _fixed_seconds(shape, load)
     overlap = min(cut.pp, load.batch)
     step = (busy + links + fixed) / overlap
-    ceiling = load.batch * overlap / max(memory, flops / (max(ceiling_tflops(card, load.weights), 1e-3) * _TERA))
+    ceiling = load.batch * overlap / max(memory, flops / (max(ceiling_tflops(card, load.weights), _LEAST) * _TERA))
     names = {
         "memory bandwidth": memory / constant("speed_memory_share"),
         "compute": compute / constant(_share_name(shape)),
@@ -162,7 +163,7 @@ def prefill(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
     once = weight_bytes_read(shape, Load(length, 1, load.weights, load.kv_dtype, load.file_bytes)) / cut.tp / (card.bandwidth_gb_s * _GB)
     dense = length * matrix / (peak * constant(_share_name(shape)))
     looking = length * attention / (card.bf16_tflops * _TERA * cut.tp * constant("speed_attention_compute_share"))
-    chunks = -(-length // 2048)
+    chunks = -(-length // int(constant("speed_chunk_tokens")))
     links = _reduce_seconds(shape, card, cut, length, load.nodes)
     fixed = chunks * _fixed_seconds(shape, Load(1, 1, load.weights, eager=load.eager))
     seconds = max(dense + looking, once) + links + fixed

@@ -54,7 +54,7 @@ def forecast(shape: Shape, card: Card, run: Run) -> Forecast:
     parts = tuple(_parts(shape, run, trained))
     total = sum(size for _, size, _ in parts)
     margin = card.total_bytes - total
-    verdict: Verdict = "no" if margin < 0 else "tight" if margin < 0.05 * card.total_bytes else "fits"
+    verdict: Verdict = "no" if margin < 0 else "tight" if margin < constant("train_tight_share") * card.total_bytes else "fits"
     return Forecast(parts, total, card.total_bytes, verdict, trained, hours(shape, card, run), _sentence(shape, card, run, margin))
 
 
@@ -119,7 +119,7 @@ def hours(shape: Shape, card: Card, run: Run) -> tuple[float, float, float] | No
     per_token += 2 * 4 * shape.full_layers * shape.q_width * run.length / 2
     share = constant("train_moe_share" if shape.is_moe else "train_share") * (constant("train_qlora_factor") if run.method == "qlora" else 1.0)
     likely = run.tokens * per_token / (card.bf16_tflops * 1e12 * share) / 3600
-    return likely * 0.6, likely, likely * 2.0
+    return likely * constant("train_hours_low"), likely, likely * constant("train_hours_high")
 
 
 def _sentence(shape: Shape, card: Card, run: Run, margin: float) -> str:

@@ -107,11 +107,11 @@ def warnings(ask: Ask) -> tuple[str, ...]:
     found += _lora_warnings(ask)
     capable = [card.compute_capability for card in ask.cards if card.compute_capability]
     lowest = min(capable, default=0.0)
-    if capable and ask.weights == "fp8" and lowest < 8.9:
+    if capable and ask.weights == "fp8" and lowest < constant("fp8_capability"):
         found.append("These cards have no FP8 arithmetic: vLLM unpacks the weights on the fly (Marlin), which saves memory and not compute.")
-    if capable and ask.weights == "nvfp4" and lowest < 10.0:
+    if capable and ask.weights == "nvfp4" and lowest < constant("fp4_capability"):
         found.append("These cards have no FP4 arithmetic: the weights are unpacked on the fly, which saves memory and not compute.")
-    if capable and lowest < 8.0 and ask.weights == "bf16":
+    if capable and lowest < constant("bf16_capability") and ask.weights == "bf16":
         found.append("These cards have no bfloat16: run with dtype float16, which a few models overflow.")
     if len({card.total_gib for card in ask.cards}) > 1 and ask.cut.tp > 1:
         found.append(

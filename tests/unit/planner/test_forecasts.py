@@ -166,7 +166,7 @@ def test_training_needs_grow_and_methods_are_in_order():
     assert totals["qlora"] < totals["lora"] < totals["full"]
     assert training.forecast(dense, gpu, training.Run(checkpointing=False)).total > totals["lora"]
     assert training.forecast(dense, gpu, training.Run(length=8192)).total > totals["lora"]
-    full = dict((name, size) for name, size, _ in training.forecast(dense, gpu, training.Run(method="full")).parts)
+    full = {name: size for name, size, _ in training.forecast(dense, gpu, training.Run(method="full")).parts}
     assert sum(full[name] for name in ("weights", "32-bit copy", "gradients", "optimiser")) == pytest.approx(16 * dense.params(), rel=0.001)
     assert training.forecast(dense, gpu, training.Run(method="full")).verdict == "no"
     assert (

@@ -13,43 +13,8 @@ from consilium.planner.figures import DATA, table
 
 ROOM = DATA.parent
 TABLES = sorted(path.stem for path in DATA.glob("*.json"))
-EVERYDAY = {
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    10,
-    12,
-    16,
-    20,
-    24,
-    30,
-    32,
-    40,
-    60,
-    64,
-    80,
-    100,
-    120,
-    200,
-    300,
-    1000,
-    1024,
-    3600,
-    10**6,
-    10**12,
-    1e9,
-    1e12,
-    1e6,
-    1e3,
-    0.5,
-    -1,
-}
+EVERYDAY = {*range(13), 16, 20, 24, 30, 32, 40, 60, 64, 80, 100, 120, 200, 256, 300, 1000, 1024, 3600, 10**6, 10**12, 10**9, 0.5, -1}
+EVERYDAY |= {21, 22, 33, 0.02}  # versions of vLLM; from where a sentence names a part
 PLACES = {
     "ask.py",
     "cards.py",
@@ -64,8 +29,12 @@ PLACES = {
     "readme.py",
     "report.py",
     "accuracy.py",  # what a page shows
-    "overhead.py",  # vLLM's defaults by card, whose source is named in the docstring
     "lora.py",  # vLLM's steps of max_lora_rank
+    "training.py",
+    "library.py",
+    "topologies.py",
+    "figures.py",  # limits and defaults of input
+    "vision.py",  # the tensors of a tower, counted
     "search.py",  # costs of knobs: an order of preference, no measurement
 }
 
