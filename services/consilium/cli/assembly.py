@@ -22,7 +22,6 @@ from consilium.cli.redis_server import choose_binary
 from consilium.cli.state_folder import Cluster, StateFolder, write_private
 from consilium.cli.supervisor import Supervisor
 from consilium.cli.work import Probe, ProbeWork, ProcessWork, Work
-from consilium.kernel.process import child_environment
 
 PARTS: Final = (
     Part("redis"),
@@ -54,7 +53,6 @@ class Site:
     folder: StateFolder
     cluster: Cluster
     config: Mapping[str, object]
-    environment: Mapping[str, str]
     secret: str
 
     @property
@@ -75,11 +73,7 @@ class Site:
 def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     """Return the supervisor of one state folder, nothing started yet."""
     secret = folder.secret.read_text(encoding="ascii")
-    token = derive(secret, f"ray {cluster.mark}")
-    environment = child_environment(
-        launch.cluster_environment(ports=cluster.ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
-    )
-    site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), environment, secret)
+    site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), secret)
     metrics = MetricsServer(
         host="127.0.0.1", port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
     )
@@ -163,7 +157,7 @@ def _redis(site: Site) -> Work:
         return ProbeWork(ready)
     conf = site.folder.redis / "redis.conf"
     write_private(conf, launch.redis_conf(port=site.cluster.ports["redis"], password=derive(site.secret, "redis"), folder=site.folder.redis))
-    return ProcessWork(launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), environment=site.environment, probe=ready)
+    return ProcessWork(launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready)
 
 
 def _redis_probe(url: str) -> Probe:
@@ -181,7 +175,6 @@ def _ray(site: Site) -> Work:
     return ProcessWork(
         launch.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
-        environment=site.environment,
         probe=probes.file_exists(site.ray_ready),
         before=before,
         after=lambda: site.ray_ready.unlink(missing_ok=True),
@@ -203,7 +196,6 @@ def _model(site: Site) -> Work:
     return ProcessWork(
         launch.python_command("consilium.cli.model_step", "--state", str(site.folder.root)),
         log=site.folder.log("model"),
-        environment=site.environment,
         probe=ready,
         before=before,
     )
@@ -218,7 +210,6 @@ def _engine(site: Site) -> Work:
     work = ProcessWork(
         launch.prepared_command("consilium.engine.app", "deploy", "--config", str(site.folder.config), until=(site.ray_ready, site.model_ready)),
         log=site.folder.log("engine"),
-        environment=site.environment,
         probe=done,
     )
     return work
@@ -229,6 +220,5 @@ def _gateway(site: Site) -> Work:
     return ProcessWork(
         launch.python_command("consilium.gateway.app", "deploy", "--config", str(site.folder.config)),
         log=site.folder.log("gateway"),
-        environment=site.environment,
         probe=lambda: (probes.http_answers(url), ""),
     )

@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Final
 
-from consilium.cli import preflight, processes, tree
+from consilium.cli import launch, preflight, processes, tree
 from consilium.cli.app import complain
 from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
 from consilium.kernel.config import dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
+from consilium.kernel.process import child_environment
 
 WAIT_S: Final = 1800.0
 _POLL_S: Final = 0.05
@@ -71,11 +72,10 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
 
 def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float) -> subprocess.Popen[bytes]:
     """Write config.json and cluster.json, then start the supervisor, detached from this terminal."""
-    from consilium.cli.assembly import own_redis_url
+    from consilium.cli.assembly import derive, own_redis_url
 
-    redis_url = (
-        wanted.redis.url.get_secret_value() if wanted.redis.url is not None else own_redis_url(folder.secret.read_text(encoding="ascii"), ports["redis"])
-    )
+    secret = folder.secret.read_text(encoding="ascii")
+    redis_url = wanted.redis.url.get_secret_value() if wanted.redis.url is not None else own_redis_url(secret, ports["redis"])
     host = wanted.gateway.host
     shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104  compared, not bound
     resolved = dump(wanted, masked=False)
@@ -106,6 +106,8 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
         redis_prefix=wanted.redis.prefix,
     )
     folder.write_cluster(cluster)
+    token = derive(secret, f"ray {cluster.mark}")
+    variables = launch.cluster_environment(ports=ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
             (sys.executable, "-m", "consilium.cli.supervisor", "--state", str(folder.root)),
@@ -114,6 +116,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd=folder.root,
+            env=child_environment(variables),
         )
 
 
@@ -194,11 +197,7 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
             supervisor.wait(5)
         cluster = folder.read_cluster()
         if cluster is not None:
-            failure = cluster.failure
             stop(folder, cluster, now=True)
-            if failure is not None:
-                left = folder.read_cluster() or cluster
-                folder.write_cluster(left)
         return count
     finally:
         signal.signal(signal.SIGINT, before)

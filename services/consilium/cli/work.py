@@ -42,21 +42,26 @@ class Work(Protocol):
 
 
 class ProcessWork:
-    """A process of ours. Its output goes to a log file; its probe says when it is ready."""
+    """A process of ours. Its output goes to a log file; its probe says when it is ready.
+
+    environment  None = that of the supervisor, to which `up` gave everything that the parts need
+    before       called just before each start
+    after        called when the process has ended and nothing of it is left
+    """
 
     def __init__(
         self,
         command: tuple[str, ...],
         *,
         log: Path,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str] | None = None,
         probe: Probe,
         before: Callable[[], None] | None = None,
         after: Callable[[], None] | None = None,
     ) -> None:
         self._command = command
         self._log = log
-        self._environment = dict(environment)
+        self._environment = None if environment is None else dict(environment)
         self._before = before
         self._after = after
         self._watch = Watch(probe, 0.1)
