@@ -1,16 +1,17 @@
 """The client over engines of this process: heads, chunks, tails, closing, and errors in the words of the catalogue."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import asdict
 
 import pytest
 
 from consilium.engine import wire
 from consilium.engine.backends.echo import EchoEngine
-from consilium.engine.backends.serve import translate
+from consilium.engine.backends.serve import ServeEngine, translate
 from consilium.engine.client import EngineClient, open_executors
 from consilium.engine.config import EngineView
-from consilium.engine.ports import Call, Head, State, Tail
+from consilium.engine.ports import Call, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
 
@@ -143,6 +144,36 @@ async def test_a_stream_without_a_tail_is_broken() -> None:
 async def test_tail_in_the_first_item() -> None:
     turn = await EngineClient({"core": Cut([wire.document(Head(200, False, wire.JSON), b"{}", Tail())])}).open("core", chat("x"))
     assert [chunk async for chunk in turn] == [b"{}"]
+
+
+class Handle:
+    """A Serve handle whose `info` answers or fails."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.info = self
+
+    def remote(self) -> Awaitable[dict[str, object]]:
+        async def said() -> dict[str, object]:
+            if self.error is not None:
+                raise self.error
+            return asdict(ExecutorInfo("core", "engine", "tiny", context=512, state=State.READY, places=16))
+
+        return said()
+
+
+async def test_an_engine_that_never_spoke_is_starting_and_later_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", "", fallback="small"))
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    handle.error = TimeoutError()
+    assert await client.probe("core") is State.STARTING
+    handle.error = None
+    assert await client.probe("core") is State.READY
+    assert (client.info("core").model, client.info("core").places, client.info("core").fallback) == ("tiny", 16, "small")
+    handle.error = ActorDiedError()
+    assert await client.probe("core") is State.DOWN
+    assert client.info("core").model == "tiny"
 
 
 class ActorDiedError(Exception):

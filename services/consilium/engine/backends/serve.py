@@ -51,6 +51,8 @@ class ServeEngine:
             said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), INFO_TIMEOUT_S)
         except Exception as error:
             failed = translate(error, self._info.name, INFO_TIMEOUT_S)
+            if self._info.state is State.STARTING and failed.code != "internal":  # it never said anything, so nothing was lost yet
+                failed = ConsiliumError("engine_starting", str(failed), name=self._info.name, retry_after_s=2.0)
             self._info = replace(self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN)
             raise failed from error
         self._info = replace(ExecutorInfo(**{**said, "state": State(said["state"])}), fallback=self._info.fallback)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.inputs import TokensPrompt
@@ -89,7 +90,7 @@ class VllmEngine:
         settings = self._settings
         began = time.monotonic()
         try:
-            args = AsyncEngineArgs(**settings.engine_args)
+            args = AsyncEngineArgs(**_typed(settings.engine_args))
             engine = await asyncio.to_thread(_construct, args, ray_metrics=settings.ray_metrics)
             engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
             await engine.reset_mm_cache()
@@ -264,6 +265,12 @@ class VllmEngine:
             if self._engine.errored:
                 self._failed(self._engine.dead_error)
             await asyncio.sleep(WATCH_S)
+
+
+def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the one nested section as vLLM's own class; the others it converts itself."""
+    nested = args.get("structured_outputs_config")
+    return {**args, "structured_outputs_config": StructuredOutputsConfig(**nested)} if isinstance(nested, Mapping) else dict(args)
 
 
 def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
