@@ -35,7 +35,7 @@ Rule = Callable[[Card], float]
 
 RULES: dict[str, tuple[Rule, str]] = {
     "share x total - weights": (lambda c: c.share * c.total - c.weights, "what most people reckon"),
-    "share x total - weights - 1.6 GiB": (lambda c: c.share * c.total - c.weights - 1.6, "a constant, as home pages advise"),
+    "share x total - weights - 1.6 GiB": (lambda c: c.share * c.total - c.weights - 1.6, "a constant, itself fitted to logs of small batches"),
     "KAITO, as shipped": (lambda c: 0.84 * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights, "1.02 W + 2.3 GiB + 5 % W per GPU, share 0.84"),
     "KAITO, with the right share": (lambda c: c.share * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights, "the same with the share of the log"),
     "GPUStack": (lambda c: c.share * c.total - 1.2 * c.weights - 2.0, "1.2 W + 2 GiB"),
@@ -47,6 +47,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     ),
 }
 OURS = "this planner"
+FITTED = ("share x total - weights - 1.6 GiB",)
 
 
 @dataclass(frozen=True, slots=True)
