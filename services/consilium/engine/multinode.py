@@ -110,7 +110,7 @@ async def _wait(rank: int, run: Any, on_lost: Callable[[BaseException], None]) -
     try:
         why = str(await run)
     except Exception as error:
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     on_lost(ConsiliumError("upstream_down", f"follower {rank} of the engine is gone: {why}", name=f"node {rank} of the engine", retry_after_s=5.0))
 
 
