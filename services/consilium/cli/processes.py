@@ -151,6 +151,14 @@ def reap_orphans() -> None:
             continue
 
 
+def orphans() -> tuple[Pid, ...]:
+    """Return adopted children with everything below them: what a part that has died was the parent of. Empty in a process that adopts none."""
+    if os.getpid() not in _ADOPTED:
+        return ()
+    adopted = [known for child in psutil.Process().children() if child.pid not in _OWNED and (known := identify(child.pid)) is not None]
+    return tuple(dict.fromkeys(item for known in adopted for item in (known, *descendants(known))))
+
+
 _OWNED: Final[set[int]] = set()
 _ADOPTED: Final[set[int]] = set()
 

@@ -146,6 +146,10 @@ class Supervisor:
         failure = failure_of(name, exit_code, self._works[name].tail())
         self._words[name] = failure
         self._works[name].stop(1.0)  # what is left of its family
+        left = processes.orphans()
+        shared = processes.shared_memory(left)
+        processes.end(left, grace_s=1.0)
+        processes.remove_shared(shared)
         self._board.lost(name, now, failure.sentence, fatal=not self._board.was_up and failure.code != "part_failed")
         for other in self._board.all():
             if name in other.part.within and other.state is PartState.WAITING:
