@@ -1,0 +1,73 @@
+"""From a spec to a Serve application: what Serve is told, without a cluster."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
+
+from consilium.engine import app  # noqa: E402
+from consilium.engine.topology import DeploymentSpec  # noqa: E402
+
+SPEC = DeploymentSpec(
+    name="core",
+    model_path="/m",
+    served_name="tiny",
+    revision="abc",
+    replicas=1,
+    device="cpu",
+    tensor_parallel=1,
+    pipeline_parallel=1,
+    nodes=1,
+    bundles=({"CPU": 0.5},),
+    strategy="PACK",
+    launch_args={"model": "/m"},
+    env={"A": "b"},
+    max_num_seqs=64,
+    max_ongoing_requests=80,
+    tool_parser="hermes",
+    chat_template="/t.jinja",
+)
+
+
+def built(**over: Any) -> Any:
+    return app.build({**asdict(replace(SPEC, **over)), "drain_s": 7})._bound_deployment
+
+
+def test_one_copy_is_its_own_ingress() -> None:
+    engine = built()
+    assert engine.name == "Engine"
+    assert engine._deployment_config.max_ongoing_requests == 80
+    assert engine._deployment_config.graceful_shutdown_timeout_s == 7
+    assert engine.ray_actor_options["runtime_env"] == {"env_vars": {"A": "b"}}
+    assert engine._deployment_config.request_router_config.is_default_request_router()
+
+
+def test_several_copies_stand_behind_a_door_and_our_router() -> None:
+    door = built(replicas=2)
+    assert door.name == "Door"
+    engine = door.init_args[0]._bound_deployment
+    assert engine.num_replicas == 2
+    assert not engine._deployment_config.request_router_config.is_default_request_router()
+
+
+def test_cards_are_asked_for() -> None:
+    assert built(bundles=({"CPU": 1.0, "GPU": 2.0},), device="gpu").ray_actor_options["num_gpus"] == 2.0
+
+
+def test_an_engine_over_nodes_gets_a_placement_group() -> None:
+    engine = built(nodes=2, tensor_parallel=2, bundles=({"CPU": 1.0}, {"CPU": 1.0}), strategy="STRICT_SPREAD")
+    assert engine._replica_config.placement_group_bundles == [{"CPU": 1.0}, {"CPU": 1.0}]
+    assert engine.init_args[2] == 0  # nothing warm: the ranks are spread
+
+
+def test_a_cpu_engine_prepares_its_ranks_and_a_gpu_engine_does_not() -> None:
+    assert built(tensor_parallel=2).init_args[2] == 2
+    assert built(device="gpu").init_args[2] == 0
+
+
+def test_the_front_end_is_told_about_parsers_and_template() -> None:
+    assert app.settings(SPEC)["frontend_args"] == {"chat_template": "/t.jinja", "tool_call_parser": "hermes", "enable_auto_tool_choice": True}
+    assert app.settings(replace(SPEC, tool_parser=None, chat_template=None))["frontend_args"] == {}
