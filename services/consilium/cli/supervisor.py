@@ -146,7 +146,7 @@ class Supervisor:
         failure = failure_of(name, exit_code, self._works[name].tail())
         self._words[name] = failure
         self._works[name].stop(1.0)  # what is left of its family
-        left = processes.orphans()
+        left = processes.orphans() if any(name in other.part.within for other in self._board.all()) else ()
         shared = processes.shared_memory(left)
         processes.end(left, grace_s=1.0)
         processes.remove_shared(shared)
