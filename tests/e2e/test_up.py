@@ -174,11 +174,19 @@ def test_a_killed_ray_takes_everything_on_it_along_and_all_comes_back(up: Up) ->
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
-def test_down_leaves_no_process(up: Up) -> None:
+def test_down_lets_running_answers_finish_and_leaves_no_process(up: Up) -> None:
     mark = up.cluster.mark
-    done = up.call("down", timeout_s=90)
-    assert done.returncode == 0
-    assert done.stdout.startswith("Stopped: ")
+    ask = {"model": "base", "max_tokens": 600, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    headers = {"Authorization": f"Bearer {up.cluster.key}"}
+    with httpx.stream("POST", f"{up.cluster.addresses['openai']}/chat/completions", json=ask, headers=headers, timeout=60) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data:")
+        down = subprocess.Popen([sys.executable, "-m", "consilium.cli.app", "down", "--state", str(up.folder.root)], stdout=subprocess.PIPE, text=True)
+        last = [line for line in lines if line][-1]
+    assert last == "data: [DONE]"
+    said, _ = down.communicate(timeout=90)
+    assert down.returncode == 0
+    assert said.startswith("Stopped: ")
     assert processes.marked(mark) == ()
     assert up.call("status").returncode == 71
     assert up.call("down").returncode == 0
