@@ -37,6 +37,7 @@ class Call:
     priority    lower runs first, where the engine schedules by priority
     deadline    Unix seconds after which nobody waits any more, or None
     prefix_key  stable key of the prompt's beginning; calls with the same key share a prefix cache
+    routing     why this replica; the request router writes it where there are several
     """
 
     id: str
@@ -47,6 +48,7 @@ class Call:
     priority: int = 0
     deadline: float | None = None
     prefix_key: str = ""
+    routing: str = ""
 
     def as_dict(self) -> Json:
         """Return the shape that crosses processes."""
@@ -59,6 +61,7 @@ class Call:
             "priority": self.priority,
             "deadline": self.deadline,
             "prefix_key": self.prefix_key,
+            "routing": self.routing,
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Head:
     stream       True for SSE, False for one JSON document
     retry_after  seconds, or None
     replica      which copy answered
+    routing      why that copy, where there are several
     executor     its name in the configuration
     revision     short fingerprint of the model's files
     template     plain when the model has no chat template and ours was used
@@ -88,6 +92,7 @@ class Head:
     executor: str = ""
     revision: str = ""
     template: Template = "model"
+    routing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         self._spare_the_probe(by_name[decision.replica], decision.load)
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
+            _write_reason(pending_request, decision)
             self._decisions.append((pending_request.metadata.request_id, decision))
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("event=routed request=%s replica=%s why=%r", pending_request.metadata.request_id, decision.replica, decision.why())
@@ -111,6 +112,13 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         # still right, and a replica that is full after all refuses by itself.
         if self.replica_queue_len_cache.get(replica.replica_id) is None:
             self.replica_queue_len_cache.update(replica.replica_id, int(load))
+
+
+def _write_reason(pending_request: PendingRequest, decision: Decision) -> None:
+    """Let the call carry its reason to the replica, whose head brings it to the receipt."""
+    call = pending_request.args[0] if pending_request.args else None
+    if isinstance(call, dict) and "routing" in call:
+        call["routing"] = decision.why()
 
 
 def prefix_of(pending_request: PendingRequest | None) -> str:

@@ -29,6 +29,7 @@ class Receipt:
     created       Unix seconds of the end of the answer
     model_asked   what the caller wrote; target what it meant
     profile_why   the rule that chose the profile
+    replica_why   why that copy answered, where there are several
     fallback_from executor that was asked first, and fallback_why the error it gave; None where none was needed
     template      plain when the model has no chat template and ours was used
     usage         prompt_tokens, completion_tokens, cached_tokens
@@ -47,6 +48,7 @@ class Receipt:
     profile: str = ""
     profile_why: str = ""
     replica: str = ""
+    replica_why: str = ""
     fallback_from: str | None = None
     fallback_why: str | None = None
     revision: str = ""
@@ -87,6 +89,8 @@ def _decisions(raw: Mapping[str, Any]) -> list[str]:
     if raw.get("fallback_from"):
         rows.append(("fallback", f"{raw['fallback_from']} did not answer ({raw.get('fallback_why', '')}), so {raw.get('executor', '')} did"))
     rows.append(("executor", " ".join(part for part in (str(raw.get("executor", "")), str(raw.get("replica") or ""), str(raw.get("revision") or "")) if part)))
+    if raw.get("replica_why"):
+        rows.append(("replica", str(raw["replica_why"])))
     if raw.get("template") == "plain":
         rows.append(("template", "plain: the model has no chat template, so ours was used"))
     usage = raw.get("usage") or {}

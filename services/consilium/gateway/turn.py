@@ -235,6 +235,7 @@ class Playing:
             profile_why=plan.profile_why,
             executor=plan.executor,
             replica=head.replica,
+            replica_why=head.routing,
             fallback_from=self._moved[0] or None,
             fallback_why=self._moved[1] or None,
             revision=head.revision,

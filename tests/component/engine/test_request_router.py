@@ -93,3 +93,11 @@ async def test_a_call_without_a_key_is_routed_by_load():
 async def test_a_decision_is_cheap(replicas):
     taken = sorted(await measure(replicas, rounds=1000))
     assert taken[len(taken) // 2] <= BAR_MS
+
+
+async def test_the_reason_travels_with_the_call():
+    ours, replicas = router(), [replica(i) for i in range(2)]
+    pending = request(0, "talk")
+    pending.args[0]["routing"] = ""
+    await ours.choose_replicas(replicas, pending)
+    assert pending.args[0]["routing"] == "least loaded; 0 requests here, 0 in the least loaded of 2"

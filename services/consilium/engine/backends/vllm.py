@@ -170,9 +170,9 @@ class VllmEngine:
             if tap.dead:
                 raise self._down()
             if answer.events is None:
-                yield wire.document(self._head(answer), answer.body, tap.tail(began, answer.reason))
+                yield wire.document(self._head(answer, call), answer.body, tap.tail(began, answer.reason))
                 return
-            async for frame in self._streamed(answer, answer.events, tap, began):
+            async for frame in self._streamed(answer, answer.events, call, tap, began):
                 yield frame
         finally:
             self._streams -= 1
@@ -195,8 +195,8 @@ class VllmEngine:
             raise self._down() from error
         return answer
 
-    async def _streamed(self, answer: Answer, events: AsyncGenerator[str, None], tap: Tap, began: float) -> AsyncGenerator[bytes, None]:
-        head: bytes = wire.head_frame(self._head(answer))
+    async def _streamed(self, answer: Answer, events: AsyncGenerator[str, None], call: Call, tap: Tap, began: float) -> AsyncGenerator[bytes, None]:
+        head: bytes = wire.head_frame(self._head(answer, call))
         rest: list[bytes] = []
         reason: str | None = None
         async for event in events:
@@ -213,10 +213,20 @@ class VllmEngine:
             head = b""
         yield wire.tail_frame(tap.tail(began, reason), head + b"".join(rest))
 
-    def _head(self, answer: Answer) -> Head:
+    def _head(self, answer: Answer, call: Call) -> Head:
         settings = self._settings
         kind = wire.JSON if answer.events is None else wire.SSE
-        return Head(answer.status, answer.events is not None, kind, answer.retry_after, settings.replica, settings.name, settings.revision, self._template)
+        return Head(
+            answer.status,
+            stream=answer.events is not None,
+            content_type=kind,
+            retry_after=answer.retry_after,
+            replica=settings.replica,
+            executor=settings.name,
+            revision=settings.revision,
+            template=self._template,
+            routing=call.routing,
+        )
 
     def _namespace(self, args: AsyncEngineArgs, engine: TappedLLM) -> Namespace:
         """Return what vLLM's command line would have parsed, so that its serving classes are built as its own server builds them."""
