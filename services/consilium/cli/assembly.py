@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ PARTS: Final = (
 )
 ORDER: Final = ("metrics", "core", "gateway", "engine", "ray", "model", "redis")
 """Parts in the order in which they are ended."""
+KEPT_SESSIONS: Final = 3
+"""Ray's sessions whose logs are kept beside the one that is started."""
 
 
 def derive(secret: str, purpose: str) -> str:
@@ -170,6 +173,7 @@ def _ray(site: Site) -> Work:
     def before() -> None:
         site.folder.make_ray_temp()
         (temp / "serve").mkdir(exist_ok=True, mode=0o700)
+        forget_sessions(temp)
         site.ray_ready.unlink(missing_ok=True)
 
     return ProcessWork(
@@ -222,3 +226,9 @@ def _gateway(site: Site) -> Work:
         log=site.folder.log("gateway"),
         probe=lambda: (probes.http_answers(url), ""),
     )
+
+
+def forget_sessions(temp: Path, kept: int = KEPT_SESSIONS) -> None:
+    """Remove the logs of Ray's older sessions; their names begin with their time."""
+    for folder in sorted(path for path in temp.glob("session_2*") if path.is_dir())[:-kept]:
+        shutil.rmtree(folder, ignore_errors=True)

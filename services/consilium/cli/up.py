@@ -106,6 +106,8 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
         redis_prefix=wanted.redis.prefix,
     )
     folder.write_cluster(cluster)
+    for old in folder.metrics.glob("*.db"):
+        old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(secret, f"ray {cluster.mark}")
     variables = launch.cluster_environment(ports=ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
     with folder.log("supervisor").open("ab") as log:

@@ -68,6 +68,7 @@ class ProcessWork:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: Pid | None = None
         self._below: set[Pid] = set()
+        self._begin = 0
 
     def start(self) -> None:
         """Start the process in a session of its own: a Ctrl-C in the terminal reaches the command, not the parts."""
@@ -76,6 +77,7 @@ class ProcessWork:
         self._watch.forget()
         keep_tail(self._log)
         with self._log.open("ab") as log:
+            self._begin = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  the command is ours
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -127,8 +129,8 @@ class ProcessWork:
         self._watch.forget()
 
     def tail(self) -> tuple[str, ...]:
-        """Return the last lines of the log."""
-        return tuple(last_lines(self._log, 12))
+        """Return the last lines that it wrote since it was started."""
+        return tuple(last_lines(self._log, 12, self._begin))
 
 
 class ProbeWork:
@@ -179,12 +181,12 @@ def keep_tail(path: Path) -> None:
         return
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines that are not empty, at most `count`, each cut to 300 characters."""
+def last_lines(path: Path, count: int, begin: int = 0) -> list[str]:
+    """Return the last lines after byte `begin` that are not empty, at most `count`, each cut to 300 characters."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - 32_768))
+            file.seek(max(begin, file.tell() - 32_768))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []

@@ -244,3 +244,23 @@ def test_an_error_is_one_sentence_with_a_way_out(capsys: pytest.CaptureFixture[s
     assert app.main(["status", "--state", str(tmp_path)]) == 71
     said = capsys.readouterr().err
     assert said == f"error: No cluster is running (state folder {tmp_path}).\nnext: Start one with 'consilium up'.\n"
+
+
+def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:
+    from consilium.cli.assembly import forget_sessions
+
+    for day in range(1, 6):
+        (tmp_path / f"session_2026-01-0{day}_00-00-00").mkdir()
+    (tmp_path / "session_latest").symlink_to(tmp_path / "session_2026-01-05_00-00-00")
+    forget_sessions(tmp_path, kept=2)
+    assert sorted(path.name[:18] for path in tmp_path.glob("session_2*")) == ["session_2026-01-04", "session_2026-01-05"]
+
+
+def test_a_log_says_what_was_written_since_the_start(tmp_path: Path) -> None:
+    from consilium.cli.work import last_lines
+
+    log = tmp_path / "part.log"
+    log.write_text("old\n\nnew 1\nnew 2\n")
+    assert last_lines(log, 5, 4) == ["new 1", "new 2"]
+    assert last_lines(log, 1) == ["new 2"]
+    assert last_lines(tmp_path / "none", 3) == []
