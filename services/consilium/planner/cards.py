@@ -73,7 +73,12 @@ def _gpu_index() -> dict[str, dict[str, Any]]:
 
 
 def _plain(name: str) -> str:
-    words = re.sub(r"\b(nvidia|geforce|graphics|gpu|generation|workstation|edition|blackwell(?=\s*(workstation|server|max)))\b", " ", name.lower())
+    spaced = re.sub(r"[-_]", " ", name.lower())
+    words = re.sub(
+        r"\b(nvidia|geforce|tesla|quadro|graphics|gpu|generation|workstation|server|edition|sxm\d?|hbm\d?e?|blackwell(?=\s+(workstation|server|max)))\b",
+        " ",
+        spaced,
+    )
     return re.sub(r"[^a-z0-9.+]", "", words)
 
 
@@ -95,7 +100,7 @@ def card(name: str) -> Card:
     if entry is None:
         names = [alias for known in table("gpus")["gpus"] for alias in (known["name"], *known["aliases"])]
         raise wrong(
-            "gpu", f"{name.strip()[:60]!r} is not in the table; the nearest known card is {nearest(name, names)!r}, and a size such as '24GB' works too"
+            "gpu", f"{name.strip()[:60]!r} is not in the table; the nearest known card is {nearest(_plain(name), names)!r}, and a size such as '24GB' works too"
         )
     return from_entry(entry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consilium.kernel.errors import ConsiliumError
@@ -18,7 +18,9 @@ from consilium.planner.proposal import document, yaml_text
 from consilium.planner.sharding import Cut, possible_tp, stages
 
 NAMES = ["Qwen3-0.6B", "Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen2.5-72B", "Qwen3.5-27B", "Qwen3-Next-80B-A3B", "Qwen3-VL-8B", "Llama-3.1-8B"]
-settings.register_profile("planner", deadline=None, max_examples=25)
+settings.register_profile(
+    "planner", deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 LAWS = settings.get_profile("planner")
 MODERN = [name for name in gpu_names() if card(name).compute_capability >= 7.0]
 TARGETS = [("attention",), ("attention", "mlp", "experts"), ("attention", "mlp", "experts", "head")]
