@@ -74,7 +74,9 @@ def test_both_replicas_answer_and_say_the_same(seen):
 
 
 def test_a_talk_stays_with_its_replica(seen):
-    assert len({answer["replica"] for answer in seen["talk"]["sticky"]}) == 1
+    answers = seen["talk"]["sticky"]
+    assert len({answer["replica"] for answer in answers}) == 1
+    assert answers[-1]["why"].startswith("holds the beginning of the prompt")
 
 
 def test_when_a_rank_dies_on_one_node_all_nodes_end_and_start_again(seen):

@@ -65,7 +65,12 @@ async def say(client: EngineClient, executor: str, number: int, *, prefix: str =
     async with await client.open(executor, Call(f"{executor}-{number}", "chat", body, prefix_key=prefix)) as turn:
         answer = json.loads(b"".join([chunk async for chunk in turn]))
     message = answer["choices"][0]["message"]
-    return {"text": message.get("reasoning") or message["content"], "replica": turn.head.replica, "tokens": answer["usage"]["completion_tokens"]}
+    return {
+        "text": message.get("reasoning") or message["content"],
+        "replica": turn.head.replica,
+        "why": turn.head.routing,
+        "tokens": answer["usage"]["completion_tokens"],
+    }
 
 
 async def talk(client: EngineClient, model: str) -> dict[str, Any]:

@@ -156,7 +156,9 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
 
 
 def _takes_gpu(shape: Shape, machine: Machine, key: str) -> bool:
-    if shape.device == "gpu" and not machine.gpu_count:
+    only_gpu_build = machine.interpreter("cpu") is None and machine.interpreter("gpu") is not None
+    wants = shape.device == "gpu" or (shape.device == "auto" and only_gpu_build)
+    if wants and not machine.gpu_count:
         raise ConsiliumError("gpu_missing", f"key={key}.device", asked=shape.tensor_parallel * shape.pipeline_parallel, seen=0)
     return shape.device != "cpu" and machine.gpu_count > 0
 

@@ -227,3 +227,8 @@ def test_extra_args_are_checked_where_they_stand():
     with pytest.raises(ConsiliumError, match=r"executors\.side\.engine\.extra_args\.blok_size") as caught:
         topology.plan(view, LAPTOP, MODELS, fields=frozenset(["block_size", *topology.plan(view, LAPTOP, MODELS)[0].launch_args]) - {"blok_size"})
     assert "'block_size'" in caught.value.public()
+
+
+def test_a_gpu_build_that_sees_no_gpu_says_so():
+    error = refused(replace(LAPTOP, builds=(("gpu", ""),)))
+    assert (error.code, error.public()) == ("gpu_missing", "1 GPU(s) were asked for and 0 seen.")
