@@ -16,13 +16,12 @@ from typing import Final
 from consilium.cli import down, processes
 from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.cli.supervisor import hold_lock
-from consilium.cli.tree import ConsiliumConfig
+from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports, allot
 
 PYTHON: Final = (3, 11)
 LEAST_DISK_BYTES: Final = 512 * 1024 * 1024
-BUILT_IN: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
 _GIB: Final = 2**30
 
 
@@ -77,7 +76,7 @@ def check_model(tree: ConsiliumConfig) -> None:
     from consilium.cli.model_step import models_of
 
     for name in models_of(tree.model_dump(include={"model", "executors"})):
-        if name in BUILT_IN:
+        if name in BUILT_IN_MODELS:
             continue
         from consilium.demo.hub import REPOSITORY
         from consilium.demo.model import resolve

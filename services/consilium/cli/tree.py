@@ -6,7 +6,6 @@ Knows which sections there are, and that names in one mean something in another.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +13,13 @@ import yaml
 from pydantic import Field, model_validator
 
 from consilium.embedding.config import EmbeddingView
-from consilium.engine.config import EngineView
+from consilium.engine.config import EngineExecutor, EngineView, Executor
 from consilium.gateway.config import GatewayView
 from consilium.kernel.config import Loaded, Section, load
 from consilium.kernel.errors import ConsiliumError
 
 BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
+BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
 CORE: Final = "core"
 FILE: Final = "consilium.yaml"
 
@@ -92,20 +92,43 @@ def load_tree(args: argparse.Namespace) -> Loaded[ConsiliumConfig]:
     return load(ConsiliumConfig, path=path, flags=flags)
 
 
-def with_absolute_frames(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
-    """Return the tree with frame files named from the root: relative ones lie beside the configuration file. Raises ConsiliumError(config_invalid)."""
+def with_absolute_paths(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
+    """Return the tree with files named from the root, because the parts run in folders of their own. Raises ConsiliumError(config_invalid).
+
+    beside  folder of the configuration file: relative names are looked up there first, then in the working directory
+    """
     roles = {}
     for name, role in tree.roles.items():
-        if role.frame_file is not None:
-            path = (beside / Path(role.frame_file).expanduser()).resolve()
-            if not path.is_file():
-                raise ConsiliumError("config_invalid", key=f"roles.{name}.frame_file", reason=f"there is no file {path}")
-            role = role.model_copy(update={"frame_file": str(path)})  # noqa: PLW2901  the same role, its file named whole
-        roles[name] = role
-    return tree.model_copy(update={"roles": roles})
+        file = None if role.frame_file is None else str(_file(f"roles.{name}.frame_file", role.frame_file, beside))
+        roles[name] = role.model_copy(update={"frame_file": file})
+    executors: dict[str, Executor] = {}
+    for name, executor in tree.executors.items():
+        if isinstance(executor, EngineExecutor):
+            template = _template(f"executors.{name}.engine.chat_template", executor.engine.chat_template, beside)
+            engine = executor.engine.model_copy(update={"chat_template": template})
+            executors[name] = executor.model_copy(update={"model": _model(executor.model, beside), "engine": engine})
+        else:
+            executors[name] = executor
+    core = tree.engine.model_copy(update={"chat_template": _template("engine.chat_template", tree.engine.chat_template, beside)})
+    return tree.model_copy(update={"roles": roles, "executors": executors, "engine": core, "model": _model(tree.model, beside)})
 
 
-def updated(tree: ConsiliumConfig, sections: Mapping[str, Mapping[str, object]], **top: object) -> ConsiliumConfig:
-    """Return the tree with values that were worked out at start, such as ports."""
-    changes = {name: getattr(tree, name).model_copy(update=dict(values)) for name, values in sections.items()}
-    return tree.model_copy(update={**changes, **top})
+def _model(name: str, beside: Path) -> str:
+    """Return the folder's full name if a model is one, else the name as it is."""
+    for folder in (beside, Path()):
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_dir() and name not in BUILT_IN_MODELS:
+            return str(path)
+    return name
+
+
+def _template(key: str, name: str | None, beside: Path) -> str | None:
+    return None if name is None else str(_file(key, name, beside))
+
+
+def _file(key: str, name: str, beside: Path) -> Path:
+    for folder in (beside, Path()):
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_file():
+            return path
+    raise ConsiliumError("config_invalid", key=key, reason=f"there is no file {(beside / name).resolve()}")

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     folder = StateFolder(Path(loaded.value.state).expanduser().resolve()) if loaded.value.state else folder_of(args)
     folder.make()
     beside = args.config.parent if args.config else Path()
-    resolved = _checked(tree.with_absolute_frames(loaded.value, beside), folder)
+    resolved = _checked(tree.with_absolute_paths(loaded.value, beside), folder)
     ports = preflight.allot_ports(resolved)
     supervisor = _launch(folder, resolved, ports, begun)
     try:

@@ -10,7 +10,7 @@ import yaml
 
 from consilium.cli import tree
 from consilium.cli.example import example
-from consilium.cli.tree import ConsiliumConfig, load_tree, parse_settings, updated, with_absolute_frames
+from consilium.cli.tree import ConsiliumConfig, load_tree, parse_settings, with_absolute_paths
 from consilium.kernel.config import dump, flatten, load
 from consilium.kernel.errors import ConsiliumError
 
@@ -93,14 +93,26 @@ def test_names_in_one_section_must_mean_something_in_another(tmp_path: Path, tex
 def test_frame_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "frame.md").write_text("You think.")
     value = load(ConsiliumConfig, path=file(tmp_path, "roles: {a: {frame_file: frame.md}}"), env={}).value
-    assert with_absolute_frames(value, tmp_path).roles["a"].frame_file == str(tmp_path / "frame.md")
+    assert with_absolute_paths(value, tmp_path).roles["a"].frame_file == str(tmp_path / "frame.md")
     with pytest.raises(ConsiliumError, match=r"frame\.md"):
-        with_absolute_frames(value, tmp_path / "elsewhere")
+        with_absolute_paths(value, tmp_path / "elsewhere")
 
 
-def test_worked_out_values_replace_sections() -> None:
-    value = updated(ConsiliumConfig(), {"gateway": {"port": 81}}, model="tiny")
-    assert (value.gateway.port, value.model) == (81, "tiny")
+def test_models_and_templates_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "t.jinja").write_text("{}")
+    text = "model: mine\ntopology: {kind: hybrid}\nengine: {chat_template: t.jinja}\nexecutors: {a: {model: Qwen/Qwen3-8B}, b: {model: ./mine, engine: {chat_template: t.jinja}}}\n"
+    monkeypatch.chdir("/")
+    found = with_absolute_paths(load(ConsiliumConfig, path=file(tmp_path, text), env={}).value, tmp_path)
+    assert found.model == str(tmp_path / "mine")
+    assert found.engine.chat_template == str(tmp_path / "t.jinja")
+    assert found.executors["a"].model == "Qwen/Qwen3-8B"
+    assert found.executors["b"].model == str(tmp_path / "mine")
+
+
+def test_a_folder_called_demo_does_not_hide_the_demo_model(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    assert with_absolute_paths(ConsiliumConfig(), tmp_path).model == "demo"
 
 
 def test_secrets_are_masked() -> None:
