@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,8 @@ def this_machine() -> tuple[Card, ...]:
     for line in done.stdout.splitlines():
         name, _, total = line.rpartition(",")
         if total.strip().isdigit():
-            seen.append(card_from_smi(name.strip(), int(total)))
+            seen.append(card_table.from_driver(name.strip(), int(total)))
     return tuple(seen)
-
-
-def card_from_smi(name: str, mib: int) -> Card:
-    """Return the table's card for a name of nvidia-smi, or one with its size only."""
-    from consilium.kernel.errors import ConsiliumError
-
-    try:
-        return card_table.card(name)
-    except ConsiliumError:
-        return Card(name, mib / 1024)
 
 
 def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
@@ -214,9 +204,9 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
     ask = plan.ask
     short = min(ask.context, 4096)
     batch = max(1, min(ask.batch.sequences, int(plan.tokens[1] / max(short, 1)))) if plan.tokens[1] else 1
-    load = speed.Load(1, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
-    many = speed.Load(batch, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
-    whole = speed.Load(1, ask.context, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes)
+    load = speed.Load(1, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes, host_bytes=ask.weights_to_ram)
+    many = replace(load, batch=batch)
+    whole = replace(load, context=ask.context)
     words = tokens_in_words(short)
     if ask.cards:
         card, cut = ask.cards[0], ask.cut

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from consilium.planner.figures import GIB, table
+from consilium.kernel.errors import ConsiliumError
+from consilium.planner.figures import GIB, constant, table
 from consilium.planner.refusal import nearest, wrong
 
 _SIZE_ONLY: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*(gib|gb|g)$", re.IGNORECASE)
@@ -110,6 +111,18 @@ def _by_size(index: Mapping[str, dict[str, Any]], plain: str) -> dict[str, Any] 
         if plain + size in index:
             return index[plain + size]
     return None
+
+
+def from_driver(name: str, mib: int) -> Card:
+    """Return the card that the driver (nvidia-smi) calls `name` with `mib` MiB in all; an unknown one by its size, less what torch does not see."""
+    try:
+        found = card(name)
+    except ConsiliumError:
+        found = None
+    size = mib / 1024
+    if found is None or not 0.9 < found.total_gib / size < 1.05:
+        return Card(name, size * constant("driver_to_torch"))
+    return found
 
 
 def from_entry(entry: Mapping[str, Any]) -> Card:

@@ -60,7 +60,7 @@ def gate(
 
     config      a config.json as dict, its path, or the folder of the checkpoint
     engine      plain values under the names of `engine:` in consilium.yaml; missing and None mean the default. extra_args are read too
-    cards       cards of this engine: GiB as torch reports them, names, or Card; empty = a CPU engine in `ram_bytes`
+    cards       cards at hand: GiB as torch reports them, names, or Card (cards.from_driver); the smallest decide; empty = a CPU engine in `ram_bytes`
     file_bytes  size of the weight files where known
 
     Never raises for a configuration that is merely bad: that is a `no` with its sentence.
@@ -86,7 +86,13 @@ def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *,
     ask = settings_of(
         engine,
         Ask(
-            shape=shape, cards=tuple(cards[: cut.cards]), ram_bytes=ram, cut=cut, version=version, weights=models.format_of(loaded), weights_bytes=size or None
+            shape=shape,
+            cards=tuple(sorted(cards, key=lambda one: one.total_gib)[: cut.cards]),
+            ram_bytes=ram,
+            cut=cut,
+            version=version,
+            weights=models.format_of(loaded),
+            weights_bytes=size or None,
         ),
     )
     wanted = engine.get("max_model_len")

@@ -42,7 +42,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What runs: requests at once, tokens in each one's cache, formats; `file_bytes` replaces the formula where a file's size is known."""
+    """What runs: requests at once, tokens in each one's cache, formats.
+
+    file_bytes  replaces the formula where a file's size is known
+    host_bytes  weights per card that stay in host memory and cross the bus in every step
+    """
 
     batch: int = 1
     context: int = 1024
@@ -51,6 +55,7 @@ class Load:
     file_bytes: int = 0
     eager: bool = False
     nodes: int = 1
+    host_bytes: int = 0
 
 
 def experts_touched(shape: Shape, batch: int) -> float:
@@ -132,9 +137,11 @@ def decode(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
     links = _reduce_seconds(shape, card, cut, load.batch, load.nodes)
     fixed = _fixed_seconds(shape, load)
     overlap = min(cut.pp, load.batch)
-    step = (busy + links + fixed) / overlap
     ceiling = load.batch * overlap / max(memory, flops / (max(ceiling_tflops(card, load.weights), _LEAST) * _TERA))
+    bus = load.host_bytes / (constant("host_bus_gb_s") * _GB)
+    step = (busy + bus + links + fixed) / overlap
     names = {
+        "weights over the bus": bus,
         "memory bandwidth": memory / constant("speed_memory_share"),
         "compute": compute / constant(_share_name(shape)),
         "links between cards": links,

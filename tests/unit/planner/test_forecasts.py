@@ -7,7 +7,7 @@ import pytest
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import kv, library, models, money, rope, sharding, speed, topologies, training, verdict, weights
 from consilium.planner.ask import Ask
-from consilium.planner.cards import Card, card, cards, cpu
+from consilium.planner.cards import Card, card, cards, cpu, from_driver
 from consilium.planner.figures import GIB
 from consilium.planner.lora import Slots
 from consilium.planner.sharding import Cut
@@ -137,6 +137,19 @@ def test_a_network_between_cards_is_slower_than_nvlink():
     dense, gpu = shape("Qwen3-32B"), card("H100")
     near, far = (speed.decode(dense, gpu, Cut(2), speed.Load(nodes=nodes)).likely for nodes in (1, 2))
     assert far < near
+
+
+def test_weights_in_ram_are_held_by_the_bus():
+    dense, gpu = shape("Qwen3-32B"), card("RTX 4090")
+    slow = speed.decode(dense, gpu, Cut(), speed.Load(host_bytes=44 * GIB))
+    assert slow.bound == "weights over the bus"
+    assert slow.likely < 1
+
+
+def test_cards_of_the_driver():
+    assert from_driver("NVIDIA GeForce RTX 4090", 24_564).total_gib == 23.65
+    assert from_driver("NVIDIA GeForce RTX 4090", 49_140).total_gib == pytest.approx(47.2, abs=0.1)
+    assert from_driver("Unheard Of", 8192).total_gib == pytest.approx(7.86, abs=0.01)
 
 
 def test_amx_reads_faster_and_two_sockets_are_honest():
