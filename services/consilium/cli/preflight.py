@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from consilium.cli import down, processes
 from consilium.cli.state_folder import Cluster, StateFolder
@@ -19,6 +19,9 @@ from consilium.cli.supervisor import hold_lock
 from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports, allot
+
+if TYPE_CHECKING:
+    from consilium.planner.cards import Card
 
 PYTHON: Final = (3, 11)
 LEAST_DISK_BYTES: Final = 512 * 1024 * 1024
@@ -86,44 +89,46 @@ def check_model(tree: ConsiliumConfig) -> None:
 
 
 def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], None]) -> None:
-    """Raise ConsiliumError(does_not_fit) if the planner refuses a model whose folder is known already. Says so when it is tight."""
-    from consilium.cli.model_step import models_of
+    """Raise ConsiliumError(does_not_fit) if the planner refuses an engine of the configuration, before anything is downloaded. Says so when it is tight.
 
-    path = Path(tree.model).expanduser()
-    if not path.is_dir():
-        path = folder.models / tree.model
-    if tree.model == "demo" or len(models_of(tree.model_dump(include={"model", "executors"}))) == 0 or not (path / "config.json").is_file():
-        return
+    A model that is neither here nor in the planner's table is not judged.
+    """
     import psutil
 
-    from consilium.planner.gate import gate
+    from consilium.planner.gate_file import gates, known_config
 
-    topology = tree.topology
-    cards = gpu_sizes() if topology.device != "cpu" else ()
-    found = gate(
-        path,
-        tree.engine.model_dump(),
-        cards=cards,
-        ram_bytes=psutil.virtual_memory().available,
-        tensor_parallel=topology.tensor_parallel if cards else 1,
-        pipeline_parallel=topology.pipeline_parallel if cards else 1,
+    def config_of(model: str) -> Path | Mapping[str, object] | None:
+        if model in BUILT_IN_MODELS:
+            return None
+        for path in (Path(model).expanduser(), folder.models / model):
+            if (path / "config.json").is_file():
+                return path
+        return known_config(model.partition("@")[0])
+
+    found = gates(
+        tree.model_dump(include={"model", "topology", "engine", "executors"}), cards=gpus(), ram_bytes=psutil.virtual_memory().available, config_of=config_of
     )
-    if found.verdict == "no":
-        raise ConsiliumError("does_not_fit", reason=found.sentence)
-    if found.verdict == "tight":
-        say(f"warning: {found.sentence}")
+    for name, gate in found:
+        if gate.verdict == "no":
+            raise ConsiliumError("does_not_fit", reason=gate.sentence if name == "core" else f"executors.{name}: {gate.sentence}")
+        if gate.verdict == "tight":
+            say(f"warning: {name}: {gate.sentence}")
 
 
-def gpu_sizes() -> tuple[float, ...]:
-    """Return the memory of each GPU in GiB, as the driver says; empty without one."""
+def gpus() -> tuple[Card, ...]:
+    """Return the GPUs as the planner knows them, by the driver's names and sizes; empty without one."""
     import subprocess
+
+    from consilium.planner.cards import from_driver
 
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
     try:
-        said = subprocess.run([command, "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-        return tuple(float(line) / 1024 for line in said.stdout.split())
+        asked = [command, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        rows = [line.rpartition(",") for line in said.stdout.splitlines() if line.strip()]
+        return tuple(from_driver(name.strip(), int(total)) for name, _, total in rows)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()
 

@@ -1,0 +1,64 @@
+"""The check before a cluster starts: every engine of a configuration tree against the cards or the RAM of this machine, given out in order.
+
+Takes the tree as plain values. Does not look at the machine and does not know where models lie: the caller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from consilium.kernel.errors import ConsiliumError
+from consilium.planner import models
+from consilium.planner.cards import Card
+from consilium.planner.gate import Gate, gate
+
+Where = Callable[[str], Path | Mapping[str, Any] | None]
+
+
+def known_config(model: str) -> Mapping[str, Any] | None:
+    """Return the config.json of a model that the table knows by name, or None."""
+    try:
+        return models.by_name(model).config
+    except ConsiliumError:
+        return None
+
+
+def gates(tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, config_of: Where = known_config) -> list[tuple[str, Gate]]:
+    """Return (name, gate) of every engine that runs here: the core, then the executors by their order.
+
+    tree       model, topology, engine, executors as plain values (None = not set)
+    cards      the GPUs; each engine takes tensor x pipeline x replicas of them, as long as there are enough
+    config_of  where a model's config.json is; None = not known yet, the engine is left out
+
+    Too few cards is another check's business: an engine that gets none is left out too.
+    """
+    base = dict(tree.get("engine") or {})
+    rows: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = [("core", str(tree.get("model") or ""), tree.get("topology") or {}, base)]
+    for name, row in (tree.get("executors") or {}).items():
+        if row.get("kind", "engine") == "engine":
+            own = {key: value for key, value in (row.get("engine") or {}).items() if value is not None}
+            rows.append((str(name), str(row.get("model") or ""), row, {**base, **own}))
+    found, taken, left = [], 0, ram_bytes
+    for name, model, shape, engine in rows:
+        config = config_of(model)
+        tp, pp = int(shape.get("tensor_parallel") or 1), int(shape.get("pipeline_parallel") or 1)
+        on_cpu = shape.get("device") == "cpu" or not cards
+        copies = _copies(shape, on_cpu=on_cpu, alone=len(rows) == 1, ways=len(cards) // (tp * pp))
+        mine = () if on_cpu else tuple(cards[taken : taken + tp * pp * copies])
+        taken += len(mine)
+        if config is None or (not on_cpu and len(mine) < tp * pp):
+            continue
+        one = gate(config, engine, cards=mine, ram_bytes=left if on_cpu else None, tensor_parallel=1 if on_cpu else tp, pipeline_parallel=1 if on_cpu else pp)
+        found.append((name, one))
+        if on_cpu and one.plan is not None:
+            left -= round(copies * (one.plan.bill.spent() + one.plan.bill.kv[1]))
+    return found
+
+
+def _copies(shape: Mapping[str, Any], *, on_cpu: bool, alone: bool, ways: int) -> int:
+    asked = shape.get("replicas")
+    if isinstance(asked, int):
+        return max(1, asked)
+    return max(1, ways) if alone and not on_cpu and shape.get("kind", "replicas") == "replicas" else 1
