@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from consilium.engine import wire
+from consilium.engine import warm_spawn, wire
 from consilium.engine.ports import State
 from consilium.kernel.errors import ConsiliumError
 
@@ -21,6 +21,12 @@ pytestmark = [
 ]
 
 
+def core_of_this_process() -> int:
+    """Return the process id of the engine core; one that was started warm keeps the command line it was started with."""
+    titles = {child.pid: f"{child.name()} {' '.join(child.cmdline())}" for child in psutil.Process().children()}
+    return next(pid for pid, title in titles.items() if "EngineCore" in title or warm_spawn.MODULE in title)
+
+
 async def test_a_killed_core_ends_streams_and_reports_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     died: asyncio.Queue[BaseException] = asyncio.Queue()
     async for asker in running(tmp_path_factory.mktemp("models"), "tiny-base", template=False, on_dead=died.put_nowait):
@@ -29,8 +35,7 @@ async def test_a_killed_core_ends_streams_and_reports_once(tmp_path_factory: pyt
         whole = asyncio.create_task(asker.ask("chat", **body))
         for stream in streams:
             assert (await anext(stream)).startswith(wire.HEAD)
-        core = next(child for child in psutil.Process().children() if "EngineCore" in child.name() + " ".join(child.cmdline()))
-        os.kill(core.pid, signal.SIGKILL)
+        os.kill(core_of_this_process(), signal.SIGKILL)
         async with asyncio.timeout(10):
             for stream in streams:
                 rest = b"".join([frame async for frame in stream])

@@ -123,7 +123,7 @@ class VllmEngine:
             self._watcher.cancel()
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            engine.shutdown()
+            engine.shutdown(timeout=engine.vllm_config.shutdown_timeout)
 
     def info(self) -> ExecutorInfo:
         """Say what runs here."""
