@@ -74,11 +74,12 @@ def serve(model: Path, arguments: Mapping[str, object], *, env: Mapping[str, str
 def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float) -> None:
     """Ask for one token until it comes. Raises RuntimeError if the process ends or the time is over."""
     body = {"model": model, "prompt": "Hello", "max_tokens": 1}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     while time.monotonic() < until:
         if child is not None and child.poll() is not None:
             raise RuntimeError(f"the server ended with {child.returncode}")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.post(f"{url}/v1/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30).status_code == 200:
+            if httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=30).status_code == 200:
                 return
         time.sleep(0.1)
     raise RuntimeError("no first token in time")

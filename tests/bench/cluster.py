@@ -27,6 +27,7 @@ class Ours:
     state: Path
     model_path: Path
     first_token_s: float
+    served: str = ""
     engine_arguments: dict[str, object] = field(default_factory=dict)
     engine_env: dict[str, str] = field(default_factory=dict)
 
@@ -51,24 +52,28 @@ def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str
         url = known["addresses"]["openai"].removesuffix("/v1")
         bare.first_token(url, known["key"], "base", None, begin + wait_s)
         spent = time.monotonic() - begin
-        path, arguments, env = _engine(state)
-        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, arguments, env)
+        path, served, arguments, env = _engine(state)
+        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, served, arguments, env)
     finally:
         cli("down", "--state", str(state), timeout_s=120)
 
 
-def _engine(state: Path) -> tuple[Path, dict[str, object], dict[str, str]]:
-    """Return the model folder, vLLM arguments and environment of the core, as the engine room planned them."""
+def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
+    """Return the model folder, its served name, vLLM arguments and environment of the core, as the engine room planned them."""
+    from consilium.demo.model import resolve
     from consilium.engine import model_facts, topology
     from consilium.engine.config import EngineView
-    from consilium.engine.machine import look
+    from consilium.engine.machine import local
     from consilium.kernel.config import load_json
 
     view = load_json(EngineView, state / "config.json")
-    facts = {view.model: model_facts.read(Path(view.model))}
-    core = next(spec for spec in topology.plan(view, look(), facts) if spec.name == topology.CORE)
+    folder = resolve(view.model, state / "models")
+    specs = topology.plan(view, local(), {view.model: model_facts.read(folder.path, folder.name)})
+    core = next(spec for spec in specs if spec.name == topology.CORE)
     arguments = {k: v for k, v in core.launch_args.items() if k not in {"model", "served_model_name"}}
+    if core.tool_parser is not None:
+        arguments |= {"tool_call_parser": str(core.tool_parser), "enable_auto_tool_choice": True}
     env = dict(core.env)
     if core.cpu_lists:
         env["VLLM_CPU_OMP_THREADS_BIND"] = core.cpu_lists[0]
-    return Path(core.model_path), arguments, env
+    return Path(core.model_path), core.served_name, arguments, env

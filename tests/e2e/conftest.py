@@ -22,5 +22,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Ours]
 def bare_server(cluster: clusters.Ours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[bare.Bare]:
     """The bare vLLM server with the same model folder and the same engine arguments."""
     log: Path = tmp_path_factory.mktemp("bare") / "server.log"
-    with bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log) as server:
+    with bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log, name=cluster.served) as server:
         yield server

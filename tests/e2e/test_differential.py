@@ -19,7 +19,7 @@ def pair(bare_server, cluster):
     """Clients to both servers, and the model name at each."""
     headers = {"Authorization": f"Bearer {cluster.key}"}
     with httpx.Client(base_url=bare_server.url, timeout=60) as bare, httpx.Client(base_url=cluster.url, timeout=60, headers=headers) as ours:
-        yield (bare, bare_server.model), (ours, "core")
+        yield (bare, bare_server.model), (ours, cluster.served)
 
 
 def _compare(case: Case, bare: Answer, ours: Answer) -> None:
