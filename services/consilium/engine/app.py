@@ -34,6 +34,7 @@ from consilium.kernel import logs
 from consilium.kernel.config import Section, load_json
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import run
+from consilium.planner.gate_file import breaking_edit
 
 _log = logs.get("engine")
 
@@ -145,6 +146,9 @@ def plan(view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mappi
     for name in names:
         found = resolve(name, models_dir)
         models[name] = replace(read(found.path, found.name), revision=found.revision)
+    broken = breaking_edit(view.model_dump(), lambda name: Path(models[name].path) if name in models else None)
+    if broken is not None:
+        raise ConsiliumError("config_invalid", key=broken[0], reason=broken[1])
     version = installed_version() or PINNED
     return topology.plan(view, from_ray(rows, here), models, version=version, fields=installed_fields())
 

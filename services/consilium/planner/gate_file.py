@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import models
+from consilium.planner import edits, models
 from consilium.planner.cards import Card
 from consilium.planner.gate import Gate, gate
 
@@ -55,6 +55,27 @@ def gates(tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, con
         if on_cpu and one.plan is not None:
             left -= round(copies * (one.plan.bill.spent() + one.plan.bill.kv[1]))
     return found
+
+
+def breaking_edit(tree: Mapping[str, Any], config_of: Where = known_config) -> tuple[str, str] | None:
+    """Return (key, sentence) of the first hf_overrides in a tree that breaks its model, or None. To be asked before anything is loaded."""
+    rows = [("engine", str(tree.get("model") or ""), tree.get("engine") or {})]
+    rows += [
+        (f"executors.{name}.engine", str(row.get("model") or ""), row.get("engine") or {})
+        for name, row in (tree.get("executors") or {}).items()
+        if row.get("kind", "engine") == "engine"
+    ]
+    common = rows[0][2].get("hf_overrides") or {}
+    for key, model, engine in rows:
+        config = config_of(model)
+        overrides = engine.get("hf_overrides") or common
+        if config is None or not overrides:
+            continue
+        loaded = models.read_json(config / "config.json" if config.is_dir() else config) if isinstance(config, Path) else config
+        sentence = edits.refusal_of_overrides(loaded, overrides)
+        if sentence is not None:
+            return f"{key}.hf_overrides", sentence
+    return None
 
 
 def _copies(shape: Mapping[str, Any], *, on_cpu: bool, alone: bool, ways: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from consilium.planner.cards import card
 from consilium.planner.figures import GIB
 from consilium.planner.fit import gates
+from consilium.planner.gate_file import breaking_edit
 
 BIG, HOME = card("RTX PRO 6000"), card("RTX 3090")
 
@@ -51,3 +54,20 @@ def test_engines_without_a_card_share_the_ram():
 def test_what_is_not_known_is_not_judged():
     assert verdicts({"model": "somebody/something"}, BIG) == []
     assert verdicts({"model": None}, BIG) == []
+
+
+def test_breaking_edits_are_found_in_every_engine(tmp_path):
+    tree = {
+        "model": "Qwen/Qwen3-30B-A3B",
+        "engine": {"hf_overrides": {"num_experts_per_tok": 16}},
+        "executors": {"hand": {"kind": "engine", "model": "Qwen/Qwen3-8B", "engine": {"hf_overrides": {"head_dim": 64}}}},
+    }
+    key, sentence = breaking_edit(tree)
+    assert key == "executors.hand.engine.hf_overrides"
+    assert "head_dim 128 -> 64" in sentence
+    del tree["executors"]
+    assert breaking_edit(tree) is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "hidden_size": 64}))
+    key, sentence = breaking_edit({"model": "mine", "engine": {"hf_overrides": {"hidden_size": 128}}}, lambda _: tmp_path)
+    assert key == "engine.hf_overrides"
+    assert "breaks the model" in sentence
