@@ -94,16 +94,20 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created: int) -> list[dict[str, object]]:
     """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids. `created` is Unix seconds.
 
-    Each row has OpenAI's fields; executors and served ids add vLLM's `root` and `max_model_len`; `consilium` says what a row is.
+    Each row has OpenAI's fields and a plain `description`; executors and served ids add vLLM's `root` and `max_model_len`; `consilium` says what a row is.
     """
-    rows = [_row(AUTO, created, "auto"), _row(BASE, created, "base")]
-    rows += [_row(f"role/{name}", created, "role") for name in roles]
-    rows += [_row(f"executor/{info.name}", created, "executor", info) for info in executors]
+    rows = [_row(AUTO, created, "auto", "The core; how it thinks and samples is chosen for each turn from its words.")]
+    rows.append(_row(BASE, created, "base", "The core as it is, without role or profile."))
+    rows += [_row(f"role/{name}", created, "role", f"The role {name}: its frame stands before what the caller says.") for name in roles]
+    rows += [
+        _row(f"executor/{info.name}", created, "executor", f"The executor {info.name}, which serves {info.model or 'a model that it has not named yet'}.", info)
+        for info in executors
+    ]
     taken = {str(row["id"]) for row in rows}
     for info in sorted(executors, key=lambda info: info.name != CORE):
         if info.model not in taken:
             taken.add(info.model)
-            rows.append(_row(info.model, created, "model", info))
+            rows.append(_row(info.model, created, "model", f"The model that the executor {info.name} serves.", info))
     return rows
 
 
@@ -114,9 +118,9 @@ def _serving(model: str, executors: Mapping[str, str]) -> str | None:
     return next((name for name, served in executors.items() if served == model), None)
 
 
-def _row(name: str, created: int, kind: str, info: ExecutorInfo | None = None) -> dict[str, object]:
+def _row(name: str, created: int, kind: str, description: str, info: ExecutorInfo | None = None) -> dict[str, object]:
     ours: dict[str, object] = {"kind": kind}
-    row: dict[str, object] = {"id": name, "object": "model", "created": created, "owned_by": OWNER}
+    row: dict[str, object] = {"id": name, "object": "model", "created": created, "owned_by": OWNER, "description": description}
     if info is not None:
         row |= {"root": info.model, "parent": None, "max_model_len": info.context}
         ours |= {"executor": info.name, "state": str(info.state), "revision": info.revision, "template": info.template, "backend": info.kind}

@@ -118,11 +118,16 @@ class HttpFace:
             raise ConsiliumError("route_unknown", name=path[:100], nearest=near[0])
 
     async def _turn(self, request: Request, route: Route, headers: Headers) -> None:
+        deadline = _deadline(request)
         body, size, admitted = await self._enter(request, headers)
         given = body
         if route == "responses":
-            body = await self._continue(body, admitted)
-        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, _deadline(request), admitted.notes)
+            try:
+                body = await self._continue(body, admitted)
+            except ConsiliumError:
+                await self._face.cast.settle(admitted.key_id, admitted.reserved, 0)
+                raise
+        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, deadline, admitted.notes)
         while_here = asyncio.ensure_future(turn.play(self._face.cast, ask))
         playing = await _unless_gone(request, while_here)
         head = playing.head
@@ -151,8 +156,12 @@ class HttpFace:
 
     async def _embeddings(self, request: Request, headers: Headers) -> None:
         body, _, admitted = await self._enter(request, headers)
-        made = await _unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
-        await self._face.cast.settle(admitted.key_id, admitted.reserved, int(made.get("usage", {}).get("total_tokens", 0)))
+        used = 0
+        try:
+            made = await _unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
+            used = int(made["usage"]["total_tokens"])
+        finally:
+            await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
         await asgi.answer(request, HTTP_OK, _dumps(made), headers)
 
     async def _models(self, request: Request, name: str, headers: Headers) -> None:

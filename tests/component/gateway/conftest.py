@@ -1,0 +1,175 @@
+"""The gateway on real sockets: uvicorn and grpc.aio on free ports, the echo engine and stores of this process behind them."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import structlog
+import uvicorn
+
+from consilium.embedding.client import Embeddings, Fingerprint, Vectors
+from consilium.engine.backends.echo import EchoEngine
+from consilium.engine.client import EngineClient
+from consilium.gateway import keys, servicer, turn
+from consilium.gateway.admission import Gate
+from consilium.gateway.authority import Authority
+from consilium.gateway.backends.memory import open_stores
+from consilium.gateway.config import Gateway, Profile, Role
+from consilium.gateway.meter import GatewayMeter
+from consilium.gateway.roles import read as read_roles
+from consilium.gateway.routes import Face, HttpFace
+from consilium.gateway.stores import Stores
+from consilium.kernel.clock import SystemClock, UlidIds
+from consilium.kernel.grpc_channel import Channel
+from consilium.kernel.grpc_server import GrpcServer, Settings
+from consilium.kernel.metrics import Metrics
+
+PEPPER = b"pepper"
+
+
+class TwoNumbers:
+    """Embeds a text as two numbers made of its length and its words. Obeys the port of embedders."""
+
+    async def embed(self, texts, kind="passage"):
+        rows = np.array([(len(text), len(text.split())) for text in texts], dtype=np.float32)
+        return Vectors(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), tuple(len(text.split()) for text in texts))
+
+    def fingerprint(self):
+        return Fingerprint("two-numbers", "1", 2, "none")
+
+    async def aclose(self):
+        return
+
+
+@dataclass
+class Bench:
+    """One running gateway and everything behind it."""
+
+    face: Face
+    http: HttpFace
+    engines: dict[str, EchoEngine]
+    stores: Stores
+    server: uvicorn.Server
+    serving: asyncio.Task[None]
+    grpc: GrpcServer
+    port: int
+    key: str
+    opened: list[Any] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, key: str | None = None, **options: Any) -> httpx.AsyncClient:
+        made = httpx.AsyncClient(base_url=self.url, headers={"authorization": f"Bearer {key or self.key}"}, timeout=20, **options)
+        self.opened.append(made.aclose)
+        return made
+
+    def openai(self, key: str | None = None) -> openai.AsyncOpenAI:
+        made = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=20)
+        self.opened.append(made.close)
+        return made
+
+    def channel(self, key: str | None = None) -> Channel:
+        made = Channel(f"127.0.0.1:{self.grpc.port}", name="gateway", key=key or self.key, timeout_s=20)
+        self.opened.append(made.aclose)
+        return made
+
+    async def new_key(self, **options: Any) -> str:
+        text, record = keys.mint(PEPPER, now=SystemClock().now(), **{"name": "test", **options})
+        await self.stores.keys.put(record)
+        return text
+
+    async def until(self, condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+        async with asyncio.timeout(limit_s):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        for close in self.opened:
+            await close()
+        self.server.should_exit = True
+        await self.grpc.stop(0)
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(self.serving, 10)
+        await turn.finish_background()
+        await self.stores.close()
+
+
+@pytest.fixture
+async def gateway(tmp_path) -> AsyncIterator[Callable[..., Awaitable[Bench]]]:
+    """Start a gateway; options are those of `serve` below."""
+    benches: list[Bench] = []
+
+    async def start(**options: Any) -> Bench:
+        benches.append(await serve(tmp_path, **options))
+        return benches[-1]
+
+    yield start
+    for bench in benches:
+        await bench.close()
+
+
+async def serve(
+    tmp_path,
+    *,
+    engines: list[EchoEngine] | None = None,
+    roles: dict[str, Role] | None = None,
+    profiles: dict[str, Profile] | None = None,
+    stores: Stores | None = None,
+    places: int = 256,
+    **limits: Any,
+) -> Bench:
+    clock, ids = SystemClock(), UlidIds()
+    running = engines or [EchoEngine()]
+    for engine in running:
+        await engine.start()
+    settings = Gateway(**limits)
+    kept = stores or open_stores(clock, receipt_ttl_s=600)
+    authority = Authority(kept.keys, pepper=PEPPER, clock=clock, cache_s=settings.key_cache_s, required=settings.auth)
+    gate = Gate(places)
+    cast = turn.Cast(
+        engine=EngineClient({engine.info().name: engine for engine in running}),
+        frames=read_roles(roles or {}, tmp_path),
+        profiles=profiles or {},
+        limits=settings,
+        gate=gate,
+        clock=clock,
+        ids=ids,
+        keep=lambda receipt: kept.receipts.put(receipt.id, receipt.stored()),
+        settle=authority.settle,
+        meter=GatewayMeter(Metrics(), gate),
+    )
+    face = Face(cast, authority, kept.receipts, kept.responses, Embeddings(TwoNumbers(), model="two-numbers"))
+    http = HttpFace(face)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    grpc = GrpcServer(Settings(public=True, max_message_bytes=settings.max_body_bytes), [servicer.service(face)], ids=ids)
+    await grpc.start()
+    bench = Bench(face, http, {engine.info().name: engine for engine in running}, kept, server, serving, grpc, listener.getsockname()[1], "")
+    await bench.until(lambda: server.started)
+    bench.key = await bench.new_key()
+    return bench
+
+
+@pytest.fixture(autouse=True)
+def log_lines():
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def chat(text: str = "one two three", **fields: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def events(raw: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in raw.splitlines() if line.startswith("data: {")]

@@ -1,0 +1,134 @@
+"""Many at once over HTTP: places, quotas, clients that go, slow readers, drain."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+
+import httpx
+import openai
+import pytest
+
+from consilium.engine.backends.echo import EchoEngine
+
+from .conftest import chat, events
+
+
+async def test_more_than_the_places_get_429_with_retry_after(gateway):
+    bench = await gateway(places=2)
+    client = bench.client()
+    held = [asyncio.create_task(client.post("/v1/chat/completions", json=chat("!wait"))) for _ in range(2)]
+    await bench.until(lambda: len(bench.engines["core"].running) == 2)
+    refused = await client.post("/v1/chat/completions", json=chat())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    with pytest.raises(openai.RateLimitError):
+        await bench.openai().chat.completions.create(**chat())
+    for task in held:
+        task.cancel()
+    await bench.until(lambda: not bench.engines["core"].running)
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
+    assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
+async def test_overload_of_twice_the_capacity_keeps_the_goodput(gateway):
+    """4 places of 0.1 s are 40 turns a second; 80 a second come in, open loop."""
+    bench = await gateway(engines=[EchoEngine(delay_s=0.1)], places=4)
+    client = bench.client(limits=httpx.Limits(max_connections=500))
+
+    async def ask(at):
+        await asyncio.sleep(at)
+        return await client.post("/v1/chat/completions", json=chat("!slow"))
+
+    began = time.monotonic()
+    answers = await asyncio.gather(*(ask(number / 80) for number in range(160)))
+    took = time.monotonic() - began
+    good = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(good) + len(refused) == 160
+    assert len(good) >= 0.6 * 40 * took
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+
+
+async def test_quotas_of_requests_and_tokens(gateway):
+    bench = await gateway()
+    key = await bench.new_key(rpm=3)
+    client = bench.client(key)
+    answers = [await client.post("/v1/chat/completions", json=chat()) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers[:3]] == ["2", "1", "0"]
+    assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
+    assert (answers[3].json()["error"]["code"], int(answers[3].headers["retry-after"]) >= 1) == ("rate_limited", True)
+
+    spent = bench.client(await bench.new_key(tpm=600))
+    first = await spent.post("/v1/chat/completions", json=chat(max_tokens=400))
+    left = int(first.headers["x-ratelimit-remaining-tokens"])
+    assert left <= 200
+    await asyncio.sleep(0.05)
+    second = await spent.post("/v1/chat/completions", json=chat(max_tokens=400))  # the estimate was far too high, and has been settled
+    assert second.status_code == 200
+
+
+async def test_what_was_reserved_comes_back_when_the_turn_does_not_begin(gateway):
+    bench = await gateway()
+    client = bench.client(await bench.new_key(tpm=1000))
+    for _ in range(5):
+        lost = await client.post("/v1/chat/completions", json=chat(model="none", max_tokens=900))
+        assert lost.status_code == 404
+        await asyncio.sleep(0.02)
+    assert (await client.post("/v1/chat/completions", json=chat(max_tokens=900))).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_stops_the_engine_within_a_second(gateway, stream):
+    bench = await gateway()
+    engine = bench.engines["core"]
+    text = "one two !wait" if stream else "!wait"
+    asking = asyncio.create_task(bench.client().post("/v1/chat/completions", json=chat(text, stream=stream)))
+    await bench.until(lambda: bool(engine.running))
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    await bench.until(lambda: not engine.running)
+    assert time.monotonic() - began < 1
+    assert engine.aborted
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
+
+
+async def test_a_slow_reader_holds_up_nobody_else(gateway):
+    bench = await gateway(engines=[EchoEngine(context=2_000_000)])
+    text = " ".join(["word"] * 60_000)
+    body = json.dumps(chat(text, stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bench.key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    line = socket.create_connection(("127.0.0.1", bench.port))
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await asyncio.to_thread(line.sendall, head + body)
+    try:
+        await bench.until(lambda: bool(bench.engines["core"].running))
+        await asyncio.sleep(0.3)
+        assert bench.engines["core"].running, "the answer was taken from the engine faster than it was read"
+        began = time.monotonic()
+        assert (await bench.client().post("/v1/chat/completions", json=chat())).status_code == 200
+        assert time.monotonic() - began < 1
+    finally:
+        line.close()
+    await bench.until(lambda: not bench.engines["core"].running)
+
+
+async def test_a_stopping_server_finishes_32_live_streams(gateway):
+    bench = await gateway(engines=[EchoEngine(delay_s=0.05)])
+    text = " ".join(["!slow"] * 12)
+    client = bench.client(limits=httpx.Limits(max_connections=64))
+    live = [asyncio.create_task(client.post("/v1/chat/completions", json=chat(text, stream=True))) for _ in range(32)]
+    await bench.until(lambda: len(bench.engines["core"].running) == 32)
+    bench.http.draining = True
+    bench.server.should_exit = True
+    answers = await asyncio.gather(*live)
+    assert [answer.status_code for answer in answers] == [200] * 32
+    for answer in answers:
+        said = "".join(event["choices"][0]["delta"].get("content", "") for event in events(answer.text) if event["choices"])
+        assert said == text
+        assert answer.text.endswith("data: [DONE]\n\n")
