@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Reason = Literal["only", "prefix", "load"]
@@ -22,6 +22,7 @@ Reason = Literal["only", "prefix", "load"]
 STATS_ONGOING: Final = "ongoing"
 _KEPT_S: Final = 5.0
 _FRESH_S: Final = 1.0
+_PROMISE_S: Final = 1.0
 _SPELL_S: Final = 2.0
 
 
@@ -135,6 +136,7 @@ class _Row:
     spell_s: float = float("-inf")
     others: float = 0.0
     known_s: float = float("-inf")
+    promised: dict[str, float] = field(default_factory=dict)  # request -> when; the oldest first
 
 
 class LoadTable:
@@ -147,10 +149,19 @@ class LoadTable:
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
+        self._promised_to: dict[str, str] = {}
+
+    def promised(self, request: str, replica: str, now_s: float) -> None:
+        """Count a request that was decided and is not sent yet, so that a burst does not see every replica empty. A later decision replaces it."""
+        self._break_promise(request)
+        self._rows.setdefault(replica, _Row()).promised[request] = now_s
+        self._promised_to[request] = replica
 
     def sent(self, replica: str, now_s: float) -> None:
-        """Count one request to the replica."""
+        """Count one request to the replica; the oldest promise to it is kept with that."""
         row = self._rows.setdefault(replica, _Row())
+        if row.promised:
+            self._break_promise(next(iter(row.promised)))
         _turn_spell(row, now_s)
         row.own += 1
         row.peak = max(row.peak, row.own)
@@ -185,13 +196,21 @@ class LoadTable:
             if row is None:
                 found[name] = 0.0
             else:
-                found[name] = row.own + (row.others if row.known_s >= oldest else 0.0)
+                while row.promised and (first := next(iter(row.promised))) and row.promised[first] < now_s - _PROMISE_S:
+                    self._break_promise(first)  # its caller went away before it was sent
+                found[name] = row.own + len(row.promised) + (row.others if row.known_s >= oldest else 0.0)
         return found
 
     def keep_only(self, alive: Collection[str]) -> None:
         """Forget replicas that are gone."""
         for name in [name for name in self._rows if name not in alive]:
-            del self._rows[name]
+            for request in self._rows.pop(name).promised:
+                del self._promised_to[request]
+
+    def _break_promise(self, request: str) -> None:
+        replica = self._promised_to.pop(request, None)
+        if replica is not None:
+            del self._rows[replica].promised[request]
 
 
 def _turn_spell(row: _Row, now_s: float) -> None:

@@ -6,17 +6,20 @@ tables; nothing is shared and nothing is asked over the network. Does not know p
 Named in the deployment by `RequestRouterConfig(request_router_class=PATH, request_router_kwargs={"slack": 8})`.
 
 Ray's FIFOMixin is left out on purpose: with it a routing task may hand the replica chosen for one request to another, older one, and prefixes part.
-Without it Ray matches by request id. The order of arrival is kept where it matters, in the engine's own queue.
+The order of arrival is kept where it matters, in the engine's own queue.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
+from ray.serve._private.common import RequestMetadata
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from consilium.engine.affinity import STATS_ONGOING, Decision, LoadTable, PrefixTable, Rules, decide
@@ -40,13 +43,15 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         self._loads = LoadTable()
         self._reports: dict[str, dict[str, Any]] = {}
         self._decisions: deque[tuple[str, Decision]] = deque(maxlen=_KEPT)
+        self._routing: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
 
     async def choose_replicas(self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None) -> list[list[RunningReplica]]:
         """Return one replica per rank, best first. Ray goes down the ranks while replicas are full."""
         if not candidate_replicas:
             return []
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        loads = self._loads.loads(list(by_name), time.monotonic())
+        now = time.monotonic()
+        loads = self._loads.loads(list(by_name), now)
         key = prefix_of(pending_request)
         self._turn += 1
         decision = decide(loads, self._prefixes.holders(key), self._rules, self._turn)
@@ -54,6 +59,9 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         self._spare_the_probe(by_name[decision.replica], decision.load)
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
+            self._loads.promised(str(id(pending_request)), decision.replica, now)
+            if (task := asyncio.current_task()) is not None:
+                self._routing[task] = pending_request
             _write_reason(pending_request, decision)
             self._decisions.append((pending_request.metadata.request_id, decision))
             if _log.isEnabledFor(logging.DEBUG):
@@ -100,6 +108,22 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
             if isinstance(total, int | float) and report != self._reports.get(name):
                 self._reports[name] = report
                 self._loads.heard(name, total, now)
+
+    def _fulfill_next_pending_request(self, replica: RunningReplica, request_metadata: RequestMetadata | None = None) -> None:
+        """Give the replica to the request that it was chosen for.
+
+        Ray finds that one by its internal id, which calls made side by side within one HTTP request share; the second of them would wait for ever.
+        We know it: this task has just asked for it.
+        """
+        task = asyncio.current_task()
+        pending = self._routing.pop(task, None) if task is not None else None
+        if pending is None or pending.future.done():
+            super()._fulfill_next_pending_request(replica, request_metadata)
+            return
+        self._record_queue_wait_time(pending)
+        pending.future.set_result(replica)
+        if self._pending_requests_by_id.get(pending.metadata.internal_request_id) is pending:
+            self._remove_pending_request_from_indices(pending)
 
     def _forget_the_gone(self) -> None:
         alive = {replica_id.unique_id for replica_id in self.curr_replicas}

@@ -1,5 +1,6 @@
 """The router on Ray's base class, without a cluster."""
 
+import asyncio
 import time
 
 import pytest
@@ -101,3 +102,29 @@ async def test_the_reason_travels_with_the_call():
     pending.args[0]["routing"] = ""
     await ours.choose_replicas(replicas, pending)
     assert pending.args[0]["routing"] == "least loaded; 0 requests here, 0 in the least loaded of 2"
+
+
+async def test_a_burst_is_spread_before_anything_is_sent():
+    ours, replicas = router(slack=2), [replica(i) for i in range(2)]
+    chosen = [(await ours.choose_replicas(replicas, request(i, f"talk-{i}")))[0][0] for i in range(12)]
+    assert chosen.count(replicas[0]) == 6
+
+
+async def test_calls_with_one_internal_id_are_all_routed():
+    """Calls made side by side within one HTTP request share Ray's internal id."""
+    ours, replicas = router(slack=2), [replica(i) for i in range(2)]
+    ours.update_replicas(replicas)
+    calls = [request(i, f"talk-{i}") for i in range(8)]
+    for call in calls:
+        call.metadata.internal_request_id = "one"
+    taken = await asyncio.wait_for(asyncio.gather(*(ours._choose_replica_for_request(call) for call in calls)), 5)
+    assert taken.count(replicas[0]) == 4
+    assert not ours._pending_requests_by_id
+
+
+async def test_calls_with_ids_of_their_own_are_spread_by_rays_machinery():
+    ours, replicas = router(slack=2), [replica(i) for i in range(2)]
+    ours.update_replicas(replicas)
+    taken = await asyncio.wait_for(asyncio.gather(*(ours._choose_replica_for_request(request(i, f"t{i}")) for i in range(12))), 5)
+    assert taken.count(replicas[0]) == 6
+    assert not ours._pending_requests_by_id

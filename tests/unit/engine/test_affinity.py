@@ -124,3 +124,27 @@ def test_a_count_of_this_moment_is_better_than_an_old_one():
     loads.told("r", 3, 10.0)
     loads.heard("r", 50, 10.5)
     assert loads.loads(["r"], 10.5) == {"r": 3}
+
+
+def test_a_burst_sees_what_was_decided_before_it_is_sent():
+    loads, chosen = LoadTable(), []
+    for number in range(12):
+        decision = decide(loads.loads(["a", "b"], 0.0), (), RULES, turn=0)
+        loads.promised(f"request-{number}", decision.replica, 0.0)
+        chosen.append(decision.replica)
+    assert chosen.count("a") == 6
+
+
+def test_a_promise_is_kept_replaced_or_forgotten():
+    loads = LoadTable()
+    loads.promised("one", "a", 0.0)
+    loads.promised("one", "b", 0.1)
+    assert loads.loads(["a", "b"], 0.2) == {"a": 0, "b": 1}, "a new decision replaces the old one"
+    loads.sent("b", 0.3)
+    assert loads.loads(["b"], 0.4) == {"b": 1}, "it counts once when it is sent"
+    loads.promised("two", "a", 0.5)
+    assert loads.loads(["a"], 2.0) == {"a": 0}, "its caller went away"
+    loads.promised("three", "a", 2.0)
+    loads.keep_only(["b"])
+    loads.promised("three", "b", 2.1)
+    assert loads.loads(["a", "b"], 2.2) == {"a": 0, "b": 2}
