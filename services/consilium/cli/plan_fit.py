@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from consilium.cli import plan_hardware
 from consilium.planner import cards as card_table
 from consilium.planner import kv, models, money, question_file, report, rope, search, sizes, speed, topologies, verdict
 from consilium.planner.ask import Ask, checked
@@ -42,7 +44,7 @@ def answer(args: argparse.Namespace) -> int:
         return _model(args, found, ram, cpu)
     if not found:
         raise wrong("model", "name a model with --model, or cards with --gpus to see what they can run")
-    return _hardware(args, found)
+    return plan_hardware.answer(args, found)
 
 
 def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cpu | None]:
@@ -226,7 +228,8 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
 
 def _print_plan(plan: Plan, replicas: int) -> None:
     ask = plan.ask
-    where = "CPU" if ask.on_cpu else f"{ask.cut.cards} x {ask.cards[0].name}" + (f", {replicas} copies" if replicas > 1 else "")
+    where = "CPU" if ask.on_cpu else " and ".join(f"{count} x {name}" for name, count in Counter(card.name for card in ask.cards).items())
+    where += f", {replicas} copies" if replicas > 1 else ""
     print(f"{ask.shape.name}, {ask.weights} weights, {ask.kv_dtype} KV, {tokens_in_words(ask.context)} context, on {where}: {report.WORDS[plan.verdict]}.\n")
     print(report.memory_table(plan))
     print("\n" + report.bar(plan) + "\n")
@@ -279,32 +282,3 @@ def _file(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None) ->
             _print_changes(plan, list(search.changes(plan.ask)) if plan.verdict == "no" else [])
             print()
     return EXIT_OK if all(plan.verdict != "no" for _, plan in planned) else EXIT_DOES_NOT_FIT
-
-
-def _hardware(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
-    found = topologies.suggest(cards, sizes.tokens(args.context))
-    if not found:
-        raise wrong("gpus", "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work")
-    if args.output == "json":
-        print(json.dumps([_topology_dict(topology) for topology in found], indent=2))
-        return EXIT_OK
-    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {args.context} of context:\n")
-    for topology in found:
-        print(f"{topology.kind}: {topology.good_for}.")
-        for seat in topology.seats:
-            print(f"  {seat.words()}")
-        print()
-    first = found[0].seats[0]
-    reach = rope.reach(first.plan.ask.shape, first.plan.ask.context)
-    print(
-        f"The first as consilium.yaml:\n\n{yaml_text(document(first.plan.ask, models.by_name(first.plan.ask.shape.name).hf_id, first.replicas, reach))}", end=""
-    )
-    return EXIT_OK
-
-
-def _topology_dict(topology: topologies.Topology) -> dict[str, Any]:
-    return {
-        "kind": topology.kind,
-        "good_for": topology.good_for,
-        "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats],
-    }

@@ -112,7 +112,18 @@ def checked(ask: Ask) -> Ask:
             "gpu",
             f"{old[0].name} has compute capability {old[0].compute_capability}, and vLLM needs 7.0 or later, such as a V100 or T4; llama.cpp still runs there",
         )
-    return ask
+    return _with_partition(ask)
+
+
+def _with_partition(ask: Ask) -> Ask:
+    """Return the question with layers given to the stages by what their cards hold, where the cards of a pipeline are unequal."""
+    cut = ask.cut
+    sizes = [min(card.total_gib for card in ask.cards[index * cut.tp : (index + 1) * cut.tp]) for index in range(cut.pp)]
+    if cut.partition or len(set(sizes)) == 1:
+        return ask
+    ends = weights.checkpoint_bytes(ask.shape, ask.weights) / GIB * ask.shape.vocab * ask.shape.hidden / max(1, ask.shape.params()) / cut.tp
+    room = [max(0.1, size * ask.share - (ends if index in {0, cut.pp - 1} else 0.0) - 1.0) for index, size in enumerate(sizes)]
+    return ask.with_(cut=replace(cut, partition=sharding.partition_for(ask.shape, room)))
 
 
 def _check_numbers(ask: Ask) -> None:

@@ -50,7 +50,7 @@ def bills(ask: Ask) -> tuple[Bill, ...]:
     if ask.on_cpu:
         return (_cpu_bill(ask),)
     found = []
-    for index, stage in enumerate(stages(ask.shape, ask.cut.pp)):
+    for index, stage in enumerate(stages(ask.shape, ask.cut.pp, ask.cut.partition)):
         group = ask.cards[index * ask.cut.tp : (index + 1) * ask.cut.tp]
         weakest = min(group, key=lambda card: card.total_gib)
         total = weakest.total_bytes

@@ -6,7 +6,7 @@ Writes YAML by hand, in a fixed order, so that two equal plans give equal text. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consilium.planner import lora
@@ -39,6 +39,8 @@ def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
         found["prefix_caching"] = False
     if reach is not None and reach.overrides:
         found["hf_overrides"] = reach.overrides
+    if ask.cut.partition:
+        found["env"] = {"VLLM_PP_LAYER_PARTITION": ",".join(str(count) for count in ask.cut.partition)}
     extra = _extra(ask)
     if extra:
         found["extra_args"] = extra
@@ -77,6 +79,19 @@ def document(ask: Ask, model: str, replicas: int = 1, reach: Reach | None = None
     return {"model": model, "topology": topology, "engine": settings(ask, reach)}
 
 
+def hybrid(seats: Sequence[tuple[Ask, str, int]]) -> dict[str, Any]:
+    """Return the consilium.yaml tree of a core (the first seat) and executors beside it: (question, model, copies) each."""
+    core, *hands = seats
+    tree = document(core[0], core[1], core[2])
+    tree["topology"] = {**tree["topology"], "kind": "hybrid"}
+    rows: dict[str, Any] = {}
+    for number, (ask, model, copies) in enumerate(hands, start=1):
+        own = document(ask, model, copies)
+        shape = {key: value for key, value in own["topology"].items() if key != "kind"}
+        rows["hands" if len(hands) == 1 else f"hands-{number}"] = {"kind": "engine", "model": model, **shape, "engine": own["engine"]}
+    return {**tree, "executors": rows}
+
+
 def yaml_text(tree: Mapping[str, Any], indent: int = 0) -> str:
     """Return a tree of plain values as YAML. JSON scalars and lists are valid YAML."""
     lines = []
@@ -98,8 +113,8 @@ def _scalar(value: object) -> str:
 
 def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
     """Return the same as a vLLM server command, for whoever runs without Consilium."""
-    words = [f"vllm serve {model}"]
     engine = settings(ask, reach)
+    words = [*(f"{name}={value}" for name, value in engine.get("env", {}).items()), f"vllm serve {model}"]
     names = {
         "max_model_len": "--max-model-len",
         "max_num_seqs": "--max-num-seqs",

@@ -5,6 +5,7 @@ Knows vLLM's divisibility rules. Does not know memory sizes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consilium.planner.figures import constant, table
@@ -14,12 +15,16 @@ from consilium.planner.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One engine over tp x pp cards, `dp` copies of its attention, experts whole per card when `expert_parallel`."""
+    """One engine over tp x pp cards, `dp` copies of its attention, experts whole per card when `expert_parallel`.
+
+    partition  layers of each pipeline stage; empty = equal parts
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     expert_parallel: bool = False
+    partition: tuple[int, ...] = ()
 
     @property
     def cards(self) -> int:
@@ -45,8 +50,21 @@ class Stage:
         return self.layers / shape.layers
 
 
-def stages(shape: Shape, pp: int) -> tuple[Stage, ...]:
-    """Return vLLM's layer partition: equal parts, the remainder to the stages before the last one."""
+def partition_for(shape: Shape, sizes: Sequence[float]) -> tuple[int, ...]:
+    """Return layers per stage in proportion to the room on each stage's card (any unit), at least one each: VLLM_PP_LAYER_PARTITION."""
+    whole = sum(sizes)
+    counts = [max(1, int(shape.layers * size / whole)) for size in sizes]
+    while sum(counts) != shape.layers:
+        step = 1 if sum(counts) < shape.layers else -1
+        movable = [index for index in range(len(counts)) if step > 0 or counts[index] > 1]
+        counts[min(movable, key=lambda index: step * counts[index] / sizes[index])] += step
+    return tuple(counts)
+
+
+def stages(shape: Shape, pp: int, partition: tuple[int, ...] = ()) -> tuple[Stage, ...]:
+    """Return the pipeline stages: `partition` where it is given, else vLLM's own: equal parts, the remainder to the stages before the last one."""
+    if partition:
+        return tuple(Stage(count, index == 0, index == pp - 1) for index, count in enumerate(partition))
     each, over = divmod(shape.layers, pp)
     counts = [each] * pp
     for extra in range(over):

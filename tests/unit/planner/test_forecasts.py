@@ -77,7 +77,9 @@ def test_unequal_cards_are_ruled_by_the_smallest_and_kept_apart():
     assert plan.bill.card == "RTX 3090"
     assert any("unequal" in sentence for sentence in plan.warnings)
     stages = verdict.plan(Ask(shape=shape("Qwen3-8B"), cards=mixed, cut=Cut(1, 2), context=4096))
-    assert stages.bill.card == "RTX 3090"
+    assert sum(stages.ask.cut.partition) == 36
+    assert stages.ask.cut.partition[0] < stages.ask.cut.partition[1]
+    assert stages.tokens[1] > verdict.plan(Ask(shape=shape("Qwen3-8B"), cards=mixed, cut=Cut(1, 2, partition=(18, 18)), context=4096)).tokens[1]
     assert [len(group) for group in topologies.groups(cards("2x RTX 3090, 1x RTX 4090"))] == [2, 1]
 
 

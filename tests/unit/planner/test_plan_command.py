@@ -73,6 +73,27 @@ def test_what_can_my_hardware_run(capsys):
     assert "Qwen3-32B in int4 sharded over 2 x RTX 3090" in out
 
 
+@pytest.mark.parametrize("gpus", ["2x RTX 3090, 1x RTX 4090", "RTX PRO 6000, 2x RTX 4090", "4x L40S", "RTX 3060"])
+def test_what_is_suggested_fits_when_it_is_asked(capsys, tmp_path, gpus):
+    _, told = answer(capsys, "plan", "--gpus", gpus)
+    for topology in told:
+        file = tmp_path / "consilium.yaml"
+        file.write_text(yaml.safe_dump(topology["configuration"]))
+        cards = gpus if topology["kind"] != "sharded" else f"{topology['seats'][0]['tensor_parallel']}x {topology['seats'][0]['cards'][0]}"
+        code, again = answer(capsys, "plan", "-c", str(file), "--gpus", cards)
+        assert code == 0, again
+        assert len(again) == len(topology["seats"])
+
+
+def test_unequal_cards_in_a_pipeline_get_layers_by_their_size(capsys):
+    code, told = answer(capsys, "plan", "--model", "Qwen3-32B", "--gpus", "RTX PRO 6000, RTX 4090", "--pp", "2", "--context", "16k")
+    assert code == 0
+    first, second = (int(count) for count in told["configuration"]["engine"]["env"]["VLLM_PP_LAYER_PARTITION"].split(","))
+    assert first + second == 64
+    assert first > 2 * second
+    assert told["command"].startswith(f"VLLM_PP_LAYER_PARTITION={first},{second} vllm serve")
+
+
 def test_several_engines_of_one_file(capsys, tmp_path):
     file = tmp_path / "consilium.yaml"
     file.write_text(

@@ -15,7 +15,7 @@ from consilium.planner.figures import GIB
 from consilium.planner.gate import gate
 from consilium.planner.lora import Slots
 from consilium.planner.proposal import document, yaml_text
-from consilium.planner.sharding import Cut, possible_tp, stages
+from consilium.planner.sharding import Cut, partition_for, possible_tp, stages
 
 NAMES = ["Qwen3-0.6B", "Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen2.5-72B", "Qwen3.5-27B", "Qwen3-Next-80B-A3B", "Qwen3-VL-8B", "Llama-3.1-8B"]
 settings.register_profile(
@@ -108,6 +108,15 @@ def test_stages_hold_every_layer_once(shape, pp):
     assert sum(stage.layers for stage in cut) == shape.layers
     assert max(stage.layers for stage in cut) - min(stage.layers for stage in cut) <= 1
     assert (cut[0].first, cut[-1].last) == (True, True)
+
+
+@LAWS
+@given(shapes, st.lists(st.floats(0.1, 200.0), min_size=1, max_size=8))
+def test_layers_by_size_are_all_given_and_none_is_empty(shape, sizes):
+    counts = partition_for(shape, sizes)
+    assert sum(counts) == shape.layers
+    assert min(counts) >= 1
+    assert len(counts) == len(sizes)
 
 
 @LAWS

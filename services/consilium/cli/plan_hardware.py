@@ -1,0 +1,54 @@
+"""The page of `consilium plan --gpus` without a model: what can this hardware run, the best topologies, in words, and as a file.
+
+Knows how a person reads the answer. Asks the planner for every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from consilium.planner import models, report, rope, sizes, topologies
+from consilium.planner.cards import Card
+from consilium.planner.proposal import document, hybrid, yaml_text
+from consilium.planner.refusal import wrong
+
+EXIT_OK = 0
+
+
+def answer(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
+    """Print what the cards can run. Raises invalid_request when no known model fits."""
+    found = topologies.suggest(cards, sizes.tokens(args.context))
+    if not found:
+        raise wrong("gpus", "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work")
+    if args.output == "json":
+        print(json.dumps([as_dict(topology) for topology in found], indent=2))
+        return EXIT_OK
+    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {args.context} of context:\n")
+    for topology in found:
+        print(f"{topology.kind}: {topology.good_for}.")
+        for seat in topology.seats:
+            print(f"  {seat.words()}")
+        print()
+    print(f"The first as consilium.yaml:\n\n{yaml_text(configuration(found[0]))}", end="")
+    return EXIT_OK
+
+
+def configuration(topology: topologies.Topology) -> dict[str, Any]:
+    """Return the consilium.yaml tree of a topology: one model, or a core and executors."""
+    seats = [(seat.plan.ask, models.by_name(seat.plan.ask.shape.name).hf_id, seat.replicas) for seat in topology.seats]
+    if topology.kind == "hybrid":
+        return hybrid(seats)
+    ask, name, copies = seats[0]
+    return document(ask, name, copies, rope.reach(ask.shape, ask.context))
+
+
+def as_dict(topology: topologies.Topology) -> dict[str, Any]:
+    """Return a topology for programs."""
+    return {
+        "kind": topology.kind,
+        "good_for": topology.good_for,
+        "configuration": configuration(topology),
+        "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats],
+    }
