@@ -1,6 +1,5 @@
 """One real engine for a whole session of tests: vLLM on this machine's CPU, with the tiny dense Qwen3."""
 
-import gc
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import zmq
 
 from consilium.demo import tiny
 from consilium.engine import warm_plan, warm_spawn, wire
@@ -70,11 +68,6 @@ class Asker:
         return await self.ask("chat", **{"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **body})
 
 
-def contexts() -> list[Any]:
-    """Return the open ZeroMQ contexts of this process."""
-    return [found for found in gc.get_objects() if isinstance(found, zmq.Context) and not found.closed]
-
-
 async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_dead: Callable[[BaseException], None] | None = None) -> AsyncIterator[Asker]:
     """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
@@ -93,7 +86,6 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_de
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
     }
     parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True} if template else {}
-    foreign = contexts()
     asker = Asker(VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=on_dead))
     await asker.engine.start()
     warm_spawn.end_unused()
@@ -101,9 +93,6 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_de
         yield asker
     finally:
         await asker.engine.stop()
-        for context in contexts():
-            if context not in foreign:
-                context.destroy(linger=0)  # vLLM leaves the context of its sockets to the garbage collector
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,21 +21,23 @@ pytestmark = [
 ]
 
 
-def core_of_this_process() -> int:
-    """Return the process id of the engine core; one that was started warm keeps the command line it was started with."""
+def cores() -> set[int]:
+    """Return the process ids of the engine cores of this process; one that was started warm keeps the command line it was started with."""
     titles = {child.pid: f"{child.name()} {' '.join(child.cmdline())}" for child in psutil.Process().children()}
-    return next(pid for pid, title in titles.items() if "EngineCore" in title or warm_spawn.MODULE in title)
+    return {pid for pid, title in titles.items() if "EngineCore" in title or warm_spawn.MODULE in title}
 
 
 async def test_a_killed_core_ends_streams_and_reports_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     died: asyncio.Queue[BaseException] = asyncio.Queue()
+    others = cores()
     async for asker in running(tmp_path_factory.mktemp("models"), "tiny-base", template=False, on_dead=died.put_nowait):
         body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 400, "ignore_eos": True}
         streams = [asker.engine.stream(asker.call("chat", stream=True, **body)) for _ in range(3)]
         whole = asyncio.create_task(asker.ask("chat", **body))
         for stream in streams:
             assert (await anext(stream)).startswith(wire.HEAD)
-        os.kill(core_of_this_process(), signal.SIGKILL)
+        (core,) = cores() - others
+        os.kill(core, signal.SIGKILL)
         async with asyncio.timeout(10):
             for stream in streams:
                 rest = b"".join([frame async for frame in stream])
