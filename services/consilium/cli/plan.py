@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_DOES_NOT_FIT = 1
 EXIT_USAGE = 2
-_TASKS = ("check-config", "calibrate", "training", "library", "context")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +31,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     compare = tasks.add_parser("check-config", help="What the edits between two config.json files do.")
     compare.add_argument("old")
     compare.add_argument("new")
+    move = tasks.add_parser("change-base", help="What survives a change of the base model: adapters, vectors, settings.")
+    move.add_argument("old", help="Model now: a name, a folder or a config.json.")
+    move.add_argument("new", help="Model to be.")
     measure = tasks.add_parser("calibrate", help="Read an engine's boot log and compare it with the forecast.")
     measure.add_argument("log", help="Log file, or - for standard input.")
     measure.add_argument("--save", metavar="FILE", help="Keep the measured overhead in this file, for plan --measured FILE.")
@@ -49,7 +51,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     length.add_argument("--gpu", default="RTX PRO 6000 96GB")
     length.add_argument("--weights")
     length.add_argument("--tp", type=int, default=1)
-    for task in (compare, measure, books, length):
+    for task in (compare, move, measure, books, length):
         task.add_argument("--output", choices=("table", "json"), default="table")
 
 
@@ -113,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     tasks: dict[str | None, Callable[[argparse.Namespace], int]] = {
         None: plan_fit.answer,
         "check-config": plan_forecasts.check_config,
+        "change-base": plan_forecasts.change_base,
         "calibrate": plan_forecasts.calibrate,
         "training": plan_forecasts.training,
         "library": plan_forecasts.library,

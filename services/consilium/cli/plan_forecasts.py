@@ -11,9 +11,9 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from consilium.planner import base_change, edits, kv, models, report, rope, sizes, speed, verdict
 from consilium.planner import calibrate as boot_logs
 from consilium.planner import cards as card_table
-from consilium.planner import edits, kv, models, report, rope, sizes, speed, verdict
 from consilium.planner import library as books
 from consilium.planner import training as training_run
 from consilium.planner.ask import Ask
@@ -39,6 +39,19 @@ def check_config(args: argparse.Namespace) -> int:
         for edit in found:
             print(f"{edit.effect.replace('_', ' ')}: {edit.key} {edit.old!s:.40} -> {edit.new!s:.40}\n  {edit.sentence}")
     return EXIT_BREAKS if any(edit.effect == "breaks" for edit in found) else EXIT_OK
+
+
+def change_base(args: argparse.Namespace) -> int:
+    """Print what a change of the base model keeps; 1 when something is lost."""
+    old, new = models.find(args.old), models.find(args.new)
+    found = base_change.survivors(old, new)
+    if args.output == "json":
+        print(json.dumps({"old": old.shape.name, "new": new.shape.name, "survivors": [asdict(one) for one in found]}, indent=2))
+    else:
+        print(f"{old.shape.name} -> {new.shape.name}\n")
+        for one in found:
+            print(f"{one.what}: {one.fate}\n  {one.sentence}")
+    return EXIT_BREAKS if any(one.fate == "lost" for one in found) else EXIT_OK
 
 
 def calibrate(args: argparse.Namespace) -> int:

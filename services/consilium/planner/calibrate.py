@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from consilium.kernel.errors import ConsiliumError
 from consilium.planner.figures import GIB
 from consilium.planner.refusal import wrong
 
 MAX_LOG_BYTES: Final = 64 << 20
+_HEAD: Final = 65_536
 _PATTERNS: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
     "version": (re.compile(r"LLM engine \(v([\w.+]+?)\)"), re.compile(r"vLLM (?:API server )?version v?([\w.+]+)")),
     "model": (re.compile(r"with config: (?:.*?)model='([^']+)'"), re.compile(r"\bmodel='([^']+)'")),
@@ -96,6 +98,8 @@ def read(text: str) -> Boot:
 
     Raises invalid_request when it is no boot log of vLLM.
     """
+    if "\0" in text[:_HEAD]:
+        raise _no_log()
     boots = re.split(r"(?=^.*Initializing a(?:n| V\d) LLM engine)", text, flags=re.MULTILINE)
     body = boots[-1] if len(boots) > 1 else text
     head = boots[0] if len(boots) > 1 else ""
@@ -120,6 +124,12 @@ def read(text: str) -> Boot:
         )
     on_cpu = "CPU KV cache size" in body or "for KV cache on node" in body
     return Boot(**found, on_cpu=on_cpu)  # type: ignore[arg-type]
+
+
+def _no_log() -> ConsiliumError:
+    return wrong(
+        "log", "it holds none of the lines that vLLM writes while it starts, such as 'Available KV cache memory'; give the log of an engine from its beginning"
+    )
 
 
 def read_file(path: Path) -> Boot:

@@ -177,6 +177,7 @@ Made by `python -m consilium.planner.readme` from `data/`; do not edit by hand.
     consilium plan --gpus "2x RTX 3090, 1x RTX 4090"
     consilium plan -c consilium.yaml
     consilium plan check-config old.json new.json
+    consilium plan change-base Qwen3-8B Qwen3-14B
     consilium plan calibrate engine.log
     consilium plan training --model Qwen3-8B --gpu "RTX 4090" --method qlora
     consilium plan library --pages 1M --script cyrillic
@@ -202,8 +203,8 @@ points: `python -m tests.bench.planner_rules`.
 | `sharding.py` | which cuts over cards are possible |
 | `ask.py`, `bill.py`, `verdict.py` | a question, where every GiB goes, the answer |
 | `search.py`, `topologies.py` | the nearest change that fits; what given cards can run |
-| `gate.py`, `fit.py` | the check before an engine starts; the face for other rooms |
-| `edits.py`, `explain.py`, `tokenizer_edits.py` | what an edit does |
+| `gate.py`, `gate_file.py`, `fit.py` | the check before an engine or a cluster starts; the face for other rooms |
+| `edits.py`, `explain.py`, `tokenizer_edits.py`, `base_change.py` | what an edit, or another model, does |
 | `speed.py`, `money.py`, `training.py`, `library.py`, `rope.py` | forecasts |
 | `calibrate.py`, `accuracy.py` | measured against told |
 | `proposal.py`, `question_file.py`, `report.py` | configuration out and in, tables and bars |

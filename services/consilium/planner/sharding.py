@@ -80,7 +80,7 @@ def kv_heads_on_card(shape: Shape, tp: int) -> int:
 def objection(shape: Shape, cut: Cut, weights: str = "bf16") -> str | None:
     """Return why this cut cannot be, as one sentence, or None.
 
-    Source: vLLM source, notes on sharding: heads, KV heads, MLP width, quantisation blocks, experts.
+    Source: vLLM source: heads, KV heads, MLP width, quantisation groups, experts.
     """
     tp, pp = cut.tp, cut.pp
     if tp < 1 or pp < 1 or cut.dp < 1:

@@ -22,7 +22,9 @@ def boot(name):
 def test_our_cpu_engine():
     seen = boot("vllm_cpu_0_32.log")
     assert (seen.version, seen.on_cpu, seen.kv_gib, seen.kv_tokens, seen.max_model_len, seen.concurrency) == ("0.32.0", True, 0.25, 524_288, 2048, 256.0)
-    assert seen.token_bytes() == 512.0
+    tiny = models.by_name("tiny").shape
+    assert seen.token_bytes() == 512.0 == kv.token_bytes(tiny, "bf16")
+    assert kv.room(tiny, "bf16", seen.kv_gib * GIB, seen.max_model_len).tokens == seen.kv_tokens
 
 
 def test_gpu_0_32():

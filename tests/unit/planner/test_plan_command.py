@@ -123,6 +123,25 @@ def test_check_config(capsys, tmp_path):
     assert run(capsys, "plan", "check-config", str(tmp_path / "old.json"), str(tmp_path / "old.json"))[:2] == (0, "The files say the same.\n")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "adapters", "code"),
+    [
+        ("Qwen3-30B-A3B", "Qwen3-32B", "lost", 1),
+        ("Qwen3-30B-A3B", "Qwen3-Coder-30B-A3B-Instruct", "check", 1),
+        ("Qwen3-8B", "Qwen3-8B-AWQ", "check", 0),
+        ("Qwen3-8B", "Qwen/Qwen3-8B", "survives", 0),
+        ("Qwen3-8B", "Llama-3.1-8B", "lost", 1),
+    ],
+)
+def test_change_of_base(capsys, old, new, adapters, code):
+    told_code, told = answer(capsys, "plan", "change-base", old, new)
+    fates = {one["what"]: one["fate"] for one in told["survivors"]}
+    assert fates["adapters"] == adapters
+    assert fates["library vectors"] == "survives"
+    assert told_code == code
+    assert run(capsys, "plan", "change-base", old, new)[1].startswith(old)
+
+
 def test_calibrate(capsys, tmp_path):
     kept = tmp_path / "measured.json"
     code, out, _ = run(capsys, "plan", "calibrate", str(LOGS / "vllm_gpu_0_11.log"), "--gpu", "H100", "--save", str(kept))
