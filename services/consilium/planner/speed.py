@@ -65,13 +65,15 @@ def experts_touched(shape: Shape, batch: int) -> float:
 
 def weight_bytes_read(shape: Shape, load: Load) -> float:
     """Return bytes of weights that one decode step reads: matrices, the experts that are reached, the head; not the embedding table."""
-    matrix, rest = weights.element_bytes(load.weights, shape)
+    per = weights.elements(load.weights, shape)
     if load.file_bytes:
-        matrix = rest = load.file_bytes / shape.params()
+        per = weights.Elements(*([load.file_bytes / shape.params()] * 5))
     expert = 3 * shape.hidden * shape.expert_width * shape.moe_layers
-    fixed = shape.matrices() - shape.experts * expert
-    head = shape.vocab * shape.hidden
-    return (fixed + experts_touched(shape, load.batch) * expert) * matrix + (head + shape.small_tensors()) * rest
+    fixed = (
+        weights.attention_matrices(shape) * per.attention + weights.dense_matrices(shape) * per.mlp + shape.moe_layers * shape.shared_matrices() * per.shared
+    )
+    head = shape.vocab * shape.hidden * (per.rest if shape.tied else per.head)
+    return fixed + experts_touched(shape, load.batch) * expert * per.mlp + head + shape.small_tensors() * per.rest
 
 
 def kv_bytes_read(shape: Shape, load: Load, tp: int) -> float:

@@ -5,6 +5,8 @@ Knows formats from data/formats.json. Does not know KV or what the engine adds b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from consilium.planner.figures import constant, table
 from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape
@@ -47,14 +49,35 @@ def format_named(name: str) -> str:
     raise wrong("weights", f"{name[:40]!r} is no known format; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}")
 
 
-def element_bytes(weights: str, shape: Shape) -> tuple[float, float]:
-    """Return bytes per element of (matrices, rest). For a GGUF both are the file's average."""
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Bytes per element of each kind of tensor in one format."""
+
+    attention: float
+    mlp: float
+    shared: float
+    head: float
+    rest: float
+
+
+def elements(weights: str, shape: Shape) -> Elements:
+    """Return bytes per element of a format for this shape. For a GGUF all are the file's average; hybrid models keep some parts wider."""
     entry = table("formats")["formats"][weights]
     if "file_bits" in entry:
-        average = entry["file_bits"] / 8
-        return average, average
-    del shape
-    return float(entry["matrix_bytes"]), float(entry["rest_bytes"])
+        return Elements(*([entry["file_bits"] / 8] * 5))
+    matrix, rest = float(entry["matrix_bytes"]), float(entry["rest_bytes"])
+    wider = entry.get("hybrid", {}) if shape.is_hybrid else {}
+    return Elements(wider.get("attention_bytes", matrix), matrix, wider.get("shared_bytes", matrix), wider.get("head_bytes", rest), rest)
+
+
+def attention_matrices(shape: Shape) -> int:
+    """Elements of the attention matrices of all layers, full and linear."""
+    return (shape.layers - shape.linear_layers) * shape.full_attention_matrices() + shape.linear_layers * shape.linear_attention_matrices()
+
+
+def dense_matrices(shape: Shape) -> int:
+    """Elements of the MLP matrices of the layers without experts."""
+    return (shape.layers - shape.moe_layers) * 3 * shape.hidden * shape.mlp_width
 
 
 def is_quantised(weights: str) -> bool:
@@ -64,9 +87,13 @@ def is_quantised(weights: str) -> bool:
 
 def checkpoint_bytes(shape: Shape, weights: str) -> int:
     """Bytes of the whole checkpoint, vision tower included, without a drafting head."""
-    matrix, rest = element_bytes(weights, shape)
-    others = shape.embeddings() + shape.small_tensors() + shape.vision_params
-    return round(shape.matrices() * matrix + others * rest)
+    per = elements(weights, shape)
+    experts = shape.moe_layers * shape.expert_matrices()
+    shared = shape.moe_layers * shape.shared_matrices()
+    table_size = shape.vocab * shape.hidden
+    others = table_size + shape.small_tensors() + shape.vision_params
+    head = 0.0 if shape.tied else table_size * per.head
+    return round(attention_matrices(shape) * per.attention + (dense_matrices(shape) + experts) * per.mlp + shared * per.shared + head + others * per.rest)
 
 
 def rope_cache_bytes(shape: Shape, positions: int | None = None) -> int:
@@ -80,17 +107,17 @@ def card_bytes(shape: Shape, weights: str, cut: Cut, stage: Stage) -> int:
     Attention, MLP, embeddings and head are split by tp; KV projections stop at kv_heads; experts go by tp, or whole over the expert ranks;
     norms and routers are repeated on every card.
     """
-    matrix, rest = element_bytes(weights, shape)
+    per = elements(weights, shape)
     share = stage.share(shape)
-    attention = (shape.layers - shape.linear_layers) * shape.full_attention_matrices() + shape.linear_layers * shape.linear_attention_matrices()
+    attention = attention_matrices(shape)
     repeated_kv = (kv_heads_on_card(shape, cut.tp) * cut.tp / shape.kv_heads - 1) if shape.kv_heads else 0
     attention += round((shape.layers - shape.linear_layers) * 2 * shape.hidden * shape.kv_width * max(0.0, repeated_kv))
-    dense = (shape.layers - shape.moe_layers) * 3 * shape.hidden * shape.mlp_width + shape.moe_layers * shape.shared_matrices()
     experts = shape.moe_layers * shape.expert_matrices() / (cut.expert_ranks if cut.expert_parallel else cut.tp)
-    layers = share * (((attention + dense) / cut.tp + experts) * matrix + shape.small_tensors() * rest)
-    table_bytes = shape.vocab * shape.hidden * rest / cut.tp
-    ends = table_bytes * ((1 if stage.first else 0) + (1 if stage.last and not (shape.tied and stage.first) else 0))
-    vision = shape.vision_params * rest / cut.tp if stage.first else 0
+    split = (attention * per.attention + dense_matrices(shape) * per.mlp + shape.moe_layers * shape.shared_matrices() * per.shared) / cut.tp
+    layers = share * (split + experts * per.mlp + shape.small_tensors() * per.rest)
+    one = shape.vocab * shape.hidden / cut.tp
+    ends = one * ((per.rest if stage.first else 0.0) + ((per.rest if shape.tied else per.head) if stage.last and not (shape.tied and stage.first) else 0.0))
+    vision = shape.vision_params * per.rest / cut.tp if stage.first else 0
     return round(layers + ends + vision) + rope_cache_bytes(shape)
 
 
