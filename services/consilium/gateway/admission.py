@@ -18,6 +18,8 @@ from consilium.kernel.errors import ConsiliumError
 BYTES_PER_TOKEN: Final = 4
 USUAL_ANSWER: Final = 256
 """Tokens that are reserved for an answer whose length nobody named; settled when it is known."""
+LONGEST_NAME: Final = 512
+"""Characters of a model's name, in which looking for the nearest known one stays cheap."""
 SMOOTH: Final = 0.1
 """Weight of the newest service time in the running mean."""
 WISHES: Final = frozenset({"role", "profile", "executor", "receipt"})
@@ -38,6 +40,8 @@ def check_shape(body: Json, limits: Gateway, route: Route) -> None:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
+    if isinstance(model, str) and len(model) > LONGEST_NAME:
+        raise _bad("model", f"it has {len(model)} characters, and no name has more than {LONGEST_NAME}")
     copies = body.get("n")
     if route != "responses" and _is_count(copies) and copies > limits.max_n:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
@@ -58,6 +62,8 @@ def _check_wish(key: str, value: object) -> None:
     if key == "receipt":
         if not isinstance(value, bool):
             raise _bad("consilium.receipt", "it must be true or false")
+    elif isinstance(value, str) and len(value) > LONGEST_NAME:
+        raise _bad(f"consilium.{key}", f"it has {len(value)} characters, and no name has more than {LONGEST_NAME}")
     elif value is not None and not isinstance(value, str):
         raise _bad(f"consilium.{key}", f"it must be a string (it is a {type(value).__name__})")
 

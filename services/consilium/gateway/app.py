@@ -33,7 +33,6 @@ from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
-from consilium.gateway.servicer import service
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json

@@ -25,6 +25,9 @@ _MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 """Strings as wholes, and brackets outside them."""
 
 
+_HALF_PAIR: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request, its body not read yet."""
@@ -71,9 +74,20 @@ def parse_object(raw: bytes, max_depth: int) -> dict[str, Any]:
         value = json.loads(raw)
     except (ValueError, RecursionError) as err:
         raise ConsiliumError("invalid_request", field="body", reason=f"not JSON: {str(err)[:120]}. Send one JSON object") from None
+    if _HALF_PAIR.search(raw) and not _is_text(value):
+        raise ConsiliumError("invalid_request", field="body", reason="it holds half of a surrogate pair, which is no character. Send whole characters")
     if not isinstance(value, dict):
         raise ConsiliumError("invalid_request", field="body", reason=f"the JSON is a {type(value).__name__}. Send one JSON object")
     return value
+
+
+def _is_text(value: object) -> bool:
+    """Say whether every text in a JSON value can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _depth_bound(raw: bytes) -> int:

@@ -262,13 +262,14 @@ async def _refuse(request: Request, sent: _Sent, error: ConsiliumError, headers:
 async def _unless_gone(request: Request, work: asyncio.Future[T]) -> T:
     """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone)."""
     gone = asyncio.ensure_future(asgi.disconnected(request.receive))
+    both: set[asyncio.Future[Any]] = {gone, work}
     try:
-        await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
         raise ConsiliumError("client_gone")
     finally:
-        for task in (gone, work):
+        for task in both:
             if not task.done():
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):

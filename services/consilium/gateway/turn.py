@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ from consilium.kernel.errors import ConsiliumError, to_openai, unknown
 
 CORE: Final = "core"
 GENERATING: Final = frozenset({"chat", "completions", "responses"})
+GONE: Final = 499
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting"})
 
 _log = logs.get("gateway")
@@ -137,7 +138,7 @@ class Playing:
         """Return the tokens of the answer; empty before its end."""
         return self._receipt().usage
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """Yield the body. A stream that breaks off ends with an error event; a document that does raises ConsiliumError."""
         whole: list[bytes] = []
         try:
@@ -168,7 +169,7 @@ class Playing:
         seconds = self._cast.clock.monotonic() - self._began
         self._cast.gate.leave(self._plan.executor, seconds)
         if self._turn.tail is None and self._status == self.head.status and self.head.stream:
-            self._status = 499
+            self._status = GONE
         receipt = self._receipt()
         self._cast.meter.turn(
             route=self._ask.route,
@@ -187,6 +188,8 @@ class Playing:
         """Do what the caller need not wait for."""
         usage = receipt.usage
         used = int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
+        if receipt.status == GONE:  # nobody knows what was used: what was held counts, so that leaving early is no way around a quota
+            used = self._ask.tokens_held
         try:
             await self._cast.settle(self._ask.key_id, self._ask.tokens_held, used)
             await self._cast.keep(receipt)
@@ -273,8 +276,10 @@ async def play(cast: Cast, ask: Ask) -> Playing:
     except ConsiliumError as error:
         cast.meter.turn(route=ask.route, status=error.row.http, executor="", role="", seconds=cast.clock.monotonic() - began, first_s=None, usage={})
         cast.meter.refused(error.code)
+        _spawn(cast.settle(ask.key_id, ask.tokens_held, 0))
         raise
     except Exception as error:
+        _spawn(cast.settle(ask.key_id, ask.tokens_held, 0))
         _log.exception("turn_failed", receipt=receipt_id)
         raise unknown(receipt_id, error) from error
     return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, opened=cast.clock.monotonic(), moved=moved)

@@ -90,7 +90,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool], limit_s: float = 5.0) -> None:
         async with asyncio.timeout(limit_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  the condition is another task's state
                 await asyncio.sleep(0.005)
 
     async def close(self) -> None:
@@ -150,7 +150,8 @@ async def serve(
     )
     face = Face(cast, authority, kept.receipts, kept.responses, Embeddings(TwoNumbers(), model="two-numbers"))
     http = HttpFace(face)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with its protocol named, asyncio switches Nagle's delay off
+    listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     grpc = GrpcServer(Settings(public=True, max_message_bytes=settings.max_body_bytes), [servicer.service(face)], ids=ids)

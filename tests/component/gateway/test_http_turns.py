@@ -209,7 +209,7 @@ async def test_streamed_responses_are_kept_too(gateway):
     client = bench.openai()
     stream = await client.responses.create(model="auto", input="one two", stream=True)
     seen = [event async for event in stream]
-    assert [event.type for event in seen][0] == "response.created"
+    assert seen[0].type == "response.created"
     done = next(event for event in seen if event.type == "response.completed")
     kept = None
     async with asyncio.timeout(5):

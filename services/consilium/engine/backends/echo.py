@@ -87,7 +87,7 @@ class EchoEngine:
         yield wire.document(self._head(), _dumps(_document(call, prompt, answer, tail, self._info)), tail)
 
     async def _streamed(self, call: Call, answer: list[str], tail: Tail) -> AsyncGenerator[bytes, None]:
-        first, last = self._head(stream=True), b""
+        first, last, number = self._head(stream=True), b"", 0
         for number, event in enumerate(_events(call, answer, tail, self._info.model)):
             if number:
                 await self._pause(answer[min(number, len(answer)) - 1] if answer else "")
@@ -97,7 +97,7 @@ class EchoEngine:
                 yield wire.tail_frame(Tail(), wire.broken_stream(ConsiliumError("upstream_down", name=self._info.name, retry_after_s=1.0)))
                 return
             last = event
-        yield wire.tail_frame(tail, last)
+        yield wire.tail_frame(tail, last if number else wire.head_frame(first, last))
 
     async def _pause(self, word: str) -> None:
         if word == "!wait":
@@ -112,7 +112,7 @@ class EchoEngine:
 
 def _prompt(call: Call) -> list[str]:
     body = call.body
-    if call.route == "chat":
+    if call.route == "chat" or "messages" in body:
         messages = body.get("messages")
         return [word for message in messages for word in _text(message.get("content")).split()] if isinstance(messages, list) else []
     return _text(body.get("prompt", body.get("input", body.get("text", "")))).split()
