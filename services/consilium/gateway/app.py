@@ -198,7 +198,9 @@ def _pepper(config: Path) -> bytes:
     if named is None and file.is_file():
         named = file.read_text(encoding="ascii").strip()
     if not named:
-        raise ConsiliumError("config_invalid", key="CONSILIUM_SECRET", reason=f"the secret that key hashes are made with is missing; put it there or into {file}")
+        raise ConsiliumError(
+            "config_invalid", key="CONSILIUM_SECRET", reason=f"the secret that key hashes are made with is missing; put it there or into {file}"
+        )
     return named.encode()
 
 

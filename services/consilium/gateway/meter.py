@@ -16,9 +16,7 @@ class GatewayMeter:
         self._metrics = metrics
         self._gate = gate
 
-    def turn(
-        self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]
-    ) -> None:
+    def turn(self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]) -> None:
         """Count one turn that has ended; `executor` is empty if it never reached one."""
         name = executor or "none"
         self._metrics.add("consilium_gateway_requests_total", route=route, code=str(status), executor=name)
