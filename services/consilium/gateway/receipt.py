@@ -6,7 +6,7 @@ Knows the fields and their wording. Does not know where receipts are stored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -66,7 +66,7 @@ class Receipt:
 
     def stored(self) -> dict[str, Any]:
         """Return every field, as it is kept."""
-        return asdict(self) | {"notes": list(self.notes)}
+        return {name: getattr(self, name) for name in self.__slots__} | {"notes": list(self.notes)}  # asdict copies deeply, a quarter of a turn's cost here
 
 
 def timeline(raw: Mapping[str, Any]) -> str:
