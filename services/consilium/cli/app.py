@@ -63,7 +63,7 @@ def dispatch(words: list[str]) -> int:
     """Parse the words and run the command. Only the module of the command that is named is imported."""
     named = next((word for word in words if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="consilium", description="A self-hosted Qwen cluster: one mind with many hands.")
-    parser.add_argument("--version", action="version", version=f"consilium {_version()}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="Show the version and leave.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     command = importlib.import_module(COMMANDS[named][0]) if named in COMMANDS else None
     for name, (_, line) in COMMANDS.items():
@@ -76,6 +76,13 @@ def dispatch(words: list[str]) -> int:
         parser.print_help()
         return EXIT_USAGE
     return int(command.run(args))
+
+
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when it is asked for: reading package metadata costs every command 30 ms."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"consilium {_version()}\n")
 
 
 def complain(sentence: str, next_step: str = "") -> None:

@@ -110,6 +110,8 @@ def _overhead_parts(ask: Ask) -> tuple[Part, ...]:
 def _with_kv(ask: Ask, stage: Stage, *, name: str, total: int, budget: int, lines: tuple[Part, ...]) -> Bill:
     share = stage.share(ask.shape)
     needed = ask.requests * kv.request_bytes(ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching, layer_share=share)
+    if not ask.eager:
+        needed = max(needed, kv.sequences_bytes(ask.shape, ask.kv_dtype, ask.batch.sequences, ask.cut.tp, layer_share=share))
     token = kv.token_bytes(ask.shape, ask.kv_dtype, ask.cut.tp) * share
     low, likely, high = (budget - sum(getattr(part, side) for part in lines) for side in ("high", "likely", "low"))
     if ask.kv_bytes is not None:

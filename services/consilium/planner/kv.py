@@ -75,6 +75,17 @@ def request_bytes(shape: Shape, kv_dtype: str, tokens: int, tp: int = 1, *, pref
     return round((shape.full_layers * full + shape.window_layers * windowed) * per_layer * layer_share)
 
 
+def sequences_bytes(shape: Shape, kv_dtype: str, sequences: int, tp: int = 1, *, layer_share: float = 1.0) -> int:
+    """Return the least bytes of cache that a hybrid model needs on one card for `sequences` at once: one block each, or the engine refuses to start.
+
+    0 for other models. Source: vLLM's check "max_num_seqs exceeds available Mamba cache blocks" (vllm-project/recipes#551).
+    """
+    if not shape.is_hybrid:
+        return 0
+    block = hybrid_block_tokens(shape, kv_dtype, tp) * layer_token_bytes(shape, kv_dtype, tp)
+    return round(sequences * block * shape.full_layers * layer_share)
+
+
 def room(shape: Shape, kv_dtype: str, available: float, length: int, tp: int = 1, *, prefix_caching: bool = True, layer_share: float = 1.0) -> Room:
     """Return what `available` bytes on one card hold, for requests of `length` tokens.
 

@@ -59,11 +59,13 @@ def known_names() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _index() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _index() -> dict[str, tuple[dict[str, Any], str]]:
+    """Lower-case name -> (row of the table, the name in its own spelling)."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
     for entry in table("models")["models"]:
-        for name in (entry["name"], entry["hf_id"], entry["hf_id"].split("/")[-1], *entry["aliases"]):
-            found.setdefault(name.lower(), entry)
+        for name in (entry["name"], entry["hf_id"].split("/")[-1], *entry["aliases"]):
+            found.setdefault(name.lower(), (entry, name))
+        found.setdefault(entry["hf_id"].lower(), (entry, entry["name"]))
     return found
 
 
@@ -72,21 +74,30 @@ def by_name(name: str) -> Model:
     wanted = name.strip()
     if not wanted:
         raise wrong("model", "the name is empty; give one such as Qwen3-8B, or a folder with config.json")
-    index, weights, base = _index(), "", wanted
-    entry = _look(index, base)
-    while entry is None and (suffix := _QUANT_SUFFIX.search(base)):
+    weights, base = "", wanted
+    row = _look(base)
+    while row is None and (suffix := _QUANT_SUFFIX.search(base)):
         weights = weights or _FORMAT_OF_SUFFIX.get(suffix[1].lower().replace("-", "_"), "")
         base = base[: suffix.start()]
-        entry = _look(index, base)
-    if entry is None:
+        row = _look(base)
+    if row is None:
         near = nearest(wanted.split("/")[-1], known_names())
         raise wrong("model", f"{wanted[:80]!r} is not in the table; the nearest known name is {near!r}. A folder or a config.json works for any other model")
-    return Model(from_config(entry["config"], entry["name"]), entry["config"], entry["source"], weights=weights, hf_id=entry["hf_id"])
+    entry, spelled = row
+    return Model(from_config(entry["config"], spelled), entry["config"], entry["source"], weights=weights, hf_id=_hub_id(entry, spelled, wanted[len(base) :]))
 
 
-def _look(index: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
+def _look(name: str) -> tuple[dict[str, Any], str] | None:
     plain = name.lower()
-    return index.get(plain) or index.get(plain.split("/")[-1])
+    return _index().get(plain) or _index().get(plain.split("/")[-1])
+
+
+def _hub_id(entry: Mapping[str, Any], spelled: str, suffix: str) -> str:
+    """Return the hub name: the table's own, or, for another name of the same shape or another format, that one under the same owner."""
+    owner, _, repository = str(entry["hf_id"]).rpartition("/")
+    if not owner or (spelled in {entry["name"], repository} and not suffix) or spelled == "demo":
+        return str(entry["hf_id"]) if spelled != "demo" else spelled
+    return f"{owner}/{(repository if spelled == entry['name'] else spelled) + suffix}"
 
 
 def find(reference: str) -> Model:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from consilium.planner import kv
 from consilium.planner.figures import gib, tokens_in_words
 from consilium.planner.search import Change
 from consilium.planner.speed import Rate
@@ -26,6 +27,10 @@ def rows(plan: Plan) -> list[tuple[str, float, float, float, str]]:
     why = "fixed by kv_cache_gib" if fixed else f"what is left of {gib(bill.budget):.2f} GiB"
     lines.append(("KV cache, room", gib(bill.kv[0]), gib(bill.kv[1]), gib(bill.kv[2]), why))
     need = gib(bill.kv_needed)
+    blocks = kv.sequences_bytes(plan.ask.shape, plan.ask.kv_dtype, plan.ask.batch.sequences, plan.ask.cut.tp, layer_share=bill.stage.share(plan.ask.shape))
+    if not plan.ask.eager and 0 < blocks >= bill.kv_needed:
+        lines.append(("KV cache, asked", need, need, need, f"a block of state for each of {plan.ask.batch.sequences} sequences"))
+        return lines
     many = f"{plan.ask.requests} x {tokens_in_words(plan.ask.context)}" if plan.ask.requests > 1 else tokens_in_words(plan.ask.context)
     lines.append(("KV cache, asked", need, need, need, f"{many} tokens, {bill.token_kv:,.0f} bytes each"))
     return lines

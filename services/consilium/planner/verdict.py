@@ -84,12 +84,12 @@ def _binding(ask: Ask, bill: Bill, margin: float, verdict: Verdict) -> str:
     if held > bill.budget:
         return f"Weights: {gib(held):.1f} GiB of {ask.weights} weights exceed the {budget:.1f} GiB that the engine may take of {where}."
     need, free = gib(bill.kv_needed), gib(bill.kv[1])
-    asked = f"{ask.requests if ask.requests > 1 else 'one'} request{'s' if ask.requests > 1 else ''} of {tokens_in_words(ask.context)} tokens"
+    asked = _asked(ask, bill)
     slots = bill.part("LoRA slots")
     heavy = f" and {gib(slots.likely):.1f} GiB of LoRA slots" if slots and slots.likely > 0.02 * bill.budget else ""
     if ask.on_cpu or ask.kv_bytes is not None:
         if bill.kv[1] < bill.kv_needed:
-            return f"KV cache: {asked} needs {need:.1f} GiB and the KV cache is fixed at {free:.1f} GiB."
+            return f"KV cache: {asked} {need:.1f} GiB and the KV cache is fixed at {free:.1f} GiB."
         total = gib(bill.spent() + bill.kv[1])
         relation = "exceed" if verdict == "no" else "of"
         return f"Memory: weights{heavy}, overhead and {free:.1f} GiB of KV take {total:.1f} GiB {relation} the {gib(bill.total / ask.engines_on_card):.1f} GiB of {where}."
@@ -97,8 +97,17 @@ def _binding(ask: Ask, bill: Bill, margin: float, verdict: Verdict) -> str:
         return f"Memory: {gib(held):.1f} GiB of weights{heavy} and the overhead exceed the {budget:.1f} GiB that the engine may take of {where} by {-free:.1f} GiB."
     after = f"{free:.1f} GiB are left on {where} after {gib(held):.1f} GiB of weights{heavy}"
     if verdict == "no":
-        return f"KV cache: {asked} needs {need:.1f} GiB and {after}; {gib(-margin):.1f} GiB are missing."
-    return f"KV cache: {asked} needs {need:.1f} GiB and {after}."
+        return f"KV cache: {asked} {need:.1f} GiB and {after}; {gib(-margin):.1f} GiB are missing."
+    return f"KV cache: {asked} {need:.1f} GiB and {after}."
+
+
+def _asked(ask: Ask, bill: Bill) -> str:
+    """Return who needs the cache: the asked requests, or, in a hybrid model, a block of state for every sequence of the batch."""
+    states = kv.sequences_bytes(ask.shape, ask.kv_dtype, ask.batch.sequences, ask.cut.tp, layer_share=bill.stage.share(ask.shape))
+    if not ask.eager and 0 < states >= bill.kv_needed:
+        return f"a hybrid model keeps a block of state for each of its {ask.batch.sequences} sequences, which needs"
+    many = f"{ask.requests} requests" if ask.requests > 1 else "one request"
+    return f"{many} of {tokens_in_words(ask.context)} tokens {'need' if ask.requests > 1 else 'needs'}"
 
 
 def warnings(ask: Ask) -> tuple[str, ...]:

@@ -83,6 +83,17 @@ def test_unequal_cards_are_ruled_by_the_smallest_and_kept_apart():
     assert [len(group) for group in topologies.groups(cards("2x RTX 3090, 1x RTX 4090"))] == [2, 1]
 
 
+def test_a_hybrid_model_needs_a_block_for_every_sequence():
+    """vllm-project/recipes#551: 1,024 sequences of Qwen3.6-27B-FP8 do not start on an H100 at 0.95, 512 do."""
+    asks = [
+        Ask(shape=shape("Qwen3.6-27B"), cards=(card("H100"),), weights="fp8", utilisation=0.95, sequences=count, context=32_768, version="0.19.1")
+        for count in (1024, 512)
+    ]
+    many, fewer = (verdict.plan(ask) for ask in asks)
+    assert (many.verdict, fewer.verdict != "no") == ("no", True)
+    assert "1024 sequences" in many.binding
+
+
 def test_offload_and_a_fixed_kv():
     small = asked("Qwen3-32B", "RTX 4090", weights="bf16", context=4096)
     assert small.verdict == "no"
