@@ -106,7 +106,8 @@ async def test_the_reason_travels_with_the_call():
 
 async def test_a_burst_is_spread_before_anything_is_sent():
     ours, replicas = router(slack=2), [replica(i) for i in range(2)]
-    chosen = [(await ours.choose_replicas(replicas, request(i, f"talk-{i}")))[0][0] for i in range(12)]
+    waiting = [request(i, f"talk-{i}") for i in range(12)]
+    chosen = [(await ours.choose_replicas(replicas, one))[0][0] for one in waiting]
     assert chosen.count(replicas[0]) == 6
 
 
