@@ -1,4 +1,4 @@
-"""Boot logs of several vLLM versions, our own CPU engine's among them."""
+"""Boot logs of several vLLM versions. The CPU log is our own engine's; the GPU logs carry published values in the line formats of their versions."""
 
 from __future__ import annotations
 
