@@ -75,11 +75,17 @@ def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] |
     """Ask for one token until it comes. Raises RuntimeError if the process ends or the time is over."""
     body = {"model": model, "prompt": "Hello", "max_tokens": 1}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    last = "nothing yet"
     while time.monotonic() < until:
         if child is not None and child.poll() is not None:
             raise RuntimeError(f"the server ended with {child.returncode}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=30).status_code == 200:
+        try:
+            reply = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=30)
+        except httpx.HTTPError as err:
+            last = repr(err)
+        else:
+            if reply.status_code == 200:
                 return
+            last = f"{reply.status_code} {reply.text[:300]}"
         time.sleep(0.1)
-    raise RuntimeError("no first token in time")
+    raise RuntimeError(f"no first token in time; last: {last}")

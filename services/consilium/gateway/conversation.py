@@ -65,6 +65,11 @@ def finished(raw: bytes, *, streamed: bool) -> Json | None:
     return value if isinstance(value, dict) and value.get("object") == "response" else None
 
 
+def told(response: Json, request: Json) -> Json:
+    """Return a response with the fields that this room owns: the id of the earlier one, and whether it is kept."""
+    return {**response, "previous_response_id": request.get("previous_response_id"), "store": wants_store(request)}
+
+
 def _said(response: Json) -> list[Any]:
     """Return what the model said, as items to put before the next turn. Thoughts are left out, as the API does without encrypted content."""
     out: list[Any] = []

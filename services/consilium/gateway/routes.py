@@ -10,7 +10,7 @@ import asyncio
 import difflib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -134,16 +134,18 @@ class HttpFace:
         headers = [*headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
         if head.retry_after is not None:
             headers.append((b"retry-after", str(max(1, round(head.retry_after))).encode()))
+        keep = route == "responses" and head.status == HTTP_OK
         try:
             if head.stream:
-                await asgi.stream(request, head.status, aiter(playing), headers, head.content_type.encode())
+                chunks = self._remembering(given, body, playing, admitted) if keep else aiter(playing)
+                await asgi.stream(request, head.status, chunks, headers, head.content_type.encode())
             else:
                 whole = await _unless_gone(request, asyncio.ensure_future(_collect(playing)))
+                if keep:
+                    whole = await self._remembered(whole, given, body, admitted)
                 await asgi.answer(request, head.status, whole, headers, head.content_type.encode())
         finally:
             await playing.aclose()
-        if route == "responses" and head.status == HTTP_OK and conversation.wants_store(given):
-            await self._remember(given, body, playing, admitted)
 
     async def _enter(self, request: Request, headers: Headers) -> tuple[dict[str, Any], int, Admitted]:
         """Read the body and let the caller in: key, scope, quota. The headers get the quota's state."""
@@ -211,15 +213,29 @@ class HttpFace:
             raise ConsiliumError("response_unknown", name=name[:_LONGEST_ID], kept=_span(self._face.cast.limits.receipt_ttl_s))
         return stored
 
-    async def _remember(self, given: dict[str, Any], sent: dict[str, Any], playing: turn.Playing, admitted: Admitted) -> None:
-        made = conversation.finished(playing.last, streamed=playing.head.stream)
+    async def _remembering(self, given: dict[str, Any], sent: dict[str, Any], playing: turn.Playing, admitted: Admitted) -> AsyncIterator[bytes]:
+        """Yield a stream; its response is stored before its last bytes go out, so that the next request may name it at once."""
+        async for chunk in playing:
+            if playing.last:
+                await self._store(conversation.finished(playing.last, streamed=True), given, sent, admitted)
+            yield chunk
+
+    async def _remembered(self, whole: bytes, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted) -> bytes:
+        """Store a response and return it with what this room adds: the earlier one's id, and whether it is kept."""
+        made = conversation.finished(whole, streamed=False)
         if made is None:
+            return whole
+        told = conversation.told(made, given)
+        await self._store(made, given, sent, admitted)
+        return _dumps(told)
+
+    async def _store(self, made: dict[str, Any] | None, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted) -> None:
+        if made is None or not conversation.wants_store(given):
             return
-        made = {**made, "previous_response_id": given.get("previous_response_id"), "store": True}
-        made.pop("consilium", None)
+        plain = {key: value for key, value in conversation.told(made, given).items() if key != "consilium"}
+        kept = conversation.Stored(plain, conversation.items(sent.get("input")), admitted.key_id)
         try:
-            kept = conversation.Stored(made, conversation.items(sent.get("input")), admitted.key_id)
-            await self._face.responses.put(str(made["id"]), kept.as_dict(), self._face.cast.limits.receipt_ttl_s)
+            await self._face.responses.put(str(plain["id"]), kept.as_dict(), self._face.cast.limits.receipt_ttl_s)
         except ConsiliumError as error:
             _log.warning("response_not_kept", code=error.code)
 
