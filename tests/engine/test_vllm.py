@@ -23,6 +23,7 @@ TOOL = {
     "type": "function",
     "function": {
         "name": "weather",
+        "strict": True,  # without it vLLM pins the name only, and a random model says anything
         "description": "w",
         "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]},
     },
@@ -105,7 +106,6 @@ async def test_a_tool_is_called_when_required(dense: Asker) -> None:
     said = await dense.chat("weather?", tools=[TOOL], tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=200)
     call = said.json["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "weather", said.body
-    assert call["arguments"] != "null", said.body
     assert json.loads(call["arguments"])["city"] in {"Rome", "Oslo"}
     stream = await dense.chat("weather?", tools=[TOOL], tool_choice="required", max_tokens=200, stream=True)
     deltas = [event["choices"][0]["delta"] for event in stream.events if event["choices"]]
