@@ -54,8 +54,22 @@ def serve(model: Path, arguments: Mapping[str, object], *, env: Mapping[str, str
     """Start the server, wait for its first token, end it with its process group on leaving."""
     port = _free_port()
     begin = time.monotonic()
-    command = [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name,
-               "--host", "127.0.0.1", "--port", str(port), *flags(arguments)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--served-model-name",
+        name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *flags(arguments),
+    ]
     with log.open("wb") as out:
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **env, "VLLM_NO_USAGE_STATS": "1"})
     url = f"http://127.0.0.1:{port}"

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-
 _MARKS = (b'"content":"', b'"text":"', b'"reasoning":"')
 """Beginnings of what a model said or thought, in an event; followed by another quote it is empty."""
 

@@ -11,7 +11,6 @@ Written down before looking: throughput 0.98x with the demo model, 0.9x with the
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
@@ -38,14 +37,16 @@ def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, count: int
     return rounds
 
 
-def _row(table: Table, concurrency: int, figure: str, ours: Ratio, floor: Ratio, bar: float, *, at_least: bool) -> dict[str, object]:
+def _row(table: Table, concurrency: int, figure: str, *, ours: Ratio, floor: Ratio, bar: float, at_least: bool) -> dict[str, object]:
     table.add_row(str(concurrency), figure, str(ours), str(floor), verdict(ours, floor, bar, at_least=at_least))
     return {"concurrency": concurrency, "figure": figure, "ours": ours.mid, "low": ours.low, "high": ours.high, "floor": [floor.low, floor.mid, floor.high]}
 
 
 def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int], model: str, max_tokens: int) -> list[dict[str, object]]:
     """Measure all concurrencies, print the table, return its rows."""
-    table = Table("concurrency", "figure", "ours / bare (95 %)", "bare / bare (95 %)", "verdict", title=f"model {model}, {pairs} rounds, {max_tokens} tokens an answer")
+    table = Table(
+        "concurrency", "figure", "ours / bare (95 %)", "bare / bare (95 %)", "verdict", title=f"model {model}, {pairs} rounds, {max_tokens} tokens an answer"
+    )
     rows: list[dict[str, object]] = []
     for concurrency in concurrencies:
         count = max(6, concurrency * 2)
@@ -60,12 +61,30 @@ def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int],
             return interval([r[ours].ttft_ms(0.5) - r["A"].ttft_ms(0.5) for r in rounds])
 
         bar = 0.98 if model == "demo" else 0.9
-        rows.append(_row(table, concurrency, "tokens/s ratio", ratio(lambda t: t.tokens_per_s, "B"), ratio(lambda t: t.tokens_per_s, "a"), bar, at_least=True))
-        rows.append(_row(table, concurrency, "TTFT p50, ms more", delta("B"), delta("a"), 2.0, at_least=False))
-        rows.append(_row(table, concurrency, "TTFT p99 ratio", ratio(lambda t: t.ttft_ms(0.99), "B"), ratio(lambda t: t.ttft_ms(0.99), "a"), 1.25, at_least=False))
+        rows.append(
+            _row(
+                table,
+                concurrency,
+                "tokens/s ratio",
+                ours=ratio(lambda t: t.tokens_per_s, "B"),
+                floor=ratio(lambda t: t.tokens_per_s, "a"),
+                bar=bar,
+                at_least=True,
+            )
+        )
+        rows.append(_row(table, concurrency, "TTFT p50, ms more", ours=delta("B"), floor=delta("a"), bar=2.0, at_least=False))
+        rows.append(
+            _row(table, concurrency, "TTFT p99 ratio", ratio(lambda t: t.ttft_ms(0.99), "B"), ratio(lambda t: t.ttft_ms(0.99), "a"), 1.25, at_least=False)
+        )
         for letter, name in (("A", "bare"), ("B", "ours")):
             mids = sorted(r[letter].tokens_per_s for r in rounds)
-            table.add_row("", f"{name}: tokens/s, TTFT p50 ms", f"{mids[len(mids) // 2]:.1f}", f"{sorted(r[letter].ttft_ms(0.5) for r in rounds)[len(rounds) // 2]:.1f}", "")
+            table.add_row(
+                "",
+                f"{name}: tokens/s, TTFT p50 ms",
+                f"{mids[len(mids) // 2]:.1f}",
+                f"{sorted(r[letter].ttft_ms(0.5) for r in rounds)[len(rounds) // 2]:.1f}",
+                "",
+            )
     Console(width=150).print(table)
     return rows
 
@@ -79,11 +98,14 @@ def main() -> int:
     parser.add_argument("--concurrency", default="1,8,32")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, cluster.up(options.model, Path(folder)) as ours:
-        with bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer:
-            targets = {"A": Target("bare", peer.url, "", peer.model), "B": Target("ours", ours.url, ours.key, "base")}
-            concurrencies = [int(c) for c in itertools.chain(options.concurrency.split(","))]
-            rows = measure(targets, pairs=options.pairs, concurrencies=concurrencies, model=options.model, max_tokens=options.max_tokens)
+    concurrencies = [int(c) for c in options.concurrency.split(",")]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cluster.up(options.model, Path(folder)) as ours,
+        bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer,
+    ):
+        targets = {"A": Target("bare", peer.url, "", peer.model), "B": Target("ours", ours.url, ours.key, "base")}
+        rows = measure(targets, pairs=options.pairs, concurrencies=concurrencies, model=options.model, max_tokens=options.max_tokens)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return 0

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.bench import bare
 from tests.bench import cluster as clusters
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-
 from tests.e2e.differential_cases import Case
 
 DROPPED = {"id", "created", "consilium", "system_fingerprint", "kv_transfer_params", "request_id", "created_at"}

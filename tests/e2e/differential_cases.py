@@ -152,7 +152,9 @@ def cases() -> list[Case]:
         for name, change in bad:
             out.append(Case(f"{kind} bad {name}", route, {k: v for k, v in {**base, **change}.items() if v is not None}))
         out.append(Case(f"{kind} streamed with usage", route, {**base, "stream": True, "stream_options": {"include_usage": True}}))
-        out.append(Case(f"{kind} usage in each chunk", route, {**base, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}))
+        out.append(
+            Case(f"{kind} usage in each chunk", route, {**base, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+        )
         out.append(Case(f"{kind} bad value, streamed", route, {**base, "stream": True, "temperature": "hot"}))
     out += [
         Case("tokenize text", "/tokenize", {"model": "$MODEL", "prompt": "A river"}),

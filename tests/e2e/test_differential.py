@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import httpx
 import pytest
-
 from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import Case, cases
 

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-
 from tests.bench.cluster import Ours
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -183,7 +182,9 @@ def test_redis_down(cluster: Ours) -> None:
             reply = http.post("/v1/chat/completions", json=chat(1))
             assert reply.status_code == 200, reply.text
             assert any("redis" in note.lower() for note in reply.json()["consilium"]["receipt"]["notes"])
-            stranger = http.post("/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_0123456789abcdef_0123456789abcdef0123456789abcdef"})
+            stranger = http.post(
+                "/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_0123456789abcdef_0123456789abcdef0123456789abcdef"}
+            )
             assert stranger.status_code in {401, 503}
             if stranger.status_code == 503:
                 assert "retry-after" in stranger.headers
@@ -192,7 +193,7 @@ def test_redis_down(cluster: Ours) -> None:
 
 
 def test_gateway_replica_killed(cluster: Ours) -> None:
-    victims = [p for p in processes(cluster, "ServeReplica:gateway")]
+    victims = list(processes(cluster, "ServeReplica:gateway"))
     assert victims
     for victim in victims:
         victim.kill()

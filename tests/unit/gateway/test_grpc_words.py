@@ -75,7 +75,10 @@ def test_messages_of_every_kind():
     messages = [
         pb.Message(author=pb.AUTHOR_ASSISTANT, reasoning="hm", tool_calls=[pb.ToolCall(id="c1", name="look", arguments_json="{}")]),
         pb.Message(author=pb.AUTHOR_TOOL, content=[pb.ContentPart(text="found")], tool_call_id="c1", name="look"),
-        pb.Message(author=pb.AUTHOR_USER, content=[pb.ContentPart(text="see"), pb.ContentPart(image=pb.Image(data=b"\x89PNGx")), pb.ContentPart(image=pb.Image(url="http://a/b"))]),
+        pb.Message(
+            author=pb.AUTHOR_USER,
+            content=[pb.ContentPart(text="see"), pb.ContentPart(image=pb.Image(data=b"\x89PNGx")), pb.ContentPart(image=pb.Image(url="http://a/b"))],
+        ),
     ]
     _, body = grpc_request.generation(pb.GenerateRequest(chat=pb.Chat(messages=messages)))
     assistant, tool, user = body["messages"]
@@ -113,9 +116,29 @@ def test_events_become_messages_and_a_last_one():
     stream = [
         {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
         {"choices": [{"delta": {"reasoning": "hm"}}]},
-        {"choices": [{"delta": {"content": "yes"}, "logprobs": {"content": [{"token": "yes", "logprob": -0.5, "bytes": [121], "top_logprobs": [{"token": "no", "logprob": -2.0}]}]}}]},
-        {"choices": [{"delta": {"tool_calls": [{"index": 1, "id": "c", "function": {"name": "f", "arguments": "{"}}]}, "finish_reason": "tool_calls", "stop_reason": "END"}]},
-        {"choices": [], "consilium": {"receipt": {"id": "r1", "created": 10.5, "executor": "core", "timings": {"gateway": 1.0, "first_byte": 3.0, "total": 9.0}, "notes": ["n"]}}},
+        {
+            "choices": [
+                {
+                    "delta": {"content": "yes"},
+                    "logprobs": {"content": [{"token": "yes", "logprob": -0.5, "bytes": [121], "top_logprobs": [{"token": "no", "logprob": -2.0}]}]},
+                }
+            ]
+        },
+        {
+            "choices": [
+                {
+                    "delta": {"tool_calls": [{"index": 1, "id": "c", "function": {"name": "f", "arguments": "{"}}]},
+                    "finish_reason": "tool_calls",
+                    "stop_reason": "END",
+                }
+            ]
+        },
+        {
+            "choices": [],
+            "consilium": {
+                "receipt": {"id": "r1", "created": 10.5, "executor": "core", "timings": {"gateway": 1.0, "first_byte": 3.0, "total": 9.0}, "notes": ["n"]}
+            },
+        },
     ]
     made = [message for event in stream for message in events.take(event)]
     assert [message.WhichOneof("event") for message in made] == ["reasoning", "text", "logprobs", "tool_call"]

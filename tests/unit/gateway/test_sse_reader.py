@@ -1,5 +1,6 @@
 """One parser for every reader of our streams."""
 
+import itertools
 import json
 
 import pytest
@@ -20,7 +21,7 @@ def test_events_are_whole_wherever_the_bytes_are_cut(values, cuts):
     raw = b"".join(event(value) for value in values) + b"data: [DONE]\n\n"
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     reader = Reader()
-    found = [item for begin, end in zip(edges, edges[1:], strict=False) for item in reader.feed(raw[begin:end])]
+    found = [item for begin, end in itertools.pairwise(edges) for item in reader.feed(raw[begin:end])]
     assert found == values
     assert reader.done
 
@@ -60,7 +61,12 @@ def test_an_error_of_ours_is_read_back_with_its_fields(code):
 @pytest.mark.parametrize(
     ("body", "status", "code", "text"),
     [
-        ({"error": {"message": "top_p must be in (0, 1]", "type": "BadRequestError", "param": "top_p", "code": 400}}, 400, "invalid_request", "top_p must be in (0, 1]"),
+        (
+            {"error": {"message": "top_p must be in (0, 1]", "type": "BadRequestError", "param": "top_p", "code": 400}},
+            400,
+            "invalid_request",
+            "top_p must be in (0, 1]",
+        ),
         ({"error": {"message": "no", "code": 404}}, 404, "model_unknown", "no"),
         ({"error": "odd"}, 503, "upstream_down", "HTTP 503"),
         (None, 500, "internal", "HTTP 500"),
