@@ -1,6 +1,7 @@
 """The engine core is killed in the middle of a stream: a clean end for the caller, one cause for us, and no hanging."""
 
 import asyncio
+import contextlib
 import os
 import signal
 

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from ray._private import services
 from ray._private import utils as ray_utils
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 ADDRESS_FILE: Final = "ray_current_cluster"
-LOOPBACK: Final = "127.0.0.1"
-"""One machine: nothing of Ray is reachable from outside. In Kubernetes the operator starts Ray."""
 _POLL_S: Final = 0.5
 
 
@@ -34,7 +33,7 @@ class Head(Node):  # type: ignore[misc]  # Ray is seen as Any
 def start(*, ports: dict[str, int], temp: str, object_store_bytes: int, resources: dict[str, float] | None = None) -> Head:
     """Start the head's processes and return when the raylet has registered."""
     parameters = RayParams(
-        node_ip_address=LOOPBACK,
+        node_ip_address=services.get_node_ip_address(),
         gcs_server_port=ports["ray"],
         object_manager_port=ports["ray_object_manager"],
         node_manager_port=ports["ray_node_manager"],
