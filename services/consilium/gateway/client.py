@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +18,7 @@ from consilium.kernel.grpc_channel import Channel
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 
-__all__ = ["Answer", "ChatPiece", "GenerationClient", "Message", "Piece", "Reader", "chat_piece"]
+__all__ = ["Answer", "Begun", "ChatPiece", "GenerationClient", "Message", "Piece", "Reader", "TokenChance", "ToolCall", "ToolCallPiece", "chat_piece"]
 
 Json: TypeAlias = dict[str, Any]
 
@@ -34,19 +34,71 @@ _REASONS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asked for; `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. `author` is system, user, assistant or tool."""
+    """One message of a conversation.
+
+    author        system, user, assistant or tool
+    tool_calls    of an assistant: what it asked for
+    tool_call_id  of a tool: the call that this is the result of
+    """
 
     author: str
     text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Who answers, as the first message of a stream says."""
+
+    receipt_id: str
+    request_id: str
+    executor: str
+    replica: str
+    model: str
+    role: str
+    profile: str
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """What came next of a tool call; `id` and `name` stand in the first piece of each `index`."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token and the natural logarithm of its probability; `top` has the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[TokenChance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came next. The last piece has `done` and, as far as they are known, finish reason, usage and receipt."""
+    """What came next: one of these. The first has `begun`; the last has `done` and, as far as they are known, finish reason, usage and receipt."""
 
     text: str = ""
     thinking: str = ""
+    begun: Begun | None = None
+    tool_call: ToolCallPiece | None = None
+    chances: tuple[TokenChance, ...] = ()
     done: bool = False
     finish_reason: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
@@ -62,6 +114,8 @@ class Answer:
     finish_reason: str | None
     usage: Mapping[str, int]
     receipt: Json | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    chances: tuple[TokenChance, ...] = ()
 
 
 class GenerationClient:
@@ -88,7 +142,7 @@ class GenerationClient:
     ) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes. Closing the generator stops the model.
 
-        extra  further OpenAI or vLLM fields
+        extra  further OpenAI or vLLM fields, such as temperature, tools or response_format
         """
         request = pb.GenerateRequest(model=model, chat=pb.Chat(messages=[_message(message) for message in messages]))
         if profile is not None:
@@ -107,14 +161,21 @@ class GenerationClient:
         """Return the whole answer. Options are those of `stream`."""
         texts: list[str] = []
         thoughts: list[str] = []
+        calls: dict[int, ToolCall] = {}
+        chances: list[TokenChance] = []
         last = Piece(done=True)
         async with aclosing(self.stream(messages, **options)) as pieces:
             async for piece in pieces:
                 texts.append(piece.text)
                 thoughts.append(piece.thinking)
+                chances += piece.chances
+                if (next_ := piece.tool_call) is not None:
+                    known = calls.get(next_.index, ToolCall("", "", ""))
+                    calls[next_.index] = ToolCall(known.id or next_.id, known.name or next_.name, known.arguments + next_.arguments)
                 if piece.done:
                     last = piece
-        return Answer("".join(texts), "".join(thoughts), last.finish_reason, last.usage, last.receipt)
+        wanted = tuple(calls[index] for index in sorted(calls))
+        return Answer("".join(texts), "".join(thoughts), last.finish_reason, last.usage, last.receipt, wanted, tuple(chances))
 
     async def count_tokens(self, messages: Sequence[Message], *, model: str = "auto", timeout_s: float = SHORT_S) -> int:
         """Return the tokens of a conversation, chat template included."""
@@ -155,18 +216,44 @@ class GenerationClient:
 
 
 def _message(message: Message) -> pb.Message:
-    return pb.Message(author=_AUTHORS.get(message.author, pb.AUTHOR_UNSPECIFIED), content=[pb.ContentPart(text=message.text)])
+    return pb.Message(
+        author=_AUTHORS.get(message.author, pb.AUTHOR_UNSPECIFIED),
+        content=[pb.ContentPart(text=message.text)],
+        tool_calls=[pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments) for call in message.tool_calls],
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _begun(first: pb.Metadata) -> Begun:
+    return Begun(first.receipt_id, first.request_id, first.executor, first.replica, first.model, first.role, first.profile, first.template)
+
+
+def _chance(found: pb.TokenLogprob) -> TokenChance:
+    return TokenChance(found.token, found.logprob, tuple(_chance(other) for other in found.top))
 
 
 def _piece(answer: pb.GenerateResponse) -> Piece | None:
+    """Return what a message says, or None for one of a kind that is not known here yet."""
     which = answer.WhichOneof("event")
-    if which == "text":
-        return Piece(text=answer.text)
-    if which == "reasoning":
-        return Piece(thinking=answer.reasoning)
-    if which != "final":
-        return None
-    final = answer.final
+    read = _READERS.get(which or "")
+    return read(answer) if read is not None else None
+
+
+def _tool_piece(call: pb.ToolCallDelta) -> ToolCallPiece:
+    return ToolCallPiece(call.index, call.id, call.name, call.arguments_json)
+
+
+def _last(final: pb.Final) -> Piece:
     usage = {"prompt_tokens": final.usage.prompt_tokens, "completion_tokens": final.usage.completion_tokens, "cached_tokens": final.usage.cached_tokens}
     note = json.loads(final.receipt.json) if final.HasField("receipt") and final.receipt.json else None
     return Piece(done=True, finish_reason=_REASONS.get(final.finish_reason), usage=usage, receipt=note)
+
+
+_READERS: Final[Mapping[str, Callable[[pb.GenerateResponse], Piece]]] = {
+    "metadata": lambda answer: Piece(begun=_begun(answer.metadata)),
+    "text": lambda answer: Piece(text=answer.text),
+    "reasoning": lambda answer: Piece(thinking=answer.reasoning),
+    "tool_call": lambda answer: Piece(tool_call=_tool_piece(answer.tool_call)),
+    "logprobs": lambda answer: Piece(chances=tuple(_chance(token) for token in answer.logprobs.tokens)),
+    "final": lambda answer: _last(answer.final),
+}

@@ -76,16 +76,16 @@ def usage_of(usage: Json) -> pb.Usage:
 
 def receipt(found: Json) -> pb.Receipt:
     """Return a receipt. The whole of it is in `json`."""
-    created = found.get("created")
+    ended, took_ms = found.get("created"), mapping(found.get("timings")).get("total")
     stamp = Timestamp()
-    if isinstance(created, int | float):
-        stamp.FromDatetime(datetime.fromtimestamp(created, UTC))
+    if isinstance(ended, int | float):  # a receipt is dated by the end of its answer
+        stamp.FromDatetime(datetime.fromtimestamp(ended - (took_ms / 1000 if isinstance(took_ms, int | float) else 0.0), UTC))
     return pb.Receipt(
         id=str(found.get("id", "")),
         created=stamp,
         executor=str(found.get("executor", "")),
         replica=str(found.get("replica", "")),
-        model=str(found.get("model_asked", "")),
+        model=str(found.get("model") or ""),
         revision=str(found.get("revision", "")),
         role=str(found.get("role") or ""),
         profile=str(found.get("profile") or ""),
@@ -98,6 +98,8 @@ def receipt(found: Json) -> pb.Receipt:
 def _steps(found: Json) -> Iterator[pb.ReceiptStep]:
     """Yield the timeline: what was decided at once, then the stages of which a time is known, oldest first."""
     yield pb.ReceiptStep(at_ms=0.0, name="received", detail=f"{found.get('route', '')} for {found.get('model_asked', '')}")
+    for note in found.get("notes") or ():
+        yield pb.ReceiptStep(at_ms=0.0, name="note", detail=str(note))
     if found.get("profile"):
         yield pb.ReceiptStep(at_ms=0.0, name="profile_chosen", detail=f"{found['profile']}: {found.get('profile_why') or ''}")
     chosen = str(found.get("executor", ""))
@@ -110,8 +112,6 @@ def _steps(found: Json) -> Iterator[pb.ReceiptStep]:
         yield pb.ReceiptStep(at_ms=times["first_byte"], name="first_token", took_ms=max(0.0, times["first_byte"] - at))
     if "total" in times:
         yield pb.ReceiptStep(at_ms=times["total"], name="done", detail=str(found.get("finish_reason") or ""), took_ms=times["total"])
-    for note in found.get("notes") or ():
-        yield pb.ReceiptStep(at_ms=0.0, name="note", detail=str(note))
 
 
 def _tool_call(call: Json) -> pb.ToolCallDelta:

@@ -6,11 +6,11 @@ Knows both vocabularies. Does not know what a field does: what is wrong in a val
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from consilium.engine.ports import Route
+from consilium.gateway.asgi import parse_object
 from consilium.kernel.errors import ConsiliumError
 from consilium.v1 import generation_pb2 as pb
 
@@ -21,18 +21,23 @@ _CHOICES: Final = {pb.TOOL_CHOICE_AUTO: "auto", pb.TOOL_CHOICE_NONE: "none", pb.
 _SAMPLING: Final = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
 _FLOATS: Final = frozenset({"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"})
 _OURS: Final = ("role", "profile", "executor")
+_DEPTH: Final = 64
+"""Levels that a JSON text in a message may nest, where the configuration names no other number."""
+_INPUTS: Final = frozenset({"messages", "prompt"})
+_SHAPES: Final = frozenset({"response_format", "structured_outputs"})
+_LIMITS: Final = frozenset({"max_completion_tokens"})
 _SIGNATURES: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
-def generation(request: pb.GenerateRequest) -> tuple[Route, Json]:
+def generation(request: pb.GenerateRequest, max_depth: int = _DEPTH) -> tuple[Route, Json]:
     """Return the route (chat | completions) and the OpenAI body. Raises ConsiliumError(invalid_request) with the field."""
-    body = _extra(request)
+    body = _extra(request, max_depth)
     route, given = prompt(request)
     body |= given
     body |= {"model": request.model or "auto", "stream": True}
     body |= _sampling(request.sampling, route)
-    body |= _tools(request)
-    body |= _format(request)
+    body |= _tools(request, max_depth)
+    body |= _format(request, max_depth)
     ours = dict(body["consilium"]) if isinstance(body.get("consilium"), dict) else {}
     ours |= {name: getattr(request, name) for name in _OURS if request.HasField(name)}
     if ours:
@@ -47,12 +52,12 @@ def generation(request: pb.GenerateRequest) -> tuple[Route, Json]:
     return route, body
 
 
-def counting(request: pb.CountTokensRequest) -> Json:
+def counting(request: pb.CountTokensRequest, max_depth: int = _DEPTH) -> Json:
     """Return the body of /tokenize. Raises ConsiliumError(invalid_request) with the field."""
     _, body = prompt(request)
     body["model"] = request.model or "auto"
     if request.tools:
-        body["tools"] = _functions(request.tools)
+        body["tools"] = _functions(request.tools, max_depth)
     return body
 
 
@@ -117,8 +122,8 @@ def _sampling(sampling: pb.Sampling, route: Route) -> Json:
     return made
 
 
-def _tools(request: pb.GenerateRequest) -> Json:
-    made: Json = {"tools": _functions(request.tools)} if request.tools else {}
+def _tools(request: pb.GenerateRequest, max_depth: int) -> Json:
+    made: Json = {"tools": _functions(request.tools, max_depth)} if request.tools else {}
     if request.HasField("tool_name"):
         made["tool_choice"] = {"type": "function", "function": {"name": request.tool_name}}
     elif request.tool_choice in _CHOICES:
@@ -126,23 +131,27 @@ def _tools(request: pb.GenerateRequest) -> Json:
     return made
 
 
-def _functions(tools: Iterable[pb.Tool]) -> list[Json]:
+def _functions(tools: Iterable[pb.Tool], max_depth: int) -> list[Json]:
     return [
         {
             "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": _json(tool.parameters_json or "{}", "tools.parameters_json")},
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": _json(tool.parameters_json or "{}", f"tools[{number}].parameters_json", max_depth),
+            },
         }
-        for tool in tools
+        for number, tool in enumerate(tools)
     ]
 
 
-def _format(request: pb.GenerateRequest) -> Json:
+def _format(request: pb.GenerateRequest, max_depth: int) -> Json:
     shape = request.output_format
     which = shape.WhichOneof("format")
     if which == "json_object":
         return {"response_format": {"type": "json_object"}} if shape.json_object else {}
     if which == "json_schema":
-        schema: Json = {"name": shape.name or "answer", "schema": _json(shape.json_schema, "output_format.json_schema")}
+        schema: Json = {"name": shape.name or "answer", "schema": _json(shape.json_schema, "output_format.json_schema", max_depth)}
         if shape.HasField("strict"):
             schema["strict"] = shape.strict
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
@@ -151,22 +160,23 @@ def _format(request: pb.GenerateRequest) -> Json:
     return {}
 
 
-def _extra(request: pb.GenerateRequest) -> Json:
+def _extra(request: pb.GenerateRequest, max_depth: int) -> Json:
+    """Return the further fields, without those that a field of the message says in other words."""
     if not request.HasField("extra_json"):
         return {}
-    extra = _json(request.extra_json, "extra_json")
-    # The shape of the answer is this interface's own.
-    return {key: value for key, value in extra.items() if key not in {"stream", "stream_options", "n"}}
+    hidden = {"stream", "stream_options", "n", *_INPUTS}  # the shape of the answer and its beginning are this interface's own
+    if request.sampling.HasField("max_tokens"):
+        hidden |= _LIMITS
+    if request.output_format.WhichOneof("format") is not None:
+        hidden |= _SHAPES
+    return {key: value for key, value in _json(request.extra_json, "extra_json", max_depth).items() if key not in hidden}
 
 
-def _json(text: str, name: str) -> Json:
+def _json(text: str, name: str, max_depth: int) -> Json:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise _bad(name, "it must be one JSON object")
-    return value
+        return parse_object(text.encode(), max_depth)
+    except ConsiliumError as error:
+        raise _bad(name, str(error.fields["reason"])) from None
 
 
 def _bad(name: str, reason: str) -> ConsiliumError:

@@ -27,7 +27,7 @@ class Receipt:
     """One receipt.
 
     created       Unix seconds of the end of the answer
-    model_asked   what the caller wrote; target what it meant
+    model_asked   what the caller wrote; target what it meant; model the id of the one that answered
     profile_why   the rule that chose the profile
     replica_why   why that copy answered, where there are several
     fallback_from executor that was asked first, and fallback_why the error it gave; None where none was needed
@@ -47,6 +47,7 @@ class Receipt:
     role: str | None = None
     profile: str = ""
     profile_why: str = ""
+    model: str = ""
     replica: str = ""
     replica_why: str = ""
     fallback_from: str | None = None

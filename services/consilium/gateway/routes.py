@@ -35,7 +35,8 @@ TURNS: Final[Mapping[str, Route]] = {
 }
 OPEN: Final = frozenset({"/health", "/healthz", "/ready"})
 KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", "/health", "/ready")
-_LONGEST_ID: Final = 64
+LONGEST_ID: Final = 64
+"""Characters of an id that are looked at: receipts, responses, requests."""
 HTTP_OK: Final = 200
 _STARTED: Final = time.time()
 T = TypeVar("T")
@@ -182,9 +183,9 @@ class HttpFace:
 
     async def _receipt(self, request: Request, name: str, headers: Headers) -> None:
         admitted = await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
-        found = await self._face.receipts.get(name[:_LONGEST_ID])
+        found = await self._face.receipts.get(name[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
-            raise ConsiliumError("receipt_unknown", name=name[:_LONGEST_ID], kept=_span(self._face.cast.limits.receipt_ttl_s))
+            raise ConsiliumError("receipt_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
         await asgi.answer(request, HTTP_OK, _dumps(found), headers)
 
     async def _response(self, request: Request, name: str, headers: Headers) -> None:
@@ -207,10 +208,10 @@ class HttpFace:
         return conversation.continued(body, await self._stored(previous, admitted))
 
     async def _stored(self, name: str, admitted: Admitted) -> conversation.Stored:
-        raw = await self._face.responses.get(name[:_LONGEST_ID])
+        raw = await self._face.responses.get(name[:LONGEST_ID])
         stored = conversation.of(raw) if raw is not None else None
         if stored is None or not admitted.may_read(stored.owner):
-            raise ConsiliumError("response_unknown", name=name[:_LONGEST_ID], kept=_span(self._face.cast.limits.receipt_ttl_s))
+            raise ConsiliumError("response_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
         return stored
 
     async def _remembering(self, given: dict[str, Any], sent: dict[str, Any], playing: turn.Playing, admitted: Admitted) -> AsyncIterator[bytes]:
@@ -303,7 +304,7 @@ def _only(request: Request, *methods: str) -> None:
 
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
-    return given if 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable() else ""
+    return given if 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable() else ""
 
 
 def _deadline(request: Request) -> float | None:
@@ -320,7 +321,8 @@ def _deadline(request: Request) -> float | None:
     return time.time() + seconds
 
 
-def _span(seconds: int) -> str:
+def span(seconds: int) -> str:
+    """Return a time for a sentence: hours, or minutes below one."""
     return f"{seconds // 3600} h" if seconds >= 3600 else f"{seconds // 60} min"
 
 

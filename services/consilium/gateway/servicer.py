@@ -14,7 +14,7 @@ from typing import Any, Final
 from consilium.engine.client import State
 from consilium.gateway import admission, grpc_events, grpc_request, models, turn
 from consilium.gateway.authority import Admitted
-from consilium.gateway.routes import GENERATE, READ, Face
+from consilium.gateway.routes import GENERATE, LONGEST_ID, READ, Face, span
 from consilium.gateway.sse_reader import Reader, told
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
@@ -46,7 +46,7 @@ class Generation(rpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802  the name in the proto
         """Answer one turn. Raises ConsiliumError; the kernel's server tells it."""
-        route, body = grpc_request.generation(request)
+        route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
         ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes)
@@ -63,6 +63,9 @@ class Generation(rpc.GenerationServiceServicer):
                     for event in reader.feed(chunk):
                         for message in events.take(event):
                             yield message
+            for event in reader.end():
+                for message in events.take(event):
+                    yield message
             yield events.final(playing.usage)
         finally:
             await playing.aclose()
@@ -81,7 +84,7 @@ class Generation(rpc.GenerationServiceServicer):
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:  # noqa: N802  the name in the proto
         """Count the tokens of a prompt, template included."""
-        body = grpc_request.counting(request)
+        body = grpc_request.counting(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, 0, GENERATE)
         found = await self._document(turn.Ask("tokenize", body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes))
@@ -111,9 +114,9 @@ class Generation(rpc.GenerationServiceServicer):
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Any) -> pb.GetReceiptResponse:  # noqa: N802  the name in the proto
         """Return what was decided for an earlier answer."""
         admitted = await self._enter(context, 0, READ)
-        found = await self._face.receipts.get(request.id)
+        found = await self._face.receipts.get(request.id[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
-            raise ConsiliumError("receipt_unknown", name=request.id[:64], kept=f"{self._face.cast.limits.receipt_ttl_s // 60} min")
+            raise ConsiliumError("receipt_unknown", name=request.id[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
         return pb.GetReceiptResponse(receipt=grpc_events.receipt(found))
 
     async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:

@@ -52,6 +52,10 @@ class Reader:
                 yield event
         self._held = held[at:]
 
+    def end(self) -> Iterator[Json]:
+        """Yield the last event if the stream ended without its blank line."""
+        return self.feed(b"\n\n")
+
     def _event(self, raw: bytes) -> Json | None:
         text = b"\n".join(line[5:].lstrip() for line in raw.splitlines() if line.startswith(b"data:"))
         if not text:
@@ -120,7 +124,8 @@ def told(body: object, status: int, *, retry_after_s: float | None = None) -> Co
     code = error.get("code")
     if isinstance(code, str) and code in BY_CODE:
         row = BY_CODE[code]
-        return ToldError(code, message, retry_after_s=retry_after_s, **fields_of(row, message), param=_text(error.get("param")))
+        fields = fields_of(row, message)
+        return ToldError(code, message, retry_after_s=retry_after_s or _seconds(fields.get("retry_after")), **fields, param=_text(error.get("param")))
     if isinstance(code, int) and code in _BY_STATUS:
         status = code
     known = _BY_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
@@ -143,6 +148,14 @@ def fields_of(row: Row, message: str) -> dict[str, FieldValue]:
 
 def _number(text: str) -> FieldValue:
     return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _seconds(value: FieldValue) -> float | None:
+    """Return the seconds that a sentence names; inside a stream there is no header that does."""
+    try:
+        return float(value) if value is not None else None
+    except ValueError:
+        return None
 
 
 def _text(value: object) -> str | None:

@@ -237,6 +237,7 @@ class Playing:
             profile=plan.profile,
             profile_why=plan.profile_why,
             executor=plan.executor,
+            model=self._cast.engine.info(plan.executor).model,
             replica=head.replica,
             replica_why=head.routing,
             fallback_from=self._moved[0] or None,

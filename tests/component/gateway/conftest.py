@@ -154,7 +154,7 @@ async def serve(
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    grpc = GrpcServer(Settings(public=True, max_message_bytes=settings.max_body_bytes), [servicer.service(face)], ids=ids)
+    grpc = GrpcServer(Settings(public=True, reflection=True, max_message_bytes=settings.max_body_bytes), [servicer.service(face)], ids=ids)
     await grpc.start()
     bench = Bench(face, http, {engine.info().name: engine for engine in running}, kept, server, serving, grpc, listener.getsockname()[1], "")
     await bench.until(lambda: server.started)

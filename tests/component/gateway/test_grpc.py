@@ -7,9 +7,13 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from consilium.engine import wire
 from consilium.engine.backends.echo import EchoEngine
-from consilium.gateway.client import GenerationClient, Message
+from consilium.engine.ports import Head, Tail
+from consilium.gateway.client import Begun, GenerationClient, Message, TokenChance, ToolCall
 from consilium.gateway.config import Role
 from consilium.kernel.errors import ConsiliumError
 from consilium.v1 import generation_pb2 as pb
@@ -111,8 +115,8 @@ async def test_keys_and_quotas_hold_here_too(ask):
 async def test_closing_the_stream_stops_the_engine_within_a_second(ask):
     bench, client = await ask()
     stream = client.stream(said("one two !wait"))
-    first = await anext(stream)
-    assert first.text == "one"
+    assert (await anext(stream)).begun.executor == "core"
+    assert (await anext(stream)).text == "one"
     began = time.monotonic()
     await stream.aclose()
     await bench.until(lambda: not bench.engines["core"].running)
@@ -183,3 +187,83 @@ async def test_32_streams_are_finished_by_a_server_that_stops(ask):
     await stopping
     assert [answer.text for answer in answers] == [text] * 32
     assert all(json.dumps(answer.receipt) for answer in answers)
+
+
+async def test_health_and_reflection_need_no_key_and_know_the_service(ask):
+    bench, _ = await ask()
+    raw = bench.channel(key="none").raw
+    health = await health_pb2_grpc.HealthStub(raw).Check(health_pb2.HealthCheckRequest(service="consilium.v1.GenerationService"))
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    call = reflection_pb2_grpc.ServerReflectionStub(raw).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    listed = await call.read()
+    await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="consilium.v1.GenerationService"))
+    described = await call.read()
+    await call.done_writing()
+    assert {"consilium.v1.GenerationService", "grpc.health.v1.Health"} <= {service.name for service in listed.list_services_response.service}
+    assert any(b"GenerateRequest" in file for file in described.file_descriptor_response.file_descriptor_proto)
+
+
+async def test_a_message_over_the_limit_is_refused_as_over_http(ask):
+    bench, client = await ask(max_body_bytes=2048)
+    with pytest.raises(ConsiliumError) as raised:
+        await client.generate(said("x" * 3000))
+    answer = await bench.client().post("/v1/chat/completions", json={"model": "auto", "messages": [{"role": "user", "content": "x" * 3000}]})
+    assert raised.value.code == answer.json()["error"]["code"] == "body_too_large"
+    assert not bench.engines["core"].calls
+    assert (await client.generate(said("fits"))).text == "fits"
+
+
+async def test_receipts_and_depth_are_refused_in_the_words_of_http(ask):
+    bench, client = await ask()
+    http = bench.client()
+    with pytest.raises(ConsiliumError) as raised:
+        await client.receipt("none" * 40)
+    assert raised.value.public() == (await http.get("/v1/receipts/" + "none" * 40)).json()["error"]["message"]
+    deep = {"logit_bias": json.loads("[" * 70 + "]" * 70)}
+    with pytest.raises(ConsiliumError) as raised:
+        await client.generate(said("x"), extra=deep)
+    refused = (await http.post("/v1/chat/completions", json={"model": "auto", "messages": [{"role": "user", "content": "x"}], **deep})).json()["error"]
+    assert (raised.value.code, raised.value.fields["reason"]) == (refused["code"], refused["message"].removeprefix("body: "))
+    assert raised.value.fields["field"] == "extra_json"
+
+
+class Caller(EchoEngine):
+    """Answers with a tool call in two pieces, beside the log probability of a word."""
+
+    async def stream(self, call):
+        await self.check()
+        self.calls.append(call)
+        head = Head(200, stream=True, content_type=wire.SSE, replica="core#0", executor="core")
+        top = [{"token": "no", "logprob": -2.0}]
+        deltas = [
+            {"delta": {"content": "yes"}, "logprobs": {"content": [{"token": "yes", "logprob": -0.5, "top_logprobs": top}]}},
+            {"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "look", "arguments": '{"a"'}}]}},
+            {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}, "finish_reason": "tool_calls"},
+        ]
+        body = b"".join(b"data: " + json.dumps({"choices": [delta]}).encode() + b"\n\n" for delta in deltas)
+        yield wire.head_frame(head, body[:100])
+        yield body[100:]
+        yield wire.tail_frame(Tail(finish_reason="tool_calls"), wire.DONE)
+
+
+async def test_tool_calls_and_log_probabilities_arrive_whole_and_go_back(ask):
+    bench, client = await ask(engines=[Caller()])
+    answer = await client.generate(said("x"), extra={"tools": [{"type": "function", "function": {"name": "look"}}]})
+    assert (answer.text, answer.finish_reason) == ("yes", "tool_calls")
+    assert answer.tool_calls == (ToolCall("c1", "look", '{"a":1}'),)
+    assert answer.chances == (TokenChance("yes", -0.5, (TokenChance("no", -2.0),)),)
+    assert bench.engines["core"].calls[-1].body["tools"][0]["function"]["name"] == "look"
+    await client.generate([*said("x"), Message("assistant", "", answer.tool_calls), Message("tool", "7", tool_call_id="c1")])
+    _, asked, given = bench.engines["core"].calls[-1].body["messages"]
+    assert asked["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}}]
+    assert given == {"role": "tool", "content": "7", "tool_call_id": "c1"}
+
+
+async def test_the_client_tells_who_answers_first(ask):
+    _, client = await ask()
+    pieces = [piece async for piece in client.stream(said("a"))]
+    first = pieces[0].begun
+    assert isinstance(first, Begun)
+    assert (first.model, first.executor, first.receipt_id) == ("echo", "core", pieces[-1].receipt["id"])
+    assert pieces[-1].receipt["model"] == "echo"

@@ -100,7 +100,9 @@ def test_messages_of_every_kind():
         (pb.GenerateRequest(chat=pb.Chat(messages=[pb.Message()])), "chat.messages[0].author"),
         (pb.GenerateRequest(prompt="x", extra_json="[]"), "extra_json"),
         (pb.GenerateRequest(prompt="x", extra_json="{" * 100_000), "extra_json"),
-        (pb.GenerateRequest(prompt="x", tools=[pb.Tool(name="t", parameters_json="no")]), "tools.parameters_json"),
+        (pb.GenerateRequest(prompt="x", tools=[pb.Tool(name="t", parameters_json="no")]), "tools[0].parameters_json"),
+        (pb.GenerateRequest(prompt="x", extra_json='{"a":' + "[" * 64 + "]" * 64 + "}"), "extra_json"),
+        (pb.GenerateRequest(prompt="x", extra_json='{"user":"\\ud800"}'), "extra_json"),
         (pb.GenerateRequest(prompt="x", output_format=pb.OutputFormat(json_schema="")), "output_format.json_schema"),
     ],
 )
@@ -109,6 +111,27 @@ def test_what_is_wrong_is_named(request_, field):
         grpc_request.generation(request_)
     assert raised.value.code == "invalid_request"
     assert raised.value.fields["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("options", "extra", "gone", "kept"),
+    [
+        ({"sampling": pb.Sampling(max_tokens=5)}, {"max_completion_tokens": 9}, {"max_completion_tokens"}, {"max_tokens": 5}),
+        ({}, {"max_completion_tokens": 9}, set(), {"max_completion_tokens": 9}),
+        (
+            {"output_format": pb.OutputFormat(regex="a")},
+            {"response_format": {"type": "json_object"}},
+            {"response_format"},
+            {"structured_outputs": {"regex": "a"}},
+        ),
+        ({"output_format": pb.OutputFormat(json_object=True)}, {"structured_outputs": {"regex": "a"}}, {"structured_outputs"}, {}),
+        ({}, {"messages": [], "prompt": "y", "n": 2, "stream": False}, {"messages", "n"}, {"prompt": "x", "stream": True}),
+    ],
+)
+def test_a_field_of_the_message_wins_over_other_words_for_it(options, extra, gone, kept):
+    _, body = grpc_request.generation(pb.GenerateRequest(prompt="x", extra_json=json.dumps(extra), **options))
+    assert not gone & body.keys()
+    assert kept.items() <= body.items()
 
 
 def test_events_become_messages_and_a_last_one():
@@ -136,7 +159,14 @@ def test_events_become_messages_and_a_last_one():
         {
             "choices": [],
             "consilium": {
-                "receipt": {"id": "r1", "created": 10.5, "executor": "core", "timings": {"gateway": 1.0, "first_byte": 3.0, "total": 9.0}, "notes": ["n"]}
+                "receipt": {
+                    "id": "r1",
+                    "created": 10.5,
+                    "executor": "core",
+                    "model": "qwen",
+                    "timings": {"gateway": 1.0, "first_byte": 3.0, "total": 9.0},
+                    "notes": ["n"],
+                }
             },
         },
     ]
@@ -148,7 +178,9 @@ def test_events_become_messages_and_a_last_one():
     assert final.stop_text == "END"
     assert (final.usage.prompt_tokens, final.usage.cached_tokens) == (3, 1)
     assert final.receipt.id == "r1"
-    assert [step.name for step in final.receipt.steps] == ["received", "executor_chosen", "first_token", "done", "note"]
+    assert [step.name for step in final.receipt.steps] == ["received", "note", "executor_chosen", "first_token", "done"]
+    assert final.receipt.created.ToMilliseconds() == 10_491
+    assert final.receipt.model == "qwen"
     assert json.loads(final.receipt.json)["executor"] == "core"
 
 

@@ -33,6 +33,18 @@ def test_comments_names_and_carriage_returns_are_understood():
     assert not reader.done
 
 
+def test_a_last_event_without_its_blank_line_is_read_at_the_end():
+    reader = Reader()
+    assert list(reader.feed(b'data: {"a":1}\n\ndata: {"b":2}\n')) == [{"a": 1}]
+    assert list(reader.end()) == [{"b": 2}]
+    assert list(reader.end()) == []
+
+
+def test_an_error_in_a_stream_keeps_its_hint_when_to_retry():
+    read = told(to_openai(ConsiliumError("upstream_down", name="core", retry_after_s=2.5)), 500)
+    assert read.retry_after_s == 2.5
+
+
 def test_a_chat_piece_has_text_thinking_end_and_receipt():
     assert chat_piece({"choices": [{"delta": {"content": "a", "reasoning": "b"}}]}) == ChatPiece("a", "b")
     assert chat_piece({"choices": [{"delta": {"reasoning_content": "b"}, "finish_reason": "stop"}]}) == ChatPiece("", "b", "stop")
