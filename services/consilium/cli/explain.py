@@ -138,8 +138,10 @@ def _inner(annotation: object) -> tuple[list[type[BaseModel]], bool]:
 
 
 def _chosen(choices: list[type[BaseModel]], value: Mapping[str, Any]) -> type[BaseModel] | None:
+    # As the configuration itself does: an executor without a kind is remote when it has a url.
+    said = value.get("kind", "remote" if "url" in value else "engine")
     for choice in choices:
         kind = choice.model_fields.get("kind")
-        if kind is None or value.get("kind", choices[0].model_fields["kind"].default) == kind.default:
+        if kind is None or said == kind.default:
             return choice
     return choices[0] if choices else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_DOES_NOT_FIT = 1
 EXIT_USAGE = 2
+NEXT = "Correct the word that the sentence names and ask again; --help lists what the command takes."
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -131,5 +132,5 @@ def guarded(work: Callable[[], int]) -> int:
     except ConsiliumError as err:
         if err.code != "invalid_request":
             raise
-        print(f"error: {err.public()}", file=sys.stderr)
+        print(f"error: {err.public()}\nnext: {NEXT}", file=sys.stderr)
         return EXIT_USAGE

@@ -23,7 +23,7 @@ from consilium.planner.calibrate import Measured
 from consilium.planner.cards import Card, Cpu
 from consilium.planner.figures import GIB, constant, tokens_in_words
 from consilium.planner.lora import Slots, targets_named
-from consilium.planner.proposal import command, document, yaml_text
+from consilium.planner.proposal import checkpoint_note, command, document, yaml_text
 from consilium.planner.refusal import wrong
 from consilium.planner.sharding import Cut
 from consilium.planner.verdict import Plan
@@ -170,6 +170,8 @@ def _print_page(page: _Page) -> None:
         print("\n" + money.lines(page.costs))
     if tree is not None:
         print(f"\nConfiguration{' after the nearest change' if changed else ''} (consilium.yaml):\n\n{yaml_text(tree)}")
+        if page.best is not None and (note := checkpoint_note([(page.best.ask.weights, models.find(page.name).weights or "bf16")])):
+            print(f"{note}\n")
         print(f"The same by hand: {page.command()}")
 
 
@@ -269,9 +271,14 @@ def _file(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None) ->
             raise wrong("config", f"{path.name} has {path.stat().st_size >> 20} MiB; a consilium.yaml is a few kB of YAML")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise wrong("config", f"{path} cannot be read as YAML; give a consilium.yaml") from err
+        why = "there is no such file" if isinstance(err, FileNotFoundError) else "it cannot be read as YAML"
+        raise wrong("config", f"{path}: {why}; give a consilium.yaml") from err
     if not isinstance(tree, dict):
         raise wrong("config", f"{path} holds no keys; give a consilium.yaml with at least a model")
+    from consilium.cli.tree import ConsiliumConfig
+    from consilium.kernel.config import load
+
+    load(ConsiliumConfig, path=path, env={})  # a typo is told here as in `up`, and not planned as the default
     planned = [(engine, verdict.plan(engine.ask)) for engine in question_file.engines(tree, cards, ram, args.vllm)]
     if args.output == "json":
         print(json.dumps([{"engine": engine.name, "replicas": engine.replicas, **report.as_dict(plan)} for engine, plan in planned], indent=2))

@@ -11,7 +11,7 @@ from typing import Any
 
 from consilium.planner import models, report, rope, sizes, topologies
 from consilium.planner.cards import Card
-from consilium.planner.proposal import document, hybrid, yaml_text
+from consilium.planner.proposal import checkpoint_note, document, hybrid, yaml_text
 from consilium.planner.refusal import wrong
 
 EXIT_OK = 0
@@ -32,6 +32,9 @@ def answer(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
             print(f"  {seat.words()}")
         print()
     print(f"The first as consilium.yaml:\n\n{yaml_text(configuration(found[0]))}", end="")
+    formats = [(seat.plan.ask.weights, models.by_name(seat.plan.ask.shape.name).weights or "bf16") for seat in found[0].seats]
+    if note := checkpoint_note(formats):
+        print(f"\n{note}")
     return EXIT_OK
 
 

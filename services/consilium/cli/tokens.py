@@ -63,10 +63,15 @@ def _show(args: argparse.Namespace) -> int:
         )
         return EXIT_OK
     print(table(("token", "id", "bytes"), [(piece.text, str(piece.id), str(piece.bytes)) for piece in pieces]))
-    print(f"\n{characters} characters are {len(pieces)} tokens for {name}: {characters / max(1, len(pieces)):.1f} characters a token.")
+    counted = f"{_many(characters, 'character')} make {_many(len(pieces), 'token')}"
+    print(f"\n{counted} for {name}: {characters / max(1, len(pieces)):.1f} characters a token.")
     if any(not piece.whole for piece in pieces):
         print("Pieces in <..> are parts of one character: the model spells it in bytes.")
     return EXIT_OK
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def pieces_of(text: str, model: str, tokenizer: str | None) -> tuple[list[Piece], str]:

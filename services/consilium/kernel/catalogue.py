@@ -233,7 +233,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "No cluster is running (state folder {state}).",
         "No cluster is running.",
         71,
-        "Start one with 'consilium up'.",
+        "Start one with 'consilium up', or name the folder of a running one with --state DIR.",
     ),
     Row(
         "part_failed",

@@ -6,7 +6,7 @@ Writes YAML by hand, in a fixed order, so that two equal plans give equal text. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from consilium.planner import lora
@@ -45,6 +45,19 @@ def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
     if extra:
         found["extra_args"] = extra
     return found
+
+
+def checkpoint_note(formats: Iterable[tuple[str, str]]) -> str:
+    """Return what to mind when a file names a model in a format that its own files do not have; '' when there is nothing.
+
+    formats  (format planned, format of the files that the name stands for) of each engine
+
+    vLLM converts bf16 files to fp8 while it loads; every other format has to be in the files already.
+    """
+    foreign = sorted({planned for planned, own in formats if planned in _QUANTIZATION and planned not in {"fp8", own}})
+    if not foreign:
+        return ""
+    return f"Before you start it: put the name of the {' or '.join(foreign)} checkpoint in place of the model's. vLLM does not make one from other files."
 
 
 def _extra(ask: Ask) -> dict[str, Any]:
@@ -124,6 +137,8 @@ def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
         "quantization": "--quantization",
     }
     words += [f"{names[key]} {value}" for key, value in engine.items() if key in names]
+    if "kv_cache_gib" in engine:
+        words.append(f"--kv-cache-memory-bytes {round(engine['kv_cache_gib'] * GIB)}")
     if ask.cut.tp > 1:
         words.append(f"--tensor-parallel-size {ask.cut.tp}")
     if ask.cut.pp > 1:

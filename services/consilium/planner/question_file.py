@@ -42,7 +42,7 @@ def engines(tree: Mapping[str, Any], cards: Sequence[Card], ram_bytes: int | Non
     specs: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = [("core", str(tree.get("model") or "demo"), topology, base)]
     for name, spec in _mapping(tree.get("executors"), "executors").items():
         block = _mapping(spec, f"executors.{name}")
-        if block.get("kind", "engine") == "engine":
+        if block.get("kind", "remote" if "url" in block else "engine") == "engine":
             specs.append(
                 (
                     str(name),
@@ -95,7 +95,7 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise wrong(where, f"{str(value)[:40]!r} is no block of keys; see config.example.yaml")
+        raise wrong(where, f"{str(value)[:40]!r} is no block of keys; 'consilium config example' shows them")
     return value
 
 

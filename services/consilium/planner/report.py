@@ -104,7 +104,7 @@ def speed_lines(rates: Iterable[tuple[str, Rate | None]]) -> str:
     return (
         table(("tokens per second", "likely", "range", "ceiling", "held by"), lines)
         if lines
-        else "The card's bandwidth is not in the table, so no speed is told."
+        else "No speed is told: the memory bandwidth is not known. Name the card with --gpu or the processor with --cpu."
     )
 
 

@@ -91,7 +91,7 @@ def _binding(ask: Ask, bill: Bill, margin: float, verdict: Verdict) -> str:
         if bill.kv[1] < bill.kv_needed:
             return f"KV cache: {asked} {need:.1f} GiB and the KV cache is fixed at {free:.1f} GiB."
         total = gib(bill.spent() + bill.kv[1])
-        relation = "exceed" if verdict == "no" else "of"
+        relation = "and exceed" if verdict == "no" else "of"
         return f"Memory: weights{heavy}, overhead and {free:.1f} GiB of KV take {total:.1f} GiB {relation} the {gib(bill.total / ask.engines_on_card):.1f} GiB of {where}."
     if free < 0:
         return f"Memory: {gib(held):.1f} GiB of weights{heavy} and the overhead exceed the {budget:.1f} GiB that the engine may take of {where} by {-free:.1f} GiB."

@@ -107,5 +107,5 @@ def test_commands_without_a_cluster(capsys: pytest.CaptureFixture[str], tmp_path
     state = str(tmp_path / "none")
     for words in (["status"], ["keys", "list"], ["chat", "hi"], ["models", "list"], ["why", "x"]):
         assert app.main([*words, "--state", state]) == 71, words
-        assert "next: Start one with 'consilium up'." in capsys.readouterr().err
+        assert "next: Start one with 'consilium up'" in capsys.readouterr().err
     assert app.main(["down", "--state", state]) == 0

@@ -176,6 +176,15 @@ def test_a_damaged_cluster_json_is_told(tmp_path: Path, text: str) -> None:
     assert caught.value.code == "state_damaged"
 
 
+def test_a_state_folder_that_cannot_be_made_is_a_wrong_setting_and_nothing_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConsiliumError) as caught:
+        StateFolder(tmp_path / "file").make()
+    assert caught.value.code == "config_invalid"
+    assert "--state DIR" in caught.value.public()
+    assert "delete" not in caught.value.row.next_step
+
+
 def test_format_is_checked() -> None:
     with pytest.raises(ValueError, match="format"):
         parse_cluster({"format": 0})
@@ -243,7 +252,10 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_is_one_sentence_with_a_way_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert app.main(["status", "--state", str(tmp_path)]) == 71
     said = capsys.readouterr().err
-    assert said == f"error: No cluster is running (state folder {tmp_path}).\nnext: Start one with 'consilium up'.\n"
+    assert (
+        said
+        == f"error: No cluster is running (state folder {tmp_path}).\nnext: Start one with 'consilium up', or name the folder of a running one with --state DIR.\n"
+    )
 
 
 def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:

@@ -105,6 +105,38 @@ def test_several_engines_of_one_file(capsys, tmp_path):
     assert run(capsys, "plan", "-c", str(file), "--gpus", "RTX 3090")[0] in {1, 2}
 
 
+def test_an_executor_with_a_url_is_not_planned_and_is_explained_as_remote(capsys, tmp_path):
+    file = tmp_path / "consilium.yaml"
+    file.write_text("model: demo\nexecutors:\n  rented: {url: https://box.example.org/v1, model: Qwen3-235B-A22B, key_env: RENTED_KEY}\n")
+    code, told = answer(capsys, "plan", "-c", str(file), "--ram", "16GB")
+    assert (code, [entry["engine"] for entry in told]) == (0, ["core"])
+    _, out, _ = run(capsys, "explain", str(file))
+    assert "Base URL with /v1." in out
+    assert "No such key" not in out
+
+
+def test_a_typo_in_the_file_is_told_and_not_planned_as_the_default(capsys, tmp_path):
+    file = tmp_path / "consilium.yaml"
+    file.write_text("modle: Qwen/Qwen3-8B\n")
+    code, out, err = run(capsys, "plan", "-c", str(file), "--gpu", "RTX 4090")
+    assert (code, out) == (64, "")
+    assert "The nearest known key is 'model' (consilium.yaml, line 1)" in err
+    code, _, err = run(capsys, "plan", "-c", str(tmp_path / "none.yaml"))
+    assert code == 2
+    assert "there is no such file" in err
+    assert "\nnext: " in err
+
+
+@pytest.mark.parametrize(("weights", "told"), [("int4", True), ("fp8", False), ("bf16", False)])
+def test_a_format_that_the_files_do_not_have_is_told(capsys, weights, told):
+    _, out, _ = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--weights", weights)
+    assert (f"the name of the {weights} checkpoint in place of the model's" in out) is told
+
+
+def test_a_format_that_the_files_have_needs_no_note(capsys):
+    assert "checkpoint in place of" not in run(capsys, "plan", "--model", "Qwen3-32B-AWQ", "--gpu", "RTX 4090")[1]
+
+
 def test_a_processor(capsys):
     code, told = answer(capsys, "plan", "--model", "Qwen3-8B", "--cpu", "EPYC 9554", "--ram", "128GB")
     assert code == 0
@@ -244,7 +276,7 @@ def test_bad_input_is_one_sentence_with_what_would_work(capsys, words, hint):
     assert code == 2
     assert out == ""
     assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "next"]
     assert len(err) < 500
     assert hint in err
 
@@ -268,7 +300,7 @@ def test_files_that_are_something_else(capsys, tmp_path, command, content):
     (tmp_path / "config.json").write_text(content)
     code, _, err = run(capsys, *command, str(tmp_path / "config.json"))
     assert code == 2
-    assert err.count("\n") == 1
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "next"]
     assert len(err) < 400
 
 
@@ -285,7 +317,7 @@ def test_ten_megabytes_of_noise(capsys, tmp_path):
     ):
         code, _, err = run(capsys, *words)
         assert code == 2, words
-        assert err.count("\n") == 1
+        assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "next"]
     assert time.process_time() - began < 5
 
 
