@@ -75,8 +75,8 @@ def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int],
                 f"{sorted(r[letter].ttft_ms(0.5) for r in rounds)[len(rounds) // 2]:.1f}",
                 "",
             )
-        Console(stderr=True).print(f"concurrency {concurrency} is measured")
-    Console(width=150).print(table)
+        # Whole so far: a run that is ended early still tells what it has.
+        Console(width=150).print(table)
     return rows
 
 
