@@ -77,7 +77,7 @@ proto-release: $(BUF) ## Take protos/ as it is for what later changes may not br
 check: lint types proto-lint arch unit ## Everything that answers in two minutes
 
 engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
-	@$(PYTEST) tests/engine -q -m engine -p no:randomly
+	@$(PYTEST) tests/engine -q -m 'not e2e' -p no:randomly
 
 e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
 	@$(PYTEST) tests/e2e tests/engine -q -m e2e -p no:randomly
