@@ -14,8 +14,10 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -114,7 +116,8 @@ class Supervisor:
         try:
             self._works[name].start()
         except ConsiliumError as err:
-            self._board.lost(name, now, err.public(), fatal=True)
+            self._words[name] = Failure(err.code, err.public(), err.row.next_step, name)
+            self._board.lost(name, now, err.public(), fatal=not self._board.was_up)
         except OSError as err:
             self._board.lost(name, now, str(err))
         self._pids_at = 0.0
@@ -165,11 +168,11 @@ class Supervisor:
         self._cluster = replace(self._cluster, phase="stopping")
         self._write()
         if self._drain is not None and self._board.was_up:
-            self._drain()
+            _whatever_happens(self._drain)
         self._board.stopping(self._clock())
         self._write()
         for name in self._order:
-            self._works[name].stop(5.0)
+            _whatever_happens(partial(self._works[name].stop, 5.0))
             self._board.stopped(name, self._clock())
             self._write()
         me = processes.identify(os.getpid())
@@ -206,8 +209,9 @@ class Supervisor:
         }
         self._cluster = replace(self._cluster, phase=phase, parts=records)
         if self._cluster != self._written:
-            self._written = self._cluster
-            self._folder.write_cluster(self._cluster)
+            with contextlib.suppress(OSError):  # a full disk: what runs is looked after all the same, and this is tried again
+                self._folder.write_cluster(self._cluster)
+                self._written = self._cluster
 
     def learn(self, **changes: object) -> None:
         """Set fields of cluster.json that become known later, such as the key."""
@@ -217,6 +221,15 @@ class Supervisor:
     def cluster(self) -> Cluster:
         """What cluster.json says now."""
         return self._cluster
+
+
+def _whatever_happens(action: Callable[[], None]) -> None:
+    """Do one step of the end. What it raises is told and keeps no other part from being ended."""
+    try:
+        action()
+    except Exception:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
 
 
 def failure_of(name: str, exit_code: int, tail: Sequence[str]) -> Failure:

@@ -19,6 +19,7 @@ from consilium.cli import launch, preflight, processes, tree
 from consilium.cli.app import complain
 from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
@@ -166,11 +167,11 @@ def _say_changes(cluster: Cluster, seen: dict[str, str]) -> None:
 def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: Cluster) -> int:
     """Undo the start and say why."""
     _undo(folder, supervisor)
+    if supervisor.returncode == BY_CODE["already_running"].exit_code:
+        raise ConsiliumError("already_running", state=str(folder.root))
     last = folder.read_cluster() or cluster
     failure = last.failure or cluster.failure
     if failure is not None:
-        from consilium.kernel.catalogue import BY_CODE
-
         complain(failure.sentence, failure.next_step)
         return BY_CODE[failure.code].exit_code
     late = [name for name, part in cluster.parts.items() if part.state != "up"]
@@ -197,6 +198,8 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait(5)
+        if supervisor.returncode == BY_CODE["already_running"].exit_code:
+            return 0  # another start was quicker: what cluster.json names is its, not ours
         cluster = folder.read_cluster()
         if cluster is not None:
             stop(folder, cluster, now=True)

@@ -24,6 +24,9 @@ PINNED: Final = "0.32.0"
 GIB: Final = 2**30
 BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
 CPU_KV_GIB: Final = 1.0
+NO_HOSTS: Final = ("remote-media-is-off.invalid",)
+"""Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
+`extra_args.allowed_media_domains` names others. Images sent as data are not concerned."""
 FIT_CONTEXT: Final = -1  # vLLM: the longest context that fits the cache, at most what the model was made for
 OLDEST: Final = (0, 29)  # before it, loading an adapter beside a running batch could answer with another caller's adapter (vllm#47724)
 
@@ -48,6 +51,7 @@ _FIELDS_0_32: Final = MappingProxyType(
         "pipeline": "pipeline_parallel_size",
         "executor": "distributed_executor_backend",
         "remote_code": "trust_remote_code",
+        "media_hosts": "allowed_media_domains",
         "nodes": "nnodes",
         "node_rank": "node_rank",
         "master_address": "master_addr",
@@ -85,6 +89,7 @@ FORBIDDEN_ENV: Final[Mapping[str, str]] = MappingProxyType(
         "VLLM_SERVER_DEV_MODE": "it opens debugging routes",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "it lets callers run code",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters are loaded by the engine room only",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "an allowed host could send the engine to any other",
         "VLLM_PLUGINS": "code of its own in the engine is not taken from configuration",
     }
 )
@@ -126,6 +131,7 @@ def build(
         "tensor": tensor,
         "pipeline": pipeline,
         "remote_code": False,
+        "media_hosts": list(NO_HOSTS),
     }
     if device == "gpu":
         words["utilisation"] = settings.gpu_memory_utilization
@@ -169,7 +175,7 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
         if name in FORBIDDEN_ENV:
             raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
-    return {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **settings.env}
+    return {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", **settings.env}
 
 
 def table(version: str) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final
 
 from consilium.engine.ports import Json, Route
 from consilium.gateway.config import Gateway
@@ -18,6 +18,10 @@ from consilium.kernel.errors import ConsiliumError
 BYTES_PER_TOKEN: Final = 4
 USUAL_ANSWER: Final = 256
 """Tokens that are reserved for an answer whose length nobody named; settled when it is known."""
+LONGEST_ANSWER: Final = 2**20
+"""Tokens up to which a wished length is reserved: no context is longer, and a bucket must stay a number that Redis can count."""
+MOST_ANSWERS: Final = 1024
+"""Answers that one request may ask for: its prompts times n. Each is a request of its own in the engine."""
 LONGEST_NAME: Final = 512
 """Characters of a model's name, in which looking for the nearest known one stays cheap."""
 SMOOTH: Final = 0.1
@@ -28,23 +32,24 @@ LATER: Final = frozenset({"adapters", "collections", "dual"})
 
 
 def estimate_tokens(body: Mapping[str, object], size: int) -> int:
-    """Return tokens to reserve for a request: its bytes over four, and the answer it asks for, times n."""
-    asked = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
-    answer = asked if _is_count(asked) else USUAL_ANSWER
-    copies = body.get("n")
-    return size // BYTES_PER_TOKEN + answer * (copies if _is_count(copies) else 1)
+    """Return tokens to reserve for a request: its bytes over four, and the answer it asks for, times n and the number of prompts."""
+    answer = _count(body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")) or USUAL_ANSWER
+    answers = (_count(body.get("n")) or 1) * _prompts(body)
+    return size // BYTES_PER_TOKEN + min(answer, LONGEST_ANSWER) * min(answers, MOST_ANSWERS)
 
 
 def check_shape(body: Json, limits: Gateway, route: Route) -> None:
-    """Raise ConsiliumError(invalid_request) if a field that the gateway itself reads is of the wrong kind, or n is over the limit."""
+    """Raise ConsiliumError(invalid_request) if a field that the gateway itself reads is of the wrong kind, or too many answers are asked for."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
     if isinstance(model, str) and len(model) > LONGEST_NAME:
         raise _bad("model", f"it has {len(model)} characters, and no name has more than {LONGEST_NAME}")
-    copies = body.get("n")
-    if route != "responses" and _is_count(copies) and copies > limits.max_n:
+    copies, prompts = _count(body.get("n")) or 1, _prompts(body)
+    if route != "responses" and copies > limits.max_n:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
+    if route == "completions" and copies * prompts > MOST_ANSWERS:
+        raise _bad("prompt", f"{prompts} prompts with n {copies} ask for {copies * prompts} answers at once, and the limit is {MOST_ANSWERS}")
     wish = body.get("consilium")
     if wish is None:
         return
@@ -68,8 +73,22 @@ def _check_wish(key: str, value: object) -> None:
         raise _bad(f"consilium.{key}", f"it must be a string (it is a {type(value).__name__})")
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _count(value: object) -> int:
+    """Return a number above 0 as the engine's models read it, to which 3, 3.0 and "3" are the same; 0 for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return 0
+    return int(min(value, 2**53))
+
+
+def _prompts(body: Mapping[str, object]) -> int:
+    """Return the number of prompts of a completion; a list of token ids is one."""
+    prompt = body.get("prompt")
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 def _bad(field: str, reason: str) -> ConsiliumError:

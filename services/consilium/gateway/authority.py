@@ -88,6 +88,11 @@ class Authority:
         """Say whether the store did not answer when it was asked last."""
         return self._down
 
+    def check_spelling(self, header: str | None) -> None:
+        """Raise ConsiliumError(unauthenticated) if a key is required and this Authorization header holds none. Asks nobody."""
+        if self._required:
+            _presented(header)
+
     async def authenticate(self, header: str | None, tokens: int, scope: str = GENERATE) -> Admitted:
         """Return who sent this Authorization header, with one request and the tokens taken from the quota.
 

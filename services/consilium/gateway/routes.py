@@ -115,7 +115,7 @@ class HttpFace:
             _only(request, "GET", "HEAD", "DELETE")
             await self._response(request, path.removeprefix("/v1/responses/"), headers)
         else:
-            near = difflib.get_close_matches(path, KNOWN, n=1, cutoff=0.3) or ["/v1/chat/completions"]
+            near = difflib.get_close_matches(path[:100], KNOWN, n=1, cutoff=0.3) or ["/v1/chat/completions"]
             raise ConsiliumError("route_unknown", name=path[:100], nearest=near[0])
 
     async def _turn(self, request: Request, route: Route, headers: Headers) -> None:
@@ -151,6 +151,7 @@ class HttpFace:
     async def _enter(self, request: Request, headers: Headers) -> tuple[dict[str, Any], int, Admitted]:
         """Read the body and let the caller in: key, scope, quota. The headers get the quota's state."""
         limits = self._face.cast.limits
+        self._face.authority.check_spelling(request.headers.get("authorization"))  # who shows no key costs no reading and no parsing
         raw = await asgi.read_body(request, limits.max_body_bytes)
         body = asgi.parse_object(raw, limits.max_json_depth)
         admitted = await self._face.authority.authenticate(request.headers.get("authorization"), admission.estimate_tokens(body, len(raw)), GENERATE)
@@ -192,7 +193,7 @@ class HttpFace:
         admitted = await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
         stored = await self._stored(name, admitted)
         if request.method == "DELETE":
-            await self._face.responses.delete(name)
+            await self._face.responses.delete(name[:LONGEST_ID])
             await asgi.answer(request, HTTP_OK, _dumps({"id": name, "object": "response", "deleted": True}), headers)
             return
         await asgi.answer(request, HTTP_OK, _dumps(stored.response), headers)

@@ -24,6 +24,7 @@ from consilium.kernel.errors import ConsiliumError, to_openai, unknown
 
 CORE: Final = "core"
 GENERATING: Final = frozenset({"chat", "completions", "responses"})
+HTTP_OK: Final = 200
 GONE: Final = 499
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting"})
 
@@ -110,6 +111,7 @@ class Playing:
         self._first: float | None = None
         self._status = turn.head.status
         self._ended = False
+        self._chunks = 0
         self.receipt_id = receipt_id
         self.last = b""
 
@@ -143,6 +145,7 @@ class Playing:
         whole: list[bytes] = []
         try:
             async for chunk in self._turn:
+                self._chunks += 1
                 if self._first is None:
                     self._first = self._cast.clock.monotonic()
                 if not self.head.stream:
@@ -188,7 +191,9 @@ class Playing:
         """Do what the caller need not wait for."""
         usage = receipt.usage
         used = int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
-        if receipt.status == GONE:  # nobody knows what was used: what was held counts, so that leaving early is no way around a quota
+        if receipt.status == GONE:  # nobody knows what was used: leaving just before the end is no way around a quota; a chunk is a token or more
+            used = max(self._ask.tokens_held, self._ask.size // admission.BYTES_PER_TOKEN + self._chunks)
+        elif not used and receipt.status == HTTP_OK and self._ask.route in GENERATING:  # a remote server that counts nothing
             used = self._ask.tokens_held
         try:
             await self._cast.settle(self._ask.key_id, self._ask.tokens_held, used)

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from consilium.cli import down, launch, preflight, probes, processes
+from consilium.cli import down, launch, preflight, probes, processes, up
 from consilium.cli.assembly import derive, own_redis_url
 from consilium.cli.metrics_page import MetricsServer
 from consilium.cli.parts import Part
@@ -115,6 +115,54 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
     left = site.folder.read_cluster()
     assert left is not None
     assert left.phase == "stopped"
+
+
+def test_a_full_disk_and_a_broken_drain_keep_nothing_from_being_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = site.folder.root / "ready"
+    works = {"ray": site.process("ray", HEAD, str(ready), probe=lambda: (ready.exists(), ""))}
+
+    def broken() -> None:
+        raise ValueError("a page that cannot be read")
+
+    supervisor = Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"),), works=works, addresses={}, order=("ray",), drain=broken)
+    running = Running(supervisor)
+    until(lambda: supervisor.cluster.phase == "up")
+
+    def full(_folder: StateFolder, _cluster: Cluster) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StateFolder, "write_cluster", full)
+    assert running.stop() == 0
+    assert processes.marked(site.cluster.mark) == ()
+
+
+def test_a_part_that_cannot_be_started_is_told_by_its_own_code(site: Site) -> None:
+    work = site.process("ray", HEAD, probe=lambda: (False, ""))
+
+    def refuse() -> None:
+        raise ConsiliumError("state_damaged", path="/tmp/x", reason="it belongs to another user")
+
+    work.start = refuse  # type: ignore[method-assign]
+    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"),), works={"ray": work}, addresses={}, order=("ray",)))
+    running.thread.join(30)
+    assert running.code == 75
+
+
+def test_a_start_that_came_second_leaves_the_first_alone(site: Site) -> None:
+    first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    second = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(70)"])
+    second.wait(20)
+    known = processes.identify(first.pid)
+    assert known is not None
+    site.folder.write_cluster(replace(site.cluster, supervisor=known))
+    try:
+        with pytest.raises(ConsiliumError) as caught:
+            up._failed(site.folder, second, site.cluster)
+        assert caught.value.code == "already_running"
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
 
 
 def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) -> None:

@@ -122,6 +122,36 @@ async def test_a_caller_who_asks_for_usage_gets_it() -> None:
     assert tail.usage == Usage(3, 2, 1)
 
 
+async def test_the_end_of_a_stream_travels_with_its_tail() -> None:
+    async with serving(events(*CHUNKS, wire.DONE)) as server:
+        engine = remote(server)
+        frames = [frame async for frame in engine.stream(chat(stream=True))]
+        await engine.stop()
+    body, _, _ = frames[-1].partition(wire.TAIL)
+    assert body.endswith(wire.DONE)  # the gateway writes its receipt into the body that comes with the tail
+
+
+async def test_the_last_event_of_a_response_travels_with_its_tail() -> None:
+    last = b'data: {"type":"response.completed","response":{"id":"r","usage":{"input_tokens":3,"output_tokens":2}}}\n\n'
+    async with serving(events(b'data: {"type":"response.created"}\n\n', last)) as server:
+        engine = remote(server)
+        frames = [frame async for frame in engine.stream(Call("r1", "responses", {"input": "x", "stream": True}))]
+        await engine.stop()
+    assert frames[-1].partition(wire.TAIL)[0] == last
+
+
+async def test_a_password_in_the_url_stays_here() -> None:
+    async with serving(reply(200, b'{"choices":[]}')) as server:
+        head, _, _ = await ask(remote(server.url.replace("http://", "http://user:secret@")), chat())
+    assert head.replica == server.url
+
+
+async def test_a_number_that_json_cannot_write_is_the_callers_fault() -> None:
+    with pytest.raises(ConsiliumError) as caught:
+        await ask(remote("http://127.0.0.1:9/v1"), chat(temperature=float("inf")))
+    assert caught.value.code == "invalid_request"
+
+
 async def test_events_cut_anywhere_stay_whole() -> None:
     raw = b"".join(CHUNKS) + USAGE + wire.DONE
     async with serving(events(*(raw[i : i + 7] for i in range(0, len(raw), 7)))) as server:
@@ -177,6 +207,13 @@ async def test_too_many_requests_keep_their_retry_after() -> None:
     async with serving(reply(429, b'{"error":{"message":"slow down"}}', extra="retry-after: 7\r\n")) as server:
         head, _, _ = await ask(remote(server), chat())
     assert (head.status, head.retry_after) == (429, 7.0)
+
+
+@pytest.mark.parametrize("said", ["inf", "nan", "1e999", "soon"])
+async def test_a_retry_after_that_is_no_time_is_left_out(said: str) -> None:
+    async with serving(reply(429, b'{"error":{"message":"slow down"}}', extra=f"retry-after: {said}\r\n")) as server:
+        head, _, _ = await ask(remote(server), chat())
+    assert (head.status, head.retry_after) == (429, None)
 
 
 async def test_nobody_there() -> None:

@@ -70,6 +70,26 @@ async def test_quotas_of_requests_and_tokens(gateway):
     assert second.status_code == 200
 
 
+async def test_leaving_just_before_the_end_is_paid_for(gateway):
+    bench = await gateway()
+    used: list[tuple[int, int]] = []
+
+    async def note(_key: str, held: int, spent: int) -> None:
+        used.append((held, spent))
+
+    object.__setattr__(bench.face.cast, "settle", note)
+    client = bench.client(await bench.new_key(tpm=10_000))
+    text = "word " * 400 + "!wait"
+    async with client.stream("POST", "/v1/chat/completions", json=chat(text, stream=True, max_tokens=1)) as answer:
+        seen = 0
+        async for line in answer.aiter_lines():
+            seen += line.startswith("data: ")
+            if seen >= 300:
+                break
+    await bench.until(lambda: bool(used))
+    assert used[0][1] >= 300 > used[0][0] - len(text) // 4
+
+
 async def test_what_was_reserved_comes_back_when_the_turn_does_not_begin(gateway):
     bench = await gateway()
     client = bench.client(await bench.new_key(tpm=1000))

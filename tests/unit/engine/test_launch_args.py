@@ -35,6 +35,7 @@ def test_golden_arguments_on_a_card():
         "tensor_parallel_size": 1,
         "pipeline_parallel_size": 1,
         "trust_remote_code": False,
+        "allowed_media_domains": ["remote-media-is-off.invalid"],
     }
 
 
@@ -59,6 +60,7 @@ def test_golden_arguments_on_cpu_across_nodes():
         "distributed_executor_backend": "mp",
         "nnodes": 2,
         "trust_remote_code": False,
+        "allowed_media_domains": ["remote-media-is-off.invalid"],
     }
 
 
@@ -132,7 +134,7 @@ def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
 
 def test_environment_is_quiet_offline_and_closed():
     env = launch_args.environment(EngineSettings(env={"NCCL_P2P_DISABLE": "1"}), key="engine")
-    assert env == {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "NCCL_P2P_DISABLE": "1"}
+    assert env == {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", "NCCL_P2P_DISABLE": "1"}
     for name in launch_args.FORBIDDEN_ENV:
         with pytest.raises(ConsiliumError, match=name):
             launch_args.environment(EngineSettings(env={name: "1"}), key="engine")

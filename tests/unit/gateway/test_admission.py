@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.gateway.admission import USUAL_ANSWER, Gate, check_shape, estimate_tokens
+from consilium.gateway.admission import LONGEST_ANSWER, MOST_ANSWERS, USUAL_ANSWER, Gate, check_shape, estimate_tokens
 from consilium.gateway.config import Gateway
 from consilium.kernel.errors import ConsiliumError
 
@@ -23,6 +23,10 @@ JSON = st.recursive(
         ({"model": 5}, "model"),
         ({"model": ["a"]}, "model"),
         ({"n": 5}, "n"),
+        ({"n": "5"}, "n"),
+        ({"n": 5.0}, "n"),
+        ({"n": "9" * 400}, "n"),
+        ({"n": 10**400}, "n"),
         ({"consilium": "role/x"}, "consilium"),
         ({"consilium": {"role": 5}}, "consilium.role"),
         ({"consilium": {"profile": []}}, "consilium.profile"),
@@ -66,7 +70,23 @@ def test_estimates():
     assert estimate_tokens({"max_completion_tokens": 50, "max_tokens": 9}, 400) == 150
     assert estimate_tokens({"max_output_tokens": 50}, 400) == 150
     assert estimate_tokens({"max_tokens": 50, "n": 3}, 400) == 250
-    assert estimate_tokens({"max_tokens": True, "n": "3"}, 400) == 100 + USUAL_ANSWER
+    assert estimate_tokens({"max_tokens": True, "n": "x"}, 400) == 100 + USUAL_ANSWER
+    assert estimate_tokens({"max_tokens": "50", "n": 3.0}, 400) == 250
+    assert estimate_tokens({"max_tokens": 50, "prompt": ["a", "b"]}, 400) == 200
+    assert estimate_tokens({"max_tokens": 50, "prompt": [1, 2]}, 400) == 150
+
+
+@pytest.mark.parametrize("length", [10**400, "9" * 400, 1e300, float("inf")])
+def test_an_estimate_stays_a_number_that_redis_can_count(length):
+    assert estimate_tokens({"max_tokens": length, "n": length, "prompt": ["a"] * 9}, 8) == 2 + LONGEST_ANSWER * MOST_ANSWERS
+
+
+def test_prompts_of_a_completion_are_counted_with_n():
+    check_shape({"prompt": ["a"] * 512, "n": 2}, LIMITS, "completions")
+    check_shape({"prompt": [1] * 5000}, LIMITS, "completions")
+    with pytest.raises(ConsiliumError) as caught:
+        check_shape({"prompt": [[1]] * 513, "n": 2}, LIMITS, "completions")
+    assert caught.value.fields["field"] == "prompt"
 
 
 def test_the_gate_counts_each_executor():

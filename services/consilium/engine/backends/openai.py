@@ -13,6 +13,7 @@ connection that cannot be made is tried once more. Does not know vLLM or Ray.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -37,6 +38,7 @@ PATHS: Final[Mapping[Route, str]] = {
     "tokenize": "../tokenize", "detokenize": "../detokenize",
 }  # fmt: skip
 _CALLERS: Final = frozenset({400, 413, 422})
+_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _FINISH: Final = re.compile(rb'"finish_reason":\s*"(\w+)"')
 
 
@@ -112,7 +114,10 @@ class RemoteEngine:
     async def _exchange(self, call: Call) -> AsyncGenerator[bytes, None]:
         began = time.monotonic()
         method = "GET" if call.route == "models" else "POST"
-        request = self._open().build_request(method, PATHS[call.route], json=None if method == "GET" else _body(call, self._settings.model))
+        try:
+            request = self._open().build_request(method, PATHS[call.route], json=None if method == "GET" else _body(call, self._settings.model))
+        except ValueError:  # 1e999 was read as infinity, which JSON cannot say
+            raise ConsiliumError("invalid_request", field="body", reason="it holds a number that JSON cannot write") from None
         try:
             response = await self._open().send(request, stream=True)
         except httpx.TimeoutException as error:
@@ -155,21 +160,22 @@ class RemoteEngine:
         raise self._down(f"{PATHS[call.route]} answered {status}: {body[:200]!r}")
 
     async def _streamed(self, call: Call, response: httpx.Response, began: float) -> AsyncGenerator[bytes, None]:
-        head = wire.head_frame(self._head(200, stream=True))
+        head, held = wire.head_frame(self._head(200, stream=True)), b""
         splitter, seen = Splitter(), _Seen(strip_usage=not _asks_usage(call.body))
         try:
             async for data in response.aiter_bytes():
-                events = b"".join(event for event in splitter.feed(data) if seen.keeps(event))
-                if events:
-                    yield head + events
-                    head = b""
+                held += b"".join(event for event in splitter.feed(data) if seen.keeps(event))
+                if held and not seen.ended:  # the end travels with the tail, so that the receipt can stand in it
+                    yield head + held
+                    head = held = b""
         except httpx.HTTPError as error:
-            failed = self._down(f"the stream was cut: {type(error).__name__}: {error}")
-            if head:
-                raise failed from error
-            yield wire.tail_frame(seen.tail(began), wire.broken_stream(failed))
-            return
-        rest = splitter.rest()
+            if not seen.ended:
+                failed = self._down(f"the stream was cut: {type(error).__name__}: {error}")
+                if head:
+                    raise failed from error
+                yield wire.tail_frame(seen.tail(began), wire.broken_stream(failed))
+                return
+        rest = held + splitter.rest()
         if not seen.ended and call.route != "responses":
             failed = self._down("the stream ended without [DONE]")
             if head:
@@ -178,7 +184,7 @@ class RemoteEngine:
         yield wire.tail_frame(seen.tail(began), head + rest)
 
     def _head(self, status: int, *, stream: bool, retry_after: float | None = None) -> Head:
-        return Head(status, stream, wire.SSE if stream else wire.JSON, retry_after, replica=self._settings.url, executor=self._settings.name)
+        return Head(status, stream, wire.SSE if stream else wire.JSON, retry_after, replica=_shown(self._settings.url), executor=self._settings.name)
 
     def _down(self, detail: str) -> ConsiliumError:
         if self._info.state is not State.DOWN:
@@ -225,6 +231,7 @@ class _Seen:
         if b'"usage"' not in event:
             return True
         parsed = _json(data_of(event)) or {}
+        self.ended = self.ended or parsed.get("type") in _RESPONSE_ENDS
         inner = parsed.get("response")
         usage = _usage(inner if isinstance(inner, dict) else parsed)
         if usage is None:
@@ -301,6 +308,14 @@ def _context(response: httpx.Response, model: str) -> int | None:
 
 def _seconds(value: str | None) -> float | None:
     try:
-        return None if value is None else max(0.0, float(value))
+        found = float(value or "nan")
     except ValueError:
         return None
+    return max(0.0, found) if math.isfinite(found) else None
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what stands before its host, which may be a password: callers read it in receipts."""
+    scheme, _, rest = url.partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}//{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
