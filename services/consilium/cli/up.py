@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from consilium.cli.app import complain
 from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
 from consilium.kernel.catalogue import BY_CODE
-from consilium.kernel.config import dump
+from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
 from consilium.kernel.process import child_environment
@@ -248,5 +249,10 @@ def closing_lines(cluster: Cluster) -> list[str]:
         f"key      {cluster.key}",
         "",
         f"curl -s {openai}/chat/completions -H 'Authorization: Bearer {cluster.key}' -H 'Content-Type: application/json' -d '{body}'",
-        'consilium chat "What is the capital of France?"',
+        f'consilium chat "What is the capital of France?"{_elsewhere(cluster)}',
     ]
+
+
+def _elsewhere(cluster: Cluster) -> str:
+    """Return the flag that a command needs to find this cluster; '' in the default folder."""
+    return "" if cluster.state == str(default_state()) else f" --state {shlex.quote(cluster.state)}"

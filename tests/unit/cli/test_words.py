@@ -216,6 +216,7 @@ def test_the_closing_lines_hold_a_request_that_can_be_pasted() -> None:
     cluster = Cluster("/s", "up", "m", "tiny", 0.0, "b", Pid(1, 0.0), {"openai": "http://h/v1", "grpc": "h:2", "metrics": "http://h/metrics"}, key="csl_k")
     text = "\n".join(closing_lines(cluster))
     assert "curl -s http://h/v1/chat/completions -H 'Authorization: Bearer csl_k'" in text
+    assert text.endswith(" --state /s")
 
 
 def test_a_process_is_known_by_number_and_start() -> None:
