@@ -6,6 +6,7 @@ Knows how to start, await and end it. Does not know what is measured.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -38,8 +39,10 @@ def flags(arguments: Mapping[str, object]) -> list[str]:
             continue
         if isinstance(value, bool):
             out.append(flag if value else "--no-" + key.replace("_", "-"))
+        elif isinstance(value, list | tuple):
+            out += [flag, *(str(item) for item in value)]
         else:
-            out += [flag, str(value)]
+            out += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
     return out
 
 
