@@ -32,7 +32,7 @@ NOTE: Final = (
 
 _FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FILE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_RECIPE: Final = f"smollm2-1 {_FILE_SHA256}"
+_RECIPE: Final = f"smollm2-2 {_FILE_SHA256}"
 _SIZE_BYTES: Final = 275_000_000
 _CONTROL: Final = 3  # token type of GGUF: a special token
 
@@ -125,7 +125,9 @@ def _write_configs(folder: Path, source: Gguf) -> None:
     _dump(folder / "config.json", config)
     # The sampling that the model's card recommends; a caller's own values win.
     _dump(
-        folder / "generation_config.json", {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad, "do_sample": True, "temperature": 0.2, "top_p": 0.9}
+        folder / "generation_config.json",
+        # The likeliest token by default, and an end: so small a model loses its thread when it is sampled. Callers may say otherwise.
+        {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad, "do_sample": False, "temperature": 0.0, "max_new_tokens": 512},
     )
 
 
