@@ -88,7 +88,7 @@ def test_a_redis_url_of_another_kind(capsys: pytest.CaptureFixture[str], tmp_pat
 
 def test_a_state_folder_that_cannot_be_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert app.main(["up", "--model", "tiny", "--state", str(tmp_path / "file" / "state")]) == 75
+    assert app.main(["up", "--model", "tiny", "--state", str(tmp_path / "file" / "state")]) == 64
 
 
 def test_another_python() -> None:
