@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from consilium.kernel.errors import ConsiliumError
 
@@ -20,6 +20,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
+T = TypeVar("T")
 JSON_TYPE: Final = b"application/json"
 _MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 """Strings as wholes, and brackets outside them."""
@@ -119,16 +120,20 @@ async def answer(request: Request, status: int, body: bytes, headers: Iterable[t
 
 async def stream(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:
     """Send chunks as they come. Raises ConsiliumError(client_gone) when the client closes the connection; the chunks' source is left to the caller."""
+    await unless_gone(request, asyncio.ensure_future(_pump(request, status, chunks, headers, media)))
+
+
+async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+    """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone)."""
     gone = asyncio.ensure_future(disconnected(request.receive))
-    pump = asyncio.ensure_future(_pump(request, status, chunks, headers, media))
+    both: set[asyncio.Future[Any]] = {gone, work}
     try:
-        await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
-        if pump.done():
-            pump.result()
-            return
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
         raise ConsiliumError("client_gone")
     finally:
-        for task in (gone, pump):
+        for task in both:
             if not task.done():
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from consilium.engine.client import State
 from consilium.engine.ports import Route
@@ -39,7 +39,6 @@ LONGEST_ID: Final = 64
 """Characters of an id that are looked at: receipts, responses, requests."""
 HTTP_OK: Final = 200
 _STARTED: Final = time.time()
-T = TypeVar("T")
 GENERATE: Final = "generate"
 READ: Final = "read"
 
@@ -130,7 +129,7 @@ class HttpFace:
                 raise
         ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, deadline, admitted.notes)
         while_here = asyncio.ensure_future(turn.play(self._face.cast, ask))
-        playing = await _unless_gone(request, while_here)
+        playing = await asgi.unless_gone(request, while_here)
         head = playing.head
         headers = [*headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
         if head.retry_after is not None:
@@ -141,7 +140,7 @@ class HttpFace:
                 chunks = self._remembering(given, body, playing, admitted) if keep else aiter(playing)
                 await asgi.stream(request, head.status, chunks, headers, head.content_type.encode())
             else:
-                whole = await _unless_gone(request, asyncio.ensure_future(_collect(playing)))
+                whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
                 if keep:
                     whole = await self._remembered(whole, given, body, admitted)
                 await asgi.answer(request, head.status, whole, headers, head.content_type.encode())
@@ -162,7 +161,7 @@ class HttpFace:
         body, _, admitted = await self._enter(request, headers)
         used = 0
         try:
-            made = await _unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
+            made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
             used = int(made["usage"]["total_tokens"])
         finally:
             await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
@@ -275,23 +274,6 @@ async def _refuse(request: Request, sent: _Sent, error: ConsiliumError, headers:
         headers = [*headers, (b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
     with suppress(OSError):
         await asgi.answer(request, http_status(error), _dumps(to_openai(error)), headers)
-
-
-async def _unless_gone(request: Request, work: asyncio.Future[T]) -> T:
-    """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone)."""
-    gone = asyncio.ensure_future(asgi.disconnected(request.receive))
-    both: set[asyncio.Future[Any]] = {gone, work}
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise ConsiliumError("client_gone")
-    finally:
-        for task in both:
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
 
 
 async def _collect(playing: turn.Playing) -> bytes:
