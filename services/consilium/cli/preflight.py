@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from consilium.cli import down, processes
 from consilium.cli.state_folder import Cluster, StateFolder
@@ -41,21 +41,26 @@ def check_disk(folder: Path, free_bytes: int | None = None) -> None:
         raise ConsiliumError("disk_full", path=str(folder), free=f"{free / _GIB:.2f} GiB", needed=f"{LEAST_DISK_BYTES / _GIB:.1f} GiB")
 
 
-def check_alone(folder: StateFolder, say: Callable[[str], None]) -> None:
-    """Raise ConsiliumError(already_running) if a supervisor lives here. End what a crashed one has left behind."""
+def check_alone(folder: StateFolder) -> IO[str]:
+    """Take the lock of the state folder for the supervisor that is to come. Raises ConsiliumError(already_running) if one lives here or is being started."""
     lock = hold_lock(folder)
     if lock is None:
         raise ConsiliumError("already_running", state=str(folder.root))
-    with lock:
-        cluster = _last(folder)
-        left = down.family_of(cluster) if cluster is not None else ()
-        if left:
-            say(f"Ending {len(left)} processes that a crash left behind.")
-            shared = processes.shared_memory(left)
-            remaining = processes.end(left, grace_s=3.0)
-            processes.remove_shared(shared)
-            if remaining:
-                raise ConsiliumError("part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end")
+    return lock
+
+
+def end_leftovers(folder: StateFolder, say: Callable[[str], None]) -> None:
+    """End what a crashed supervisor has left behind. Call it with the lock held. Raises ConsiliumError(part_failed) if something does not end."""
+    cluster = _last(folder)
+    left = down.family_of(cluster) if cluster is not None else ()
+    if not left:
+        return
+    say(f"Ending {len(left)} processes that a crash left behind.")
+    shared = processes.shared_memory(left)
+    remaining = processes.end(left, grace_s=3.0)
+    processes.remove_shared(shared)
+    if remaining:
+        raise ConsiliumError("part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end")
 
 
 def _last(folder: StateFolder) -> Cluster | None:

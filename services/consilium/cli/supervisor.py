@@ -73,6 +73,7 @@ class Supervisor:
         self._pids_at = 0.0
         self._pids: dict[str, tuple[Pid, ...]] = {}
         self._words: dict[str, Failure] = {}
+        self._before = frozenset(_below_us())
 
     def ask_to_stop(self) -> None:
         """Let `run` end; may be called from a signal handler or another thread."""
@@ -175,9 +176,8 @@ class Supervisor:
             _whatever_happens(partial(self._works[name].stop, 5.0))
             self._board.stopped(name, self._clock())
             self._write()
-        me = processes.identify(os.getpid())
-        rest = (*(processes.descendants(me) if me is not None else ()), *processes.marked(self._cluster.mark))
-        processes.end(dict.fromkeys(rest), grace_s=2.0)
+        rest = dict.fromkeys((*_below_us(), *processes.marked(self._cluster.mark)))
+        processes.end((item for item in rest if item not in self._before), grace_s=2.0)
         self._cluster = replace(self._cluster, phase="failed" if self._cluster.failure else "stopped", left=())
         self._write(pids=False)
 
@@ -223,6 +223,11 @@ class Supervisor:
         return self._cluster
 
 
+def _below_us() -> tuple[Pid, ...]:
+    me = processes.identify(os.getpid())
+    return processes.descendants(me) if me is not None else ()
+
+
 def _whatever_happens(action: Callable[[], None]) -> None:
     """Do one step of the end. What it raises is told and keeps no other part from being ended."""
     try:
@@ -262,8 +267,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the supervisor of one state folder, whose cluster.json and config.json `up` has written."""
     parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervisor")
     parser.add_argument("--state", required=True, type=Path)
-    folder = StateFolder(parser.parse_args(argv).state.resolve())
-    lock = hold_lock(folder)
+    parser.add_argument("--lock-fd", type=int, help="the lock of the state folder, already held by who starts us")
+    args = parser.parse_args(argv)
+    folder = StateFolder(args.state.resolve())
+    lock = hold_lock(folder) if args.lock_fd is None else os.fdopen(args.lock_fd, "a", encoding="utf-8")
     if lock is None:
         print(f"error: {ConsiliumError('already_running', state=str(folder.root)).public()}", file=sys.stderr)
         return BY_CODE["already_running"].exit_code

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from consilium.cli import launch, preflight, processes, tree
 from consilium.cli.app import complain
@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
     folder = StateFolder(Path(loaded.value.state).expanduser().resolve()) if loaded.value.state else folder_of(args)
     folder.make()
     beside = args.config.parent if args.config else Path()
-    resolved = _checked(tree.with_absolute_paths(loaded.value, beside), folder)
-    ports = preflight.allot_ports(resolved)
-    supervisor = _launch(folder, resolved, ports, begun)
+    with preflight.check_alone(folder) as lock:  # ours until the supervisor has it: two starts at once never write the same files
+        resolved = _checked(tree.with_absolute_paths(loaded.value, beside), folder)
+        ports = preflight.allot_ports(resolved)
+        supervisor = _launch(folder, resolved, ports, begun, lock)
     try:
         cluster = _watch(folder, supervisor, args.wait)
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.ConsiliumConfig:
     """Make all checks that need nothing started."""
-    preflight.check_alone(folder, lambda line: print(line, flush=True))
+    preflight.end_leftovers(folder, lambda line: print(line, flush=True))
     preflight.check_disk(folder.root)
     preflight.check_model(wanted)
     preflight.check_fit(wanted, folder, lambda line: print(line, file=sys.stderr))
@@ -72,8 +73,8 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
     return wanted
 
 
-def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float) -> subprocess.Popen[bytes]:
-    """Write config.json and cluster.json, then start the supervisor, detached from this terminal."""
+def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float, lock: IO[str]) -> subprocess.Popen[bytes]:
+    """Write config.json and cluster.json, then start the supervisor, detached from this terminal, with the lock handed on."""
     from consilium.cli.assembly import derive, own_redis_url
 
     secret = folder.secret.read_text(encoding="ascii")
@@ -114,7 +115,8 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
     variables = launch.cluster_environment(ports=ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
-            (sys.executable, "-m", "consilium.cli.supervisor", "--state", str(folder.root)),
+            (sys.executable, "-m", "consilium.cli.supervisor", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),
+            pass_fds=(lock.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -168,8 +170,6 @@ def _say_changes(cluster: Cluster, seen: dict[str, str]) -> None:
 def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: Cluster) -> int:
     """Undo the start and say why."""
     _undo(folder, supervisor)
-    if supervisor.returncode == BY_CODE["already_running"].exit_code:
-        raise ConsiliumError("already_running", state=str(folder.root))
     last = folder.read_cluster() or cluster
     failure = last.failure or cluster.failure
     if failure is not None:
@@ -199,8 +199,6 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait(5)
-        if supervisor.returncode == BY_CODE["already_running"].exit_code:
-            return 0  # another start was quicker: what cluster.json names is its, not ours
         cluster = folder.read_cluster()
         if cluster is not None:
             stop(folder, cluster, now=True)

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from consilium.cli import down, launch, preflight, probes, processes, up
+from consilium.cli import down, launch, preflight, probes, processes
 from consilium.cli.assembly import derive, own_redis_url
 from consilium.cli.metrics_page import MetricsServer
 from consilium.cli.parts import Part
@@ -148,21 +148,37 @@ def test_a_part_that_cannot_be_started_is_told_by_its_own_code(site: Site) -> No
     assert running.code == 75
 
 
-def test_a_start_that_came_second_leaves_the_first_alone(site: Site) -> None:
-    first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    second = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(70)"])
-    second.wait(20)
-    known = processes.identify(first.pid)
-    assert known is not None
-    site.folder.write_cluster(replace(site.cluster, supervisor=known))
+def test_the_lock_passes_from_the_start_to_the_supervisor_without_a_gap(site: Site) -> None:
+    with preflight.check_alone(site.folder) as lock:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock.fileno(),))
     try:
         with pytest.raises(ConsiliumError) as caught:
-            up._failed(site.folder, second, site.cluster)
+            preflight.check_alone(site.folder)
         assert caught.value.code == "already_running"
-        assert first.poll() is None
     finally:
-        first.kill()
-        first.wait()
+        child.kill()
+        child.wait()
+    preflight.check_alone(site.folder).close()
+
+
+def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
+    words = [sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root), "--lock-fd"]
+    with preflight.check_alone(site.folder) as lock:
+        done = subprocess.run([*words, str(lock.fileno())], pass_fds=(lock.fileno(),), capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "cluster.json is missing" in done.stderr
+
+
+def test_what_ran_before_the_supervisor_is_not_its_to_end(site: Site) -> None:
+    mine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        running = Running(ray_like(site))
+        until(lambda: running.supervisor.cluster.phase == "up")
+        assert running.stop() == 0
+        assert mine.poll() is None
+    finally:
+        mine.kill()
+        mine.wait()
 
 
 def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) -> None:
@@ -253,7 +269,7 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
     with lock:
         assert hold_lock(site.folder) is None
         with pytest.raises(ConsiliumError) as caught:
-            preflight.check_alone(site.folder, print)
+            preflight.check_alone(site.folder)
         assert caught.value.code == "already_running"
         done = subprocess.run(
             [sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False
@@ -277,7 +293,7 @@ def test_what_a_crash_left_behind_is_ended_before_the_next_start(site: Site) -> 
             Cluster(str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, processes.boot_id(), gone, left=(first, Pid(other.pid, other.started + 1)))
         )
         said: list[str] = []
-        preflight.check_alone(site.folder, said.append)
+        preflight.end_leftovers(site.folder, said.append)
         assert said == ["Ending 2 processes that a crash left behind."]
         assert written.wait(10) != 0
         assert marked.wait(10) != 0
