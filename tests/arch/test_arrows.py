@@ -34,7 +34,14 @@ ARRAYS = {"embedding": "vectors are arrays", "demo": "weights are arrays"}
 LIBRARIES = {"planner": "a pure library", "demo": "makes the model folders that engine and cli open"}
 """Rooms without a process: any other room imports them directly."""
 
-SMALL_KERNEL = {"consilium.kernel.errors", "consilium.kernel.catalogue", "consilium.kernel.clock", "consilium.kernel.logs", "consilium.kernel"}
+SMALL_KERNEL = {
+    "consilium.kernel.errors",
+    "consilium.kernel.catalogue",
+    "consilium.kernel.clock",
+    "consilium.kernel.compact",
+    "consilium.kernel.logs",
+    "consilium.kernel",
+}
 """What rule files may take from the kernel."""
 
 DIRECT = {

@@ -78,7 +78,7 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     secret = folder.secret.read_text(encoding="ascii")
     site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), secret)
     metrics = MetricsServer(
-        host="127.0.0.1", port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
+        host=metrics_host(site.config), port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
     )
     core = CoreProbe(site)
     works: dict[str, Work] = {
@@ -108,6 +108,12 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     core.tell = lambda key: supervisor.learn(key=key)
     metrics.look_at(supervisor.parts_up)
     return supervisor
+
+
+def metrics_host(config: Mapping[str, object]) -> str:
+    """Return the address that the metrics page listens on."""
+    metrics = config.get("metrics")
+    return str(metrics.get("host") or "127.0.0.1") if isinstance(metrics, Mapping) else "127.0.0.1"
 
 
 def public_redis(url: str) -> str:

@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -69,7 +70,9 @@ def ensure_local_key(folder: StateFolder, redis_url: str, prefix: str, known: st
 
 
 def wait_until_idle(folder: StateFolder, config: Mapping[str, object]) -> None:
-    """Take no new connections at the HTTP face, then wait until the running answers are done, at most gateway.drain_s seconds."""
+    """Take no new requests at either face, then wait until the running answers are done, at most gateway.drain_s seconds."""
+    with suppress(OSError):  # on a full disk gRPC calls are taken until the end
+        folder.draining.touch()
     close_face(folder.ray_temp / "serve")
     gateway = config.get("gateway")
     limit_s = float(str(gateway.get("drain_s", 0.0))) if isinstance(gateway, Mapping) else 0.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from consilium.gateway.keys import KeyRecord
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SPAN: Final = re.compile(r"(\d+)([smhdw])")
 
 
@@ -25,7 +26,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     commands = parser.add_subparsers(dest="what", metavar="create|list|revoke", required=True)
     create = commands.add_parser("create", help="make a key; it is shown once")
     create.add_argument("--name", required=True, help="whose key it is")
-    create.add_argument("--scopes", nargs="+", default=["generate"], metavar="SCOPE", help="what it may do: generate, read, admin (default: generate)")
+    create.add_argument(
+        "--scopes", nargs="+", type=_scopes, default=[["generate"]], metavar="SCOPE", help="what it may do: generate, read, admin (default: generate)"
+    )
+    create.add_argument("--tenant", default="home", type=_tenant, help="keys of one tenant share a prefix cache, those of two never do (default: home)")
     create.add_argument("--rpm", type=_count, default=0, metavar="N", help="requests per minute (default: no limit)")
     create.add_argument("--tpm", type=_count, default=0, metavar="N", help="tokens per minute (default: no limit)")
     create.add_argument("--expires", type=span_s, metavar="SPAN", help="lifetime, such as 12h, 30d or 8w (default: for ever)")
@@ -51,6 +55,24 @@ def span_s(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def _scopes(text: str) -> list[str]:
+    from consilium.gateway.keys import SCOPES
+
+    found = [scope for scope in text.split(",") if scope]
+    for scope in found:
+        if scope not in SCOPES:
+            msg = f"there is no scope {scope!r}; there are {', '.join(sorted(SCOPES))}"
+            raise argparse.ArgumentTypeError(msg)
+    return found
+
+
+def _tenant(text: str) -> str:
+    if not _TENANT.fullmatch(text):
+        msg = f"{text!r} is no name of a tenant: write up to 63 of a-z, 0-9, dot, dash and underscore"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 def _count(text: str) -> int:
     if not text.isdigit():
         msg = f"{text!r} is not a number"
@@ -64,8 +86,10 @@ def _create(args: argparse.Namespace) -> int:
 
     folder = folder_of(args)
     cluster = running(folder)
-    scopes = frozenset(scope for word in args.scopes for scope in word.split(",") if scope)
-    text, record = keys.mint(pepper_of(folder), name=args.name, now=time.time(), scopes=scopes, rpm=args.rpm, tpm=args.tpm, lifetime_s=args.expires)
+    scopes = frozenset(scope for word in args.scopes for scope in word)
+    text, record = keys.mint(
+        pepper_of(folder), name=args.name, now=time.time(), scopes=scopes, tenant=args.tenant, rpm=args.rpm, tpm=args.tpm, lifetime_s=args.expires
+    )
     with_keys(cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.put(record))
     if args.output == "json":
         print(json.dumps({"key": text, **_row(record)}))
@@ -86,10 +110,12 @@ def _list(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "name", "scopes", "rpm", "tpm", "made", "state", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table("id", "name", "scopes", "tenant", "rpm", "tpm", "made", "state", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(
-            str(row["id"]), str(row["name"]), str(row["scopes"]), str(row["rpm"] or ""), str(row["tpm"] or ""), str(row["created"]), str(row["state"])
+            *(str(row[name]) for name in ("id", "name", "scopes", "tenant")),
+            *(str(row[name] or "") for name in ("rpm", "tpm")),
+            *(str(row[name]) for name in ("created", "state")),
         )
     Console().print(table)
     return 0
@@ -115,6 +141,7 @@ def _row(record: KeyRecord) -> dict[str, object]:
         "id": record.id,
         "name": record.name,
         "scopes": ",".join(sorted(record.scopes)),
+        "tenant": record.tenant,
         "rpm": record.rpm,
         "tpm": record.tpm,
         "created": _when(record.created),

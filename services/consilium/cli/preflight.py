@@ -1,6 +1,6 @@
 """What must be right before anything is started, each with its own exit code.
 
-python (73), another cluster in this state folder (70), disk (74), ports (67), the model's folder (68), the model's size (65), Redis where one is named (69).
+python (73), another cluster in this state folder (70), disk (74), ports (67), the model's folder (68), the model's size (65), Redis where one is named (69), keys of remote servers (64).
 Knows the checks and their order. Starts nothing.
 """
 
@@ -17,6 +17,7 @@ from consilium.cli import down, processes
 from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.cli.supervisor import hold_lock
 from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
+from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports, allot
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PYTHON: Final = (3, 11)
 LEAST_DISK_BYTES: Final = 512 * 1024 * 1024
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _GIB: Final = 2**30
 
 
@@ -136,6 +138,16 @@ def gpus() -> tuple[Card, ...]:
         return tuple(from_driver(name.strip(), int(total)) for name, _, total in rows)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()
+
+
+def check_keys(tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
+    """Raise ConsiliumError(config_invalid) if the key of a remote server is not in the environment. Warn where anyone on the network may ask."""
+    named = {f"executors.{name}.key_env": getattr(executor, "key_env", None) for name, executor in tree.executors.items()}
+    for key, variable in {**named, "embedding.key_env": tree.embedding.key_env}.items():
+        if variable and environment_value(variable) is None:
+            raise ConsiliumError("config_invalid", key=key, reason=f"the environment variable {variable} is empty or not set")
+    if not tree.gateway.auth and tree.gateway.host not in LOOPBACK:
+        say(f"warning: gateway.auth is false and gateway.host is {tree.gateway.host}: whoever reaches that address may use this cluster without a key")
 
 
 def check_redis(tree: ConsiliumConfig) -> None:

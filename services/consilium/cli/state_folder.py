@@ -137,6 +137,11 @@ class StateFolder:
         return self.root / "supervisor.lock"
 
     @property
+    def draining(self) -> Path:
+        """File that is there while the cluster is being stopped; the gateway looks for it beside config.json."""
+        return self.root / "draining"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray's temp folder: short, because the paths of its sockets may have 107 bytes only."""
         digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]

@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 
 from consilium.embedding.config import EmbeddingView
 from consilium.engine.config import EngineExecutor, EngineView, Executor
+from consilium.engine.ports import CORE
 from consilium.gateway.config import GatewayView
 from consilium.kernel.config import Loaded, Section, load
 from consilium.kernel.errors import ConsiliumError
 
 BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
 BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
-CORE: Final = "core"
 FILE: Final = "consilium.yaml"
 
 

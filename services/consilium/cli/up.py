@@ -70,6 +70,7 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
     preflight.check_model(wanted)
     preflight.check_fit(wanted, folder, lambda line: print(line, file=sys.stderr))
     preflight.check_redis(wanted)
+    preflight.check_keys(wanted, lambda line: print(line, file=sys.stderr))
     return wanted
 
 
@@ -79,8 +80,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
 
     secret = folder.secret.read_text(encoding="ascii")
     redis_url = wanted.redis.url.get_secret_value() if wanted.redis.url is not None else own_redis_url(secret, ports["redis"])
-    host = wanted.gateway.host
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104  compared, not bound
+    shown = _reached_at(wanted.gateway.host)
     resolved = dump(wanted, masked=False)
     resolved["gateway"] |= {"port": ports["http"], "grpc_port": ports["grpc"]}
     resolved["metrics"]["port"] = ports["metrics"]
@@ -100,7 +100,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
             "openai": f"{http}/v1",
             "http": http,
             "grpc": f"{shown}:{ports['grpc']}",
-            "metrics": f"http://127.0.0.1:{ports['metrics']}/metrics",
+            "metrics": f"http://{_reached_at(wanted.metrics.host)}:{ports['metrics']}/metrics",
             "redis": redis_url,
             "ray": f"127.0.0.1:{ports['ray']}",
         },
@@ -109,6 +109,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
         redis_prefix=wanted.redis.prefix,
     )
     folder.write_cluster(cluster)
+    folder.draining.unlink(missing_ok=True)
     for old in folder.metrics.glob("*.db"):
         old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(secret, f"ray {cluster.mark}")
@@ -124,6 +125,11 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
             cwd=folder.root,
             env=child_environment(variables),
         )
+
+
+def _reached_at(host: str) -> str:
+    """Return the address at which this machine reaches what listens on `host`."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104  compared, not bound
 
 
 def known_key(folder: StateFolder) -> str:

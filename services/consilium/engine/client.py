@@ -16,13 +16,12 @@ from typing import Self
 from consilium.engine import wire
 from consilium.engine.backends.serve import ServeEngine, translate
 from consilium.engine.config import EngineExecutor, EngineView, RemoteExecutor
-from consilium.engine.ports import Call, Engine, ExecutorInfo, Head, State, Tail
+from consilium.engine.ports import CORE, Call, Engine, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
-__all__ = ["Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn", "open_executors"]
+__all__ = ["CORE", "Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn", "open_executors"]
 
 CLOSE_S = 1.0
-CORE = "core"
 
 
 class Turn:
@@ -117,14 +116,6 @@ class EngineClient:
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = dict(engines)
-
-    async def start(self) -> None:
-        """Open what can be opened before the first call: connection pools of remote executors.
-
-        Raises ConsiliumError(config_invalid) if the key of one is not in the environment.
-        """
-        for engine in self._engines.values():
-            await engine.start()
 
     async def open(self, executor: str, call: Call) -> Turn:
         """Send a call and return when the answer has begun. Close the turn when it is no longer wanted."""

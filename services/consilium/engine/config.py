@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from consilium.engine.ports import CORE
 from consilium.kernel.config import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -136,13 +137,13 @@ class EngineView(Section):
     @model_validator(mode="after")
     def _executors_fit_kind(self) -> EngineView:
         for name, executor in self.executors.items():
-            if name == "core":
+            if name == CORE:
                 msg = "executors.core: the name core belongs to the model itself; choose another"
                 raise ValueError(msg)
             if isinstance(executor, EngineExecutor) and self.topology.kind != "hybrid":
                 msg = f"executors.{name} is an engine of its own; set topology.kind to hybrid"
                 raise ValueError(msg)
-            if executor.fallback is not None and executor.fallback != "core" and executor.fallback not in self.executors:
+            if executor.fallback is not None and executor.fallback != CORE and executor.fallback not in self.executors:
                 msg = f"executors.{name}.fallback names {executor.fallback!r}, which is no executor"
                 raise ValueError(msg)
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 Json: TypeAlias = "dict[str, object]"
 Route = Literal["chat", "completions", "responses", "tokenize", "detokenize", "embeddings", "models"]
@@ -16,6 +16,8 @@ Template = Literal["model", "plain"]
 Kind = Literal["engine", "remote", "echo"]
 
 ROUTES: tuple[Route, ...] = get_args(Route)
+CORE: Final = "core"
+"""Name of the executor that answers when nobody names one."""
 
 
 class State(StrEnum):

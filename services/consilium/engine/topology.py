@@ -14,9 +14,9 @@ from consilium.engine import launch_args, placement, sharding
 from consilium.engine.config import EngineExecutor, EngineSettings, EngineView, Shape
 from consilium.engine.machine import Machine
 from consilium.engine.model_facts import ModelFacts, ToolStyle
+from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
 
-CORE: Final = "core"
 PINNED: Final = launch_args.PINNED
 _QUEUE_SHARE: Final = 4  # a replica takes a quarter more than it runs, so that the batch is refilled at once
 

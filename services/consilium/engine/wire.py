@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from consilium.engine.ports import Head, Tail, Timings, Usage
+from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, FieldValue, to_openai
 
 HEAD: Final = b"\x01"
@@ -26,12 +27,12 @@ DONE: Final = b"data: [DONE]\n\n"
 
 def head_frame(head: Head, body: bytes = b"") -> bytes:
     """Return the first item: the head and the first bytes of the body."""
-    return HEAD + _dumps(_flat(head)) + b"\n" + body
+    return HEAD + dumps(_flat(head)) + b"\n" + body
 
 
 def tail_frame(tail: Tail, body: bytes = b"") -> bytes:
     """Return the last item: the last bytes of the body and the tail."""
-    return body + TAIL + _dumps(asdict(tail))
+    return body + TAIL + dumps(asdict(tail))
 
 
 def document(head: Head, body: bytes, tail: Tail) -> bytes:
@@ -41,12 +42,12 @@ def document(head: Head, body: bytes, tail: Tail) -> bytes:
 
 def failure(head: Head, error: ConsiliumError) -> bytes:
     """Return a whole answer that is an OpenAI error object, as one item."""
-    return document(head, _dumps(to_openai(error)), Tail())
+    return document(head, dumps(to_openai(error)), Tail())
 
 
 def broken_stream(error: ConsiliumError) -> bytes:
     """Return the SSE events that end a stream which failed after its head."""
-    return b"data: " + _dumps(to_openai(error)) + b"\n\n" + DONE
+    return b"data: " + dumps(to_openai(error)) + b"\n\n" + DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,3 @@ def _tail(raw: bytes) -> Tail:
 
 def _flat(head: Head) -> dict[str, FieldValue]:
     return asdict(head)
-
-
-def _dumps(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consilium.engine.ports import Json, Route
+from consilium.gateway.caps import check_caps
 from consilium.gateway.config import Gateway
 from consilium.kernel.errors import ConsiliumError
 
@@ -39,7 +40,7 @@ def estimate_tokens(body: Mapping[str, object], size: int) -> int:
 
 
 def check_shape(body: Json, limits: Gateway, route: Route) -> None:
-    """Raise ConsiliumError(invalid_request) if a field that the gateway itself reads is of the wrong kind, or too many answers are asked for."""
+    """Raise ConsiliumError(invalid_request) if a field that the gateway itself reads is of the wrong kind, or asks for too much."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
@@ -50,6 +51,7 @@ def check_shape(body: Json, limits: Gateway, route: Route) -> None:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
     if route == "completions" and copies * prompts > MOST_ANSWERS:
         raise _bad("prompt", f"{prompts} prompts with n {copies} ask for {copies * prompts} answers at once, and the limit is {MOST_ANSWERS}")
+    check_caps(body)
     wish = body.get("consilium")
     if wish is None:
         return

@@ -22,7 +22,7 @@ from pydantic import Field
 from ray import serve
 
 from consilium.embedding.client import Embedding, open_embeddings
-from consilium.engine.client import State, open_executors
+from consilium.engine.client import open_executors
 from consilium.engine.config import EngineView
 from consilium.gateway import servicer, turn
 from consilium.gateway.admission import Gate
@@ -33,6 +33,7 @@ from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
+from consilium.gateway.watch import Watch
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json
@@ -45,8 +46,8 @@ APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
 PLACES: Final = 4096
 """Requests in one gateway process; the gates of the executors refuse long before."""
-LOOK_OFTEN_S: Final = 1.0
-LOOK_SELDOM_S: Final = 10.0
+DRAINING: Final = "draining"
+DRAIN_POLL_S: Final = 0.2
 UNKNOWN_PLACES: Final = 64
 
 _log = logs.get("gateway")
@@ -74,9 +75,14 @@ class GatewayReplica:
         clock, ids = SystemClock(), UlidIds()
         self._limits = view.gateway
         self._engines = open_executors(view)
-        self._stores = open_stores(view.redis, receipt_ttl_s=view.gateway.receipt_ttl_s)
-        self._gate = Gate(UNKNOWN_PLACES)
-        meter = GatewayMeter(metrics, self._gate)
+        self._stores = open_stores(
+            view.redis,
+            receipt_ttl_s=view.gateway.receipt_ttl_s,
+            receipts_max_bytes=view.gateway.receipts_max_bytes,
+            responses_max_bytes=view.gateway.responses_max_bytes,
+        )
+        gate = Gate(UNKNOWN_PLACES)
+        meter = GatewayMeter(metrics, gate)
         pepper = _pepper(Path(config))
         authority = Authority(self._stores.keys, pepper=pepper, clock=clock, cache_s=view.gateway.key_cache_s, required=view.gateway.auth)
         cast = turn.Cast(
@@ -84,14 +90,15 @@ class GatewayReplica:
             frames=read_roles(view.roles, Path(config).parent),
             profiles={**BUILT_IN, **view.profiles},
             limits=view.gateway,
-            gate=self._gate,
+            gate=gate,
             clock=clock,
             ids=ids,
             keep=lambda receipt: self._stores.receipts.put(receipt.id, receipt.stored()),
             settle=authority.settle,
             meter=meter,
         )
-        face = Face(cast, authority, self._stores.receipts, self._stores.responses, open_embeddings(view.embedding, self._engines))
+        watch = Watch(self._engines, gate, view.gateway, clock)
+        face = Face(cast, authority, self._stores.receipts, self._stores.responses, open_embeddings(view.embedding, self._engines), watch)
         self._http = HttpFace(face, tells_request_id=False)
         self._grpc = GrpcServer(
             Settings(
@@ -108,7 +115,7 @@ class GatewayReplica:
             observe=lambda ended: meter.rpc(ended.method.rpartition("/")[2], ended.code, ended.seconds),
         )
         await self._grpc.start()
-        self._looking = asyncio.create_task(self._look())
+        self._looking = asyncio.gather(watch.run(), self._drained(Path(config).parent / DRAINING))
 
     def __serve_build_asgi_app__(self) -> HttpFace:
         """Return the ASGI application; Serve's own server in this replica calls it."""
@@ -117,15 +124,12 @@ class GatewayReplica:
     async def check_health(self) -> None:
         """Answer Serve: this process is alive when its loop runs. Executors that are down are no reason to restart it."""
 
-    async def _look(self) -> None:
-        """Learn what the executors serve and how many places they have: often until all are ready, then now and then."""
-        while True:
-            names = [info.name for info in self._engines.executors()]
-            states = await asyncio.gather(*(self._engines.probe(name) for name in names))
-            for info in self._engines.executors():
-                share = info.places * self._limits.max_in_flight_factor / self._limits.replicas
-                self._gate.set_limit(info.name, max(1, round(share)))
-            await asyncio.sleep(LOOK_SELDOM_S if all(state is State.READY for state in states) else LOOK_OFTEN_S)
+    async def _drained(self, file: Path) -> None:
+        """Take no new gRPC calls once the file is there, which is how one machine says that it is being stopped; running ones go on."""
+        while not file.exists():  # noqa: ASYNC110, ASYNC240  another process makes it; looking costs microseconds
+            await asyncio.sleep(DRAIN_POLL_S)
+        self._http.draining = True
+        await self._grpc.stop(self._limits.drain_s)
 
     async def __del__(self) -> None:
         """Let go; Serve calls this once the running HTTP requests are done or their time is over. gRPC streams get the same time."""

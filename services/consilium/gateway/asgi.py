@@ -123,21 +123,31 @@ async def stream(request: Request, status: int, chunks: AsyncIterator[bytes], he
     await unless_gone(request, asyncio.ensure_future(_pump(request, status, chunks, headers, media)))
 
 
-async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
-    """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone)."""
+async def unless_gone(request: Request, work: asyncio.Future[T], drop: Callable[[T], Awaitable[None]] | None = None) -> T:
+    """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone).
+
+    drop  takes what `work` has returned where nobody else will: it was done in the moment in which the client left or we were cancelled
+    """
     gone = asyncio.ensure_future(disconnected(request.receive))
     both: set[asyncio.Future[Any]] = {gone, work}
+    is_taken = False
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
+            is_taken = True
             return work.result()
         raise ConsiliumError("client_gone")
     finally:
-        for task in both:
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+        gone.cancel()
+        if not is_taken:
+            work.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await gone
+        if not is_taken:
+            with suppress(asyncio.CancelledError, Exception):
+                left = await work
+                if drop is not None:
+                    await drop(left)
 
 
 async def _pump(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:

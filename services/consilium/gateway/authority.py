@@ -112,6 +112,8 @@ class Authority:
         if (refusal := record.refusal(self._clock.now())) is not None:
             raise ConsiliumError("unauthenticated", f"key {given.id}", reason=refusal)
         if scope and not principal(record).may(scope):
+            if found is not None:
+                await self.settle(given.id, tokens, 0)
             held = ", ".join(sorted(record.scopes)) or "none"
             raise ConsiliumError("forbidden", f"key {given.id}", reason=f"This needs the scope {scope!r}; this key has: {held}.")
         if verdict is None:

@@ -70,6 +70,8 @@ class Gateway(Section):
     request_timeout_s: float = Field(600, gt=0, description="Longest turn in seconds when the caller gives no deadline.")
     drain_s: float = Field(30, ge=0, description="Time that running streams get when the gateway is stopped.")
     receipt_ttl_s: int = Field(86_400, ge=60, description="How long receipts are kept.")
+    receipts_max_bytes: int = Field(64 * 2**20, ge=2**20, description="Room for receipts in Redis; the oldest make room.")
+    responses_max_bytes: int = Field(64 * 2**20, ge=2**20, description="Room in Redis for the stored responses of each key; the oldest make room.")
     key_cache_s: float = Field(60, ge=0, description="How long a key that was seen goes on when Redis is down.")
 
 

@@ -70,8 +70,8 @@ class Principal:
         return scope in self.scopes or ADMIN in self.scopes or (scope == READ and GENERATE in self.scopes)
 
 
-ANYONE: Final = Principal("", "anyone", frozenset({ADMIN}), DEFAULT_TENANT)
-"""Who asks when the configuration requires no key."""
+ANYONE: Final = Principal("", "anyone", DEFAULT_SCOPES, DEFAULT_TENANT)
+"""Who asks when the configuration requires no key: not an admin, so what was kept for a key stays that key's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Literal
 
-from consilium.engine.ports import ExecutorInfo
+from consilium.engine.ports import CORE, ExecutorInfo
 from consilium.kernel.errors import ConsiliumError
 
 Kind = Literal["auto", "base", "role", "adapter", "executor"]
 
 AUTO: Final = "auto"
 BASE: Final = "base"
-CORE: Final = "core"
 OWNER: Final = "consilium"
 CUTOFF: Final = 0.5
 """How alike two names must be for one to be offered as the nearest (difflib's ratio)."""

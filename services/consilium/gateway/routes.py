@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from consilium.engine.client import State
+from consilium.engine.client import CORE, State
 from consilium.engine.ports import Route
 from consilium.gateway import admission, asgi, conversation, models, turn
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
 from consilium.gateway.authority import Admitted, Authority
 from consilium.gateway.stores import ReceiptStore, ResponseStore
+from consilium.gateway.watch import Watch
 from consilium.kernel import logs
+from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 
 _log = logs.get("http")
@@ -59,6 +60,7 @@ class Face:
     receipts: ReceiptStore
     responses: ResponseStore
     embeddings: Embedder
+    watch: Watch
 
 
 class HttpFace:
@@ -127,9 +129,9 @@ class HttpFace:
             except ConsiliumError:
                 await self._face.cast.settle(admitted.key_id, admitted.reserved, 0)
                 raise
-        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, deadline, admitted.notes)
+        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, deadline, admitted.notes, admitted.principal.tenant)
         while_here = asyncio.ensure_future(turn.play(self._face.cast, ask))
-        playing = await asgi.unless_gone(request, while_here)
+        playing = await asgi.unless_gone(request, while_here, turn.Playing.aclose)
         head = playing.head
         headers = [*headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
         if head.retry_after is not None:
@@ -165,18 +167,18 @@ class HttpFace:
             used = int(made["usage"]["total_tokens"])
         finally:
             await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
-        await asgi.answer(request, HTTP_OK, _dumps(made), headers)
+        await asgi.answer(request, HTTP_OK, dumps(made), headers)
 
     async def _models(self, request: Request, name: str, headers: Headers) -> None:
         await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
         cast = self._face.cast
         listed = models.listing(cast.frames, cast.engine.executors(), created=int(_STARTED))
         if not name:
-            await asgi.answer(request, HTTP_OK, _dumps({"object": "list", "data": listed}), headers)
+            await asgi.answer(request, HTTP_OK, dumps({"object": "list", "data": listed}), headers)
             return
         for item in listed:
             if item["id"] == name:
-                await asgi.answer(request, HTTP_OK, _dumps(item), headers)
+                await asgi.answer(request, HTTP_OK, dumps(item), headers)
                 return
         near = difflib.get_close_matches(name, [str(item["id"]) for item in listed], n=1, cutoff=0)
         raise ConsiliumError("model_unknown", name=name[:100], nearest=near[0] if near else "base")
@@ -186,16 +188,16 @@ class HttpFace:
         found = await self._face.receipts.get(name[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
             raise ConsiliumError("receipt_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
-        await asgi.answer(request, HTTP_OK, _dumps(found), headers)
+        await asgi.answer(request, HTTP_OK, dumps(found), headers)
 
     async def _response(self, request: Request, name: str, headers: Headers) -> None:
         admitted = await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
         stored = await self._stored(name, admitted)
         if request.method == "DELETE":
             await self._face.responses.delete(name[:LONGEST_ID])
-            await asgi.answer(request, HTTP_OK, _dumps({"id": name, "object": "response", "deleted": True}), headers)
+            await asgi.answer(request, HTTP_OK, dumps({"id": name, "object": "response", "deleted": True}), headers)
             return
-        await asgi.answer(request, HTTP_OK, _dumps(stored.response), headers)
+        await asgi.answer(request, HTTP_OK, dumps(stored.response), headers)
 
     async def _continue(self, body: dict[str, Any], admitted: Admitted) -> dict[str, Any]:
         if body.get("background") is True:
@@ -228,15 +230,20 @@ class HttpFace:
             return whole
         told = conversation.told(made, given)
         await self._store(made, given, sent, admitted)
-        return _dumps(told)
+        return dumps(told)
 
     async def _store(self, made: dict[str, Any] | None, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted) -> None:
         if made is None or not conversation.wants_store(given):
             return
         plain = {key: value for key, value in conversation.told(made, given).items() if key != "consilium"}
         kept = conversation.Stored(plain, conversation.items(sent.get("input")), admitted.key_id)
+        name = str(plain["id"])
         try:
-            await self._face.responses.put(str(plain["id"]), kept.as_dict(), self._face.cast.limits.receipt_ttl_s)
+            earlier = await self._face.responses.get(name)
+            if earlier is not None and conversation.of(earlier).owner != admitted.key_id:  # a remote server chooses its ids itself
+                _log.warning("response_not_kept", code="id_taken")
+                return
+            await self._face.responses.put(name, kept.as_dict(), admitted.key_id)
         except ConsiliumError as error:
             _log.warning("response_not_kept", code=error.code)
 
@@ -245,10 +252,10 @@ class HttpFace:
         if path != "/ready":
             await asgi.answer(request, HTTP_OK, b'{"status":"ok"}')
             return
-        states = await turn.states(self._face.cast)
-        ready = states.get(turn.CORE) is State.READY and not self.draining
+        states = await self._face.watch.states()
+        ready = states.get(CORE) is State.READY and not self.draining
         body = {"ready": ready, "executors": {name: state.value for name, state in states.items()}}
-        await asgi.answer(request, HTTP_OK if ready else 503, _dumps(body), [] if ready else [(b"retry-after", b"2")])
+        await asgi.answer(request, HTTP_OK if ready else 503, dumps(body), [] if ready else [(b"retry-after", b"2")])
 
 
 class _Sent:
@@ -270,10 +277,12 @@ async def _refuse(request: Request, sent: _Sent, error: ConsiliumError, headers:
         return  # nobody reads it, or the answer has begun and ended itself
     if error.code == "internal":
         error.fields["request_id"] = request_id
+    if (receipt := error.fields.get("receipt")) is not None:
+        headers = [*headers, (b"x-consilium-receipt", str(receipt).encode())]
     if error.retry_after_s is not None:
         headers = [*headers, (b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
     with suppress(OSError):
-        await asgi.answer(request, http_status(error), _dumps(to_openai(error)), headers)
+        await asgi.answer(request, http_status(error), dumps(to_openai(error)), headers)
 
 
 async def _collect(playing: turn.Playing) -> bytes:
@@ -307,10 +316,6 @@ def _deadline(request: Request) -> float | None:
 def span(seconds: int) -> str:
     """Return a time for a sentence: hours, or minutes below one."""
     return f"{seconds // 3600} h" if seconds >= 3600 else f"{seconds // 60} min"
-
-
-def _dumps(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:

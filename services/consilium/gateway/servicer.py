@@ -46,10 +46,11 @@ class Generation(rpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802  the name in the proto
         """Answer one turn. Raises ConsiliumError; the kernel's server tells it."""
+        self._face.authority.check_spelling(_authorization(context))  # who shows no key costs no parsing
         route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
-        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes)
+        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes, admitted.principal.tenant)
         playing = await turn.play(self._face.cast, ask)
         try:
             head = playing.head
@@ -84,10 +85,13 @@ class Generation(rpc.GenerationServiceServicer):
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:  # noqa: N802  the name in the proto
         """Count the tokens of a prompt, template included."""
+        self._face.authority.check_spelling(_authorization(context))
         body = grpc_request.counting(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, 0, GENERATE)
-        found = await self._document(turn.Ask("tokenize", body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes))
+        found = await self._document(
+            turn.Ask("tokenize", body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes, admitted.principal.tenant)
+        )
         tokens = grpc_events.tokens(found.get("tokens")) if request.return_tokens else []
         return pb.CountTokensResponse(tokens=int(found.get("count") or 0), context_tokens=int(found.get("max_model_len") or 0), token_ids=tokens)
 
@@ -121,8 +125,7 @@ class Generation(rpc.GenerationServiceServicer):
 
     async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:
         """Let the caller in: key, scope, quota."""
-        metadata = dict(context.invocation_metadata() or ())
-        return await self._face.authority.authenticate(metadata.get(calls.AUTHORIZATION_KEY), tokens, scope)
+        return await self._face.authority.authenticate(_authorization(context), tokens, scope)
 
     async def _document(self, ask: turn.Ask) -> Mapping[str, Any]:
         """Play a turn that answers with one JSON document."""
@@ -165,6 +168,12 @@ def _model(row: Mapping[str, Any]) -> pb.Model:
         context_tokens=int(row.get("max_model_len") or 0),
         ready=ours.get("state", State.READY) == State.READY,
     )
+
+
+def _authorization(context: Any) -> str | None:
+    """Return the Authorization of a call."""
+    found: str | None = dict(context.invocation_metadata() or ()).get(calls.AUTHORIZATION_KEY)
+    return found
 
 
 def _json(raw: bytes) -> dict[str, Any]:

@@ -89,8 +89,8 @@ class ReceiptStore(Protocol):
 class ResponseStore(Protocol):
     """Answers of /v1/responses that were asked to be stored, by id."""
 
-    async def put(self, response_id: str, response: Json, ttl_s: float | None = None) -> None:
-        """Keep an answer for so many seconds, by default as long as receipts are kept."""
+    async def put(self, response_id: str, response: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+        """Keep an answer for so many seconds, by default as long as receipts are kept. The owner's oldest answers make room for it."""
 
     async def get(self, response_id: str) -> Json | None:
         """Return an answer, or None."""

@@ -8,22 +8,22 @@ Both faces, HTTP and gRPC, play turns here and nowhere else. Knows the order of 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from consilium.engine.client import Call, EngineClient, ExecutorInfo, Head, State, Turn
+from consilium.engine.client import Call, EngineClient, Head, Turn
 from consilium.engine.ports import Json, Route
-from consilium.gateway import admission, models, profiles, prompt, receipt_bytes, roles
+from consilium.gateway import admission, context, receipt_bytes, roles
 from consilium.gateway.config import Gateway, Profile
+from consilium.gateway.keys import DEFAULT_TENANT
+from consilium.gateway.plan import GENERATING, Plan, decide
 from consilium.gateway.receipt import Receipt
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock, Ids
+from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, to_openai, unknown
 
-CORE: Final = "core"
-GENERATING: Final = frozenset({"chat", "completions", "responses"})
 HTTP_OK: Final = 200
 GONE: Final = 499
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting"})
@@ -55,6 +55,7 @@ class Ask:
     tokens_held tokens that were reserved for it, settled when the usage is known
     deadline    Unix seconds, or None for the configured default
     notes       what the receipt should say about how it was let in
+    tenant      whose prompts share a prefix cache
     """
 
     route: Route
@@ -64,6 +65,7 @@ class Ask:
     tokens_held: int = 0
     deadline: float | None = None
     notes: tuple[str, ...] = ()
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +88,10 @@ class Cast:
     meter: Meter
 
 
-@dataclass(slots=True)
-class _Plan:
-    """What was decided before the engine was asked."""
-
-    target: models.Target
-    executor: str
-    body: Json
-    prefix_key: str
-    role: str | None = None
-    fallback: str | None = None
-    profile: str = ""
-    profile_why: str = ""
-    with_receipt: bool = True
-    notes: list[str] = field(default_factory=list)
-
-
 class Playing:
     """An answer that has begun. Iterate once for its bytes, then it ends itself; `aclose` ends it early and stops the engine."""
 
-    def __init__(self, cast: Cast, ask: Ask, plan: _Plan, turn: Turn, *, receipt_id: str, began: float, opened: float, moved: tuple[str, str]) -> None:
+    def __init__(self, cast: Cast, ask: Ask, plan: Plan, turn: Turn, *, receipt_id: str, began: float, opened: float, moved: tuple[str, str]) -> None:
         self._cast, self._ask, self._plan, self._turn = cast, ask, plan, turn
         self._began, self._opened, self._moved = began, opened, moved
         self._first: float | None = None
@@ -159,8 +145,9 @@ class Playing:
         except ConsiliumError as error:
             self._status = error.row.http
             if not self.head.stream:
+                error.fields["receipt"] = self.receipt_id
                 raise
-            yield b"data: " + _dumps(to_openai(error)) + b"\n\n" + receipt_bytes.DONE + b"\n\n"
+            yield b"data: " + dumps(to_openai(error)) + b"\n\n" + receipt_bytes.DONE + b"\n\n"
         finally:
             await self.aclose()
 
@@ -205,7 +192,7 @@ class Playing:
         self.last = body
         if not self._plan.with_receipt or self.head.status != 200 or self._ask.route not in GENERATING:
             return body
-        note = _dumps({"receipt": self._receipt().as_dict()})
+        note = dumps({"receipt": self._receipt().as_dict()})
         if not self.head.stream:
             return receipt_bytes.into_document(body, note)
         kind = {"chat": b"chat.completion.chunk", "completions": b"text_completion"}.get(self._ask.route, b"consilium.receipt")
@@ -232,43 +219,31 @@ class Playing:
                 "engine": tail.timings.total_ms,
             }
             stages |= {name: value for name, value in engine.items() if value is not None}
-        return Receipt(
-            id=self.receipt_id,
-            created=self._cast.clock.now(),
-            route=self._ask.route,
-            model_asked=str(self._ask.body.get("model") or "auto"),
-            target=plan.target.kind if plan.target.kind in {"auto", "base"} else f"{plan.target.kind}/{plan.target.name}",
-            role=plan.role,
-            profile=plan.profile,
-            profile_why=plan.profile_why,
-            executor=plan.executor,
-            model=self._cast.engine.info(plan.executor).model,
+        known = _receipt_of(self._cast, self._ask, plan, self.receipt_id, moved=self._moved, status=self._status, timings=stages)
+        return replace(
+            known,
             replica=head.replica,
             replica_why=head.routing,
-            fallback_from=self._moved[0] or None,
-            fallback_why=self._moved[1] or None,
             revision=head.revision,
             template=head.template,
             usage=usage,
             finish_reason=tail.finish_reason if tail is not None else None,
-            timings=stages,
-            notes=(*self._ask.notes, *plan.notes),
-            status=self._status,
-            key_id=self._ask.key_id,
         )
 
 
 async def play(cast: Cast, ask: Ask) -> Playing:
-    """Return when the answer has begun.
+    """Return when the answer has begun. A turn that ends before that has a receipt too, once it is known who should have answered.
 
-    Raises ConsiliumError: invalid_request, model_unknown, adapter_unknown, queue_full, upstream_down, engine_starting, deadline, internal.
+    Raises ConsiliumError: invalid_request, model_unknown, adapter_unknown, queue_full, upstream_down, engine_starting, deadline, internal; its field
+    `receipt` holds the id of that receipt.
     """
     began = cast.clock.monotonic()
     receipt_id = cast.ids.new()
+    plan: Plan | None = None
+    moved = ("", "")
     try:
-        plan = _plan(cast, ask)
+        plan = decide(ask.body, ask.route, engine=cast.engine, frames=cast.frames, profiles=cast.profiles, limits=cast.limits)
         deadline = ask.deadline if ask.deadline is not None else cast.clock.now() + cast.limits.request_timeout_s
-        moved = ("", "")
         try:
             turn = await _open(cast, ask, plan, receipt_id, deadline)
         except ConsiliumError as error:
@@ -280,69 +255,85 @@ async def play(cast: Cast, ask: Ask) -> Playing:
             plan.executor, plan.fallback = plan.fallback, None
             turn = await _open(cast, ask, plan, receipt_id, deadline)
     except ConsiliumError as error:
-        cast.meter.turn(route=ask.route, status=error.row.http, executor="", role="", seconds=cast.clock.monotonic() - began, first_s=None, usage={})
         cast.meter.refused(error.code)
-        _spawn(cast.settle(ask.key_id, ask.tokens_held, 0))
+        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=error.row.http, code=error.code)
+        if plan is not None:
+            error.fields["receipt"] = receipt_id
+        raise
+    except asyncio.CancelledError:
+        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=GONE, code="client_gone")
         raise
     except Exception as error:
-        _spawn(cast.settle(ask.key_id, ask.tokens_held, 0))
         _log.exception("turn_failed", receipt=receipt_id)
+        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=500, code="internal")
         raise unknown(receipt_id, error) from error
     return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, opened=cast.clock.monotonic(), moved=moved)
 
 
-async def _open(cast: Cast, ask: Ask, plan: _Plan, receipt_id: str, deadline: float) -> Turn:
+def _not_played(cast: Cast, ask: Ask, plan: Plan | None, receipt_id: str, *, began: float, moved: tuple[str, str], status: int, code: str) -> None:
+    """Count a turn that ended before its answer began, settle its quota, and keep its receipt."""
+    seconds = cast.clock.monotonic() - began
+    executor, role = (plan.executor, plan.role or "") if plan is not None else ("", "")
+    cast.meter.turn(route=ask.route, status=status, executor=executor, role=role, seconds=seconds, first_s=None, usage={})
+    # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.
+    used = min(ask.tokens_held, ask.size // admission.BYTES_PER_TOKEN) if status == GONE else 0
+
+    async def after() -> None:
+        try:
+            await cast.settle(ask.key_id, ask.tokens_held, used)
+            if plan is not None:
+                await cast.keep(
+                    _receipt_of(cast, ask, plan, receipt_id, moved=moved, status=status, timings={"total": _ms(seconds)}, notes=(f"ended by: {code}",))
+                )
+        except ConsiliumError as error:
+            _log.warning("receipt_not_kept", receipt=receipt_id, code=error.code, detail=error.detail)
+
+    _spawn(after())
+
+
+def _receipt_of(
+    cast: Cast, ask: Ask, plan: Plan, receipt_id: str, *, moved: tuple[str, str], status: int, timings: dict[str, float], notes: tuple[str, ...] = ()
+) -> Receipt:
+    """Return what is known of a turn whether or not anything was answered."""
+    return Receipt(
+        id=receipt_id,
+        created=cast.clock.now(),
+        route=ask.route,
+        model_asked=str(ask.body.get("model") or "auto"),
+        target=plan.target.kind if plan.target.kind in {"auto", "base"} else f"{plan.target.kind}/{plan.target.name}",
+        role=plan.role,
+        profile=plan.profile,
+        profile_why=plan.profile_why,
+        executor=plan.executor,
+        model=cast.engine.info(plan.executor).model,
+        fallback_from=moved[0] or None,
+        fallback_why=moved[1] or None,
+        timings=timings,
+        notes=(*ask.notes, *plan.notes, *notes),
+        status=status,
+        key_id=ask.key_id,
+    )
+
+
+async def _open(cast: Cast, ask: Ask, plan: Plan, receipt_id: str, deadline: float) -> Turn:
     """Take a place and send the call. The place is given back if the answer does not begin."""
-    info = cast.engine.info(plan.executor)
-    if not info.model:  # it has not said yet what it serves
+    if not cast.engine.info(plan.executor).model:  # it has not said yet what it serves
         await cast.engine.probe(plan.executor)
-        info = cast.engine.info(plan.executor)
+    info = cast.engine.info(plan.executor)
+    await context.fit(cast.engine, plan, ask.body, ask.route, call_id=receipt_id, deadline=deadline)
     cast.gate.enter(plan.executor)
     cast.meter.inflight(plan.executor)
     begun = cast.clock.monotonic()
     try:
         body = {**plan.body, "model": info.model}
+        if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
+            # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.
+            body["cache_salt"] = f"{ask.tenant}/{body.get('cache_salt') or ''}"
         return await cast.engine.open(plan.executor, Call(receipt_id, ask.route, body, deadline=deadline, prefix_key=plan.prefix_key))
     except BaseException:
         cast.gate.leave(plan.executor, cast.clock.monotonic() - begun)
         cast.meter.inflight(plan.executor)
         raise
-
-
-def _plan(cast: Cast, ask: Ask) -> _Plan:
-    admission.check_shape(ask.body, cast.limits, ask.route)
-    wish = ask.body.get("consilium")
-    wish = wish if isinstance(wish, dict) else {}
-    infos = {info.name: info for info in cast.engine.executors()}
-    asked = ask.body.get("model")
-    target = models.resolve(asked if isinstance(asked, str) else None, roles=cast.frames, executors={name: info.model for name, info in infos.items()})
-    role = wish.get("role") or target.role
-    if role is not None and role not in cast.frames:
-        target = models.resolve(f"role/{role}", roles=cast.frames, executors={})
-    frame = cast.frames.get(str(role)) if role is not None else None
-    body = {key: value for key, value in ask.body.items() if key != "consilium"}
-    plan = _Plan(target, CORE, body, "", role=frame.role if frame else None, with_receipt=wish.get("receipt") is not False)
-    settings: Profile | None = None
-    if ask.route in GENERATING:
-        # Only who says auto, here or in the role, is chosen for: a request that names a model is answered as the bare engine would.
-        named = frame.profile if frame else profiles.AUTO if asked == models.AUTO else None
-        chosen = profiles.choose(wish.get("profile"), named, prompt.text(body), profiles=cast.profiles)
-        plan.profile, plan.profile_why, settings = chosen.name, chosen.why, chosen.profile
-        plan.body = profiles.apply(settings, body, ask.route)
-    if frame is not None:
-        plan.body = prompt.framed(frame, plan.body, ask.route)
-    plan.executor = str(wish.get("executor") or target.executor or (frame.executor if frame else None) or (settings.executor if settings else None) or CORE)
-    if plan.executor not in infos:
-        models.resolve(f"executor/{plan.executor}", roles=(), executors={name: info.model for name, info in infos.items()})
-    plan.fallback = _fallback(plan.executor, frame, infos)
-    plan.prefix_key = prompt.prefix_key(plan.role, plan.body)
-    return plan
-
-
-def _fallback(executor: str, frame: roles.Frame | None, infos: Mapping[str, ExecutorInfo]) -> str | None:
-    own = frame.fallback if frame is not None else None
-    chosen = own or infos[executor].fallback
-    return chosen if chosen in infos and chosen != executor else None
 
 
 _tasks: set[asyncio.Task[None]] = set()
@@ -361,16 +352,5 @@ async def finish_background() -> None:
         await asyncio.wait(_tasks, timeout=2.0)
 
 
-async def states(cast: Cast) -> dict[str, State]:
-    """Ask every executor how it is, side by side."""
-    names = [info.name for info in cast.engine.executors()]
-    found = await asyncio.gather(*(cast.engine.probe(name) for name in names))
-    return dict(zip(names, found, strict=True))
-
-
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
-
-
-def _dumps(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -126,13 +127,19 @@ def default_state() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "consilium"
 
 
+_SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"://[^/@\s]+@")
+
+
 def _plain(value: Any, *, masked: bool) -> Any:
     if isinstance(value, SecretStr):
         return MASK if masked else value.get_secret_value()
     if isinstance(value, BaseModel):
         return {name: _plain(getattr(value, name), masked=masked) for name in type(value).model_fields}
-    if isinstance(value, Mapping):
-        return {key: _plain(item, masked=masked) for key, item in value.items()}
+    if isinstance(value, Mapping):  # names of the owner's choice: variables of a process, extra arguments
+        return {key: MASK if masked and isinstance(item, str) and _SECRET_NAME.search(str(key)) else _plain(item, masked=masked) for key, item in value.items()}
+    if masked and isinstance(value, str):
+        return _USERINFO.sub(f"://{MASK}@", value)
     if isinstance(value, list | tuple):
         return [_plain(item, masked=masked) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -27,6 +27,7 @@ from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
 from consilium.gateway.stores import Stores
+from consilium.gateway.watch import Watch
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings
@@ -148,7 +149,7 @@ async def serve(
         settle=authority.settle,
         meter=GatewayMeter(Metrics(), gate),
     )
-    face = Face(cast, authority, kept.receipts, kept.responses, Embeddings(TwoNumbers(), model="two-numbers"))
+    face = Face(cast, authority, kept.receipts, kept.responses, Embeddings(TwoNumbers(), model="two-numbers"), Watch(cast.engine, gate, settings, clock))
     http = HttpFace(face)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with its protocol named, asyncio switches Nagle's delay off
     listener.bind(("127.0.0.1", 0))

@@ -8,6 +8,7 @@ import pytest
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.gateway.config import Profile, Role
+from consilium.gateway.watch import FRESH_S
 
 from .conftest import chat, events
 
@@ -163,6 +164,7 @@ async def test_health_says_alive_and_ready_says_the_core_answers(gateway):
     assert (await client.get("/ready")).json()["ready"] is True
     await bench.engines["core"].stop()
     assert (await client.get("/health")).status_code == 200
+    await asyncio.sleep(FRESH_S)
     down = await client.get("/ready")
     assert (down.status_code, down.json()["executors"]) == (503, {"core": "down"})
 

@@ -9,12 +9,12 @@ For tests of everything in front of an engine. One word is one token. Does not k
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
 from consilium.engine import wire
 from consilium.engine.ports import Call, ExecutorInfo, Head, Json, State, Tail, Timings, Usage
+from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError
 
 CREATED = 1_700_000_000
@@ -84,7 +84,7 @@ class EchoEngine:
             return
         for word in answer:
             await self._pause(word)
-        yield wire.document(self._head(), _dumps(_document(call, prompt, answer, tail, self._info)), tail)
+        yield wire.document(self._head(), dumps(_document(call, prompt, answer, tail, self._info)), tail)
 
     async def _streamed(self, call: Call, answer: list[str], tail: Tail) -> AsyncGenerator[bytes, None]:
         first, last, number = self._head(stream=True), b"", 0
@@ -209,12 +209,8 @@ def _object(call: Call, *, stream: bool = False) -> str:
 
 
 def _sse(event: Json) -> bytes:
-    return b"data: " + _dumps(event) + b"\n\n"
+    return b"data: " + dumps(event) + b"\n\n"
 
 
 def _named(kind: str, event: Json) -> bytes:
     return f"event: {kind}\n".encode() + _sse({"type": kind, **event})
-
-
-def _dumps(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

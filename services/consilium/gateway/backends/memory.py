@@ -19,6 +19,7 @@ from consilium.kernel.clock import Clock
 MINUTE_S: Final = 60.0
 KEPT_DOCUMENTS: Final = 4096
 KEPT_BUCKETS: Final = 65_536
+MAX_BYTES: Final = 64 * 2**20
 
 
 @dataclass(slots=True)
@@ -115,26 +116,42 @@ class MemoryKeys(MemoryQuotas):
 
 @dataclass(slots=True)
 class Documents:
-    """JSON documents with an end, at most `kept` of them. A copy goes in and a copy comes out."""
+    """JSON documents with an end, at most `kept` of them and `max_bytes` characters for each owner. A copy goes in and a copy comes out."""
 
     clock: Clock
     ttl_s: float
     kept: int = KEPT_DOCUMENTS
-    _found: OrderedDict[str, tuple[float, str]] = field(default_factory=OrderedDict)
+    max_bytes: int = MAX_BYTES
+    _found: OrderedDict[str, tuple[float, str, str]] = field(default_factory=OrderedDict)
+    _held: dict[str, int] = field(default_factory=dict)
 
-    async def put(self, document_id: str, document: Json, ttl_s: float | None = None) -> None:
-        """Keep a document."""
+    async def put(self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+        """Keep a document. The oldest make room; one that is larger than all that room is not kept."""
         ends = self.clock.monotonic() + (self.ttl_s if ttl_s is None else ttl_s)
-        self._found[document_id] = (ends, json.dumps(document, ensure_ascii=False))
-        self._found.move_to_end(document_id)
-        if len(self._found) > self.kept:
-            self._found.popitem(last=False)
+        text = json.dumps(document, ensure_ascii=False)
+        self._forget(document_id)
+        if len(text) > self.max_bytes:
+            return
+        self._found[document_id] = (ends, owner, text)
+        self._held[owner] = self._held.get(owner, 0) + len(text)
+        while len(self._found) > self.kept:
+            self._forget(next(iter(self._found)))
+        while self._held.get(owner, 0) > self.max_bytes:
+            self._forget(next(name for name, (_, its, _text) in self._found.items() if its == owner))
+
+    def _forget(self, document_id: str) -> None:
+        _, owner, text = self._found.pop(document_id, (0.0, "", ""))
+        left = self._held.get(owner, 0) - len(text)
+        if left > 0:
+            self._held[owner] = left
+        else:
+            self._held.pop(owner, None)
 
     async def get(self, document_id: str) -> Json | None:
         """Return a document, or None."""
-        ends, text = self._found.get(document_id, (0.0, ""))
+        ends, _, text = self._found.get(document_id, (0.0, "", ""))
         if not text or self.clock.monotonic() >= ends:
-            self._found.pop(document_id, None)
+            self._forget(document_id)
             return None
         found: Json = json.loads(text)
         return found
@@ -142,17 +159,17 @@ class Documents:
     async def delete(self, document_id: str) -> bool:
         """Forget a document."""
         there = await self.get(document_id) is not None
-        self._found.pop(document_id, None)
+        self._forget(document_id)
         return there
 
 
-def open_stores(clock: Clock, *, receipt_ttl_s: float) -> Stores:
+def open_stores(clock: Clock, *, receipt_ttl_s: float, max_bytes: int = MAX_BYTES) -> Stores:
     """Return stores that live as long as this process."""
 
     async def close() -> None:
         return None
 
-    return Stores(MemoryKeys(clock), Documents(clock, receipt_ttl_s), Documents(clock, receipt_ttl_s), close)
+    return Stores(MemoryKeys(clock), Documents(clock, receipt_ttl_s, max_bytes=max_bytes), Documents(clock, receipt_ttl_s, max_bytes=max_bytes), close)
 
 
 def _left(bucket: Bucket, rpm: int) -> tuple[int | None, int | None]:

@@ -1,4 +1,4 @@
--- Keys and quotas, in the server: each function is one round trip and atomic. HASH is replaced by a digest of this text.
+-- Keys, quotas and kept documents, in the server: each function is one round trip and atomic. HASH is replaced by a digest of this text.
 -- A bucket is a hash: r (requests left), t (tokens left; below 0 is debt), tpm, at (Unix seconds). It is dropped once it would be full again.
 
 local function now()
@@ -71,7 +71,28 @@ local function revoke(keys, args)
   return 1
 end
 
+-- Keeps a document within a budget of bytes; the oldest make room. keys: document, its owner's ledger ("size id", newest first), bytes in the ledger;
+-- args: text, milliseconds, budget, id, beginning of the documents' names. Returns 0 if the document alone is larger than the budget.
+local function keep(keys, args)
+  local size, budget = #args[1], tonumber(args[3])
+  if size > budget then return 0 end
+  redis.call('SET', keys[1], args[1], 'PX', args[2])
+  redis.call('LPUSH', keys[2], size .. ' ' .. args[4])
+  local held = redis.call('INCRBY', keys[3], size)
+  while held > budget do
+    local oldest = redis.call('RPOP', keys[2])
+    if not oldest then break end
+    local its_size, its_id = string.match(oldest, '^(%d+) (.*)$')
+    held = redis.call('DECRBY', keys[3], its_size)
+    if its_id ~= args[4] then redis.call('DEL', args[5] .. its_id) end
+  end
+  redis.call('PEXPIRE', keys[2], args[2])
+  redis.call('PEXPIRE', keys[3], args[2])
+  return 1
+end
+
 redis.register_function('csl_reserve_HASH', reserve)
 redis.register_function('csl_check_HASH', check)
 redis.register_function('csl_settle_HASH', settle)
 redis.register_function('csl_revoke_HASH', revoke)
+redis.register_function('csl_keep_HASH', keep)

@@ -2,7 +2,7 @@
 
     <prefix>:key:<id>       hash: hmac, name, scopes, tenant, rpm, tpm, created, expires, revoked
     <prefix>:quota:<id>     hash: a bucket
-    <prefix>:receipt:<id>   <prefix>:response:<id>   JSON
+    <prefix>:receipt:<id>   <prefix>:response:<id>   JSON; beside them :ledger and :bytes of each owner, which keep them within their budget
 
 The rules of the buckets are in quota.lua, loaded as functions when the server does not have them yet. Every failure of the server is upstream_down. Does not
 know who asks, nor what to do without a server.
@@ -24,17 +24,19 @@ from redis.exceptions import ConnectionError as LostConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from consilium.engine.ports import Json
-from consilium.gateway.backends.memory import Documents
+from consilium.gateway.backends.memory import MAX_BYTES, Documents
 from consilium.gateway.config import RedisSettings
 from consilium.gateway.keys import KeyRecord
 from consilium.gateway.stores import Stores, Unit, Verdict
+from consilium.kernel import logs
 from consilium.kernel.clock import Clock, SystemClock
 from consilium.kernel.errors import ConsiliumError
 
 CONNECTIONS: Final = 64
 RETRY_AFTER_S: Final = 1.0
 KEPT_LOCALLY: Final = 1024
-"""Documents that wait in this process while the server is down."""
+LOCAL_BYTES: Final = 16 * 2**20
+"""Documents of a kind, and their bytes, that are held in this process while the server is down."""
 
 _LUA: Final = (resources.files("consilium.gateway.backends") / "quota.lua").read_text(encoding="utf-8")
 _HASH: Final = hashlib.sha256(_LUA.encode()).hexdigest()[:12]
@@ -42,6 +44,8 @@ _LIBRARY: Final = f"#!lua name=csl_{_HASH}\n{_LUA.replace('HASH', _HASH)}"
 _UNITS: Final[dict[int, Unit]] = {1: "requests", 2: "tokens"}
 
 T = TypeVar("T")
+
+_log = logs.get("gateway")
 
 
 @dataclass(slots=True)
@@ -144,17 +148,22 @@ class RedisDocuments:
     server: Server
     kind: str
     ttl_s: float
+    max_bytes: int
     local: Documents
 
-    async def put(self, document_id: str, document: Json, ttl_s: float | None = None) -> None:
-        """Keep a document: in the server, else here."""
-        name = self.server.key(self.kind, document_id)
+    async def put(self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+        """Keep a document: in the server, else here. The owner's oldest make room for it; one that is larger than all that room is not kept."""
+        key = self.server.key
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         ends_ms = max(1, round(1000 * (self.ttl_s if ttl_s is None else ttl_s)))
+        names = [key(self.kind, document_id), key(f"{self.kind}-ledger", owner), key(f"{self.kind}-bytes", owner)]
         try:
-            await self.server.ask(lambda: self.server.redis.set(name, text, px=ends_ms))
+            is_kept = await self.server.call("keep", names, text, ends_ms, self.max_bytes, document_id, key(self.kind, ""))
         except ConsiliumError:
-            await self.local.put(document_id, document, ttl_s)
+            await self.local.put(document_id, document, owner, ttl_s=ttl_s)
+        else:
+            if not is_kept:
+                _log.warning("document_too_large", kind=self.kind, id=document_id, size=len(text), limit=self.max_bytes)
 
     async def get(self, document_id: str) -> Json | None:
         """Return a document, or None. Raises ConsiliumError(upstream_down) if it is not here and the server cannot be asked."""
@@ -199,15 +208,25 @@ def connect(settings: RedisSettings) -> Server:
     return Server(Redis.from_pool(pool), settings.prefix)
 
 
-def open_stores(settings: RedisSettings, *, receipt_ttl_s: float, clock: Clock | None = None) -> Stores:
-    """Return stores in one server. Nothing is asked of it yet: it may come later. Raises ConsiliumError(redis_missing) without an address."""
+def open_stores(
+    settings: RedisSettings,
+    *,
+    receipt_ttl_s: float,
+    receipts_max_bytes: int = MAX_BYTES,
+    responses_max_bytes: int = MAX_BYTES,
+    clock: Clock | None = None,
+) -> Stores:
+    """Return stores in one server. Nothing is asked of it yet: it may come later. Raises ConsiliumError(redis_missing) without an address.
+
+    receipts_max_bytes, responses_max_bytes  what receipts may take in all, and stored responses for each key
+    """
     server = connect(settings)
     own = clock if clock is not None else SystemClock()
 
-    def documents(kind: str) -> RedisDocuments:
-        return RedisDocuments(server, kind, receipt_ttl_s, Documents(own, receipt_ttl_s, KEPT_LOCALLY))
+    def documents(kind: str, max_bytes: int) -> RedisDocuments:
+        return RedisDocuments(server, kind, receipt_ttl_s, max_bytes, Documents(own, receipt_ttl_s, KEPT_LOCALLY, LOCAL_BYTES))
 
-    return Stores(RedisKeys(server), documents("receipt"), documents("response"), _Closing(server))
+    return Stores(RedisKeys(server), documents("receipt", receipts_max_bytes), documents("response", responses_max_bytes), _Closing(server))
 
 
 def _fields(record: KeyRecord) -> dict[Any, Any]:

@@ -1,0 +1,152 @@
+"""How turns end that never begin well: the caller leaves, the engine fails, the prompt is too long for the profile; and what each leaves behind."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from consilium.engine.backends.echo import EchoEngine
+from consilium.engine.client import EngineClient
+from consilium.gateway import asgi
+from consilium.gateway.admission import Gate
+from consilium.gateway.config import Gateway, Profile
+from consilium.gateway.watch import Watch
+from consilium.kernel.clock import SystemClock
+
+from .conftest import chat
+
+
+async def receipt_of(bench, found) -> dict:
+    async def kept():
+        return await bench.stores.receipts.get(found)
+
+    async with asyncio.timeout(5):
+        while (receipt := await kept()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return receipt
+
+
+async def test_an_answer_that_fails_has_a_receipt_and_tells_its_id(gateway):
+    bench = await gateway()
+    answer = await bench.client().post("/v1/chat/completions", json=chat("!fail"))
+    assert answer.status_code == 500
+    receipt = await receipt_of(bench, answer.headers["x-consilium-receipt"])
+    assert (receipt["status"], receipt["executor"], receipt["notes"]) == (500, "core", ["ended by: internal"])
+
+
+async def test_a_request_that_names_nobody_has_no_receipt(gateway):
+    bench = await gateway()
+    answer = await bench.client().post("/v1/chat/completions", json={**chat("x"), "model": "role/none"})
+    assert answer.status_code == 404
+    assert "x-consilium-receipt" not in answer.headers
+
+
+async def test_who_leaves_before_the_answer_begins_is_counted_and_gives_all_back(gateway):
+    bench = await gateway()
+    key = await bench.new_key(tpm=100_000)
+    kept = bench.stores.receipts._found
+    with pytest.raises(httpx.ReadTimeout):
+        await bench.client(key).post("/v1/chat/completions", json=chat("!wait"), timeout=0.3)
+    await bench.until(lambda: bool(kept) and not bench.engines["core"].running)
+    receipt = await receipt_of(bench, next(iter(kept)))
+    assert (receipt["status"], receipt["notes"]) == (499, ["ended by: client_gone"])
+    assert bench.face.cast.gate.running("core") == 0
+    left = await bench.client(key).post("/v1/chat/completions", json=chat("hi", max_tokens=1))
+    assert int(left.headers["x-ratelimit-remaining-tokens"]) > 99_000  # the 256 held for the answer came back
+
+
+async def test_work_that_is_done_in_the_moment_in_which_we_are_cancelled_is_dropped_properly():
+    dropped = []
+
+    async def nothing():
+        await asyncio.Event().wait()
+
+    async def drop(made):
+        dropped.append(made)
+
+    work = asyncio.get_running_loop().create_future()
+    request = asgi.Request("POST", "/", "", {}, nothing, nothing)
+    waiting = asyncio.ensure_future(asgi.unless_gone(request, work, drop))
+    await asyncio.sleep(0.01)
+    work.set_result("an answer that has begun")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert dropped == ["an answer that has begun"]
+
+
+PROFILES = {"short": Profile(context=20, max_tokens=50)}
+
+
+@pytest.mark.parametrize(("asked", "most"), [({}, 17), ({"max_tokens": 5}, 5)])
+async def test_the_answer_ends_where_the_profiles_context_does(gateway, asked, most):
+    bench = await gateway(profiles=PROFILES)
+    answer = await bench.client().post("/v1/chat/completions", json={**chat("one two three"), "consilium": {"profile": "short"}, **asked})
+    assert answer.status_code == 200
+    sent = bench.engines["core"].calls[-1].body
+    assert (sent.get("max_completion_tokens") or sent.get("max_tokens")) == most
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", chat("w " * 30), "messages"),
+        ("/v1/chat/completions", chat("w", max_tokens=20), "messages"),
+        ("/v1/completions", {"model": "auto", "prompt": "w " * 30}, "prompt"),
+        ("/v1/responses", {"model": "auto", "input": "w " * 30}, "input"),
+    ],
+)
+async def test_what_is_longer_than_the_profiles_context_is_refused_with_both_numbers(gateway, path, body, field):
+    bench = await gateway(profiles=PROFILES)
+    answer = await bench.client().post(path, json={**body, "consilium": {"profile": "short"}})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, field)
+    assert "'short' holds 20" in error["message"]
+
+
+async def test_tenants_share_no_prefix_cache(gateway):
+    bench = await gateway()
+    at_home = bench.client()
+    guest = bench.client(await bench.new_key(tenant="guest"))
+    await at_home.post("/v1/chat/completions", json=chat("hi"))
+    await guest.post("/v1/chat/completions", json=chat("hi"))
+    await guest.post("/v1/chat/completions", json={**chat("hi"), "cache_salt": "mine"})
+    assert [call.body.get("cache_salt") for call in bench.engines["core"].calls] == [None, "guest/", "guest/mine"]
+
+
+async def test_however_many_ask_an_executor_is_asked_once():
+    asked = []
+
+    class Slow(EchoEngine):
+        async def check(self):
+            asked.append(self.info().name)
+            await asyncio.sleep(0.05)
+            await super().check()
+
+    engine = Slow()
+    await engine.start()
+    watch = Watch(EngineClient({"core": engine}), Gate(1), Gateway(), SystemClock())
+    found = await asyncio.gather(*(watch.states() for _ in range(100)))
+    assert len(asked) == 1
+    assert found[0] == {"core": "ready"}
+
+
+async def test_a_failure_does_not_end_the_watch(log_lines):
+    class Broken(EchoEngine):
+        async def check(self):
+            raise ValueError("nobody expected this")
+
+    watch = Watch(EngineClient({"core": Broken()}), Gate(1), Gateway(), SystemClock())
+    running = asyncio.ensure_future(watch.run())
+    await asyncio.sleep(0.05)
+    assert not running.done()
+    running.cancel()
+    assert [line["event"] for line in log_lines] == ["look_failed"]
+
+
+async def test_a_key_without_the_scope_gets_its_tokens_back(gateway):
+    bench = await gateway()
+    key = await bench.new_key(scopes=frozenset({"read"}), tpm=10_000)
+    for _ in range(5):
+        refused = await bench.client(key).post("/v1/chat/completions", json=chat("hi", max_tokens=3000))
+        assert refused.status_code == 403
