@@ -68,7 +68,14 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
         frontend["chat_template"] = spec.chat_template
     if spec.tool_parser is not None:
         frontend |= {"tool_call_parser": str(spec.tool_parser), "enable_auto_tool_choice": True}
-    return {"name": spec.name, "engine_args": dict(spec.launch_args), "frontend_args": frontend, "revision": spec.revision, "fallback": spec.fallback}
+    return {
+        "name": spec.name,
+        "engine_args": dict(spec.launch_args),
+        "frontend_args": frontend,
+        "revision": spec.revision,
+        "fallback": spec.fallback,
+        "note": spec.note,
+    }
 
 
 def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def plan(view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mappi
     models: dict[str, ModelFacts] = {}
     for name in names:
         found = resolve(name, models_dir)
-        models[name] = replace(read(found.path, found.name), revision=found.revision)
+        models[name] = replace(read(found.path, found.name), revision=found.revision, note=found.note)
     broken = breaking_edit(view.model_dump(), lambda name: Path(models[name].path) if name in models else None)
     if broken is not None:
         raise ConsiliumError("config_invalid", key=broken[0], reason=broken[1])

@@ -30,6 +30,7 @@ class ModelFacts:
     name          served name: what callers send as `model`
     path          folder with config.json, tokenizer and safetensors
     revision      short fingerprint: the hub commit, or a hash of config.json and of the weight files' names and sizes
+    note          what it is, for a person
     heads         attention heads; kv_heads of them hold keys and values
     intermediate  width of the dense feed-forward layer, or of one expert in a mixture
     experts       0 in a dense model
@@ -43,6 +44,7 @@ class ModelFacts:
     name: str
     path: str
     revision: str = ""
+    note: str = ""
     architecture: str = ""
     model_type: str = ""
     layers: int = 1

@@ -133,6 +133,7 @@ class ExecutorInfo:
     context   longest prompt plus answer in tokens, or None if it did not say
     places    requests that run at once over all copies
     fallback  executor that answers when this one is down
+    note      what the model is, for a person
     """
 
     name: str
@@ -144,6 +145,7 @@ class ExecutorInfo:
     revision: str = ""
     template: Template = "model"
     fallback: str | None = None
+    note: str = ""
 
 
 class Engine(Protocol):

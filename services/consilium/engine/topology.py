@@ -46,6 +46,7 @@ class DeploymentSpec:
     model_path: str
     served_name: str
     revision: str
+    note: str
     replicas: int
     device: ComputesOn
     tensor_parallel: int
@@ -246,6 +247,7 @@ def _spec(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, versi
         model_path=facts.path,
         served_name=facts.name,
         revision=facts.revision,
+        note=facts.note,
         replicas=seat.replicas,
         device=seat.device,
         tensor_parallel=shape.tensor_parallel,

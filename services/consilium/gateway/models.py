@@ -90,8 +90,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created: int) -> list[dict[str, object]]:
-    """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids. `created` is Unix seconds.
+def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created: int, embeds: str = "") -> list[dict[str, object]]:
+    """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids, the model behind /v1/embeddings. `created` is Unix seconds.
 
     Each row has OpenAI's fields and a plain `description`; executors and served ids add vLLM's `root` and `max_model_len`; `consilium` says what a row is.
     """
@@ -99,15 +99,27 @@ def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created
     rows.append(_row(BASE, created, "base", "The core as it is, without role or profile."))
     rows += [_row(f"role/{name}", created, "role", f"The role {name}: its frame stands before what the caller says.") for name in roles]
     rows += [
-        _row(f"executor/{info.name}", created, "executor", f"The executor {info.name}, which serves {info.model or 'a model that it has not named yet'}.", info)
+        _row(
+            f"executor/{info.name}",
+            created,
+            "executor",
+            f"The executor {info.name}, which serves {info.model or 'a model that it has not named yet'}{_told(info)}.",
+            info,
+        )
         for info in executors
     ]
     taken = {str(row["id"]) for row in rows}
     for info in sorted(executors, key=lambda info: info.name != CORE):
         if info.model not in taken:
             taken.add(info.model)
-            rows.append(_row(info.model, created, "model", f"The model that the executor {info.name} serves.", info))
+            rows.append(_row(info.model, created, "model", f"The model that the executor {info.name} serves{_told(info)}.", info))
+    if embeds and embeds not in taken:
+        rows.append(_row(embeds, created, "embedding", "The model behind /v1/embeddings."))
     return rows
+
+
+def _told(info: ExecutorInfo) -> str:
+    return f": {info.note}" if info.note else ""
 
 
 def _serving(model: str, executors: Mapping[str, str]) -> str | None:

@@ -45,7 +45,9 @@ READ: Final = "read"
 
 
 class Embedder(Protocol):
-    """Answers /v1/embeddings."""
+    """Answers /v1/embeddings with the model of that name."""
+
+    model: str
 
     async def create(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return an OpenAI embeddings object. Raises ConsiliumError."""
@@ -172,7 +174,7 @@ class HttpFace:
     async def _models(self, request: Request, name: str, headers: Headers) -> None:
         await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
         cast = self._face.cast
-        listed = models.listing(cast.frames, cast.engine.executors(), created=int(_STARTED))
+        listed = models.listing(cast.frames, cast.engine.executors(), created=int(_STARTED), embeds=self._face.embeddings.model)
         if not name:
             await asgi.answer(request, HTTP_OK, dumps({"object": "list", "data": listed}), headers)
             return

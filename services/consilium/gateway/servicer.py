@@ -75,7 +75,7 @@ class Generation(rpc.GenerationServiceServicer):
         """Return a page of names, sorted by id."""
         await self._enter(context, 0, READ)
         cast = self._face.cast
-        rows = sorted(models.listing(cast.frames, cast.engine.executors(), created=0), key=lambda row: str(row["id"]))
+        rows = sorted(models.listing(cast.frames, cast.engine.executors(), created=0, embeds=self._face.embeddings.model), key=lambda row: str(row["id"]))
         rows = [row for row in rows if str(row["id"]) > request.page_token]
         size = min(request.page_size or PAGE, MOST)
         if size < 0:

@@ -16,6 +16,7 @@ SPEC = DeploymentSpec(
     model_path="/m",
     served_name="tiny",
     revision="abc",
+    note="a model for tests",
     replicas=1,
     device="cpu",
     tensor_parallel=1,

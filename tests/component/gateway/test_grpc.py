@@ -145,7 +145,7 @@ async def test_fallback_and_a_break_after_the_first_word(ask):
 
 async def test_models_tokens_and_vectors(ask):
     bench, client = await ask(roles={"sage": Role(frame="x")})
-    assert await client.models() == ["auto", "base", "echo", "executor/core", "role/sage"]
+    assert await client.models() == ["auto", "base", "echo", "executor/core", "role/sage", "two-numbers"]
     stub = rpc.GenerationServiceStub(bench.channel().raw)
     metadata = (("authorization", f"Bearer {bench.key}"),)
     page = await stub.ListModels(pb.ListModelsRequest(page_size=2), metadata=metadata)

@@ -130,7 +130,7 @@ async def test_models_are_listed_and_found(gateway):
     bench = await gateway(engines=[EchoEngine(), EchoEngine("spare", model="org/small")], roles={"sage": Role(frame="x")})
     listed = await bench.openai().models.list()
     names = [model.id for model in listed.data]
-    assert names == ["auto", "base", "role/sage", "executor/core", "executor/spare", "echo", "org/small"]
+    assert names == ["auto", "base", "role/sage", "executor/core", "executor/spare", "echo", "org/small", "two-numbers"]
     assert all(model.model_extra["description"] for model in listed.data)
     for name in names:
         one = await bench.client().get(f"/v1/models/{name}")

@@ -54,6 +54,7 @@ class VllmSettings:
 
     engine_args    fields of vLLM's AsyncEngineArgs
     frontend_args  fields of vLLM's FrontendArgs: chat_template, tool_call_parser, enable_auto_tool_choice ...
+    note           what the model is, for a person
     idle_s         after that many seconds without a token, health means generating one
     ray_metrics    engine metrics go to Ray's exporter
     """
@@ -64,6 +65,7 @@ class VllmSettings:
     replica: str = ""
     revision: str = ""
     fallback: str | None = None
+    note: str = ""
     idle_s: float = 30.0
     check_timeout_s: float = 60.0
     ray_metrics: bool = False
@@ -138,6 +140,7 @@ class VllmEngine:
             revision=self._settings.revision,
             template=self._template,
             fallback=self._settings.fallback,
+            note=self._settings.note,
         )
 
     def load(self) -> dict[str, int]:
