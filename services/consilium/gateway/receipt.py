@@ -35,7 +35,7 @@ class Receipt:
     usage         prompt_tokens, completion_tokens, cached_tokens
     timings       stage -> milliseconds
     notes         what else was out of the ordinary
-    key_id        who asked; it is stored with the receipt and not shown to the caller
+    key_id        who asked; it is stored with the receipt and shown to admins only
     """
 
     id: str

@@ -190,6 +190,8 @@ class HttpFace:
         found = await self._face.receipts.get(name[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
             raise ConsiliumError("receipt_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
+        if not admitted.principal.may("admin"):
+            found = {name: value for name, value in found.items() if name != "key_id"}
         await asgi.answer(request, HTTP_OK, dumps(found), headers)
 
     async def _response(self, request: Request, name: str, headers: Headers) -> None:
