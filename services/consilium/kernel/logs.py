@@ -3,15 +3,15 @@
     log = logs.get("gateway")
     log.info("turn_done", route="chat", took_ms=212)
 
-JSON in pods, colours on a terminal, key=value in files. Knows how a line looks and where it goes (stderr). Does not know what is worth logging;
-no prompt text is.
+JSON in pods, colours on a terminal, key=value in files. Knows how a line looks and where it goes (stderr); one that cannot be written is lost and ends
+nothing. Does not know what is worth logging; no prompt text is.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TextIO
@@ -68,7 +68,7 @@ def configure(service: str, *, form: Form | None = None, level: str | None = Non
     structlog.configure(
         processors=[_service(service), _request, structlog.processors.add_log_level, *_renderer(chosen)],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level or named_level or "info"]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(_Lossy(out)),  # type: ignore[arg-type]  # it writes and flushes, and no more is asked of it
         cache_logger_on_first_use=False,
     )
 
@@ -77,6 +77,21 @@ def get(room: str = "") -> FilteringBoundLogger:
     """Return a logger; `room` is a field on each of its lines."""
     logger: FilteringBoundLogger = structlog.get_logger(**({"room": room} if room else {}))
     return logger
+
+
+class _Lossy:
+    """Where lines go: one that cannot be written (a full disk, a closed pipe) is lost, and the work that it tells of goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 @dataclass(slots=True)

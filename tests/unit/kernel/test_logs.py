@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 
 import pytest
 import structlog
@@ -31,6 +33,19 @@ def test_a_file_gets_key_and_value():
     assert "took_ms=212" in line
     assert "request_id=req-1" in line
     assert "details" not in line
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EPIPE])
+def test_a_full_disk_or_a_closed_pipe_costs_the_line_and_not_the_work(reason):
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(reason, os.strerror(reason))
+
+        def flush(self):
+            self.write("")
+
+    logs.configure("gateway", stream=Full())
+    logs.get().info("turn_done")
 
 
 def test_a_pod_gets_json(monkeypatch):
