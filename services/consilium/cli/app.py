@@ -34,13 +34,14 @@ EXIT_UNHEALTHY: Final = 3
 EXIT_NOT_FOUND: Final = 4
 EXIT_INTERRUPTED: Final = 130
 _NOT_FOUND: Final = frozenset({"receipt_unknown", "model_unknown", "job_unknown", "adapter_unknown", "collection_unknown", "route_unknown"})
+_PROFILE: Final = "consilium.profile"  # the field that names a profile: chat sends a name, so what is wrong with it is that nobody has it
 
 
 def exit_code(err: ConsiliumError) -> int:
     """Return the exit code of an error: the catalogue's own, 4 for what was not found, else 1."""
     if err.row.exit_code != EXIT_FAILURE:
         return err.row.exit_code
-    return EXIT_NOT_FOUND if err.code in _NOT_FOUND else EXIT_FAILURE
+    return EXIT_NOT_FOUND if err.code in _NOT_FOUND or err.fields.get("param") == _PROFILE else EXIT_FAILURE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from consilium.cli.app import complain
+from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.reach import Endpoint, add_endpoint, endpoint_of
 from consilium.kernel.errors import ConsiliumError
 
@@ -48,11 +48,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask once, or hold a conversation."""
+    """Ask once, or hold a conversation. An empty question is a usage error (2)."""
+    text = sys.stdin.read() if args.text == "-" else args.text or ""
+    if args.text is not None and not text.strip():
+        complain("the question is empty", "Write it in quotes: consilium chat 'What is a mind?'. Without a text a conversation begins.")
+        return EXIT_USAGE
     endpoint = endpoint_of(args)
     messages: list[Json] = [{"role": "system", "content": args.system}] if args.system else []
     if args.text is not None:
-        text = sys.stdin.read() if args.text == "-" else args.text
         return _turn(endpoint, args, messages, text)
     code = 0
     for line in _lines():
@@ -133,11 +136,10 @@ def failure_of(status: int, text: str) -> ConsiliumError:
 
     try:
         error = json.loads(text)["error"]
-        code, message = str(error.get("code")), str(error.get("message"))
+        code, message, param = str(error.get("code")), str(error.get("message")), error.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        code, message = "upstream_down" if status >= 500 else "invalid_request", f"HTTP {status}: {text[:200]}"
-    found = ConsiliumError(code if code in BY_CODE else "invalid_request", message)
-    return _SaidError(found.code, message)
+        code, message, param = "upstream_down" if status >= 500 else "invalid_request", f"HTTP {status}: {text[:200]}", None
+    return _SaidError(code if code in BY_CODE else "invalid_request", message, param=param if isinstance(param, str) else None)
 
 
 class _SaidError(ConsiliumError):

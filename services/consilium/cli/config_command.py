@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from consilium.cli import tree
-from consilium.cli.reach import add_state
-from consilium.kernel.config import dump, flatten
+from consilium.cli.reach import add_state, folder_of
+from consilium.kernel.config import dump, environment_value, flatten
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +30,12 @@ def run(args: argparse.Namespace) -> int:
         print(example(), end="")
         return 0
     loaded = tree.load_tree(args)
+    tree.with_absolute_paths(loaded.value, tree.beside(args))  # files that are named must be there, as `up` wants them
     plain = dump(loaded.value, masked=True)
-    flat = flatten(plain)
+    rows = [(key, value, loaded.origin(key)) for key, value in flatten(plain).items()]
+    rows.append(("state", str(folder_of(args).root), "flag" if args.state else "environment" if environment_value("CONSILIUM_STATE") else "default"))
     if args.output == "json":
-        print(json.dumps({key: {"value": value, "origin": loaded.origin(key)} for key, value in flat.items()}, indent=2, ensure_ascii=False))
+        print(json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}, indent=2, ensure_ascii=False))
     elif args.output == "yaml":
         import yaml
 
@@ -40,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        Console(soft_wrap=True).print(_table([(key, value, loaded.origin(key)) for key, value in flat.items()]))
+        Console(soft_wrap=True).print(_table(rows))
     return 0
 
 
-def _table(rows: list[tuple[str, object, str]]) -> object:
+def _table(rows: Sequence[tuple[str, object, str]]) -> object:
     from rich.markup import escape
     from rich.table import Table
 

@@ -6,20 +6,24 @@ Model files are explained by the planner; consilium.yaml from the descriptions o
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consilium.cli.plan import guarded
+from consilium.kernel.errors import ConsiliumError
 from consilium.planner import explain as pages
 from consilium.planner import models
-from consilium.planner.refusal import nearest, wrong
+from consilium.planner.refusal import wrong
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 EXIT_OK = 0
 _YAML = (".yaml", ".yml")
@@ -32,25 +36,45 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="Explain a configuration file line by line.",
         description="Explain config.json, tokenizer_config.json, adapter_config.json or consilium.yaml line by line.",
     )
-    parser.add_argument("file", help="The file, or the name of a known model for its config.json.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="The file, or the name of a known model for its config.json; several are explained in turn.")
     parser.add_argument("--output", choices=("table", "json"), default="table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain the file; 0, or 2 when it cannot be explained."""
-    return guarded(lambda: _explain(args))
-
-
-def _explain(args: argparse.Namespace) -> int:
-    path = Path(args.file).expanduser()
-    if path.suffix in _YAML:
-        lines, sentences = yaml_lines(path), []
-    else:
-        data, name = _data(path, args.file)
-        lines, sentences = pages.lines(data), pages.summary(data, name)
+    """Explain the files in turn; 0, or 2 when one cannot be explained."""
+    if len(args.files) == 1:
+        return guarded(lambda: _explain(args.files, args.output))
     if args.output == "json":
-        print(json.dumps({"summary": sentences, "lines": [asdict(line) for line in lines]}, ensure_ascii=False, indent=2))
+        return guarded(lambda: _explain(args.files, "json"))
+    codes = []
+    for number, word in enumerate(args.files):
+        codes.append(guarded(partial(_explain, [word], args.output, title=("\n" if number else "") + f"== {word}\n")))
+    return max(codes)
+
+
+def _explain(words: list[str], output: str, title: str = "") -> int:
+    found = [_lines_of(word) for word in words]
+    if output == "json":
+        pages_found = [
+            {"file": word, "summary": sentences, "lines": [asdict(line) for line in lines]} for word, (lines, sentences) in zip(words, found, strict=True)
+        ]
+        print(json.dumps(pages_found if len(words) > 1 else pages_found[0], ensure_ascii=False, indent=2))
         return EXIT_OK
+    for lines, sentences in found:
+        print(title, end="")
+        _print(lines, sentences)
+    return EXIT_OK
+
+
+def _lines_of(word: str) -> tuple[list[pages.Line], list[str]]:
+    path = Path(word).expanduser()
+    if path.suffix in _YAML:
+        return yaml_lines(path), []
+    data, name = _data(path, word)
+    return pages.lines(data), pages.summary(data, name)
+
+
+def _print(lines: list[pages.Line], sentences: list[str]) -> None:
     for line in lines:
         print(f"{line.key}: {line.value}")
         for text in (line.meaning, line.change):
@@ -60,7 +84,6 @@ def _explain(args: argparse.Namespace) -> int:
         print()
     for sentence in sentences:
         print(sentence)
-    return EXIT_OK
 
 
 def _data(path: Path, word: str) -> tuple[Mapping[str, Any], str]:
@@ -76,15 +99,13 @@ def _data(path: Path, word: str) -> tuple[Mapping[str, Any], str]:
 
 def yaml_lines(path: Path) -> list[pages.Line]:
     """Return the explanation of every key in a consilium.yaml, from the descriptions of the configuration models."""
-    import yaml
+    from consilium.kernel import yaml_source
 
     try:
-        if path.stat().st_size > models.MAX_CONFIG_BYTES:
-            raise wrong("file", f"{path.name} has {path.stat().st_size >> 20} MiB; a consilium.yaml is a few kB of YAML")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise wrong("file", f"{path} cannot be read as YAML; give a consilium.yaml") from err
-    if not isinstance(tree, Mapping):
+        tree = yaml_source.read(path)
+    except ConsiliumError as err:
+        raise wrong("file", f"{err.public()}; give a consilium.yaml") from err
+    if not tree:
         raise wrong("file", f"{path.name} holds no keys; give a consilium.yaml with at least a model")
     from consilium.cli.tree import ConsiliumConfig
 
@@ -99,19 +120,12 @@ def _walk(tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str, f
         name = f"{prefix}{key}"
         known = fields.get(str(key))
         if model is not None and known is None:
-            near = nearest(str(key), fields)
+            near = next(iter(difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)), None)
             found.append(
                 pages.Line(name, pages.short(value), "No such key: the cluster refuses to start with it.", f"The nearest known key is {near}." if near else "")
             )
             continue
-        default = known.default if known is not None else None
-        about = (known.description or "") if known is not None else ""
-        note = (
-            f"The default is {pages.short(default)}."
-            if known is not None and not isinstance(value, Mapping) and not known.is_required() and known.default_factory is None
-            else ""
-        )
-        found.append(pages.Line(name, pages.short(value), about, note))
+        found.append(pages.Line(name, pages.short(value), _about(known, str(key), prefix), _note(known, value)))
         if isinstance(value, Mapping):
             inner, named = _inner(known.annotation if known is not None else None)
             for below, held in value.items() if named else ():
@@ -120,6 +134,22 @@ def _walk(tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str, f
                     _walk(held, _chosen(inner, held), f"{name}.{below}.", found)
             if not named and inner:
                 _walk(value, inner[0], f"{name}.", found)
+
+
+def _about(field: FieldInfo | None, key: str, prefix: str) -> str:
+    """Return the description of a key; an executor's engine settings are described where the common ones are."""
+    from consilium.engine.config import EngineSettings
+
+    if field is None or field.description:
+        return field.description or "" if field is not None else ""
+    common = EngineSettings.model_fields.get(key) if prefix.endswith(".engine.") else None
+    return common.description or "" if common is not None else ""
+
+
+def _note(field: FieldInfo | None, value: object) -> str:
+    if field is None or isinstance(value, Mapping) or field.is_required() or field.default_factory is not None:
+        return ""
+    return "Empty when it is left out." if field.default is None else f"The default is {pages.short(field.default)}."
 
 
 def _inner(annotation: object) -> tuple[list[type[BaseModel]], bool]:

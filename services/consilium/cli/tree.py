@@ -6,6 +6,7 @@ Knows which sections there are, and that names in one mean something in another.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ from consilium.engine.config import EngineExecutor, EngineView, Executor
 from consilium.engine.ports import CORE
 from consilium.gateway.config import GatewayView
 from consilium.kernel.config import Loaded, Section, load
+from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.yaml_source import value_of
 
 BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
 BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
@@ -37,7 +40,24 @@ class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
     model_config = Section.model_config
 
     metrics: Metrics = Field(default_factory=Metrics)
-    state: str | None = Field(None, description="State folder: keys, logs, models, Redis data; empty = ~/.local/state/consilium.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_is_no_key(cls, tree: object) -> object:
+        if isinstance(tree, Mapping) and "state" in tree:
+            reason = (
+                "the state folder is not named in a file, because status, down and the other commands would not find it; use --state DIR or CONSILIUM_STATE"
+            )
+            raise WrongValueError(("state",), reason)
+        return tree
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> ConsiliumConfig:
+        named = {("model",): self.model} | {("executors", name, "model"): executor.model for name, executor in self.executors.items()}
+        for place, model in named.items():
+            if not model.strip():
+                raise WrongValueError(place, "the name is empty; write demo, a hub name such as Qwen/Qwen3-8B, or a folder")
+        return self
 
     @model_validator(mode="after")
     def _names_are_known(self) -> ConsiliumConfig:
@@ -45,18 +65,17 @@ class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
         profiles = {*BUILT_IN_PROFILES, *self.profiles}
         for name, role in self.roles.items():
             for key in ("executor", "fallback"):
-                _must_be_known(f"roles.{name}.{key}", getattr(role, key), executors, "executor")
-            _must_be_known(f"roles.{name}.profile", None if role.profile == "auto" else role.profile, profiles, "profile")
+                _must_be_known(("roles", name, key), getattr(role, key), executors, "executor")
+            _must_be_known(("roles", name, "profile"), None if role.profile == "auto" else role.profile, profiles, "profile")
         for name, profile in self.profiles.items():
-            _must_be_known(f"profiles.{name}.executor", profile.executor, executors, "executor")
-        _must_be_known("embedding.executor", self.embedding.executor, executors, "executor")
+            _must_be_known(("profiles", name, "executor"), profile.executor, executors, "executor")
+        _must_be_known(("embedding", "executor"), self.embedding.executor, executors, "executor")
         return self
 
 
-def _must_be_known(key: str, value: str | None, known: set[str], kind: str) -> None:
+def _must_be_known(place: tuple[str, ...], value: str | None, known: set[str], kind: str) -> None:
     if value is not None and value not in known:
-        msg = f"{key} names {value!r}, which is no {kind}; there are {', '.join(sorted(known))}"
-        raise ValueError(msg)
+        raise WrongValueError(place, *no_such(value, kind, known))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, object]:
@@ -67,7 +86,7 @@ def parse_settings(pairs: list[str]) -> dict[str, object]:
         if not sign or not key:
             raise ConsiliumError("config_invalid", key=f"--set {pair}", reason="write key=value, such as engine.max_num_seqs=16")
         try:
-            found[key] = yaml.safe_load(text)
+            found[key] = value_of(text)
         except yaml.YAMLError as err:
             raise ConsiliumError("config_invalid", key=key, reason=f"{text!r} is not a YAML value") from err
     return found
@@ -83,13 +102,23 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_tree(args: argparse.Namespace) -> Loaded[ConsiliumConfig]:
-    """Return the tree for the flags of `add_config_flags` and --state. Raises ConsiliumError(config_invalid)."""
-    named = {"model": args.model, "gateway.port": args.port, "gateway.grpc_port": args.grpc_port, "state": args.state}
+    """Return the tree for the flags of `add_config_flags`. Raises ConsiliumError(config_invalid)."""
+    named = {"model": args.model, "gateway.port": args.port, "gateway.grpc_port": args.grpc_port}
     flags = {**parse_settings(args.set), **{key: value for key, value in named.items() if value is not None}}
-    path = args.config
-    if path is None and Path(FILE).is_file():
-        path = Path(FILE)
-    return load(ConsiliumConfig, path=path, flags=flags)
+    return load(ConsiliumConfig, path=file_of(args), flags=flags)
+
+
+def file_of(args: argparse.Namespace) -> Path | None:
+    """Return the configuration file: the one that -c names, else consilium.yaml in the working directory, else none."""
+    if args.config is not None:
+        return Path(args.config)
+    return Path(FILE) if Path(FILE).is_file() else None
+
+
+def beside(args: argparse.Namespace) -> Path:
+    """Return the folder in which the files that the configuration names are looked up first."""
+    file = file_of(args)
+    return file.parent if file is not None else Path()
 
 
 def with_absolute_paths(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:

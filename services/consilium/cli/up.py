@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import IO, Final
 
 from consilium.cli import launch, preflight, processes, tree
@@ -45,11 +44,10 @@ def run(args: argparse.Namespace) -> int:
     begun = time.time()
     preflight.check_python()
     loaded = tree.load_tree(args)
-    folder = StateFolder(Path(loaded.value.state).expanduser().resolve()) if loaded.value.state else folder_of(args)
+    folder = folder_of(args)
     folder.make()
-    beside = args.config.parent if args.config else Path()
     with preflight.check_alone(folder) as lock:  # ours until the supervisor has it: two starts at once never write the same files
-        resolved = _checked(tree.with_absolute_paths(loaded.value, beside), folder)
+        resolved = _checked(tree.with_absolute_paths(loaded.value, tree.beside(args)), folder)
         ports = preflight.allot_ports(resolved)
         supervisor = _launch(folder, resolved, ports, begun, lock)
     try:
@@ -175,6 +173,7 @@ def _say_changes(cluster: Cluster, seen: dict[str, str]) -> None:
 
 def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: Cluster) -> int:
     """Undo the start and say why."""
+    ended = supervisor.poll() is not None  # by itself; else only our patience has
     _undo(folder, supervisor)
     last = folder.read_cluster() or cluster
     failure = last.failure or cluster.failure
@@ -182,11 +181,7 @@ def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: C
         complain(failure.sentence, failure.next_step)
         return BY_CODE[failure.code].exit_code
     late = [name for name, part in cluster.parts.items() if part.state != "up"]
-    reason = (
-        "it was not ready in time (--wait)"
-        if late and supervisor.returncode in {0, None, -signal.SIGTERM}
-        else "the supervisor ended; see 'consilium logs supervisor'"
-    )
+    reason = "the supervisor ended; see 'consilium logs supervisor'" if ended else "it was not ready in time (--wait)"
     raise ConsiliumError("part_failed", name=", ".join(late) or "the supervisor", reason=reason)
 
 

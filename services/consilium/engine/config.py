@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from consilium.engine.ports import CORE
 from consilium.kernel.config import Section
+from consilium.kernel.config_refusal import WrongValueError, no_such
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Device = Literal["auto", "gpu", "cpu"]
@@ -68,7 +69,7 @@ class EngineOverride(Section):
 class Shape(Section):
     """How many cards and nodes one engine takes, and how many copies there are."""
 
-    replicas: int | Literal["auto"] = Field("auto", description="Copies; auto = one per GPU for kind replicas, else 1.")
+    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Copies; auto = one per GPU for kind replicas, else 1.")
     tensor_parallel: int = Field(1, ge=1, description="Cards that share each layer.")
     pipeline_parallel: int = Field(1, ge=1, description="Stages of layers.")
     nodes: int = Field(1, ge=1, description="Nodes over which one engine is spread.")
@@ -138,12 +139,12 @@ class EngineView(Section):
     def _executors_fit_kind(self) -> EngineView:
         for name, executor in self.executors.items():
             if name == CORE:
-                msg = "executors.core: the name core belongs to the model itself; choose another"
-                raise ValueError(msg)
+                raise WrongValueError(("executors", name), "the name core belongs to the model itself; choose another")
             if isinstance(executor, EngineExecutor) and self.topology.kind != "hybrid":
-                msg = f"executors.{name} is an engine of its own; set topology.kind to hybrid"
-                raise ValueError(msg)
+                raise WrongValueError(
+                    ("executors", name), f"it is an engine of its own, and topology.kind is {self.topology.kind}; set topology.kind to hybrid"
+                )
             if executor.fallback is not None and executor.fallback != CORE and executor.fallback not in self.executors:
-                msg = f"executors.{name}.fallback names {executor.fallback!r}, which is no executor"
-                raise ValueError(msg)
+                reason, nearest = no_such(executor.fallback, "executor", {CORE, *self.executors} - {name})
+                raise WrongValueError(("executors", name, "fallback"), reason, nearest)
         return self

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from consilium.cli import tree
+from consilium.cli.app import main
 from consilium.cli.example import example
 from consilium.cli.tree import ConsiliumConfig, load_tree, parse_settings, with_absolute_paths
 from consilium.kernel.config import dump, flatten, load
@@ -88,6 +90,71 @@ def test_a_setting_that_cannot_be_read_is_told(pair: str) -> None:
 )
 def test_names_in_one_section_must_mean_something_in_another(tmp_path: Path, text: str, words: str) -> None:
     assert words in refusal(tmp_path, text).public()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("roles:\n  a:\n    frame: x\n    executor: nobody\n", "roles.a.executor: there is no executor 'nobody'; there is core (consilium.yaml, line 4)"),
+        ("roles:\n  a: {frame: x, profile: thinc}\n", "roles.a.profile: there is no profile 'thinc'; the nearest is 'think'; "),
+        (
+            "topology: {kind: hybrid}\nexecutors:\n  a: {model: x, fallback: bb}\n  bbb: {model: y}\n",
+            "executors.a.fallback: there is no executor 'bb'; the nearest is 'bbb'",
+        ),
+        ("model: ''\n", "model: the name is empty"),
+        ("executors:\n  a: {url: 'http://h', model: '  '}\n", "executors.a.model: the name is empty"),
+        (
+            "executors:\n  a: {kind: renote, model: x}\n",
+            "executors.a.kind: engine or remote is needed, the nearest is 'remote' (it is 'renote') (consilium.yaml, line 2)",
+        ),
+        ("executors:\n  a: {engine: {dtype: auto}}\n", "executors.a.model: a text is needed, and the key is not there (consilium.yaml, line 2)"),
+        (
+            "topology:\n  kind: hybird\n",
+            "topology.kind: replicas, sharded or hybrid is needed, the nearest is 'hybrid' (it is 'hybird') (consilium.yaml, line 2)",
+        ),
+        ("topology: {replicas: 0}\n", "topology.replicas: auto or a whole number of at least 1 is needed (it is 0)"),
+        (
+            "engine:\nmodel: x\n",
+            "engine: a section of keys such as max_model_len, max_num_seqs and max_num_batched_tokens is needed, and it is empty; leave the key out",
+        ),
+        ("state: /tmp/x\n", "state: the state folder is not named in a file"),
+        ("engine: {env: {A: 1}}\n", "engine.env.A: a text is needed; write it in quotes: '1'"),
+        ("roles: {No Good: {frame: x}}\n", "roles.No Good: this must be a name of small letters"),
+    ],
+)
+def test_a_wrong_value_is_told_in_our_words(tmp_path: Path, text: str, said: str) -> None:
+    assert refusal(tmp_path, text).public().startswith(said)
+
+
+_FOREIGN = ("Input", "should be", "valid", "pydantic", "validation", "_kind_of", "NoneType", "literal", "union", "tag")
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "", "zz", "''", "-7", "1e30", "3.5", "true", "{zz: 1}", "[1, {a: b}]", "2026-11-12", ".nan"])
+def test_no_word_of_the_library_reaches_a_person(tmp_path: Path, value: str) -> None:
+    keys = [*flatten(dump(ConsiliumConfig(), masked=False)), *ConsiliumConfig.model_fields]
+    keys += ["executors.x", "executors.x.model", "executors.x.replicas", "executors.x.engine", "executors.x.engine.max_num_seqs", "executors.x.url"]
+    keys += ["roles.a", "roles.a.profile", "roles.a.executor", "profiles.p", "profiles.p.thinking", "profiles.p.top_k", "engine.env.A", "engine.extra_args.a"]
+    told = [said for key in keys if (said := sentence(key, value))]
+    assert not [said for said in told if any(word in said for word in _FOREIGN)]
+
+
+def sentence(key: str, value: str) -> str:
+    """Return what is said about a value in the environment; nothing when it is taken."""
+    try:
+        load(ConsiliumConfig, env={"CONSILIUM_" + key.upper().replace(".", "__"): value})
+    except ConsiliumError as err:
+        return err.public()
+    return ""
+
+
+def test_the_files_of_roles_are_looked_for_before_config_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CONSILIUM_STATE", str(tmp_path / "state"))
+    path = file(tmp_path, "roles: {a: {frame_file: frame.md}}")
+    assert main(["config", "show", "-c", str(path)]) == 64
+    assert "roles.a.frame_file: there is no file" in capsys.readouterr().err
+    (tmp_path / "frame.md").write_text("You think.")
+    assert main(["config", "show", "-c", str(path), "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == {"value": str(tmp_path / "state"), "origin": "environment"}
 
 
 def test_frame_files_lie_beside_the_configuration(tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_the_other_sides_sentence_is_kept() -> None:
     assert chat.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
 
 
+def test_a_profile_that_nobody_has_is_not_found_like_a_role() -> None:
+    error = {"code": "invalid_request", "message": "consilium.profile: there is no profile 'nope'", "param": "consilium.profile"}
+    assert app.exit_code(chat.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
+    assert app.exit_code(chat.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}}))) == app.EXIT_FAILURE
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_an_empty_question_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["chat", text]) == app.EXIT_USAGE
+    assert "the question is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("2W", 1_209_600)])
 def test_spans(text: str, seconds: float) -> None:
     assert keys.span_s(text) == seconds

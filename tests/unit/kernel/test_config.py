@@ -162,5 +162,47 @@ def test_the_state_folder_follows_the_environment(monkeypatch, tmp_path):
     assert config.default_state() == tmp_path / "consilium"
 
 
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [("model: a\ngateway: {}\nmodel: b\n", 1, 3), ("gateway:\n  port: 1\n  host: a\n  port: 2\n", 2, 4), ("roles:\n  a: {}\n  'a': {}\n", 2, 3)],
+)
+def test_a_key_written_twice_is_refused_with_both_lines(file, text, first, second):
+    err = refused(path=file(text))
+    assert f"consilium.yaml, line {second}: " in err.public()
+    assert f"is written twice, in line {first} and in line {second}" in err.public()
+
+
+def test_equal_keys_in_different_sections_and_merged_defaults_are_no_repetition(file):
+    path = file("roles:\n  a: &base {frame: x, profile: think}\n  b: {<<: *base, frame: y}\n")
+    assert load(Tree, path=path, env={}).value.roles["b"] == Role(frame="y", profile="think")
+
+
+def test_a_file_without_end_is_refused(file, tmp_path):
+    assert "nested too deeply" in refused(path=file("a: " + "[" * 20_000)).public()
+    (tmp_path / "big.yaml").write_bytes(b"#" * (5 << 20))
+    assert "5 MiB" in refused(path=tmp_path / "big.yaml").public()
+
+
+class Free(Section):
+    env: dict[str, str] = Field(default_factory=dict)
+    extra: dict[str, object] = Field(default_factory=dict)
+    executors: dict[str, dict[str, str]] = Field(default_factory=dict)
+    max_tokens: int = 3
+
+
+def test_secrets_under_names_of_the_owners_choice_and_in_addresses_are_masked():
+    env = {"HF_TOKEN": "hunter2", "aws_secret_access_key": "hunter2", "MY_PASSWORD": "hunter2", "NCCL_P2P_DISABLE": "1", "PROXY": "http://u:hunter2@h:1/x"}
+    tree = Free(env=env, extra={"api_key": "hunter2", "served": ["https://me:hunter2@h/v1"]}, executors={"rented": {"url": "https://me:hunter2@host/v1"}})
+    shown = config.dump(tree, masked=True)
+    assert "hunter2" not in json.dumps(shown)
+    assert shown["env"]["NCCL_P2P_DISABLE"] == "1"
+    assert shown["executors"]["rented"]["url"] == f"https://{config.MASK}@host/v1"
+    assert shown["max_tokens"] == 3
+    assert "hunter2" in json.dumps(config.dump(tree, masked=False)["env"])
+    with pytest.raises(ConsiliumError) as told:
+        load(Free, env={}, flags={"env": {"HF_TOKEN": 7654321}})
+    assert "7654321" not in told.value.public()
+
+
 def test_flatten_keeps_empty_sections():
     assert config.flatten({"a": {"b": 1, "c": {}}, "d": []}) == {"a.b": 1, "a.c": {}, "d": []}

@@ -321,6 +321,20 @@ def test_ten_megabytes_of_noise(capsys, tmp_path):
     assert time.process_time() - began < 5
 
 
+def test_explain_takes_several_files_and_goes_on_after_a_bad_one(capsys, tmp_path):
+    (tmp_path / "consilium.yaml").write_text("executors:\n  big: {model: Qwen3-8B, engine: {max_num_seqs: 3}}\nzzz: 1\n")
+    code, out, err = run(capsys, "explain", "Qwen3-8B", str(tmp_path / "none.json"), str(tmp_path / "consilium.yaml"))
+    assert code == 2
+    assert "none.json" in err
+    assert "== Qwen3-8B" in out
+    assert "Requests in one batch." in out
+    assert "nearest known key" not in out
+    code, out, _ = run(capsys, "explain", "Qwen3-8B", str(tmp_path / "consilium.yaml"), "--output", "json")
+    assert [page["file"] for page in json.loads(out)] == ["Qwen3-8B", str(tmp_path / "consilium.yaml")]
+    (tmp_path / "consilium.yaml").write_text("model: a\nmodel: b\n")
+    assert "is written twice" in run(capsys, "explain", str(tmp_path / "consilium.yaml"))[2]
+
+
 def test_explain_every_kind(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dict(models.by_name("Qwen3-30B-A3B").config)))
     code, out, _ = run(capsys, "explain", str(tmp_path / "config.json"))
