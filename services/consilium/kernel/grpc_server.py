@@ -1,7 +1,8 @@
 """A grpc.aio server as every service of the house has it: health, reflection by choice, limits, errors with a reason, drain.
 
 One interceptor wraps each call in the same order: request id, size, number of calls, deadline, key, servicer, status. Servicers raise
-ConsiliumError and ask `calls.current()` who calls. Does not know which services there are.
+ConsiliumError and ask `calls.current()` who calls. Methods that take a stream are refused: nothing here looks at their key. Does not know which services
+there are.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ OVERHANG_BYTES: Final = 4 * 1024 * 1024
 
 SPARE_CALLS: Final = 64
 """Calls that gRPC lets in above our own limit, so that health checks pass and refusals carry a reason."""
+
+OPEN_STREAMS: Final = SPARE_CALLS // 2
+"""Streams of the open services at once: whoever holds them has shown no key, and may not fill the server with them."""
 
 _LONGEST_DETAILS: Final = 2000
 
@@ -129,6 +133,11 @@ class GrpcServer:
         """How many calls are being served, health and reflection aside."""
         return self._wrap.running
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams of health and reflection are open."""
+        return self._wrap.open_streams
+
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, settle, refuse new calls, let running ones finish for `grace_s` seconds, cancel the rest."""
         if self._server is None:
@@ -164,12 +173,17 @@ class _Wrap(grpc.aio.ServerInterceptor):
     ids: Ids
     observe: Callable[[Ended], None]
     running: int = field(default=0, init=False)
+    open_streams: int = field(default=0, init=False)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
         method: str = details.method
-        if handler is None or method.split("/")[1] in OPEN or handler.request_streaming:
-            return handler
+        if handler is None:
+            return None
+        if method.split("/")[1] in OPEN:
+            return self._bounded(handler) if handler.response_streaming else handler
+        if handler.request_streaming:
+            return _refusing(handler)
         parse = handler.request_deserializer or bytes
 
         async def unary(raw: bytes, context: Any) -> Any:
@@ -185,6 +199,24 @@ class _Wrap(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
+
+    def _bounded(self, handler: Any) -> Any:
+        """Return a streaming handler of an open service, of which only so many run at once."""
+        inner = handler.stream_stream or handler.unary_stream
+
+        async def stream(request: Any, context: Any) -> None:
+            if self.open_streams >= OPEN_STREAMS:
+                await _abort(context, ConsiliumError("queue_full", name="Health and reflection", running=OPEN_STREAMS, limit=OPEN_STREAMS, retry_after_s=1.0))
+            self.open_streams += 1
+            try:
+                async with aclosing(inner(request, context)) as answers:
+                    async for answer in answers:
+                        await context.write(answer)
+            finally:
+                self.open_streams -= 1
+
+        make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        return make(stream, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
 
     @asynccontextmanager
     async def _served(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -213,7 +245,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 logs.get("grpc").exception("rpc_broke", method=method)
             elif told.detail:
                 logs.get("grpc").info("rpc_refused", method=method, code=told.code, detail=told.detail)
-            await context.abort(calls.status_of(told), told.public()[:_LONGEST_DETAILS], (*calls.trailing(told), (calls.REQUEST_ID_KEY, request_id)))
+            await _abort(context, told, (calls.REQUEST_ID_KEY, request_id))
         finally:
             self.running -= 1
             self.observe(Ended(method, code, time.monotonic() - began))
@@ -253,3 +285,17 @@ class _Wrap(grpc.aio.ServerInterceptor):
             raise ConsiliumError(
                 "invalid_request", f"{type(error).__name__}: {error}", field="message", reason="it is not of the type that this method takes"
             ) from None
+
+
+async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) -> None:
+    """End a call with an error: status, sentence, and what a channel needs to raise the same error again."""
+    await context.abort(calls.status_of(error), error.public()[:_LONGEST_DETAILS], (*calls.trailing(error), *more))
+
+
+def _refusing(handler: Any) -> Any:
+    """Return a handler that refuses, in place of one that takes a stream of requests."""
+
+    async def refuse(_requests: Any, context: Any) -> None:
+        await _abort(context, ConsiliumError("not_supported", reason="methods that take a stream are not served here"))
+
+    return (grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler)(refuse)

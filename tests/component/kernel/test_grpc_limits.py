@@ -1,5 +1,6 @@
 """Deadlines, sizes, numbers of calls, cancellation."""
 
+import asyncio
 import time
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.grpc_server import OPEN_STREAMS, SPARE_CALLS, GrpcServer, Service, Settings
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 
@@ -93,6 +95,47 @@ async def test_calls_above_the_limit_are_refused_with_a_hint_and_health_still_an
         streams[0].cancel()
         await until(lambda: bench.server.running == 2)
         assert (await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="a"))).tokens == 1
+
+
+async def test_who_shows_no_key_cannot_fill_the_server_with_health_streams(serve, until, authenticate):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    bench = await serve(authenticate=authenticate, max_calls=3)
+    async with bench.channel(key="csl_good_key") as channel:
+        health = health_pb2_grpc.HealthStub(channel.raw)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3 + SPARE_CALLS)]
+        first = [asyncio.ensure_future(watch.read()) for watch in watches]
+        await asyncio.wait(first, timeout=5)
+        refused = [read.exception() for read in first if read.exception() is not None]
+        assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(watches) - len(refused) == OPEN_STREAMS
+        assert (await channel.ask(rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest(prompt="a"))).tokens == 1
+        for watch in watches:
+            watch.cancel()
+        await until(lambda: bench.server.open_streams == 0)
+        assert (await health.Watch(health_pb2.HealthCheckRequest()).read()).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("kind", ["stream_stream", "stream_unary"])
+async def test_a_method_that_takes_a_stream_is_refused_because_nobody_looks_at_its_key(kind, authenticate):
+    seen = []
+
+    async def take(requests, context):
+        seen.append(1)
+
+    handlers = {"Sync": getattr(grpc, f"{kind}_rpc_method_handler")(take)}
+    service = Service("x.Y", lambda server: server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", handlers),)))
+    server = GrpcServer(Settings(), [service], authenticate=authenticate)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            call = getattr(channel, kind)("/x.Y/Sync")(iter([b"a"]), timeout=5)
+            with pytest.raises(grpc.aio.AioRpcError) as told:
+                await (call.read() if kind == "stream_stream" else call)
+            assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await server.stop(0)
+    assert not seen
 
 
 async def test_a_client_that_goes_away_closes_the_servicers_generator_within_a_second(serve, until):
