@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from consilium.engine import wire
@@ -140,6 +141,42 @@ async def test_the_last_event_of_a_response_travels_with_its_tail() -> None:
     assert frames[-1].partition(wire.TAIL)[0] == last
 
 
+async def test_a_server_that_keeps_the_connection_open_after_the_end_holds_up_nobody() -> None:
+    async with serving(events(*CHUNKS, wire.DONE, then="hang")) as server:
+        _, body, tail = await asyncio.wait_for(ask(remote(server, timeout_s=30.0), chat(stream=True)), 5.0)
+    assert body == b"".join(CHUNKS) + wire.DONE
+    assert tail.finish_reason == "stop"
+
+
+async def test_what_a_server_says_after_the_end_is_not_kept() -> None:
+    async with serving(events(*CHUNKS, wire.DONE, *(b": more\n\n" * 1000 for _ in range(100)))) as server:
+        _, body, _ = await ask(remote(server), chat(stream=True))
+    assert body == b"".join(CHUNKS) + wire.DONE
+
+
+async def test_a_response_that_stops_before_its_end_ends_with_an_error_event() -> None:
+    async with serving(events(b'data: {"type":"response.created"}\n\n')) as server:
+        _, body, _ = await ask(remote(server), Call("r1", "responses", {"input": "x", "stream": True}))
+    assert b'"code":"upstream_down"' in body
+
+
+async def test_a_zero_byte_is_a_broken_server_and_breaks_no_frame() -> None:
+    async with serving(events(CHUNKS[0], b'data: {"x":"\x00"}\n\n', wire.DONE)) as server:
+        _, body, _ = await ask(remote(server), chat(stream=True))
+    assert body.startswith(CHUNKS[0])
+    assert b'"code":"upstream_down"' in body
+    async with serving(reply(200, '{"choices":[]}'.encode("utf-16"))) as server:
+        with pytest.raises(ConsiliumError, match="upstream_down"):
+            await ask(remote(server), chat())
+
+
+@pytest.mark.parametrize("usage", ['{"prompt_tokens":"many"}', '{"prompt_tokens":1e999}', '{"prompt_tokens_details":[1]}', "7"])
+async def test_a_usage_that_is_none_costs_the_counts_and_not_the_answer(usage: str) -> None:
+    async with serving(reply(200, f'{{"choices":[],"usage":{usage}}}'.encode())) as server:
+        head, _, tail = await ask(remote(server), chat())
+    assert (head.status, tail.usage) == (200, Usage())
+
+
 async def test_a_password_in_the_url_stays_here() -> None:
     async with serving(reply(200, b'{"choices":[]}')) as server:
         head, _, _ = await ask(remote(server.url.replace("http://", "http://user:secret@")), chat())
@@ -252,12 +289,21 @@ async def test_an_answer_that_is_no_json_is_a_broken_server() -> None:
             await ask(remote(server), chat())
 
 
-async def test_closing_the_stream_closes_the_connection() -> None:
+async def test_closing_the_stream_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[httpx.Response] = []
+    real = httpx.Response.aclose
+
+    async def note(self: httpx.Response) -> None:
+        closed.append(self)
+        await real(self)
+
+    monkeypatch.setattr(httpx.Response, "aclose", note)
     async with serving(events(*CHUNKS, then="hang")) as server:
         engine = remote(server)
         stream = engine.stream(chat(stream=True))
         await anext(stream)
         await stream.aclose()
+        assert closed  # at once, and not when the loop gets to what was dropped
         await asyncio.wait_for(server.gone.wait(), 1.0)
         await engine.stop()
 

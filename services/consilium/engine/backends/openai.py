@@ -12,11 +12,13 @@ connection that cannot be made is tried once more. Does not know vLLM or Ray.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -32,13 +34,16 @@ from consilium.kernel.errors import ConsiliumError, to_openai
 _log = logs.get("engine")
 
 CHECK_TIMEOUT_S: Final = 10.0
+DRAIN_S: Final = 0.05
+"""How long the end of the HTTP message is waited for once the answer has ended; then the connection is closed and not used again."""
 MAX_BODY: Final = 64 * 1024 * 1024
 PATHS: Final[Mapping[Route, str]] = {
     "chat": "chat/completions", "completions": "completions", "responses": "responses", "embeddings": "embeddings", "models": "models",
     "tokenize": "../tokenize", "detokenize": "../detokenize",
 }  # fmt: skip
 _CALLERS: Final = frozenset({400, 413, 422})
-_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
+_END_WORDS: Final = tuple(f'"{end}"'.encode() for end in _RESPONSE_ENDS)
 _FINISH: Final = re.compile(rb'"finish_reason":\s*"(\w+)"')
 
 
@@ -106,8 +111,9 @@ class RemoteEngine:
             raise ConsiliumError("queue_full", name=settings.name, running=self._in_flight, limit=settings.max_in_flight, retry_after_s=1.0)
         self._in_flight += 1
         try:
-            async for frame in self._exchange(call):
-                yield frame
+            async with aclosing(self._exchange(call)) as frames:  # closed with us, and not whenever the loop gets to it
+                async for frame in frames:
+                    yield frame
         finally:
             self._in_flight -= 1
 
@@ -129,8 +135,9 @@ class RemoteEngine:
         try:
             self._info = replace(self._info, state=State.READY)
             if response.status_code == httpx.codes.OK and response.headers.get("content-type", "").startswith("text/event-stream"):
-                async for frame in self._streamed(call, response, began):
-                    yield frame
+                async with aclosing(self._streamed(call, response, began)) as frames:
+                    async for frame in frames:
+                        yield frame
             else:
                 yield await self._whole(call, response, began)
         finally:
@@ -162,10 +169,16 @@ class RemoteEngine:
     async def _streamed(self, call: Call, response: httpx.Response, began: float) -> AsyncGenerator[bytes, None]:
         head, held = wire.head_frame(self._head(200, stream=True)), b""
         splitter, seen = Splitter(), _Seen(strip_usage=not _asks_usage(call.body))
+        chunks = response.aiter_bytes()
         try:
-            async for data in response.aiter_bytes():
+            async for data in chunks:
+                if wire.TAIL in data:
+                    raise httpx.RemoteProtocolError("a zero byte, which no event holds")
                 held += b"".join(event for event in splitter.feed(data) if seen.keeps(event))
-                if held and not seen.ended:  # the end travels with the tail, so that the receipt can stand in it
+                if seen.ended:  # the end travels with the tail, so that the receipt can stand in it
+                    await _drain(chunks)
+                    break
+                if held:
                     yield head + held
                     head = held = b""
         except httpx.HTTPError as error:
@@ -176,8 +189,8 @@ class RemoteEngine:
                 yield wire.tail_frame(seen.tail(began), wire.broken_stream(failed))
                 return
         rest = held + splitter.rest()
-        if not seen.ended and call.route != "responses":
-            failed = self._down("the stream ended without [DONE]")
+        if not seen.ended:
+            failed = self._down("the stream ended before the answer did")
             if head:
                 raise failed
             rest = wire.broken_stream(failed)
@@ -228,7 +241,7 @@ class _Seen:
             self._reason = found[1].decode()
         if b"[DONE]" in event and data_of(event).strip() == b"[DONE]":
             self.ended = True
-        if b'"usage"' not in event:
+        if b'"usage"' not in event and not any(end in event for end in _END_WORDS):
             return True
         parsed = _json(data_of(event)) or {}
         self.ended = self.ended or parsed.get("type") in _RESPONSE_ENDS
@@ -267,7 +280,18 @@ async def _read(response: httpx.Response) -> bytes:
     return b"".join(pieces)
 
 
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end of the HTTP message and keep nothing of it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in chunks:
+                pass
+
+
 def _json(body: bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None for anything else. UTF-16 is no JSON here: its zero bytes would end a frame."""
+    if wire.TAIL in body:
+        return None
     try:
         parsed = json.loads(body)
     except ValueError:
@@ -279,12 +303,17 @@ def _usage(parsed: Mapping[str, Any]) -> Usage | None:
     usage = parsed.get("usage")
     if not isinstance(usage, dict):
         return None
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     return Usage(
-        prompt_tokens=int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
-        cached_tokens=int(details.get("cached_tokens") or 0),
+        prompt_tokens=_count(usage.get("prompt_tokens") or usage.get("input_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens") or usage.get("output_tokens")),
+        cached_tokens=_count(details.get("cached_tokens") if isinstance(details, dict) else 0),
     )
+
+
+def _count(value: object) -> int:
+    """Return a number of tokens; 0 for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _first_reason(parsed: Mapping[str, Any]) -> str | None:
