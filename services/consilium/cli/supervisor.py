@@ -1,4 +1,4 @@
-"""The process that looks after one cluster on one machine: `python -m consilium.cli.supervisor --state DIR`.
+"""Looks after the parts of one cluster on one machine. supervise.py is the process around it.
 
 Starts the parts as soon as what they need is there, starts a crashed one again, writes cluster.json, and ends everything in order when it is told to.
 Knows parts and works. Does not know what a part is made of (assembly.py).
@@ -6,19 +6,15 @@ Knows parts and works. Does not know what a part is made of (assembly.py).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
 import select
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import IO, Final
 
 from consilium.cli import processes
@@ -261,33 +257,3 @@ def hold_lock(folder: StateFolder) -> IO[str] | None:
         file.close()
         return None
     return file
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the supervisor of one state folder, whose cluster.json and config.json `up` has written."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervisor")
-    parser.add_argument("--state", required=True, type=Path)
-    parser.add_argument("--lock-fd", type=int, help="the lock of the state folder, already held by who starts us")
-    args = parser.parse_args(argv)
-    folder = StateFolder(args.state.resolve())
-    lock = hold_lock(folder) if args.lock_fd is None else os.fdopen(args.lock_fd, "a", encoding="utf-8")
-    if lock is None:
-        print(f"error: {ConsiliumError('already_running', state=str(folder.root)).public()}", file=sys.stderr)
-        return BY_CODE["already_running"].exit_code
-    from consilium.cli.assembly import assemble
-
-    processes.become_reaper()
-    cluster = folder.read_cluster()
-    me = processes.identify(os.getpid())
-    if cluster is None or me is None:
-        print("error: cluster.json is missing; start with 'consilium up'", file=sys.stderr)
-        return 1
-    supervisor = assemble(folder, replace(cluster, supervisor=me, boot=processes.boot_id(), phase="starting", failure=None))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: supervisor.ask_to_stop())
-    with lock:
-        return supervisor.run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -114,7 +114,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
     variables = launch.cluster_environment(ports=ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
-            (sys.executable, "-m", "consilium.cli.supervisor", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),
+            (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),
             pass_fds=(lock.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -162,7 +162,7 @@ def test_the_lock_passes_from_the_start_to_the_supervisor_without_a_gap(site: Si
 
 
 def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
-    words = [sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root), "--lock-fd"]
+    words = [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root), "--lock-fd"]
     with preflight.check_alone(site.folder) as lock:
         done = subprocess.run([*words, str(lock.fileno())], pass_fds=(lock.fileno(),), capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
@@ -272,7 +272,7 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
             preflight.check_alone(site.folder)
         assert caught.value.code == "already_running"
         done = subprocess.run(
-            [sys.executable, "-m", "consilium.cli.supervisor", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False
+            [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False
         )
         assert done.returncode == 70
         assert "running already" in done.stderr

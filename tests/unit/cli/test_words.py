@@ -117,7 +117,7 @@ def test_memory_goes_to_the_nearest_part_above() -> None:
         return memory.Process(Pid(pid, 0.0), parent, title)
 
     found = [
-        process(1, 0, "python -m consilium.cli.supervisor"),
+        process(1, 0, "python -m consilium.cli.supervise"),
         process(2, 1, "valkey-server"),
         process(3, 1, "python -m consilium.engine.ray_head"),
         process(4, 3, "raylet"),
