@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from consilium.cli.answers import SaidError, failure_of
 from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.reach import Endpoint, add_endpoint, endpoint_of
 from consilium.kernel.errors import ConsiliumError
@@ -130,26 +131,6 @@ def _ask(endpoint: Endpoint, body: Json) -> tuple[str, str]:
         raise ConsiliumError("upstream_down", str(err), name=endpoint.openai, retry_after=1) from err
 
 
-def failure_of(status: int, text: str) -> ConsiliumError:
-    """Return our error for an OpenAI error body; its own sentence is kept."""
-    from consilium.kernel.catalogue import BY_CODE
-
-    try:
-        error = json.loads(text)["error"]
-        code, message, param = str(error.get("code")), str(error.get("message")), error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, param = "upstream_down" if status >= 500 else "invalid_request", f"HTTP {status}: {text[:200]}", None
-    return _SaidError(code if code in BY_CODE else "invalid_request", message, param=param if isinstance(param, str) else None)
-
-
-class _SaidError(ConsiliumError):
-    """An error whose public sentence was written by the other side."""
-
-    def public(self) -> str:
-        """Return the sentence as it came."""
-        return self.detail
-
-
 def _show(said: Iterable[Piece]) -> str:
     whole: list[str] = []
     dim = sys.stdout.isatty()
@@ -158,7 +139,7 @@ def _show(said: Iterable[Piece]) -> str:
         if piece.error:
             print(flush=True)
             complain(piece.error)
-            raise _SaidError("upstream_down", piece.error)
+            raise SaidError("upstream_down", piece.error)
         if piece.thinking:
             thinking = True
             print(f"\033[2m{piece.thinking}\033[0m" if dim else piece.thinking, end="", flush=True)

@@ -6,9 +6,8 @@ import argparse
 import json
 from collections.abc import Mapping
 
-from consilium.cli.chat import failure_of
+from consilium.cli.answers import document
 from consilium.cli.reach import add_endpoint, add_output, add_state, endpoint_of, folder_of
-from consilium.kernel.errors import ConsiliumError
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,23 +37,14 @@ def _path(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    import httpx
-
-    endpoint = endpoint_of(args)
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    try:
-        answer = httpx.get(f"{endpoint.openai}/models", headers=headers, timeout=10)
-    except httpx.HTTPError as err:
-        raise ConsiliumError("upstream_down", str(err), name=endpoint.openai, retry_after=1) from err
-    if answer.status_code != httpx.codes.OK:
-        raise failure_of(answer.status_code, answer.text)
-    found = answer.json()
+    found = document(endpoint_of(args), "models")
     if args.output == "json":
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
     from rich.console import Console
 
-    Console().print(_table(found["data"]))
+    rows = found.get("data")
+    Console().print(_table(rows if isinstance(rows, list) else []))
     return 0
 
 
@@ -63,7 +53,5 @@ def _table(rows: list[Mapping[str, object]]) -> object:
 
     table = Table("model", "context", "what it is", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        ours = row.get("consilium")
-        note = ours.get("note") or ours.get("kind") or "" if isinstance(ours, Mapping) else ""
-        table.add_row(str(row["id"]), str(row.get("max_model_len") or ""), str(note))
+        table.add_row(str(row["id"]), str(row.get("max_model_len") or ""), str(row.get("description") or ""))
     return table

@@ -38,9 +38,9 @@ def answer(args: argparse.Namespace) -> int:
         print(money.example())
         return EXIT_OK
     found, ram, cpu = hardware(args)
-    if args.config:
+    if args.config is not None:
         return _file(args, found, ram)
-    if args.model:
+    if args.model is not None:
         return _model(args, found, ram, cpu)
     if not found:
         raise wrong("model", "name a model with --model, or cards with --gpus to see what they can run")
@@ -49,11 +49,11 @@ def answer(args: argparse.Namespace) -> int:
 
 def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cpu | None]:
     """Return cards, host memory and processor: as told, else this machine's."""
-    ram = sizes.amount(args.ram) if args.ram else None
-    cpu = card_table.cpu(args.cpu) if args.cpu else None
-    if args.gpus:
+    ram = sizes.amount(args.ram) if args.ram is not None else None
+    cpu = card_table.cpu(args.cpu) if args.cpu is not None else None
+    if args.gpus is not None:
         return card_table.cards(args.gpus), ram, cpu
-    if args.cpu or args.ram:
+    if cpu is not None or ram is not None:
         return (), ram or 1 << 40, cpu
     return this_machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
 
@@ -83,18 +83,18 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
         kv_dtype=kv.dtype_named(args.kv),
         context=sizes.tokens(args.context),
         requests=args.requests,
-        sequences=args.sequences or int(constant("consilium_sequences")),
+        sequences=args.sequences if args.sequences is not None else int(constant("consilium_sequences")),
         batched_tokens=args.batched_tokens,
         utilisation=args.utilisation,
-        kv_bytes=round(args.kv_gib * GIB) if args.kv_gib else None,
+        kv_bytes=sizes.gib(args.kv_gib, "kv-gib") if args.kv_gib is not None else None,
         engines_on_card=args.engines_on_card,
         eager=args.eager,
         version=args.vllm,
         ram_bytes=ram,
         lora=Slots(args.adapters, args.rank, targets_named(args.targets), args.fully_sharded, args.shared_outer, args.max_cpu_loras),
         weights_bytes=model.file_bytes or None if not args.weights else None,
-        weights_to_ram=sizes.amount(args.weights_to_ram) if args.weights_to_ram else 0,
-        kv_to_ram=sizes.amount(args.kv_to_ram) if args.kv_to_ram else 0,
+        weights_to_ram=sizes.amount(args.weights_to_ram, "weights-to-ram") if args.weights_to_ram is not None else 0,
+        kv_to_ram=sizes.amount(args.kv_to_ram, "kv-to-ram") if args.kv_to_ram is not None else 0,
     )
     return ask, model.hf_id or args.model
 
@@ -104,8 +104,8 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
     replicas = 1
     if cards:
         ask, replicas = _seat(args, ask, cards)
-    elif args.tp and args.tp > 1:
-        raise wrong("tp", "a CPU engine is planned as one rank; leave --tp out")
+    elif args.tp not in {None, 1} or args.pp != 1 or args.ep:
+        raise wrong("tp", "a CPU engine is planned as one rank; leave --tp, --pp and --ep out")
     elif ask.kv_bytes is None:
         ask = checked(ask)
         ask = ask.with_(kv_bytes=-(-verdict.plan(ask).bill.kv_needed // GIB) * GIB)
@@ -177,8 +177,8 @@ def _print_page(page: _Page) -> None:
 
 def _seat(args: argparse.Namespace, ask: Ask, cards: tuple[Card, ...]) -> tuple[Ask, int]:
     """Choose the cut: as told, else the smallest one of the largest kind of card that fits."""
-    if args.tp or args.pp > 1 or args.ep:
-        cut = Cut(args.tp or 1, args.pp, 1, expert_parallel=args.ep)
+    if args.tp is not None or args.pp != 1 or args.ep:
+        cut = Cut(1 if args.tp is None else args.tp, args.pp, 1, expert_parallel=args.ep)
         if cut.tp < 1 or cut.pp < 1:
             raise wrong("tp", "tensor and pipeline parallel are at least 1")
         if cut.cards > len(cards):
@@ -191,7 +191,7 @@ def _seat(args: argparse.Namespace, ask: Ask, cards: tuple[Card, ...]) -> tuple[
 
 
 def _with_measured(args: argparse.Namespace, ask: Ask) -> Ask:
-    if not args.measured or not ask.cards:
+    if args.measured is None or not ask.cards:
         return ask
     kept = Measured.load(Path(args.measured))
     overhead = kept.overhead(ask.shape.name, ask.cards[0].name, ask.version)

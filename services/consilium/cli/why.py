@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 
-from consilium.cli.chat import failure_of
+from consilium.cli.answers import document
 from consilium.cli.reach import Endpoint, add_endpoint, add_output, endpoint_of
-from consilium.kernel.errors import ConsiliumError
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(endpoint: Endpoint, receipt_id: str, *, as_json: bool = False) -> int:
     """Fetch and print a receipt. Raises ConsiliumError(receipt_unknown | upstream_down | unauthenticated)."""
-    receipt = fetch(endpoint, receipt_id)
+    receipt = document(endpoint, f"receipts/{receipt_id}")
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return 0
@@ -34,20 +32,3 @@ def show(endpoint: Endpoint, receipt_id: str, *, as_json: bool = False) -> int:
 
     print(timeline(receipt))
     return 0
-
-
-def fetch(endpoint: Endpoint, receipt_id: str) -> Mapping[str, object]:
-    """Return a receipt as the gateway keeps it."""
-    import httpx
-
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    try:
-        answer = httpx.get(f"{endpoint.openai}/receipts/{receipt_id}", headers=headers, timeout=10)
-    except httpx.HTTPError as err:
-        raise ConsiliumError("upstream_down", str(err), name=endpoint.openai, retry_after=1) from err
-    if answer.status_code != httpx.codes.OK:
-        raise failure_of(answer.status_code, answer.text)
-    found = answer.json()
-    if not isinstance(found, dict):
-        raise ConsiliumError("data_damaged", reason=f"{receipt_id} is not a receipt")
-    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import app, chat, keys, launch, memory, model_step, ray_logs, redis_server
+from consilium.cli import answers, app, chat, keys, launch, memory, model_step, ray_logs, redis_server
 from consilium.cli.assembly import derive, own_redis_url, public_redis
 from consilium.cli.processes import identify
 from consilium.cli.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
@@ -59,15 +59,15 @@ def test_an_error_in_a_stream_ends_it() -> None:
 
 
 def test_the_other_sides_sentence_is_kept() -> None:
-    err = chat.failure_of(404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}}))
+    err = answers.failure_of(404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}}))
     assert (err.code, err.public(), app.exit_code(err)) == ("model_unknown", "There is no model 'x'.", app.EXIT_NOT_FOUND)
-    assert chat.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
+    assert answers.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
 
 
 def test_a_profile_that_nobody_has_is_not_found_like_a_role() -> None:
     error = {"code": "invalid_request", "message": "consilium.profile: there is no profile 'nope'", "param": "consilium.profile"}
-    assert app.exit_code(chat.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
-    assert app.exit_code(chat.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}}))) == app.EXIT_FAILURE
+    assert app.exit_code(answers.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
+    assert app.exit_code(answers.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}}))) == app.EXIT_FAILURE
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
