@@ -1,0 +1,56 @@
+"""Clients that nobody wrote for us, over gRPC with reflection: `buf curl` of the tool that lints our protos, and grpcurl where it is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.bench.cluster import Ours
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+BUF = Path(__file__).parents[2] / ".cache/buf/node_modules/.bin/buf"
+SERVICE = "consilium.v1.GenerationService"
+ASK = {"model": "base", "chat": {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "Hello"}]}]}, "sampling": {"max_tokens": 4}}
+
+
+def said(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def objects(text: str) -> list[dict]:
+    """Return the JSON objects that stand one after the other in a text."""
+    found, decoder, place = [], json.JSONDecoder(), 0
+    while place < len(text.rstrip()):
+        value, place = decoder.raw_decode(text, place)
+        found.append(value)
+        while place < len(text) and text[place].isspace():
+            place += 1
+    return found
+
+
+def check(answers: list[dict]) -> None:
+    assert answers[0]["metadata"]["executor"] == "core"
+    usage = answers[-1]["final"]["usage"]
+    assert int(usage.get("completionTokens") or usage["completion_tokens"]) == 4  # grpcurl writes names as the proto has them
+
+
+@pytest.mark.skipif(not BUF.exists(), reason="buf is not installed: no npm on this machine")
+def test_buf_curl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
+    base = [str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+    assert SERVICE in said([*base, "--list-services", f"http://{cluster.grpc}"])
+    words = [*base, "-H", f"authorization: Bearer {cluster.key}", "-d", json.dumps(ASK), f"http://{cluster.grpc}/{SERVICE}/Generate"]
+    check(objects(said(words)))
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
+def test_grpcurl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
+    assert SERVICE in said(["grpcurl", "-plaintext", cluster.grpc, "list"])
+    assert "rpc Generate" in said(["grpcurl", "-plaintext", cluster.grpc, "describe", SERVICE])
+    words = ["grpcurl", "-plaintext", "-H", f"authorization: Bearer {cluster.key}", "-d", json.dumps(ASK), cluster.grpc, f"{SERVICE}/Generate"]
+    check(objects(said(words)))
