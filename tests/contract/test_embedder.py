@@ -309,3 +309,15 @@ async def test_an_engines_refusal_stays_its_sentence():
         await made.embed(["a"])
     assert caught.value.code == "invalid_request"
     assert made.fingerprint().revision == "abc123"
+
+
+async def test_an_engine_that_says_nothing_is_not_waited_for_for_ever():
+    class Silent(EmbeddingEngine):
+        async def stream(self, call):
+            await asyncio.Event().wait()
+            yield b""
+
+    made = EngineEmbedder(EngineClient({"vectors": Silent()}), "vectors", "pairs", timeout_s=0.1)
+    with pytest.raises(ConsiliumError) as caught:
+        await asyncio.wait_for(made.embed(["a"]), 5)
+    assert caught.value.code == "deadline"

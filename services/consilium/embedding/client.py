@@ -49,7 +49,8 @@ def _backend(config: Embedding, engines: EngineClient | None) -> Embedder:
 
     if engines is None:
         raise ConsiliumError("config_invalid", key="embedding.backend", reason="engine needs the executors, and this process has none")
-    return EngineEmbedder(engines, str(config.executor), str(config.model), batch=config.batch, max_tokens=config.max_tokens, **prefixes)
+    executor, model = str(config.executor), str(config.model)
+    return EngineEmbedder(engines, executor, model, batch=config.batch, timeout_s=config.timeout_s, max_tokens=config.max_tokens, **prefixes)
 
 
 def _key(variable: str | None) -> str | None:

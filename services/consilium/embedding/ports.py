@@ -58,7 +58,8 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text; the same text gives the same vector, whatever stands beside it.
 
-        Raises ConsiliumError: invalid_request (a text is too long or empty), upstream_down, config_invalid (key or model refused), engine_starting.
+        Raises ConsiliumError: invalid_request (a text is too long or empty), upstream_down, config_invalid (key or model refused), engine_starting,
+        deadline.
         """
 
     def fingerprint(self) -> Fingerprint:

@@ -17,6 +17,8 @@ from consilium.kernel.errors import ConsiliumError
 Json: TypeAlias = dict[str, object]
 
 MOST_TEXTS: Final = 2048  # OpenAI's own limit
+MOST_AT_ONCE: Final = 64
+"""Requests in work; texts and tokens of those that wait are in memory."""
 ALIASES: Final = ("auto", "embedding")
 _KINDS: Final[dict[object, Kind]] = {None: "passage", "passage": "passage", "document": "passage", "query": "query"}
 
@@ -27,6 +29,7 @@ class Embeddings:
     def __init__(self, embedder: Embedder, *, model: str, dimensions: int | None = None) -> None:
         self._embedder = embedder
         self._dimensions = dimensions
+        self._running = 0
         self.model = model
 
     def fingerprint(self) -> Fingerprint:
@@ -38,7 +41,7 @@ class Embeddings:
 
         body  input (a text or up to 2048 of them), model, encoding_format (float | base64), dimensions, input_type (passage | query; ours); others are ignored
 
-        Raises ConsiliumError: invalid_request (with the field), model_unknown, and what the embedder raises.
+        Raises ConsiliumError: invalid_request (with the field), model_unknown, queue_full, and what the embedder raises.
         """
         self._check_model(body.get("model"))
         texts = _texts(body.get("input"))
@@ -46,7 +49,14 @@ class Embeddings:
         if form not in (None, "float", "base64"):
             raise _bad("encoding_format", f"it is {form!r}; float and base64 are known")
         kind = _kind(body.get("input_type"))
-        found = await self.embed(texts, kind, dimensions=_dimensions(body.get("dimensions")))
+        dimensions = _dimensions(body.get("dimensions"))
+        if self._running >= MOST_AT_ONCE:
+            raise ConsiliumError("queue_full", name="The embedding model", running=self._running, limit=MOST_AT_ONCE, retry_after_s=1.0)
+        self._running += 1
+        try:
+            found = await self.embed(texts, kind, dimensions=dimensions)
+        finally:
+            self._running -= 1
         total = sum(found.tokens)
         return {
             "object": "list",

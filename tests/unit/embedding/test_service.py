@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import contextlib
 import json
@@ -13,7 +14,7 @@ from consilium.embedding.cache import Cached
 from consilium.embedding.client import open_embeddings
 from consilium.embedding.config import Embedding
 from consilium.embedding.ports import Fingerprint, Vectors
-from consilium.embedding.service import Embeddings
+from consilium.embedding.service import MOST_AT_ONCE, Embeddings
 from consilium.kernel.errors import ConsiliumError
 
 
@@ -51,6 +52,27 @@ async def test_the_answer_has_openais_shape(endpoint):
     from openai.types import CreateEmbeddingResponse
 
     assert len(CreateEmbeddingResponse.model_validate(answer).data[0].embedding) == 3
+
+
+async def test_more_than_so_many_at_once_are_told_to_come_back_and_who_leaves_makes_room():
+    class Busy(Letters):
+        async def embed(self, texts, kind="passage"):
+            await asyncio.Event().wait()
+
+    endpoint = Embeddings(Busy(), model="letters")
+    body = {"model": "letters", "input": "a"}
+    held = [asyncio.ensure_future(endpoint.create(body)) for _ in range(MOST_AT_ONCE)]
+    await asyncio.sleep(0)
+    with pytest.raises(ConsiliumError) as told:
+        await endpoint.create(body)
+    assert (told.value.code, told.value.retry_after_s) == ("queue_full", 1.0)
+    held.pop().cancel()
+    await asyncio.sleep(0)
+    held.append(asyncio.ensure_future(endpoint.create(body)))
+    await asyncio.sleep(0)
+    assert not held[-1].done()
+    for task in held:
+        task.cancel()
 
 
 async def test_a_single_text_and_both_formats(endpoint):

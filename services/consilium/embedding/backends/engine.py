@@ -5,6 +5,7 @@ Knows the engine room's client. Does not know vLLM.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Protocol
@@ -31,12 +32,22 @@ class EngineEmbedder:
     """One executor as an embedder."""
 
     def __init__(
-        self, client: Opens, executor: str, model: str, *, batch: int = 32, max_tokens: int | None = None, query_prefix: str = "", passage_prefix: str = ""
+        self,
+        client: Opens,
+        executor: str,
+        model: str,
+        *,
+        batch: int = 32,
+        timeout_s: float = 60,
+        max_tokens: int | None = None,
+        query_prefix: str = "",
+        passage_prefix: str = "",
     ) -> None:
         self._client = client
         self._executor = executor
         self._model = model
         self._batch = batch
+        self._timeout_s = timeout_s
         self._max_tokens = max_tokens
         self._prefixes: dict[Kind, str] = {"query": query_prefix, "passage": passage_prefix}
         self._dimensions: int | None = None
@@ -60,7 +71,8 @@ class EngineEmbedder:
     async def _call(self, texts: Sequence[str]) -> Vectors:
         name = f"executor/{self._executor}"
         body: dict[str, object] = {"model": self._client.info(self._executor).model, "input": list(texts), "encoding_format": "float"}
-        async with await self._client.open(self._executor, Call(f"embd-{uuid.uuid4().hex}", "embeddings", body)) as turn:
+        call = Call(f"embd-{uuid.uuid4().hex}", "embeddings", body, deadline=time.time() + self._timeout_s)
+        async with await self._client.open(self._executor, call) as turn:
             raw = b"".join([chunk async for chunk in turn])
         if turn.head.status != 200:
             raise answer.refusal(turn.head.status, raw, name, turn.head.retry_after)
