@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,11 +148,20 @@ async def test_tail_in_the_first_item() -> None:
 
 
 class Handle:
-    """A Serve handle whose `info` answers or fails."""
+    """A Serve handle whose `info` answers or fails, and whose streams go on for ever."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.info = self
+
+    def options(self, *, stream: bool) -> SimpleNamespace:
+        assert stream
+
+        async def items() -> AsyncGenerator[bytes, None]:
+            while True:
+                yield b"data: x\n\n"
+
+        return SimpleNamespace(stream=SimpleNamespace(remote=lambda _call: items()))
 
     def remote(self) -> Awaitable[dict[str, object]]:
         async def said() -> dict[str, object]:
@@ -174,6 +184,26 @@ async def test_an_engine_that_never_spoke_is_starting_and_later_down(monkeypatch
     handle.error = ActorDiedError()
     assert await client.probe("core") is State.DOWN
     assert client.info("core").model == "tiny"
+
+
+async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions wait behind calls in Serve's queue; only silence means that it is down."""
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    assert await client.probe("core") is State.READY
+    call = engine.stream(chat("x"))
+    await anext(call)
+    handle.error = TimeoutError()
+    assert await client.probe("core") is State.READY
+    handle.error = ActorDiedError()
+    assert await client.probe("core") is State.DOWN
+    handle.error = TimeoutError()
+    await anext(call)
+    assert await client.probe("core") is State.READY
+    await call.aclose()
+    monkeypatch.setattr("consilium.engine.backends.serve.HEARD_S", 0.0)
+    assert await client.probe("core") is State.DOWN
 
 
 class ActorDiedError(Exception):

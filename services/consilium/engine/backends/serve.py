@@ -6,6 +6,7 @@ Knows Serve's handle and the names of its errors. Does not know vLLM; the frames
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,8 @@ from consilium.kernel.errors import ConsiliumError
 
 DEPLOYMENT: Final = "Engine"
 INFO_TIMEOUT_S: Final = 5.0
+HEARD_S: Final = 30.0
+"""An executor that gave something to any call within so many seconds is up, though it may be too full to take a question."""
 
 
 def app_name(executor: str) -> str:
@@ -33,6 +36,7 @@ class ServeEngine:
     def __init__(self, info: ExecutorInfo) -> None:
         self._info = info
         self._handle: Any = None
+        self._heard = -HEARD_S
 
     async def start(self) -> None:
         """Do nothing: the deployment starts by itself."""
@@ -50,6 +54,9 @@ class ServeEngine:
         try:
             said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), INFO_TIMEOUT_S)
         except Exception as error:
+            if isinstance(error, TimeoutError) and time.monotonic() - self._heard < HEARD_S:
+                self._info = replace(self._info, state=State.READY)  # the question waits behind the calls that are being answered
+                return
             failed = translate(error, self._info.name, INFO_TIMEOUT_S)
             if self._info.state is State.STARTING and failed.code != "internal":  # it never said anything, so nothing was lost yet
                 failed = ConsiliumError("engine_starting", str(failed), name=self._info.name, retry_after_s=2.0)
@@ -63,6 +70,7 @@ class ServeEngine:
         try:
             response = self._remote().options(stream=True).stream.remote(call.as_dict())
             async for item in response:
+                self._heard = time.monotonic()
                 if wire.TAIL in item:
                     response = None  # it is whole: closing now must not send a cancellation after it
                 yield item
