@@ -33,6 +33,8 @@ subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(sign
 pathlib.Path(sys.argv[1]).touch()
 time.sleep(600)
 """
+MILD = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
+"""A head that ends when it is told, for those tests that are about something else."""
 TASK = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 BROKEN = "import sys; sys.exit('error: x: there is no folder /x')"
 
@@ -88,10 +90,10 @@ class Running:
         return self.code
 
 
-def ray_like(site: Site) -> Supervisor:
+def ray_like(site: Site, head: str = HEAD) -> Supervisor:
     ready, done = site.folder.root / "ready", site.folder.root / "done"
     works = {
-        "ray": site.process("ray", HEAD, str(ready), probe=lambda: (ready.exists(), ""), after=lambda: ready.unlink(missing_ok=True)),
+        "ray": site.process("ray", head, str(ready), probe=lambda: (ready.exists(), ""), after=lambda: ready.unlink(missing_ok=True)),
         "engine": site.process("engine", TASK, str(done), probe=lambda: (done.exists(), "")),
     }
     parts = (Part("ray"), Part("engine", needs=("ray",), lives=False, within=("ray",)))
@@ -172,7 +174,7 @@ def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
 def test_what_ran_before_the_supervisor_is_not_its_to_end(site: Site) -> None:
     mine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        running = Running(ray_like(site))
+        running = Running(ray_like(site, MILD))
         until(lambda: running.supervisor.cluster.phase == "up")
         assert running.stop() == 0
         assert mine.poll() is None
@@ -184,7 +186,7 @@ def test_what_ran_before_the_supervisor_is_not_its_to_end(site: Site) -> None:
 def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) -> None:
     ready = site.folder.root / "ready"
     works = {
-        "ray": site.process("ray", HEAD, str(ready), probe=lambda: (ready.exists(), "")),
+        "ray": site.process("ray", MILD, str(ready), probe=lambda: (ready.exists(), "")),
         "model": site.process(
             "model", "import sys; sys.stderr.write('error: x: there is no folder /x\\nnext: Name a folder.\\n'); sys.exit(68)", probe=lambda: (False, "")
         ),
