@@ -1,7 +1,7 @@
 """The Serve deployment of one executor: a thin shell around the vLLM backend.
 
 Knows Serve's hooks: construction, health, routing statistics, shutdown. Everything else is the backend's. An engine that dies takes this process with
-it, so that Serve replaces the replica at once instead of after three failed health checks.
+it, so that Serve replaces the replica at once instead of after three failed health checks; and a replica that is killed takes its engine with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import importlib
 import logging
 import os
+import secrets
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,7 +20,7 @@ from typing import Any, Final
 
 from ray import serve
 
-from consilium.engine import multinode, warm_spawn
+from consilium.engine import leash, multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.ports import Call
 from consilium.engine.warm_plan import BIND, cpu_engine
@@ -43,6 +45,7 @@ class EngineReplica:
     async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure("engine")
         context = serve.get_replica_context()
+        self._leash = _leashed()
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         if warm_ranks:
@@ -53,7 +56,8 @@ class EngineReplica:
             settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
             self._followers.watch(_end_process)  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
-        backend = await asyncio.to_thread(importlib.import_module, BACKEND)
+        await asyncio.to_thread(warm_spawn.load, BACKEND)
+        backend = importlib.import_module(BACKEND)
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, ray_metrics=True), on_dead=_end_process)
         await self._engine.start()
         warm_spawn.end_unused()
@@ -101,6 +105,14 @@ class Door:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+
+
+def _leashed() -> subprocess.Popen[bytes]:
+    """Let all that this replica starts end with it, also when it is killed. Called before it starts anything."""
+    name = secrets.token_hex(8)
+    set_variable(leash.VARIABLE, name)
+    set_variable("SPT_NOENV", "1")  # vLLM names its processes, and setproctitle would write that over their environment
+    return leash.tie(name)
 
 
 def _end_process(cause: BaseException) -> None:

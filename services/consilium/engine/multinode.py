@@ -18,7 +18,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from consilium.engine import launch_args
+from consilium.engine import launch_args, warm_spawn
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import set_variable
@@ -34,6 +34,7 @@ class Follower:
     def run(self, args: Mapping[str, Any]) -> str:
         """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader."""
         set_variable(_HOST_IP, ray.util.get_node_ip_address())
+        warm_spawn.load("vllm.v1.executor.multiproc_executor")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor
