@@ -169,17 +169,22 @@ def own(pid: int) -> None:
 
 
 def shared_memory(known: Iterable[Pid]) -> frozenset[Path]:
-    """Return the files in /dev/shm that the processes have mapped: a process that is killed leaves them behind."""
-    found: set[Path] = set()
+    """Return the files in /dev/shm that the processes have mapped: a process that is killed leaves them behind.
+
+    Found by inode: who makes a semaphore has it mapped under another name than it bears (glibc makes it under a passing one and links it).
+    """
+    inodes: set[int] = set()
     for item in known:
         try:
             maps = Path(f"/proc/{item.pid}/maps").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        found.update(
-            Path(name) for line in maps.splitlines() if (name := line[line.find("/") :] if "/" in line else "").startswith(_SHARED) and "(deleted)" not in name
-        )
-    return frozenset(found)
+        rows = (line.split(maxsplit=5) for line in maps.splitlines())
+        inodes.update(int(row[4]) for row in rows if len(row) == 6 and row[5].startswith(_SHARED))
+    if not inodes:
+        return frozenset()
+    with os.scandir(_SHARED) as entries:
+        return frozenset(Path(entry.path) for entry in entries if entry.inode() in inodes)
 
 
 def remove_shared(files: Iterable[Path]) -> None:

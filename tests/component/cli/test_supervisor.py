@@ -35,6 +35,14 @@ time.sleep(600)
 """
 MILD = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
 """A head that ends when it is told, for those tests that are about something else."""
+SHARER = """
+import multiprocessing, time
+from multiprocessing.shared_memory import SharedMemory
+context = multiprocessing.get_context("spawn")
+lock, block = context.Lock(), SharedMemory(create=True, size=4096)
+print("sem." + lock._semlock.name.lstrip("/"), block.name.lstrip("/"), flush=True)
+time.sleep(600)
+"""
 TASK = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 BROKEN = "import sys; sys.exit('error: x: there is no folder /x')"
 
@@ -117,6 +125,20 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
     left = site.folder.read_cluster()
     assert left is not None
     assert left.phase == "stopped"
+
+
+def test_what_killed_processes_have_in_shared_memory_is_found_and_removed(site: Site) -> None:
+    """A semaphore of the one who made it and a block, as engines have them; a process that is killed takes its tracker, who would remove them, along."""
+    made = subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, text=True, env=site.environment, start_new_session=True)
+    assert made.stdout is not None
+    names = {Path("/dev/shm", name) for name in made.stdout.readline().split()}
+    found = processes.shared_memory(processes.marked(site.cluster.mark))
+    assert found == names
+    os.killpg(made.pid, signal.SIGKILL)
+    made.communicate()
+    assert all(path.exists() for path in names)
+    processes.remove_shared(found)
+    assert not any(path.exists() for path in names)
 
 
 def test_a_full_disk_and_a_broken_drain_keep_nothing_from_being_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
