@@ -1,0 +1,69 @@
+"""What a replica leaves behind when it is killed, or ends without a word, is ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from consilium.engine import leash
+
+REPLICA = """
+import os, subprocess, sys, time
+from consilium.engine import leash
+os.environ[leash.VARIABLE] = sys.argv[1]
+kept = leash.tie(sys.argv[1])
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+for code in ("import time; time.sleep(60)", deaf):
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+time.sleep(60 if sys.argv[2] == "wait" else 3)
+os._exit(72)
+"""
+
+
+def gone(name, limit_s=15.0):
+    until = time.monotonic() + limit_s
+    while leash.tied(name):
+        assert time.monotonic() < until, "something is left"
+        time.sleep(0.05)
+
+
+def listening(name):
+    """Return the leash, once it has made itself deaf to SIGTERM."""
+    until = time.monotonic() + 15
+    while True:
+        for pid in leash.tied(name):
+            if "leash.py" in Path(f"/proc/{pid}/cmdline").read_text() and ignores_sigterm(pid):
+                return pid
+        assert time.monotonic() < until, "it did not start"
+        time.sleep(0.05)
+
+
+def ignores_sigterm(pid):
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
+    return int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
+@pytest.mark.parametrize("way", ["wait", "exit"])
+def test_a_replica_that_is_killed_or_ends_at_once_leaves_nothing(way):
+    name = f"test-{os.getpid()}-{way}"
+    with subprocess.Popen([sys.executable, "-c", REPLICA, name, way], stdout=subprocess.PIPE) as replica:
+        assert replica.stdout.readline() == b"deaf\n"
+        assert len(leash.tied(name)) == 3  # two that it started, and the leash; its own environment was read before it was set
+        os.kill(listening(name), signal.SIGTERM)  # as `down` does to all at once
+        if way == "wait":
+            time.sleep(0.2)
+            assert len(leash.tied(name)) == 3
+            replica.kill()
+        replica.wait(10)
+        gone(name)
+
+
+def test_what_ends_by_itself_is_not_waited_for():
+    seen = iter([(), ()])
+    began = time.monotonic()
+    leash.end("nobody", 10.0, look=lambda _name: next(seen))
+    assert time.monotonic() - began < 1.0
