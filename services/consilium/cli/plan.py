@@ -111,10 +111,10 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the question; 0 fits, 1 does not fit, 2 the question is wrong."""
-    from consilium.cli import plan_fit, plan_forecasts
+    from consilium.cli import plan_file, plan_fit, plan_forecasts
 
     tasks: dict[str | None, Callable[[argparse.Namespace], int]] = {
-        None: plan_fit.answer,
+        None: plan_fit.answer if args.config is None or args.prices == "show" else plan_file.answer,
         "check-config": plan_forecasts.check_config,
         "change-base": plan_forecasts.change_base,
         "calibrate": plan_forecasts.calibrate,

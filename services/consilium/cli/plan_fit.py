@@ -1,4 +1,4 @@
-"""The main page of `consilium plan`: verdict, table, bar, binding limit, nearest change, configuration, speed, money.
+"""The main page of `consilium plan`: verdict, table, bar, binding limit, nearest change, idle cards, configuration, speed, money.
 
 Knows how a person reads an answer. Asks the planner for every figure.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from consilium.cli import plan_hardware
 from consilium.planner import cards as card_table
-from consilium.planner import kv, models, money, question_file, report, rope, search, sizes, speed, topologies, verdict
+from consilium.planner import kv, models, money, report, rope, search, sizes, speed, topologies, verdict
 from consilium.planner.ask import Ask, checked
 from consilium.planner.calibrate import Measured
 from consilium.planner.cards import Card, Cpu
@@ -38,8 +38,6 @@ def answer(args: argparse.Namespace) -> int:
         print(money.example())
         return EXIT_OK
     found, ram, cpu = hardware(args)
-    if args.config is not None:
-        return _file(args, found, ram)
     if args.model is not None:
         return _model(args, found, ram, cpu)
     if not found:
@@ -56,6 +54,19 @@ def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cp
     if cpu is not None or ram is not None:
         return (), ram or 1 << 40, cpu
     return this_machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+
+
+def _ram_in_words(args: argparse.Namespace, plan: Plan) -> str:
+    """Return what of this machine's RAM is free now, for a CPU engine planned on this machine: `up` judges by that."""
+    if not plan.ask.on_cpu or args.ram is not None or args.cpu is not None:
+        return ""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    said = f"RAM: this page counts with all of this machine's {plan.bill.total / GIB:.1f} GiB; {free / GIB:.1f} GiB are free now, and `consilium up` judges by what is free."
+    if plan.verdict != "no" and verdict.plan(plan.ask.with_(ram_bytes=free)).verdict == "no":
+        return f"{said} As things stand it would refuse: end other programs first."
+    return said
 
 
 def this_machine() -> tuple[Card, ...]:
@@ -102,6 +113,8 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
 def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None) -> int:
     ask, name = _question(args, ram)
     replicas = 1
+    if not 1 <= args.nodes <= max(1, len(cards)):
+        raise wrong("nodes", f"{args.nodes} machines with {len(cards)} cards cannot be planned; every machine has a card of the engine")
     if cards:
         ask, replicas = _seat(args, ask, cards)
     elif args.tp not in {None, 1} or args.pp != 1 or args.ep:
@@ -115,7 +128,8 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
     best = plan if plan.verdict != "no" else changes[0].plan if changes else None
     rates = rates_of(best or plan, cpu, args.nodes)
     costs = money.compare(best or plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
-    page = _Page(name, plan, best, changes, replicas, rates, costs)
+    idle = topologies.beside(cards, plan.ask.cards, replicas, plan.ask)
+    page = _Page(name, plan, best, changes, replicas, rates, costs, idle, _ram_in_words(args, plan))
     if args.output == "json":
         print(json.dumps(_page_dict(page), indent=2))
     else:
@@ -134,6 +148,8 @@ class _Page:
     replicas: int
     rates: dict[str, speed.Rate | None]
     costs: list[money.Cost]
+    idle: list[topologies.Idle]
+    ram: str
 
     def tree(self) -> dict[str, Any] | None:
         """Return the configuration to paste, or None when nothing fits."""
@@ -154,16 +170,22 @@ def _page_dict(page: _Page) -> dict[str, Any]:
         "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in page.changes],
         "configuration": page.tree(),
         "command": page.command(),
+        "idle": [{"card": idle.card.name, "count": idle.count, "sentence": idle.sentence} for idle in page.idle],
+        "ram": page.ram,
         "money": [cost.as_dict() for cost in page.costs],
     }
 
 
 def _print_page(page: _Page) -> None:
     plan, tree = page.plan, page.tree()
-    _print_plan(plan, page.replicas)
-    _print_changes(plan, page.changes)
+    print_plan(plan, page.replicas)
+    print_changes(plan, page.changes)
+    for idle in page.idle:
+        print(f"\nIdle: {idle.sentence}")
     print(f"\nContext: {rope.reach(plan.ask.shape, plan.ask.context).sentence}")
-    _print_ram(plan)
+    _print_offload(plan)
+    if page.ram:
+        print(page.ram)
     changed = plan.verdict == "no" and page.best is not None
     print("\n" + ("After the nearest change:\n\n" if changed else "") + report.speed_lines(page.rates.items()))
     if page.costs:
@@ -228,7 +250,8 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
     }
 
 
-def _print_plan(plan: Plan, replicas: int) -> None:
+def print_plan(plan: Plan, replicas: int) -> None:
+    """Print the verdict, the table, the bar, the binding limit and what to mind."""
     ask = plan.ask
     where = "CPU" if ask.on_cpu else " and ".join(f"{count} x {name}" for name, count in Counter(card.name for card in ask.cards).items())
     where += f", {replicas} copies" if replicas > 1 else ""
@@ -243,7 +266,8 @@ def _print_plan(plan: Plan, replicas: int) -> None:
         print(f"Mind: {sentence}")
 
 
-def _print_changes(plan: Plan, changes: list[search.Change]) -> None:
+def print_changes(plan: Plan, changes: list[search.Change]) -> None:
+    """Print what makes it fit, or gives more room."""
     if not changes:
         if plan.verdict == "no":
             print("\nNo change of settings makes it fit; choose a smaller model.")
@@ -253,39 +277,10 @@ def _print_changes(plan: Plan, changes: list[search.Change]) -> None:
         print(f"  {sentence}")
 
 
-def _print_ram(plan: Plan) -> None:
+def _print_offload(plan: Plan) -> None:
     ask = plan.ask
     if ask.kv_to_ram:
         room = kv.room(ask.shape, ask.kv_dtype, ask.kv_to_ram / ask.cut.tp, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching)
         print(f"KV parked in RAM: {tokens_in_words(room.tokens)} more tokens of finished prefixes; a running request still needs its KV on the card.")
     if ask.weights_to_ram:
         print(f"Weights in RAM: {ask.weights_to_ram / GIB:.1f} GiB per card cross the bus in every step, which caps the speed at the bus.")
-
-
-def _file(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None) -> int:
-    import yaml
-
-    path = Path(args.config)
-    try:
-        if path.stat().st_size > models.MAX_CONFIG_BYTES:
-            raise wrong("config", f"{path.name} has {path.stat().st_size >> 20} MiB; a consilium.yaml is a few kB of YAML")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        why = "there is no such file" if isinstance(err, FileNotFoundError) else "it cannot be read as YAML"
-        raise wrong("config", f"{path}: {why}; give a consilium.yaml") from err
-    if not isinstance(tree, dict):
-        raise wrong("config", f"{path} holds no keys; give a consilium.yaml with at least a model")
-    from consilium.cli.tree import ConsiliumConfig
-    from consilium.kernel.config import load
-
-    load(ConsiliumConfig, path=path, env={})  # a typo is told here as in `up`, and not planned as the default
-    planned = [(engine, verdict.plan(engine.ask)) for engine in question_file.engines(tree, cards, ram, args.vllm)]
-    if args.output == "json":
-        print(json.dumps([{"engine": engine.name, "replicas": engine.replicas, **report.as_dict(plan)} for engine, plan in planned], indent=2))
-    else:
-        for engine, plan in planned:
-            print(f"== {engine.name}")
-            _print_plan(plan, engine.replicas)
-            _print_changes(plan, list(search.changes(plan.ask)) if plan.verdict == "no" else [])
-            print()
-    return EXIT_OK if all(plan.verdict != "no" for _, plan in planned) else EXIT_DOES_NOT_FIT

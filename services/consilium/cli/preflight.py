@@ -112,9 +112,9 @@ def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], N
                 return path
         return known_config(model.partition("@")[0])
 
-    found = gates(
-        tree.model_dump(include={"model", "topology", "engine", "executors"}), cards=gpus(), ram_bytes=psutil.virtual_memory().available, config_of=config_of
-    )
+    ram = psutil.virtual_memory()
+    plain = tree.model_dump(include={"model", "topology", "engine", "executors"})
+    found = gates(plain, cards=gpus(), ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of)
     for name, gate in found:
         if gate.verdict == "no":
             raise ConsiliumError("does_not_fit", reason=gate.sentence if name == "core" else f"executors.{name}: {gate.sentence}")

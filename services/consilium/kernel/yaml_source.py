@@ -59,9 +59,11 @@ def read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise _refused(path, f"it has {path.stat().st_size >> 20} MiB; a configuration is a few kB of YAML")
         tree = value_of(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _refused(path, "it cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror or str(err) if isinstance(err, OSError) else "it is not text in UTF-8"
-        raise _refused(path, f"cannot be read: {reason}") from None
+        reason = err.strerror or str(err) if isinstance(err, OSError) else "not text in UTF-8"
+        raise _refused(path, f"it cannot be read: {reason}") from None
     except _Twice as err:
         raise ConsiliumError("config_invalid", key=f"{path}, line {err.second}", reason=str(err)) from None
     except yaml.YAMLError as err:

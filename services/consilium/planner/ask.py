@@ -12,7 +12,7 @@ from consilium.planner import kv, lora, sharding, weights
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
 from consilium.planner.lora import Slots
-from consilium.planner.overhead import DEFAULT_VERSION, Batch, default_batch, default_utilisation, runner_of, version_key
+from consilium.planner.overhead import DEFAULT_VERSION, Batch, default_batch, default_utilisation, is_version, runner_of
 from consilium.planner.refusal import wrong
 from consilium.planner.shapes import Shape
 from consilium.planner.sharding import Cut
@@ -140,7 +140,7 @@ def _check_numbers(ask: Ask) -> None:
         raise wrong("utilisation", f"{ask.utilisation} is no share of a card; give 0.05 to 0.98, such as 0.9")
     if ask.kv_bytes is not None and ask.kv_bytes <= 0:
         raise wrong("kv_cache_gib", "the KV cache needs more than 0 bytes; leave the key out to take what is left")
-    if version_key(ask.version) > (9, 0) or ask.runner not in (None, "V0", "V1", "V2"):
+    if not is_version(ask.version) or ask.runner not in (None, "V0", "V1", "V2"):
         raise wrong("version", f"{ask.version[:20]!r} is no vLLM version; give one such as {DEFAULT_VERSION}")
 
 

@@ -72,7 +72,8 @@ def _lower(old: object, new: object, _: Mapping[str, Any]) -> bool:
 
 
 def _experts(config: Mapping[str, Any]) -> float:
-    return float(config.get("num_experts") or config.get("num_local_experts") or 0)
+    count = config.get("num_experts") or config.get("num_local_experts") or 0
+    return float(count) if isinstance(count, int | float) else 0.0
 
 
 def _above_experts(old: object, new: object, config: Mapping[str, Any]) -> bool:

@@ -163,17 +163,25 @@ def _lora(extra: Mapping[str, Any], default: Slots) -> Slots:
 
 
 def _whatever_fits(ask: Ask) -> Gate:
-    """No length was asked: the model's own where it fits, else the longest that does. A CPU engine has a fixed KV, so the length follows from it."""
-    ask = _with_cpu_kv(ask)
+    answer, note = held_length(_with_cpu_kv(ask))
+    if not note:
+        return _gate(answer, answer.ask.context)
+    return Gate("tight", f"{answer.binding} {note}", "engine.max_model_len", str(answer.ask.context), answer.ask.context, answer)
+
+
+def held_length(ask: Ask) -> tuple[Plan, str]:
+    """Return what the engine does when no length is asked: the model's own (ask.context) where it fits, else the longest that does, with a sentence about it.
+
+    A CPU engine has a fixed KV, so the length follows from it. Where nothing fits, the answer is about the least length.
+    """
     whole = plan(ask)
     if whole.verdict != "no":
-        return _gate(whole, ask.context)
+        return whole, ""
     longest = longest_context(ask)
     if longest is None:
-        return _verdict(ask.with_(context=LEAST_CONTEXT))
-    answer = plan(ask.with_(context=longest))
-    said = f"{answer.binding} The context is {tokens_in_words(longest)} tokens, not the model's {tokens_in_words(ask.context)}; set engine.max_model_len to choose."
-    return Gate("tight", said, "engine.max_model_len", str(longest), longest, answer)
+        return plan(ask.with_(context=min(LEAST_CONTEXT, ask.context))), ""
+    note = f"The context is {tokens_in_words(longest)} tokens, not the model's {tokens_in_words(ask.context)}; set engine.max_model_len to choose."
+    return plan(ask.with_(context=longest)), note
 
 
 def _with_cpu_kv(ask: Ask) -> Ask:

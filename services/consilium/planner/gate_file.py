@@ -6,12 +6,14 @@ Takes the tree as plain values. Does not look at the machine and does not know w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import edits, models
 from consilium.planner.cards import Card
+from consilium.planner.figures import gib
 from consilium.planner.gate import Gate, gate
 
 Where = Callable[[str], Path | Mapping[str, Any] | None]
@@ -25,10 +27,13 @@ def known_config(model: str) -> Mapping[str, Any] | None:
         return None
 
 
-def gates(tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, config_of: Where = known_config) -> list[tuple[str, Gate]]:
+def gates(
+    tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, ram_total_bytes: int | None = None, config_of: Where = known_config
+) -> list[tuple[str, Gate]]:
     """Return (name, gate) of every engine that runs here: the core, then the executors by their order.
 
     tree       model, topology, engine, executors as plain values (None = not set)
+    ram_bytes  what is free now; ram_total_bytes is what the machine has, to say whether ending other programs would help
     cards      the GPUs; each engine takes tensor x pipeline x replicas of them, as long as there are enough
     config_of  where a model's config.json is; None = not known yet, the engine is left out
 
@@ -51,10 +56,24 @@ def gates(tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, con
         if config is None or (not on_cpu and len(mine) < tp * pp):
             continue
         one = gate(config, engine, cards=mine, ram_bytes=left if on_cpu else None, tensor_parallel=1 if on_cpu else tp, pipeline_parallel=1 if on_cpu else pp)
+        if on_cpu and one.verdict == "no" and one.plan is not None and ram_total_bytes is not None and ram_total_bytes > ram_bytes:
+            whole = gate(config, engine, ram_bytes=ram_total_bytes - (ram_bytes - left))
+            one = _told_with_free_ram(one, whole, free=ram_bytes, total=ram_total_bytes)
         found.append((name, one))
         if on_cpu and one.plan is not None:
             left -= round(copies * (one.plan.bill.spent() + one.plan.bill.kv[1]))
     return found
+
+
+def _told_with_free_ram(now: Gate, whole: Gate, *, free: int, total: int) -> Gate:
+    """Return the refusal with what is free now beside what the machine has, and whether all of it would do."""
+    where = f"Of the {gib(total):.1f} GiB of RAM of this machine {gib(free):.1f} GiB are free now."
+    if whole.verdict != "no":
+        return replace(now, sentence=f"{now.sentence} {where} With all of them it would start: end other programs.")
+    if now.knob == "model" and whole.knob != "model" and now.plan is not None and whole.plan is not None:
+        change = whole.sentence.removeprefix(whole.plan.binding).strip()
+        return replace(now, sentence=f"{now.plan.binding} {where} End other programs as well as this. {change}", knob=whole.knob, value=whole.value)
+    return replace(now, sentence=f"{now.sentence} {where}")
 
 
 def breaking_edit(tree: Mapping[str, Any], config_of: Where = known_config) -> tuple[str, str] | None:

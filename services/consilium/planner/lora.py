@@ -131,6 +131,8 @@ def check(shape: Shape, lora: Slots, cut: Cut) -> None:
     """Raise invalid_request for settings that vLLM refuses."""
     if lora.slots < 0 or lora.rank < 1:
         raise wrong("adapters", "slots are at least 0 and the rank at least 1")
+    if lora.host_adapters < 0:
+        raise wrong("max-cpu-loras", f"{lora.host_adapters} adapters cannot be kept in RAM; give 0 or more")
     rank_step(lora.rank)
     if lora.slots and cut.expert_parallel and lora.fully_sharded and shape.is_moe:
         raise wrong("fully_sharded_loras", "expert parallel and fully sharded LoRA exclude each other for a mixture of experts; leave one out")

@@ -102,6 +102,8 @@ def _hub_id(entry: Mapping[str, Any], spelled: str, suffix: str) -> str:
 
 def find(reference: str) -> Model:
     """Return the model that `reference` means: an existing folder or file, else a name."""
+    if not reference.strip():
+        return by_name(reference)
     path = Path(reference).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()

@@ -41,6 +41,11 @@ def version_key(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else version_key(DEFAULT_VERSION)
 
 
+def is_version(version: str) -> bool:
+    """Whether a word is a version of vLLM: 0.8.5, 0.32.0rc1, ~0.2x; not a word without numbers, and none above 9."""
+    return re.search(r"\d+\.(\d+|\d*x)", version) is not None and version_key(version) <= (9, 0)
+
+
 def default_utilisation(version: str) -> float:
     """Return vLLM's own gpu_memory_utilization."""
     return constant("utilisation_default" if version_key(version) >= (0, 22) else "utilisation_default_before_0_22")

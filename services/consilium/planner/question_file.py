@@ -7,28 +7,35 @@ not depend on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consilium.planner import edits, models
 from consilium.planner.ask import Ask
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
-from consilium.planner.gate import settings_of
+from consilium.planner.gate import held_length, settings_of
 from consilium.planner.refusal import wrong
 from consilium.planner.shapes import from_config
 from consilium.planner.sharding import Cut
+from consilium.planner.verdict import Plan, plan
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One engine of the file: its question, how many copies, and the cards that it takes of the list (start, end)."""
+    """One engine of the file: its answer, how many copies, and the cards that it takes of the list (start, end); `note` says which context was chosen."""
 
     name: str
     model: str
-    ask: Ask
+    plan: Plan
     replicas: int
     cards: tuple[int, int]
+    note: str = ""
+
+    @property
+    def ask(self) -> Ask:
+        """The question that was answered."""
+        return self.plan.ask
 
 
 def engines(tree: Mapping[str, Any], cards: Sequence[Card], ram_bytes: int | None, version: str) -> list[Engine]:
@@ -54,8 +61,10 @@ def engines(tree: Mapping[str, Any], cards: Sequence[Card], ram_bytes: int | Non
     alone = len(specs) == 1
     for name, model, shape_block, engine in specs:
         one = _engine(name, model, shape_block, engine, cards=cards[taken:], ram=ram_bytes, version=version, alone=alone)
-        found.append(Engine(one.name, one.model, one.ask, one.replicas, (taken, taken + one.cards[1])))
+        found.append(replace(one, cards=(taken, taken + one.cards[1])))
         taken += one.cards[1]
+        if one.ask.on_cpu and ram_bytes is not None:
+            ram_bytes = max(1, ram_bytes - round(one.replicas * (one.plan.bill.spent() + one.plan.bill.kv[1])))
     return found
 
 
@@ -72,9 +81,13 @@ def _engine(
     shape = from_config(edits.merged(loaded.config, overrides), loaded.shape.name)
     if not on_cpu and len(cards) < cut.cards:
         raise wrong(f"{name}.topology", f"it takes {cut.cards} cards and {len(cards)} are left; give more cards or a smaller tensor_parallel")
+    asked = block.get("replicas", "auto")
+    replicas = (max(1, len(cards) // cut.cards) if alone and not on_cpu else 1) if asked in {"auto", None} else _count(block, "replicas")
+    if not on_cpu and len(cards) < cut.cards * replicas:
+        raise wrong(f"{name}.replicas", f"{replicas} copies take {cut.cards * replicas} cards and {len(cards)} are left; give more cards or fewer copies")
     ask = Ask(
         shape=shape,
-        cards=() if on_cpu else tuple(cards[: cut.cards]),
+        cards=() if on_cpu else tuple(sorted(cards[: cut.cards * replicas], key=lambda one: one.total_gib)[: cut.cards]),
         cut=Cut() if on_cpu else cut,
         ram_bytes=ram,
         version=version,
@@ -85,10 +98,8 @@ def _engine(
     if on_cpu and ask.kv_bytes is None:
         ask = ask.with_(kv_bytes=round(constant("cpu_kv_default_gib") * GIB))
     wanted = engine.get("max_model_len")
-    ask = ask.with_(context=int(wanted) if wanted else shape.max_positions)
-    asked = block.get("replicas", "auto")
-    replicas = (max(1, len(cards) // cut.cards) if alone and not on_cpu else 1) if asked in {"auto", None} else int(asked)
-    return Engine(name, model, ask, replicas, (0, 0 if on_cpu else cut.cards * replicas))
+    answer, note = (plan(ask.with_(context=int(wanted))), "") if wanted else held_length(ask.with_(context=shape.max_positions))
+    return Engine(name, model, answer, replicas, (0, 0 if on_cpu else cut.cards * replicas), note)
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

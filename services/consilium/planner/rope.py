@@ -39,6 +39,8 @@ def reach(shape: Shape, wanted: int) -> Reach:
     The YaRN factor is wanted / native, never larger than needed, because a larger one costs quality on short texts. Since vLLM 0.32 the factor no longer
     multiplies max_position_embeddings, so it is set as well.
     """
+    if shape.yarn_from:
+        return _with_yarn_inside(shape, wanted)
     row = _row(shape)
     native = int(row["native"]) if row else shape.max_positions
     longest = int(row["longest"]) if row else shape.max_positions
@@ -62,6 +64,21 @@ def reach(shape: Shape, wanted: int) -> Reach:
     said = (
         f"{words}, and its makers describe at most {tokens_in_words(longest)}: {tokens_in_words(wanted)} is extrapolation that nobody has shown to work. "
         "Look the text up by retrieval instead, or take a model with a longer context."
+    )
+    return Reach(wanted, native, longest, "beyond", 1.0, {}, said, source)
+
+
+def _with_yarn_inside(shape: Shape, wanted: int) -> Reach:
+    """Return the reach of a file that carries a YaRN block already: what it stretches from, and to."""
+    native, longest = shape.yarn_from, shape.max_positions
+    source = "rope block of config.json"
+    words = f"{shape.name} was trained for {tokens_in_words(native)} tokens"
+    if wanted <= longest:
+        said = f"{words}, and its file carries YaRN up to {tokens_in_words(longest)}: {tokens_in_words(wanted)} need nothing more. Short texts lose a little by it too."
+        return Reach(wanted, native, longest, "native" if wanted <= native else "yarn", round(longest / native, 4), {}, said, source)
+    said = (
+        f"{words}, and the YaRN in its file ends at {tokens_in_words(longest)}: {tokens_in_words(wanted)} is extrapolation. "
+        "Take the file without YaRN and let the planner name the factor, or look the text up by retrieval."
     )
     return Reach(wanted, native, longest, "beyond", 1.0, {}, said, source)
 

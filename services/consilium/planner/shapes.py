@@ -16,6 +16,7 @@ from consilium.planner.refusal import wrong
 from consilium.planner.vision import vision_params
 
 Config = Mapping[str, Any]
+MOST_LAYERS: Final = 1000
 
 _GATED: Final = frozenset(
     {
@@ -54,6 +55,7 @@ _NOT_KNOWN: Final = {
     "mamba_num_heads": "Mamba layers",
     "hybrid_override_pattern": "Mamba layers",
     "block_types": "recurrent blocks",
+    "interleave_moe_layer_step": "experts beside a dense MLP of another width",
     "num_kv_shared_layers": "layers that share their KV",
 }
 
@@ -93,6 +95,7 @@ class Shape:
     rotary_share: float = 1.0
     vision_params: int = 0
     dual_chunk: bool = False
+    yarn_from: int = 0
 
     @property
     def full_layers(self) -> int:
@@ -207,11 +210,15 @@ def from_config(config: Config, name: str = "") -> Shape:
     if family and family not in _GATED and not {"intermediate_size", "num_key_value_heads"} <= set(text):
         raise wrong("config.json", f"model_type {family!r} is not a decoder of the Qwen or Llama kind, and the file does not say enough to plan it")
     layers, hidden, heads = (_number(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    if layers > MOST_LAYERS:
+        raise wrong("config.json", f"num_hidden_layers is {layers}, and at most {MOST_LAYERS} are planned; the deepest known models have about 130")
     head_dim = _number(text, "head_dim", hidden // heads)
     linear, windowed = _layer_kinds(text, layers)
+    if linear:
+        _check_linear(text, layers - linear - windowed)
     experts = _first(text, ("num_experts", "num_local_experts", "n_routed_experts"))
     expert_width = _first(text, ("moe_intermediate_size",)) or (_first(text, ("intermediate_size",)) if experts else 0)
-    rope = _object(text.get("rope_parameters") or {})
+    rope = {**_object(text.get("rope_scaling")), **_object(text.get("rope_parameters"))}
     return Shape(
         name=name or str(config.get("_name_or_path") or family or "model"),
         family=family,
@@ -227,7 +234,7 @@ def from_config(config: Config, name: str = "") -> Shape:
         experts=experts,
         experts_per_token=_first(text, ("num_experts_per_tok", "experts_per_token", "top_k_experts")) if experts else 0,
         expert_width=expert_width if experts else 0,
-        shared_width=_first(text, ("shared_expert_intermediate_size",)) if experts else 0,
+        shared_width=(_first(text, ("shared_expert_intermediate_size",)) or _first(text, ("n_shared_experts",)) * expert_width) if experts else 0,
         dense_layers=_dense_layers(text, layers) if experts else 0,
         linear_layers=linear,
         window_layers=windowed,
@@ -240,11 +247,24 @@ def from_config(config: Config, name: str = "") -> Shape:
         conv_kernel=_first(text, ("linear_conv_kernel_dim",)),
         qkv_bias=bool(text.get("attention_bias", False)) or family.startswith(_QKV_BIAS),
         qk_norm=family.startswith(_QK_NORM),
-        rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or constant("rope_theta_default")),
-        rotary_share=float(rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (constant("hybrid_rotary_share") if linear else 1.0)),
+        rope_theta=_real("rope_theta", rope.get("rope_theta") or text.get("rope_theta") or constant("rope_theta_default"), 1e12),
+        rotary_share=_real(
+            "partial_rotary_factor",
+            rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (constant("hybrid_rotary_share") if linear else 1.0),
+            1.0,
+        ),
         vision_params=vision_params(config),
         dual_chunk=bool(text.get("dual_chunk_attention_config")),
+        yarn_from=_first(rope, ("original_max_position_embeddings",)) if str(rope.get("rope_type") or rope.get("type")) == "yarn" else 0,
     )
+
+
+def _check_linear(text: Config, full: int) -> None:
+    """Raise invalid_request for a hybrid whose file does not say enough."""
+    if full < 1:
+        raise wrong("config.json", "layer_types names no full attention layer, and the planner counts the KV of those; give the whole config.json")
+    for key in ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"):
+        _number(text, key)
 
 
 def _refuse_foreign(config: Config) -> None:
@@ -269,6 +289,12 @@ def _number(text: Config, key: str, default: int | None = None) -> int:
     return int(value)
 
 
+def _real(key: str, value: object, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise wrong("config.json", f"{key} is {str(value)[:40]!r}, and a number above 0 and up to {most:g} is needed")
+    return float(value)
+
+
 def _first(text: Config, keys: tuple[str, ...]) -> int:
     for key in keys:
         if text.get(key):
@@ -279,9 +305,10 @@ def _first(text: Config, keys: tuple[str, ...]) -> int:
 def _dense_layers(text: Config, layers: int) -> int:
     listed = text.get("mlp_only_layers") or []
     step = text.get("decoder_sparse_step") or 1
-    if not isinstance(listed, list) or not isinstance(step, int):
-        raise wrong("config.json", "mlp_only_layers is a list of layer numbers and decoder_sparse_step a whole number")
-    return sum(1 for layer in range(layers) if layer in listed or (layer + 1) % step)
+    if not isinstance(listed, list) or not isinstance(step, int) or step < 1:
+        raise wrong("config.json", "mlp_only_layers is a list of layer numbers and decoder_sparse_step a whole number above 0")
+    first = _first(text, ("first_k_dense_replace",))
+    return sum(1 for layer in range(layers) if layer < first or layer in listed or (layer + 1) % step)
 
 
 def _layer_kinds(text: Config, layers: int) -> tuple[int, int]:

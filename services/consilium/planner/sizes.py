@@ -42,3 +42,10 @@ def amount(text: str, field: str = "ram") -> int:
     if not 1 <= value < 1 << 60:
         raise wrong(field, f"{text[:40]!r} cannot be planned; give a size such as 64GB")
     return int(value)
+
+
+def gib(value: float, field: str) -> int:
+    """Return GiB as bytes."""
+    if not 0 < value < 1 << 20:
+        raise wrong(field, f"{value:g} GiB cannot be planned; give more than 0, such as 8")
+    return round(value * GIB)

@@ -5,6 +5,7 @@ Knows candidates from data/candidates.json and tries them from the largest down.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,45 @@ class Topology:
     kind: str
     seats: tuple[Seat, ...]
     good_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Cards of one kind that a plan leaves out, and what they could do."""
+
+    card: Card
+    count: int
+    sentence: str
+
+
+def idle_cards(cards: Sequence[Card], used: Sequence[Card], replicas: int) -> list[tuple[Card, int]]:
+    """Return (card, how many) of each kind that `replicas` engines on the cards `used` leave out, the kind with the most memory first."""
+    left = Counter(card.name for card in cards)
+    left.subtract({name: count * replicas for name, count in Counter(card.name for card in used).items()})
+    return [(group[0], left[group[0].name]) for group in groups(cards) if left[group[0].name] > 0]
+
+
+def beside(cards: Sequence[Card], used: Sequence[Card], replicas: int, ask: Ask) -> list[Idle]:
+    """Return the cards that stay idle and what they could do as executors beside the engine: the same model where it fits, else the largest that does."""
+    found = []
+    for card, count in idle_cards(cards, used, replicas) if used else ():
+        words = f"{count} x {card.name} {'stays' if count == 1 else 'stay'} idle, because cards of unequal kinds are not sharded together"
+        if card.name == used[0].name:
+            words = f"{count} x {card.name} {'stays' if count == 1 else 'stay'} idle: an engine takes {ask.cut.cards} cards"
+        found.append(Idle(card, count, f"{words}. {_use(card, count, ask)}"))
+    return found
+
+
+def _use(card: Card, count: int, ask: Ask) -> str:
+    try:
+        same = seat(ask.with_(kv_bytes=None, overhead_bytes=None), (card,) * count)
+        fits = same.plan.verdict != "no"
+    except ConsiliumError:
+        fits = False
+    one = same if fits else next((found for whole in (True, False) if (found := largest((card,) * count, ask.context, whole=whole)) is not None), None)
+    if one is None:
+        return "None of the known models fits there with this context."
+    return f"As an executor beside it (topology hybrid) it could run {one.words()}. 'consilium plan --gpus' without a model writes such a file."
 
 
 def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
@@ -124,7 +164,8 @@ def suggest(cards: Sequence[Card], context: int = 32_768) -> list[Topology]:
     if seats and len(kinds) == 1:
         found.append(Topology("replicas", seats, "the most agents at once: every card answers on its own"))
     if len(cards) > 1:
-        found += _hybrid(kinds, context)
+        beside_it = _hybrid(kinds, context)
+        found = [*beside_it, *found] if len(kinds) > 1 else [*found, *beside_it]  # a core alone leaves the other cards idle
     if not found and seats:
         found.append(Topology("replicas", seats, "every card answers on its own"))
     return found

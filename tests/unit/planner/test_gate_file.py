@@ -71,3 +71,18 @@ def test_breaking_edits_are_found_in_every_engine(tmp_path):
     key, sentence = breaking_edit({"model": "mine", "engine": {"hf_overrides": {"hidden_size": 128}}}, lambda _: tmp_path)
     assert key == "engine.hf_overrides"
     assert "breaks the model" in sentence
+
+
+def test_a_refusal_by_free_ram_says_what_the_machine_has():
+    def said(model, free, total):
+        (_, found), *_ = gates({"model": model, "engine": {"max_model_len": 4096}}, cards=(), ram_bytes=free * GIB, ram_total_bytes=total * GIB)
+        assert found.verdict == "no"
+        return found.sentence
+
+    assert "Of the 32.0 GiB of RAM of this machine 12.0 GiB are free now. With all of them it would start: end other programs." in said("Qwen/Qwen3-8B", 12, 32)
+    whole = said("Qwen/Qwen3-30B-A3B", 12, 32)
+    assert "No setting helps" not in whole
+    assert "End other programs as well as this. Nearest change: take a 4-bit checkpoint" in whole
+    assert said("Qwen/Qwen3-235B-A22B", 12, 32).endswith(
+        "No setting helps; choose a smaller model. Of the 32.0 GiB of RAM of this machine 12.0 GiB are free now."
+    )

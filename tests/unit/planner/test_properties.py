@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import kv, models, question_file, search, verdict
+from consilium.planner import edits, explain, kv, models, question_file, search, verdict
 from consilium.planner.ask import Ask
 from consilium.planner.bill import bills
 from consilium.planner.cards import card, gpu_names
@@ -193,6 +193,25 @@ def test_no_name_of_a_model_or_card_breaks_it(text):
             look(text)
         except ConsiliumError as err:
             assert (err.code, len(err.public()) < 300) == ("invalid_request", True)  # noqa: PT017  it may also not be raised
+
+
+ODD = [None, 0, -1, 2, 7, 1.5, 1e9, 10**30, float("nan"), float("inf"), "x", "", [], {}, [1], {"a": 1}, True, False]
+EXTRA = ["quantization_config", "rope_parameters", "rope_scaling", "layer_types", "vision_config", "mlp_only_layers", "num_experts", "first_k_dense_replace"]
+
+
+@LAWS
+@given(st.sampled_from(NAMES), st.data())
+def test_no_edited_config_breaks_the_answers(name, data):
+    """A config.json of a known model with up to three odd values is planned, or refused in one sentence."""
+    config = dict(models.by_name(name).config)
+    for key in data.draw(st.lists(st.sampled_from([*config, *EXTRA]), min_size=1, max_size=3)):
+        config[key] = data.draw(st.sampled_from(ODD))
+    for ask in (lambda: explain.lines(config), lambda: explain.summary(config), lambda: edits.judge(models.by_name(name).config, config)):
+        try:
+            ask()
+        except ConsiliumError as err:
+            assert err.code == "invalid_request"  # noqa: PT017  it may also not be raised
+    assert gate(config, {"max_model_len": 4096}, cards=["RTX 4090"]).sentence
 
 
 @LAWS
