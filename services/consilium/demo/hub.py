@@ -24,6 +24,7 @@ from consilium.kernel.errors import ConsiliumError
 
 REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
 MARKER: Final = "consilium-download.json"
+_COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
 DEFAULT_REVISION: Final = "main"
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 
@@ -151,7 +152,10 @@ def _listing(repository: str, revision: str, access: Access) -> tuple[str, list[
     if not any(file.path.endswith(".safetensors") for file in files):
         formats = sorted({Path(name).suffix for name in siblings} & {".gguf", ".bin", ".pth", ".onnx"})
         raise _missing(repository, f"the repository has no .safetensors files ({', '.join(formats) or 'no weights at all'}); take one that has them")
-    return str(found.sha), files
+    commit = str(found.sha)
+    if not _COMMIT.fullmatch(commit):  # it becomes the name of a folder
+        raise _missing(repository, "the hub or mirror names no commit; try another mirror")
+    return commit, files
 
 
 class _Meter:

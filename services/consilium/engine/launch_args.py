@@ -79,6 +79,11 @@ RESERVED: Final[Mapping[str, str]] = MappingProxyType(
         "worker_cls": "it belongs to the engine room",
         "scheduler_cls": "it belongs to the engine room",
         "logits_processors": "code of its own in the engine is not taken from configuration",
+        "reasoning_parser_plugin": "code of its own in the engine is not taken from configuration",
+        "io_processor_plugin": "code of its own in the engine is not taken from configuration",
+        "model_class_overrides": "code of its own in the engine is not taken from configuration",
+        "enable_prompt_embeds": "callers would send tensors that the engine unpacks",
+        "enable_mm_embeds": "callers would send tensors that the engine unpacks",
         "hf_token": "secrets do not belong into a configuration file; set HF_TOKEN in the environment",
     }
 )
@@ -90,6 +95,7 @@ FORBIDDEN_ENV: Final[Mapping[str, str]] = MappingProxyType(
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "it lets callers run code",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "adapters are loaded by the engine room only",
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "an allowed host could send the engine to any other",
+        "VLLM_ENABLE_RESPONSES_API_STORE": "the engine would keep every response for ever; the gateway keeps them, for a time",
         "VLLM_PLUGINS": "code of its own in the engine is not taken from configuration",
     }
 )

@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.say(404, b"{}", X_Error_Code="RepoNotFound")
 
     def listing(self, revision):
-        commit = {"main": COMMIT, COMMIT: COMMIT, OLDER: OLDER, "v1": OLDER}.get(revision)
+        commit = {"main": COMMIT, COMMIT: COMMIT, OLDER: OLDER, "v1": OLDER, "evil": "../../../outside"}.get(revision)
         if commit is None:
             return self.say(404, b"{}", X_Error_Code="RevisionNotFound")
         rows = []
@@ -209,6 +209,13 @@ def test_an_unknown_model(access, tmp_path):
 
 def test_an_unknown_revision(access, tmp_path):
     assert "no revision 'v9'" in refused("org/tiny@v9", tmp_path, access=access).public()
+
+
+def test_a_mirror_does_not_name_folders_outside_of_ours(server, access, tmp_path):
+    error = refused("org/tiny@evil", tmp_path / "models", access=access)
+    assert "names no commit" in error.public()
+    assert not (tmp_path / "models" / "outside").exists()
+    assert not any("/resolve/" in path for path in server.asked)
 
 
 def test_a_revision_is_a_folder_of_its_own(server, access, tmp_path):
