@@ -29,6 +29,7 @@ USED = {
     ("vllm.entrypoints.serve.tokenize.serving", "ServingTokenization"): {"create_tokenize", "create_detokenize"},
     ("vllm.entrypoints.pooling.base.serving", "PoolingBaseServing"): {"__call__"},
     ("vllm.outputs", "RequestOutput"): {"__init__"},
+    ("vllm.v1.metrics.loggers", "StatLoggerBase"): {"record", "log_engine_initialized"},
     ("vllm.v1.metrics.stats", "RequestStateStats"): {"queued_ts", "scheduled_ts", "first_token_ts"},
 }  # fmt: skip
 # Attributes that init_app_state must set, because routes are read from there.

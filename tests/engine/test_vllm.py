@@ -3,12 +3,14 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from consilium.engine import wire
 from consilium.engine.ports import State
+from consilium.kernel.errors import ConsiliumError
 
 from .conftest import CONTEXT, Asker
 
@@ -191,6 +193,35 @@ async def test_a_cancelled_caller_of_a_whole_answer_frees_its_place(dense: Asker
     with pytest.raises(asyncio.CancelledError):
         await task
     await freed(dense)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_caller_of_several_prompts_is_cancelled_and_frees_their_places(dense: Asker, stream: bool) -> None:
+    prompts = ["one", "two", "three"]
+    task = asyncio.create_task(dense.ask("completions", prompt=prompts, max_tokens=400, ignore_eos=True, stream=stream))
+    async with asyncio.timeout(5):
+        while dense.engine.load()["unfinished"] < len(prompts):  # noqa: ASYNC110  # the engine tells nobody when it takes a request
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await freed(dense)
+
+
+async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_step_is_not(dense: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = dense.engine
+
+    async def no_token() -> None:
+        await asyncio.Event().wait()  # as when all of each step goes to the long prompt
+
+    monkeypatch.setattr(engine, "_generate_one", no_token)
+    monkeypatch.setattr(engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=0.3))
+    others = asyncio.create_task(dense.chat(max_tokens=400, ignore_eos=True))
+    await engine.check()
+    await others
+    with pytest.raises(ConsiliumError, match="upstream_down"):
+        for _ in range(5):  # a step may follow the last token
+            await engine.check()
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:

@@ -28,7 +28,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
 from consilium.engine.backends.vllm_routes import Answer, Routes
-from consilium.engine.backends.vllm_tap import Tap, TappedLLM
+from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -149,13 +149,19 @@ class VllmEngine:
         return {"streams": self._streams, "unfinished": 0 if engine is None else int(engine.get_num_unfinished_requests())}
 
     async def check(self) -> None:
-        """Return if a token came lately, otherwise generate one. Raises ConsiliumError(upstream_down)."""
+        """Return if a token came lately, otherwise generate one. Raises ConsiliumError(upstream_down).
+
+        While an engine reads a long prompt nobody gets a token, ours included; then it is enough that it makes steps.
+        """
         engine = self._alive()
         if time.monotonic() - engine.last_token < self._settings.idle_s:
             return
+        steps = engine.steps.count
         try:
             await asyncio.wait_for(self._generate_one(), self._settings.check_timeout_s)
         except Exception as error:
+            if isinstance(error, TimeoutError) and engine.steps.count > steps and self._first_cause is None:
+                return
             raise ConsiliumError("upstream_down", f"no token: {type(error).__name__}: {error}", name=self._settings.name, retry_after_s=5.0) from error
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
@@ -183,7 +189,8 @@ class VllmEngine:
             if answer is not None and answer.events is not None:
                 await answer.events.aclose()
             for source in tap.sources:
-                await source.aclose()
+                with suppress(RuntimeError):  # "already running": in a task of vLLM's that is cancelled and closes it in its next turn
+                    await source.aclose()
 
     async def _answer(self, call: Call) -> Answer:
         if self._routes is None:
@@ -287,20 +294,22 @@ def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
-    loggers: list[Any] = []
+    steps = Steps()
+    loggers: list[Any] = [steps.logger]
     if ray_metrics:
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-        loggers = [RayPrometheusStatLogger]
+        loggers.append(RayPrometheusStatLogger)
     config = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     engine: TappedLLM = TappedLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=loggers or None,
+        stat_loggers=loggers,
         enable_log_requests=args.enable_log_requests,
         aggregate_engine_logging=args.aggregate_engine_logging,
         disable_log_stats=args.disable_log_stats,
     )
+    engine.steps = steps
     return engine
 
 

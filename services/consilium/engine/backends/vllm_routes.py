@@ -121,8 +121,8 @@ class Routes:
             request.request_id = call.id
         elif call.route == "responses":
             request.request_id = self.request_id(call)
-        if call.priority and hasattr(request, "priority") and self._state.vllm_config.scheduler_config.policy == "priority":
-            request.priority = call.priority
+        if hasattr(request, "priority") and self._state.vllm_config.scheduler_config.policy == "priority":
+            request.priority = call.priority  # also over the caller's own: who comes first is not the caller's to say
         if stop is not None and call.route == "chat" and not request.stop:
             request.stop = [stop]
 

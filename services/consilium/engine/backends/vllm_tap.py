@@ -12,6 +12,7 @@ from typing import Any
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from consilium.engine.ports import Tail, Timings, Usage
 
@@ -61,10 +62,40 @@ class Tap:
         )
 
 
+class Steps:
+    """How many steps the engine has told of. It tells of each one, also of those that only read a piece of a long prompt."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def logger(self, config: Any, engine_index: int = 0) -> StatLoggerBase:
+        """Return a logger as vLLM makes them, one for each engine."""
+        made = _StepLogger(config, engine_index)
+        made.steps = self
+        return made
+
+
+class _StepLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is seen as Any
+    steps: Steps
+
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        """Keep nothing: only that a step was made counts."""
+
+    def record(self, scheduler_stats: Any, *_others: Any, **_more: Any) -> None:
+        if scheduler_stats is not None:
+            self.steps.count += 1
+
+    def log_engine_initialized(self) -> None:
+        """Say nothing."""
+
+
 class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
-    """AsyncLLM that lets a tap watch the outputs of its call, and remembers when the last token came."""
+    """AsyncLLM that lets a tap watch the outputs of its call, and remembers when the last token came and how many steps were made."""
 
     taps: dict[str, Tap]
+    steps: Steps
     last_token: float
     failed: Callable[[BaseException], None]
 
