@@ -87,8 +87,10 @@ def _print(lines: list[pages.Line], sentences: list[str]) -> None:
 
 
 def _data(path: Path, word: str) -> tuple[Mapping[str, Any], str]:
-    if path.is_dir():
+    if path.is_dir() and word:
         path /= "config.json"
+        if not path.is_file():
+            raise wrong("file", f"{path.parent} holds no config.json; give the folder of one checkpoint, or a file")
     if path.is_file():
         return models.read_json(path), path.parent.name
     if path.suffix or ("/" in word and not word.count("/") == 1):

@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from consilium.planner import base_change, edits, kv, models, report, rope, sizes, speed, verdict
 from consilium.planner import calibrate as boot_logs
 from consilium.planner import cards as card_table
+from consilium.planner import explain as pages
 from consilium.planner import library as books
 from consilium.planner import training as training_run
 from consilium.planner.ask import Ask
@@ -21,16 +24,17 @@ from consilium.planner.figures import GIB, tokens_in_words
 from consilium.planner.lora import targets_named
 from consilium.planner.overhead import default_utilisation
 from consilium.planner.refusal import wrong
-from consilium.planner.sharding import Cut, objection
+from consilium.planner.sharding import Cut, check
 from consilium.planner.weights import checkpoint_bytes, format_named
 
 EXIT_OK, EXIT_BREAKS = 0, 1
+MOST_EPOCHS = 1000
 LENGTHS = (32_768, 131_072, 300_000, 1_000_000, 2_000_000)
 
 
 def check_config(args: argparse.Namespace) -> int:
     """Print what the edits between two config.json files do; 1 when one breaks the model."""
-    found = edits.judge(models.read_json(Path(args.old)), models.read_json(Path(args.new)))
+    found = edits.judge(_config_of(args.old), _config_of(args.new))
     if args.output == "json":
         print(json.dumps([asdict(edit) for edit in found], indent=2, default=str))
     elif not found:
@@ -39,6 +43,14 @@ def check_config(args: argparse.Namespace) -> int:
         for edit in found:
             print(f"{edit.effect.replace('_', ' ')}: {edit.key} {edit.old!s:.40} -> {edit.new!s:.40}\n  {edit.sentence}")
     return EXIT_BREAKS if any(edit.effect == "breaks" for edit in found) else EXIT_OK
+
+
+def _config_of(word: str) -> Mapping[str, Any]:
+    """Return the config.json that a file, a folder or the name of a known model stands for. Raises invalid_request for any other file."""
+    config = models.find(word).config if not Path(word).expanduser().is_file() else models.read_json(Path(word).expanduser())
+    if pages.kind_of(config) != "config":
+        raise wrong("file", f"{word[:120]} is no config.json; give two config.json files of language models")
+    return config
 
 
 def change_base(args: argparse.Namespace) -> int:
@@ -140,13 +152,15 @@ def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | No
 def training(args: argparse.Namespace) -> int:
     """Print the forecast of a training run."""
     model, card = models.find(args.model), card_table.card(args.gpu)
+    if not 1 <= args.epochs <= MOST_EPOCHS:
+        raise wrong("epochs", f"{args.epochs} epochs cannot be trained; give 1 to {MOST_EPOCHS}")
     run = training_run.Run(
         method=args.method,
         rank=args.rank,
         targets=targets_named(args.targets),
         length=sizes.tokens(args.length, "length"),
         batch=args.batch,
-        tokens=sizes.count(args.tokens, "tokens") * max(1, args.epochs),
+        tokens=sizes.count(args.tokens, "tokens") * args.epochs,
         checkpointing=not args.no_checkpointing,
     )
     found = training_run.forecast(model.shape, card, run)
@@ -198,9 +212,7 @@ def context(args: argparse.Namespace) -> int:
     """Print what long contexts cost: KV, time to the first token, and what the model was trained for."""
     model, cards = models.find(args.model), card_table.cards(args.gpu)
     cut = Cut(args.tp)
-    refused = objection(model.shape, cut)
-    if refused:
-        raise wrong("tp", refused)
+    check(model.shape, cut)
     weights = format_named(args.weights or model.weights or "bf16")
     rows, dicts = [], []
     for length in LENGTHS:

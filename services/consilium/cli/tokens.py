@@ -51,6 +51,8 @@ class Piece:
 
 def _show(args: argparse.Namespace) -> int:
     text = " ".join(args.words)
+    if not text:
+        raise wrong("text", "it is empty; write the words in quotes: consilium tokens 'What is a mind?'")
     pieces, name = pieces_of(text, args.model, args.tokenizer)
     characters = len(text)
     if args.output == "json":

@@ -90,6 +90,8 @@ def gpu_names() -> list[str]:
 
 def card(name: str) -> Card:
     """Return the card called `name`, as people or nvidia-smi write it; '24GB' means an unnamed card of that nominal size."""
+    if not name.strip():
+        raise wrong("gpu", "no card is named; give one such as 'RTX 4090', or a size such as '24GB'")
     size = _SIZE_ONLY.match(name.strip())
     if size:
         nominal = float(size[1])

@@ -81,7 +81,7 @@ def by_name(name: str) -> Model:
         base = base[: suffix.start()]
         row = _look(base)
     if row is None:
-        near = nearest(wanted.split("/")[-1], known_names())
+        near = nearest(wanted.split("/")[-1], [name for name in known_names() if not name.startswith(("tiny", "demo"))])
         raise wrong("model", f"{wanted[:80]!r} is not in the table; the nearest known name is {near!r}. A folder or a config.json works for any other model")
     entry, spelled = row
     return Model(from_config(entry["config"], spelled), entry["config"], entry["source"], weights=weights, hf_id=_hub_id(entry, spelled, wanted[len(base) :]))
@@ -134,18 +134,18 @@ def from_file(path: Path) -> Model:
     return Model(from_config(config, path.parent.name or path.stem), config, str(path), weights=format_of(config))
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """Return a JSON object from a file of at most `limit` bytes, or say in one sentence why not."""
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES, name: str = "config.json") -> dict[str, Any]:
+    """Return a JSON object from a file of at most `limit` bytes, or say in one sentence why not; `name` is the file that would do."""
     try:
         if path.stat().st_size > limit:
-            raise wrong("file", f"{path.name} has {path.stat().st_size >> 20} MiB; a config.json is a few kB of JSON")
+            raise wrong("file", f"{path.name} has {path.stat().st_size >> 20} MiB; a {name} has at most {limit >> 20} MiB")
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise wrong("file", f"{path} cannot be read ({err.strerror}); give a readable config.json") from err
+        raise wrong("file", f"{path} cannot be read ({err.strerror}); give a readable {name}") from err
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise wrong("file", f"{path.name} is not JSON; give the config.json of a model") from err
+        raise wrong("file", f"{path.name} is not JSON; give the {name} of a model") from err
     if not isinstance(loaded, dict):
-        raise wrong("file", f"{path.name} holds no JSON object; give the config.json of a model")
+        raise wrong("file", f"{path.name} holds no JSON object; give the {name} of a model")
     return loaded
 
 

@@ -59,7 +59,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file() and file.stat().st_size > MAX_TOKENIZER_BYTES:
         raise wrong("tokenizer", f"{file.name} has {file.stat().st_size >> 20} MiB; a tokenizer.json has at most {MAX_TOKENIZER_BYTES >> 20}")
-    return vocabulary(read_json(file, MAX_TOKENIZER_BYTES))
+    return vocabulary(read_json(file, MAX_TOKENIZER_BYTES, "tokenizer.json"))
 
 
 def check(new: Vocabulary, shape: Shape, old: Vocabulary | None = None) -> list[Finding]:

@@ -120,6 +120,33 @@ def test_a_value_that_is_nothing_is_refused_and_not_taken_as_left_out(capsys, wo
     assert err.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("plan", "check-config", "diffusion.json", "Qwen3-8B"), "diffusion"),
+        (("plan", "check-config", "Qwen3-8B", "nobody"), "nearest known name"),
+        (("plan", "training", "--model", "Qwen3-8B", "--epochs", "0"), "epochs"),
+        (("plan", "training", "--model", "Qwen3-8B", "--gpu", ""), "no card is named"),
+        (("plan", "context", "--model", "Qwen3-8B", "--tp", "3"), "nearest is"),
+        (("tokens", ""), "it is empty"),
+        (("tokens", "check", "diffusion.json"), "tokenizer.json"),
+        (("explain", "."), "holds no config.json"),
+    ],
+)
+def test_the_other_subjects_refuse_in_one_sentence(capsys, tmp_path, monkeypatch, words, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "diffusion.json").write_text('{"_class_name": "FluxPipeline", "_diffusers_version": "0.30"}')
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert hint in err
+
+
+def test_known_models_may_be_compared_by_name(capsys):
+    code, out, _ = run(capsys, "plan", "check-config", "Qwen3-8B", "Qwen3-14B")
+    assert code == 1
+    assert "breaks: hidden_size 4096 -> 5120" in out
+
+
 def test_explain_takes_several_files_and_goes_on_after_a_bad_one(capsys, tmp_path):
     (tmp_path / "consilium.yaml").write_text("executors:\n  big: {model: Qwen3-8B, engine: {max_num_seqs: 3}}\nzzz: 1\n")
     code, out, err = run(capsys, "explain", "Qwen3-8B", str(tmp_path / "none.json"), str(tmp_path / "consilium.yaml"))
