@@ -73,7 +73,8 @@ def card_of(ask: Ask) -> Card:
 
 def compare(*, held_apart_only: bool = False) -> list[Score]:
     """Return the score of every rule and of this planner, best first."""
-    points = [point for point in table("boot_logs")["points"] if point["role"] == "check" or not held_apart_only]
+    sure = [point for point in table("boot_logs")["points"] if point["confidence"] != "low"]
+    points = [point for point in sure if point["role"] == "check" or not held_apart_only]
     found = []
     for name, (rule, about) in RULES.items():
         found.append(_score(name, about, points, rule))

@@ -18,12 +18,14 @@ from consilium.planner.sharding import Cut
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One point: measured and told value, whether it was held apart."""
+    """One point: measured and told value, whether it was held apart, whether its settings are known, and why it misses where that is known."""
 
     id: str
     held_apart: bool
     measured: float
     told: float
+    sure: bool = True
+    why: str = ""
 
     @property
     def error(self) -> float:
@@ -68,7 +70,8 @@ def kv_points() -> list[Seen]:
     for point in table("boot_logs")["points"]:
         measured = measured_kv_gib(point)
         if measured is not None:
-            found.append(Seen(point["id"], point["role"] == "check", measured, verdict.plan(boot_ask(point)).bill.kv[1] / GIB))
+            told = verdict.plan(boot_ask(point)).bill.kv[1] / GIB
+            found.append(Seen(point["id"], point["role"] == "check", measured, told, point["confidence"] != "low", point.get("why", "")))
     return found
 
 

@@ -107,11 +107,13 @@ def test_what_was_refused_is_refused(point):
 
 
 def test_available_kv_is_within_one_gib():
-    points = kv_points()
+    """Points whose weights nobody told (confidence low) are on the page and not in the bar; every miss says what is known about it."""
+    points = [point for point in kv_points() if point.sure]
     errors = {point.id: round(point.error, 2) for point in points}
     assert sum(point.error <= 1.0 for point in points) / len(points) >= 0.9, errors
     assert statistics.median(point.error for point in points) <= 0.5, errors
     assert statistics.median(point.error for point in points if point.held_apart) <= 0.5, errors
+    assert all(point.why for point in kv_points() if point.error > 1.0), errors
 
 
 def test_the_band_holds_the_measured_value():
