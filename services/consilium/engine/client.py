@@ -37,6 +37,7 @@ class Turn:
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
         self._waiting: asyncio.Task[object] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._reader = wire.Reader()
         self._first = b""
         self.head = Head(0, stream=False, content_type="")
@@ -72,6 +73,9 @@ class Turn:
         """Stop the generation, if it still runs."""
         if self._timer is not None:
             self._timer.cancel()
+        await (self._stop() if self._closing is None else asyncio.shield(self._closing))
+
+    async def _stop(self) -> None:
         try:
             await asyncio.wait_for(self._frames.aclose(), CLOSE_S)
         except Exception as error:
@@ -88,6 +92,8 @@ class Turn:
         self._expired = True
         if self._waiting is not None:
             self._waiting.cancel()
+        elif self.tail is None:  # whoever does not read keeps no place in the engine
+            self._closing = asyncio.ensure_future(self._stop())
 
     async def _next(self) -> bytes | None:
         if self._expired:

@@ -1,5 +1,6 @@
 """The client over engines of this process: heads, chunks, tails, closing, and errors in the words of the catalogue."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import asdict
@@ -51,6 +52,20 @@ async def test_closing_a_turn_stops_the_engine() -> None:
     async with await client.open("core", chat("a b !wait c")):
         assert engine.running == {"r1"}
     assert engine.running == set()
+    assert engine.aborted == ["r1"]
+
+
+async def test_a_reader_that_stops_reading_keeps_no_place_in_the_engine_after_the_deadline() -> None:
+    engine = EchoEngine()
+    client = await started(engine)
+    turn = await client.open("core", chat("a b c d", deadline=time.time() + 0.05))
+    assert engine.running == {"r1"}
+    async with asyncio.timeout(5):
+        while engine.running:  # noqa: ASYNC110  # nobody reads, so nobody is told
+            await asyncio.sleep(0.01)
+    with pytest.raises(ConsiliumError, match="deadline"):
+        [chunk async for chunk in turn]
+    await turn.aclose()
     assert engine.aborted == ["r1"]
 
 
