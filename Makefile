@@ -9,6 +9,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --override services/consilium/engine/install/overrides-$(LANE).txt
+ifeq ($(filter $(LANE),cpu gpu),)
+$(error LANE is "$(LANE)"; it must be cpu or gpu)
+endif
 RUN_STAMP := $(VENV)/.installed-$(LANE)
 DEV_STAMP := $(VENV)/.installed-$(LANE)-dev
 SOURCES := services/consilium

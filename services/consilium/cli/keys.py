@@ -25,7 +25,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser("keys", help="Make, list and revoke API keys.")
     commands = parser.add_subparsers(dest="what", metavar="create|list|revoke", required=True)
     create = commands.add_parser("create", help="make a key; it is shown once")
-    create.add_argument("--name", required=True, help="whose key it is")
+    create.add_argument("--name", required=True, type=_name, help="whose key it is")
     create.add_argument(
         "--scopes", nargs="+", type=_scopes, default=[["generate"]], metavar="SCOPE", help="what it may do: generate, read, admin (default: generate)"
     )
@@ -73,9 +73,16 @@ def _tenant(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        msg = "a key needs a name by which you will know it again"
+        raise argparse.ArgumentTypeError(msg)
+    return text.strip()
+
+
 def _count(text: str) -> int:
-    if not text.isdigit():
-        msg = f"{text!r} is not a number"
+    if not text.isdigit() or int(text) == 0:
+        msg = f"{text!r} is not a number above 0; leave it out for no limit, and 'consilium keys revoke ID' closes a key"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 
@@ -95,7 +102,11 @@ def _create(args: argparse.Namespace) -> int:
         print(json.dumps({"key": text, **_row(record)}))
     else:
         print(text)
-        print(f"This is shown once. Id {record.id}, name {record.name}, scopes {', '.join(sorted(record.scopes))}.")
+        limits = [f"{count} {unit} per minute" for count, unit in ((record.rpm, "requests"), (record.tpm, "tokens")) if count]
+        end = f"until {_when(record.expires)} UTC" if record.expires else "without an end"
+        print(
+            f"This is shown once. Id {record.id}, name {record.name}, scopes {', '.join(sorted(record.scopes))}, {' and '.join(limits) or 'no limits'}, {end}."
+        )
     return 0
 
 
@@ -110,12 +121,12 @@ def _list(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "name", "scopes", "tenant", "rpm", "tpm", "made", "state", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table("id", "name", "scopes", "tenant", "rpm", "tpm", "made", "ends", "state", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(
             *(str(row[name]) for name in ("id", "name", "scopes", "tenant")),
             *(str(row[name] or "") for name in ("rpm", "tpm")),
-            *(str(row[name]) for name in ("created", "state")),
+            *(str(row[name] or "") for name in ("created", "expires", "state")),
         )
     Console().print(table)
     return 0

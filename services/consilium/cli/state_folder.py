@@ -143,9 +143,9 @@ class StateFolder:
 
     @property
     def ray_temp(self) -> Path:
-        """Ray's temp folder: short, because the paths of its sockets may have 107 bytes only."""
+        """Ray's temp folder: short, because the paths of its sockets may have 107 bytes only. Ray opens it to everybody; the one above it is ours alone."""
         digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
-        return Path("/tmp") / f"csl-{digest}"  # noqa: S108  the folder is made with 0700 and its owner is checked
+        return Path("/tmp") / f"csl-{digest}" / "r"  # noqa: S108  the folder is made with 0700 and its owner is checked
 
     def log(self, part: str) -> Path:
         """Return the log file of one part."""
@@ -164,10 +164,12 @@ class StateFolder:
 
     def make_ray_temp(self) -> None:
         """Create Ray's temp folder, ours alone. Raises ConsiliumError(state_damaged) if it belongs to somebody else."""
-        folder = self.ray_temp
+        folder = self.ray_temp.parent
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise ConsiliumError("state_damaged", path=str(folder), reason="it belongs to another user")
+        folder.chmod(0o700)
+        self.ray_temp.mkdir(exist_ok=True)
 
     def read_cluster(self) -> Cluster | None:
         """Return what cluster.json says, or None if there is none. Raises ConsiliumError(state_damaged)."""

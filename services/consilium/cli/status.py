@@ -60,9 +60,20 @@ def run(args: argparse.Namespace) -> int:
             )
         console.print()
         console.print(table)
+        console.print()
     for name in ("openai", "grpc", "metrics"):
         print(f"{name:8} {cluster.addresses[name]}")
+    for line in [] if healthy else ailing(cluster, executors):
+        print(line)
     return 0 if healthy else EXIT_UNHEALTHY
+
+
+def ailing(cluster: Cluster, executors: list[dict[str, str]]) -> list[str]:
+    """Return why the cluster is called unhealthy, a line each."""
+    parts = [f"{name} is {part.state}" + (f": {part.detail}" if part.detail else "") for name, part in cluster.parts.items() if part.state != "up"]
+    down = [f"the executor {row.get('name')} is {row.get('state')}" for row in executors if row.get("state") != "ready"]
+    found = [*parts, *down] or [f"the cluster is {cluster.phase}"]
+    return ["", *(f"unhealthy: {why}" for why in found), "next: 'consilium logs engine' and 'consilium logs gateway' show what they say."]
 
 
 def executors_of(cluster: Cluster) -> list[dict[str, str]]:

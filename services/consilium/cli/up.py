@@ -245,7 +245,7 @@ def closing_lines(cluster: Cluster) -> list[str]:
         f"OpenAI   {openai}",
         f"gRPC     {cluster.addresses['grpc']}",
         f"metrics  {cluster.addresses['metrics']}",
-        f"key      {cluster.key}",
+        f"key      {cluster.key}   (may do everything; for others: consilium keys create --name NAME)",
         "",
         f"curl -s {openai}/chat/completions -H 'Authorization: Bearer {cluster.key}' -H 'Content-Type: application/json' -d '{body}'",
         f'consilium chat "What is the capital of France?"{_elsewhere(cluster)}',

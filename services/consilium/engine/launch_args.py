@@ -181,7 +181,14 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
         if name in FORBIDDEN_ENV:
             raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
-    return {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", **settings.env}
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        **settings.env,
+    }
 
 
 def table(version: str) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ GENERATING: Final = frozenset({"chat", "completions", "responses"})
 
 @dataclass(slots=True)
 class Plan:
-    """What was decided. `executor` and `fallback` change once, when the fallback has to answer."""
+    """What was decided. `executor` and `fallback` change once, when the fallback has to answer; `sent` is when the call went out, monotonic seconds."""
 
     target: models.Target
     executor: str
@@ -32,6 +32,7 @@ class Plan:
     profile_why: str = ""
     with_receipt: bool = True
     context: int | None = None
+    sent: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 

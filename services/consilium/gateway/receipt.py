@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 STAGES: Final[tuple[tuple[str, str], ...]] = (
-    ("gateway", "checked, framed, sent to the engine"),
-    ("queue", "waited in the engine"),
-    ("prefill", "read the prompt"),
-    ("first_token", "first token, by the engine's clock"),
-    ("first_byte", "first byte to the caller"),
-    ("engine", "last token, by the engine's clock"),
-    ("total", "answered"),
+    ("gateway", "to check, frame and send it"),
+    ("queue", "to wait in the engine"),
+    ("prefill", "to read the prompt"),
+    ("first_token", "from the engine's door to the first token"),
+    ("first_byte", "from the request to the first byte of the answer"),
+    ("engine", "from the engine's door to the last token"),
+    ("total", "from the request to the end of the answer"),
 )
-"""Stages in the order of the timeline, with their meaning."""
+"""Stages in the order of the timeline, with what each milliseconds say."""
 
 
 @dataclass(frozen=True, slots=True)

