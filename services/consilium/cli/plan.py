@@ -111,18 +111,25 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the question; 0 fits, 1 does not fit, 2 the question is wrong."""
-    from consilium.cli import plan_file, plan_fit, plan_forecasts
+    if args.task is not None:
+        from consilium.cli import plan_forecasts
 
-    tasks: dict[str | None, Callable[[argparse.Namespace], int]] = {
-        None: plan_fit.answer if args.config is None or args.prices == "show" else plan_file.answer,
-        "check-config": plan_forecasts.check_config,
-        "change-base": plan_forecasts.change_base,
-        "calibrate": plan_forecasts.calibrate,
-        "training": plan_forecasts.training,
-        "library": plan_forecasts.library,
-        "context": plan_forecasts.context,
-    }
-    return guarded(lambda: tasks[args.task](args))
+        pages: dict[str, Callable[[argparse.Namespace], int]] = {
+            "check-config": plan_forecasts.check_config,
+            "change-base": plan_forecasts.change_base,
+            "calibrate": plan_forecasts.calibrate,
+            "training": plan_forecasts.training,
+            "library": plan_forecasts.library,
+            "context": plan_forecasts.context,
+        }
+        return guarded(lambda: pages[args.task](args))
+    if args.config is not None and args.prices != "show":
+        from consilium.cli import plan_file
+
+        return guarded(lambda: plan_file.answer(args))
+    from consilium.cli import plan_fit
+
+    return guarded(lambda: plan_fit.answer(args))
 
 
 def guarded(work: Callable[[], int]) -> int:

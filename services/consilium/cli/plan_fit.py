@@ -133,7 +133,7 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
     if args.output == "json":
         print(json.dumps(_page_dict(page), indent=2))
     else:
-        _print_page(page)
+        _print_page(page, args.prices)
     return EXIT_OK if plan.verdict != "no" else EXIT_DOES_NOT_FIT
 
 
@@ -176,7 +176,7 @@ def _page_dict(page: _Page) -> dict[str, Any]:
     }
 
 
-def _print_page(page: _Page) -> None:
+def _print_page(page: _Page, prices: str | None) -> None:
     plan, tree = page.plan, page.tree()
     print_plan(plan, page.replicas)
     print_changes(plan, page.changes)
@@ -189,7 +189,7 @@ def _print_page(page: _Page) -> None:
     changed = plan.verdict == "no" and page.best is not None
     print("\n" + ("After the nearest change:\n\n" if changed else "") + report.speed_lines(page.rates.items()))
     if page.costs:
-        print("\n" + money.lines(page.costs))
+        print("\n" + money.lines(page.costs, prices))
     if tree is not None:
         print(f"\nConfiguration{' after the nearest change' if changed else ''} (consilium.yaml):\n\n{yaml_text(tree)}")
         if page.best is not None and (note := checkpoint_note([(page.best.ask.weights, models.find(page.name).weights or "bf16")])):

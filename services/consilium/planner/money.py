@@ -18,6 +18,8 @@ from consilium.planner.report import table as text_table
 from consilium.planner.speed import Rate
 from consilium.planner.verdict import Plan
 
+_MOST: Final = 10**9
+_UNVERIFIED: Final = "unverified"
 _SCALARS: Final = ("electricity_per_kwh", "years", "busy_share", "remote_per_million_output")
 
 
@@ -38,7 +40,7 @@ class Cost:
 def prices(path: str | None) -> dict[str, Any]:
     """Return the price table: the built-in one, with the owner's file on top. Unknown keys are refused with the nearest known one."""
     base = dict(table("prices"))
-    if not path:
+    if path is None:
         return base
     loaded = _owner_file(Path(path))
     for key, value in loaded.items():
@@ -47,12 +49,31 @@ def prices(path: str | None) -> dict[str, Any]:
         if key == "gpus":
             if not isinstance(value, Mapping):
                 raise wrong("prices", "gpus is a block: name of a card -> buy, rent_per_hour, date, source")
-            base["gpus"] = {**base["gpus"], **value}
+            base["gpus"] = {**base["gpus"], **{str(name): _entry(str(name), entry) for name, entry in value.items()}}
         else:
             base[key] = (
                 {**base[key], **value} if isinstance(base[key], Mapping) and isinstance(value, Mapping) else {"value": value} if key in _SCALARS else value
             )
+    for key in ("buy", "watts"):
+        _amount(base["host"], key, "host")
     return base
+
+
+def _entry(name: str, entry: object) -> dict[str, Any]:
+    """Return an owner's row for a card, checked: what the owner wrote is what the owner says, and needs no check of ours."""
+    if not isinstance(entry, Mapping):
+        raise wrong("prices", f"{name[:40]} is a block of buy, rent_per_hour, date and source")
+    for key in ("buy", "rent_per_hour"):
+        if entry.get(key) is not None:
+            _amount(entry, key, name)
+    return dict(entry)
+
+
+def _amount(entry: object, key: str, where: str) -> float:
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        raise wrong("prices", f"{where[:40]}.{key} is {str(value)[:30]!r}; give a number")
+    return float(value)
 
 
 def _owner_file(path: Path) -> Mapping[str, Any]:
@@ -99,7 +120,7 @@ def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, h
                 f"buy {count} x {plan.ask.cards[0].name}",
                 monthly + power,
                 million,
-                f"{capital:,.0f} written off over {_value(book, 'years'):g} years, prices of {entry.get('date', 'unknown date')}",
+                f"{capital:,.0f} written off over {_value(book, 'years'):g} years, {_as_of(entry, 'buy')}",
             )
         )
     found.append(
@@ -112,18 +133,25 @@ def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, h
     )
     if entry.get("rent_per_hour"):
         rent = count * float(entry["rent_per_hour"]) * hours
-        found.append(_cost(f"rent {count} x {plan.ask.cards[0].name}", rent, million, _break_even(capital, rent, power)))
+        found.append(_cost(f"rent {count} x {plan.ask.cards[0].name}", rent, million, f"{_break_even(capital, rent, power)}; {_as_of(entry, 'rent')}"))
     service = _value(book, "remote_per_million_output")
-    found.append(Cost("a paid service", million * service, service, "the same tokens there, at the price in the file"))
+    found.append(Cost("a paid service", million * service, service, f"the same tokens there; {_as_of(book['remote_per_million_output'], '')}"))
     return found
+
+
+def _as_of(entry: object, kind: str) -> str:
+    """Return the date of a price and whether anybody has checked it: 'price as of 2025-11, unverified'."""
+    row = entry if isinstance(entry, Mapping) else {}
+    checked = str(row.get(f"{kind}_checked" if kind else "checked", ""))
+    return f"price as of {row.get('date', 'an unknown date')}" + (f", {_UNVERIFIED}" if checked.startswith(_UNVERIFIED) else "")
 
 
 def _value(book: Mapping[str, Any], key: str) -> float:
     entry = book[key]
-    value = entry["value"] if isinstance(entry, Mapping) else entry
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise wrong("prices", f"{key} is {str(value)[:30]!r}; give a number")
-    return float(value)
+    value = _amount(entry if isinstance(entry, Mapping) else {"value": entry}, "value", key)
+    if key == "years" and not value:
+        raise wrong("prices", "years is 0; give the years over which hardware is written off, such as 3")
+    return value
 
 
 def _cost(way: str, per_month: float, million: float, note: str) -> Cost:
@@ -139,10 +167,9 @@ def _break_even(capital: float | None, rent: float, power: float) -> str:
     return f"hourly price; buying pays after {months:.0f} months of this use"
 
 
-def lines(costs: Sequence[Cost]) -> str:
-    """Return the money table."""
-    currency = table("prices")["currency"]
+def lines(costs: Sequence[Cost], path: str | None = None) -> str:
+    """Return the money table; path is the owner's price file, for its currency."""
     return text_table(
-        (f"{currency}", "per month", "per million tokens", "note"),
+        (str(prices(path)["currency"])[:12], "per month", "per million tokens", "note"),
         [(cost.way, f"{cost.per_month:,.0f}", "" if cost.per_million is None else f"{cost.per_million:.2f}", cost.note) for cost in costs],
     )

@@ -141,6 +141,38 @@ def test_the_other_subjects_refuse_in_one_sentence(capsys, tmp_path, monkeypatch
     assert hint in err
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpus: {RTX 4090: {buy: much}}",
+        "gpus: {RTX 4090: 5}",
+        "gpus: [1]",
+        "host: {buy: x}",
+        "host: 3",
+        "years: 0",
+        "years: .nan",
+        "electricity_per_kwh: {value: []}",
+        "remote_per_million_output: -1",
+        "busy_share: {}x",
+        "electricity: 3",
+    ],
+)
+def test_a_price_file_that_is_none_is_refused(capsys, tmp_path, text):
+    (tmp_path / "prices.yaml").write_text(text)
+    code, out, err = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--prices", str(tmp_path / "prices.yaml"))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: prices")
+
+
+def test_prices_have_their_date_their_currency_and_say_when_nobody_checked_them(capsys, tmp_path):
+    out = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090")[1]
+    assert "price as of 2025-11, unverified" in out
+    (tmp_path / "prices.yaml").write_text("currency: EUR\ngpus: {RTX 4090: {buy: 1700, rent_per_hour: 0.5, date: 2026-11}}\n")
+    out = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--prices", str(tmp_path / "prices.yaml"))[1]
+    assert "EUR" in out
+    assert "price as of 2026-11\n" in out
+
+
 def test_known_models_may_be_compared_by_name(capsys):
     code, out, _ = run(capsys, "plan", "check-config", "Qwen3-8B", "Qwen3-14B")
     assert code == 1
