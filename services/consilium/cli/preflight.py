@@ -1,6 +1,7 @@
 """What must be right before anything is started, each with its own exit code.
 
-python (73), another cluster in this state folder (70), disk (74), ports (67), the model's folder (68), the model's size (65), Redis where one is named (69), keys of remote servers (64).
+python (73), another cluster in this state folder (70), disk (74), ports (67), GPUs where they are asked for (66), the model's folder (68), the model's size (65),
+Redis where one is named (69), keys of remote servers (64).
 Knows the checks and their order. Starts nothing.
 """
 
@@ -17,6 +18,7 @@ from consilium.cli import down, processes
 from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.cli.supervisor import hold_lock
 from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
+from consilium.engine.config import EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports, allot
@@ -106,7 +108,7 @@ def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], N
 
     def config_of(model: str) -> Path | Mapping[str, object] | None:
         if model in BUILT_IN_MODELS:
-            return None
+            return known_config(model) if model == "demo" else None
         for path in (Path(model).expanduser(), folder.models / model):
             if (path / "config.json").is_file():
                 return path
@@ -138,6 +140,15 @@ def gpus() -> tuple[Card, ...]:
         return tuple(from_driver(name.strip(), int(total)) for name, _, total in rows)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()
+
+
+def check_gpus(tree: ConsiliumConfig) -> None:
+    """Raise ConsiliumError(gpu_missing) if the configuration asks for GPUs by name of the device and the driver shows none."""
+    asked = {"topology.device": tree.topology.device}
+    asked |= {f"executors.{name}.device": executor.device for name, executor in tree.executors.items() if isinstance(executor, EngineExecutor)}
+    for key, device in asked.items():
+        if device == "gpu" and not gpus():
+            raise ConsiliumError("gpu_missing", key=key, asked="1 or more", seen=0)
 
 
 def check_keys(tree: ConsiliumConfig, say: Callable[[str], None]) -> None:

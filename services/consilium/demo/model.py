@@ -104,7 +104,12 @@ def _is_path(name: str) -> bool:
 def _unknown(name: str) -> str:
     known = ["demo", *tiny.KINDS]
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"the built-in models are {', '.join(known)}"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif name.lower().startswith("qwen"):
+        hint = f"did you mean 'Qwen/{name}' on the hub?"
+    else:
+        hint = f"the built-in models are {', '.join(known)}"
     return f"there is no such built-in model and no such folder ({hint}); a hub name has the form org/name"
 
 

@@ -160,7 +160,7 @@ def _takes_gpu(shape: Shape, machine: Machine, key: str) -> bool:
     only_gpu_build = machine.interpreter("cpu") is None and machine.interpreter("gpu") is not None
     wants = shape.device == "gpu" or (shape.device == "auto" and only_gpu_build)
     if wants and not machine.gpu_count:
-        raise ConsiliumError("gpu_missing", f"key={key}.device", asked=shape.tensor_parallel * shape.pipeline_parallel, seen=0)
+        raise ConsiliumError("gpu_missing", key=f"{key}.device", asked=shape.tensor_parallel * shape.pipeline_parallel, seen=0)
     return shape.device != "cpu" and machine.gpu_count > 0
 
 
@@ -198,7 +198,7 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
     asked = sum(want.copies * want.nodes * want.per_node for want in wants)
     if asked > machine.gpu_count:
         rows = ", ".join(f"{want.name}: {want.copies} x {want.nodes * want.per_node}" for want in wants)
-        raise ConsiliumError("gpu_missing", f"key=replicas, {rows}", asked=asked, seen=machine.gpu_count)
+        raise ConsiliumError("gpu_missing", rows, key="The configuration", asked=asked, seen=machine.gpu_count)
     lost = placement.unplaced([len(node.gpus) for node in machine.nodes], wants)
     if lost is None:
         return

@@ -175,10 +175,10 @@ ROWS: Final[tuple[Row, ...]] = (
         500,
         _DOWN,
         False,
-        "{asked} GPU(s) were asked for and {seen} seen.",
+        "{key} asks for {asked} GPU(s), and {seen} were seen.",
         "A GPU that was asked for is missing.",
         66,
-        "Run nvidia-smi. In Kubernetes check runtimeClassName and the device plugin.",
+        "Run nvidia-smi; device: auto or cpu goes without. In Kubernetes check runtimeClassName and the device plugin.",
     ),
     Row(
         "port_taken",

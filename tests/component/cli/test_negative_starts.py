@@ -109,3 +109,32 @@ def test_commands_without_a_cluster(capsys: pytest.CaptureFixture[str], tmp_path
         assert app.main([*words, "--state", state]) == 71, words
         assert "next: Start one with 'consilium up'" in capsys.readouterr().err
     assert app.main(["down", "--state", state]) == 0
+
+
+@pytest.mark.skipif(bool(preflight.gpus()), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = up(capsys, tmp_path, "--model", "tiny", "--set", "topology.device=gpu")
+    assert code == 66
+    assert "topology.device asks for" in said
+
+
+def test_a_context_that_the_demo_model_has_no_room_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = up(capsys, tmp_path, "--set", "engine.max_model_len=1000000")
+    assert code == 65, said
+
+
+def test_a_remote_key_that_is_not_in_the_environment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "consilium.yaml").write_text("model: tiny\nexecutors:\n  far: {url: 'http://127.0.0.1:9/v1', model: m, key_env: NO_SUCH_KEY}\n")
+    code, said = up(capsys, tmp_path)
+    assert code == 64
+    assert "NO_SUCH_KEY" in said
+
+
+def test_no_keys_on_an_open_address_is_warned_of(tmp_path: Path) -> None:
+    from consilium.cli.tree import ConsiliumConfig
+
+    said: list[str] = []
+    preflight.check_keys(ConsiliumConfig.model_validate({"gateway": {"auth": False, "host": "0.0.0.0"}}), said.append)
+    assert "without a key" in said[0]
+    preflight.check_keys(ConsiliumConfig.model_validate({"gateway": {"auth": False}}), said.append)
+    assert len(said) == 1

@@ -15,7 +15,7 @@ from consilium.kernel.process import run
 class App:
     async def start(self):
         if mode == "refuses":
-            raise ConsiliumError("gpu_missing", asked=2, seen=1)
+            raise ConsiliumError("gpu_missing", key="topology.device", asked=2, seen=1)
         if mode == "breaks":
             raise ZeroDivisionError("password=hunter2")
         print("started", flush=True)
@@ -78,7 +78,7 @@ def test_a_second_signal_ends_at_once(start):
     ("mode", "code", "sentence"),
     [
         ("ends", 0, ""),
-        ("refuses", 66, "error: 2 GPU(s) were asked for and 1 seen.\nnext: Run nvidia-smi."),
+        ("refuses", 66, "error: topology.device asks for 2 GPU(s), and 1 were seen.\nnext: Run nvidia-smi;"),
         ("dies", 72, "error: redis did not come up: it ended with 1\nnext: "),
         ("breaks", 1, "error: Something unexpected ended this process (ZeroDivisionError).\nnext: Its log holds the cause.\n"),
     ],

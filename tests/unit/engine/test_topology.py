@@ -175,12 +175,12 @@ def test_more_nodes_than_there_are():
 def test_more_cards_than_there_are(config):
     error = refused(box(2), **config)
     assert error.code == "gpu_missing"
-    assert "2 seen" in error.public()
+    assert "2 were seen" in error.public()
 
 
 def test_gpu_asked_for_on_a_machine_without_one():
     error = refused(LAPTOP, device="gpu")
-    assert (error.code, error.public()) == ("gpu_missing", "1 GPU(s) were asked for and 0 seen.")
+    assert (error.code, error.public()) == ("gpu_missing", "topology.device asks for 1 GPU(s), and 0 were seen.")
 
 
 def test_cards_that_do_not_stand_together():
@@ -231,4 +231,4 @@ def test_extra_args_are_checked_where_they_stand():
 
 def test_a_gpu_build_that_sees_no_gpu_says_so():
     error = refused(replace(LAPTOP, builds=(("gpu", ""),)))
-    assert (error.code, error.public()) == ("gpu_missing", "1 GPU(s) were asked for and 0 seen.")
+    assert (error.code, error.public()) == ("gpu_missing", "topology.device asks for 1 GPU(s), and 0 were seen.")
