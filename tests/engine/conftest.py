@@ -1,12 +1,15 @@
 """One real engine for a whole session of tests: vLLM on this machine's CPU, with the tiny dense Qwen3."""
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -46,10 +49,12 @@ class Said:
 
 
 class Asker:
-    """Asks an engine in its own process."""
+    """Asks an engine in its own process. `died` gets what the engine reports when it dies, `cores` are the processes of its core."""
 
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
+    def __init__(self) -> None:
+        self.engine: Any = None
+        self.died: asyncio.Queue[BaseException] = asyncio.Queue()
+        self.cores: set[int] = set()
 
     def call(self, route: str, **body: Any) -> Call:
         return Call(f"t{next(_numbers)}", route, {"model": self.engine.info().model, **body})  # type: ignore[arg-type]
@@ -68,9 +73,22 @@ class Asker:
         return await self.ask("chat", **{"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **body})
 
 
-async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_dead: Callable[[BaseException], None] | None = None) -> AsyncIterator[Asker]:
+def cores() -> set[int]:
+    """Return the process ids of the engine cores of this process; one that was started warm keeps the command line it was started with."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # what an earlier engine left may be ending just now
+            title = f"{child.name()} {' '.join(child.cmdline())}"
+            if "EngineCore" in title or warm_spawn.MODULE in title:
+                found.add(child.pid)
+    return found
+
+
+async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
     """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
+    others, asker = cores(), Asker()
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
+    warm_spawn.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
 
     model = tiny.make(folder / kind, kind)
@@ -86,13 +104,20 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True, on_de
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
     }
     parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True} if template else {}
-    asker = Asker(VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=on_dead))
+    asker.engine = VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait)
     await asker.engine.start()
     warm_spawn.end_unused()
+    asker.cores = cores() - others
     try:
         yield asker
     finally:
         await asker.engine.stop()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test that kills the engine of the session behind all who ask it."""
+    items.sort(key=lambda item: item.path.name == "test_dead_engine.py")
 
 
 @pytest.fixture(autouse=True, scope="session")

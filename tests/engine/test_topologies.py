@@ -45,7 +45,9 @@ def seen(tmp_path_factory):
             raise
     shutil.rmtree(rays, ignore_errors=True)
     assert code == 0, log.read_text(errors="replace")[-4000:]
-    return json.loads((state / "seen.json").read_text())
+    found = json.loads((state / "seen.json").read_text())
+    print({key: value for key, value in found.items() if key.endswith("_s")}, found["kill"])
+    return found
 
 
 def test_all_forms_come_up(seen):

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import ray
@@ -22,11 +23,13 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from consilium.cli import processes
 from consilium.engine import app, machine
 from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
 from consilium.engine.client import EngineClient
 from consilium.engine.config import EngineView
 from consilium.engine.ports import Call, ExecutorInfo
+from consilium.engine.ray_head import Head
 
 START_S = 240.0
 END_S = 30.0
@@ -42,9 +45,11 @@ STORE = 100 * 2**20
 
 
 def cluster() -> Cluster:
-    """Return two Ray nodes on this machine, the first with two logical GPUs."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, "object_store_memory": STORE, "include_dashboard": False})
-    made.add_node(num_cpus=1, object_store_memory=STORE)
+    """Return two Ray nodes on this machine, the first with two logical GPUs; as `consilium up` starts a head, without what nobody here looks at."""
+    least = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True, "object_store_memory": STORE}
+    with mock.patch.object(ray._private.node, "Node", Head):
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, **least})
+        made.add_node(num_cpus=1, object_store_memory=STORE)
     ray.init(address=made.address, log_to_driver=False)
     return made
 
@@ -56,7 +61,7 @@ def wait_until_running(names: set[str]) -> dict[str, str]:
         found = {name: str(status.status.value) for name, status in serve.status().applications.items()}
         if all(found.get(name) == "RUNNING" for name in names) or "DEPLOY_FAILED" in found.values() or time.monotonic() > end:
             return found
-        time.sleep(0.5)
+        time.sleep(2.0)  # each question costs the controller a tenth of a second of a core that the engines need
 
 
 async def say(client: EngineClient, executor: str, number: int, *, prefix: str = "same", model: str) -> dict[str, Any]:
@@ -96,10 +101,15 @@ def ours(title: str) -> list[psutil.Process]:
     return found
 
 
-def gone_after(processes: list[psutil.Process]) -> float | None:
+def shared() -> frozenset[Path]:
+    """Return what this cluster's processes have in /dev/shm: vLLM's queues. Processes that are killed leave them behind, and Ray kills."""
+    return processes.shared_memory(filter(None, (processes.identify(process.pid) for process in psutil.Process().children(recursive=True))))
+
+
+def gone_after(ending: list[psutil.Process]) -> float | None:
     """Return the seconds until all of them have ended, or None if one has not."""
     began = time.monotonic()
-    _, alive = psutil.wait_procs(processes, timeout=END_S)
+    _, alive = psutil.wait_procs(ending, timeout=END_S)
     return None if alive else round(time.monotonic() - began, 2)
 
 
@@ -116,6 +126,7 @@ def wait_for(title: str, other_than: set[int]) -> psutil.Process | None:
 
 def kill() -> dict[str, Any]:
     """Kill a follower's rank, then the new leader. Return after how many seconds the others had ended."""
+    began = time.monotonic()
     leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
     ranks = follower.children(recursive=True)
     family = [leader, follower, *leader.children(recursive=True), *ranks]
@@ -124,6 +135,7 @@ def kill() -> dict[str, Any]:
     known = {process.pid for process in family}
     new_follower = wait_for("Follower", known)
     new_leader = wait_for("ServeReplica:executor-core", known)
+    seen["again_s"] = round(time.monotonic() - began, 1)
     seen["came_back"] = new_follower is not None and new_leader is not None
     if new_follower is not None and new_leader is not None:
         family = [new_follower, *new_follower.children(recursive=True)]
@@ -137,6 +149,7 @@ def main(state: Path) -> int:
     began = time.monotonic()
     nodes = cluster()
     seen: dict[str, Any] = {}
+    left: frozenset[Path] = frozenset()
     try:
         specs = app.plan(VIEW, state / "models", machine.local(), ray.nodes())
         served = specs[0].served_name
@@ -148,12 +161,17 @@ def main(state: Path) -> int:
         seen["nodes_of_groups"] = [len(set(group["bundles_to_node_id"].values())) for group in groups if len(group["bundles"]) == 2]
         client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name)) for spec in specs})
         seen["talk"] = asyncio.run(talk(client, served))
+        seen["talk_s"] = round(time.monotonic() - began, 1)
+        left = shared()
         seen["kill"] = kill()
+        seen["kill_s"] = round(time.monotonic() - began, 1)
         seen["deployment"] = DEPLOYMENT
     finally:
         (state / "seen.json").write_text(json.dumps(seen, indent=1))
+        left |= shared()
         ray.shutdown()
         nodes.shutdown()
+        processes.remove_shared(left)
     return 0
 
 
