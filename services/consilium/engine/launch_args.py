@@ -185,7 +185,6 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "ORT_DISABLE_TELEMETRY": "1",
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         **settings.env,
     }
