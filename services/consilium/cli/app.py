@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         complain(err.public(), err.row.next_step)
         return exit_code(err)
     except KeyboardInterrupt as err:
+        if sys.stdout.isatty():
+            print()  # an answer may have been in the middle of a line
         print(f"stopped: {err}" if str(err) else "stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if not files and not args.follow:
         raise ConsiliumError("not_running", "there are no logs", state=str(folder.root))
     ends = {path: _show_tail(path, args.n, _title(path, part, several=len(files) > 1)) for path, part in files.items()}
+    if not any(ends.values()) and not args.follow:
+        print(f"Nothing was written yet to {', '.join(map(str, files))}.", file=sys.stderr)
     if args.follow:
         _follow(folder, chosen, ends)
     return 0
