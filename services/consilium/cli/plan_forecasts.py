@@ -118,12 +118,13 @@ def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | No
     try:
         model = models.find(name)
         weights = format_named(boot.quantization) if boot.quantization else model.weights or "bf16"
+        kv_dtype = kv.dtype_named(boot.kv_dtype or "auto")
     except ConsiliumError:
         return {}
     cut = Cut(boot.tensor_parallel or 1, boot.pipeline_parallel or 1)
-    found: dict[str, float] = {"token_bytes": float(kv.token_bytes(model.shape, "bf16", cut.tp))}
+    found: dict[str, float] = {"token_bytes": float(kv.token_bytes(model.shape, kv_dtype, cut.tp))}
     if boot.kv_gib is not None:
-        found["kv_tokens"] = float(kv.room(model.shape, "bf16", boot.kv_gib * GIB, boot.max_model_len or 4096, cut.tp).tokens)
+        found["kv_tokens"] = float(kv.room(model.shape, kv_dtype, boot.kv_gib * GIB, boot.max_model_len or 4096, cut.tp).tokens)
     total = card.total_gib if card else boot.total_gib
     if total is None or boot.on_cpu:
         return found
@@ -135,6 +136,9 @@ def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | No
             cards=(one,) * cut.cards,
             cut=cut,
             weights=weights,
+            kv_dtype=kv_dtype,
+            sequences=boot.sequences,
+            batched_tokens=boot.batched_tokens,
             context=boot.max_model_len or 4096,
             utilisation=share,
             version=boot.version or "0.32.0",

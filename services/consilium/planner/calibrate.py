@@ -18,22 +18,27 @@ from consilium.planner.refusal import wrong
 MAX_LOG_BYTES: Final = 64 << 20
 _HEAD: Final = 65_536
 _PATTERNS: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
-    "version": (re.compile(r"LLM engine \(v([\w.+]+?)\)"), re.compile(r"vLLM (?:API server )?version v?([\w.+]+)")),
-    "model": (re.compile(r"with config: (?:.*?)model='([^']+)'"), re.compile(r"\bmodel='([^']+)'")),
+    "version": (re.compile(r"LLM engine \(v([\w.+]+?)\)"), re.compile(r"vLLM (?:API server )?version v?([\w.+]+)"), re.compile(r"\u2588 +version ([\d.]+\w*)")),
+    "model": (re.compile(r"with config: (?:.*?)model='([^']+)'"), re.compile(r"\bmodel='([^']+)'"), re.compile(r"'model': '([^']+)'")),
     "tensor_parallel": (re.compile(r"tensor_parallel_size=(\d+)"),),
     "pipeline_parallel": (re.compile(r"pipeline_parallel_size=(\d+)"),),
     "quantization": (re.compile(r"quantization=(?!None)'?([\w-]+)"),),
     "max_model_len": (re.compile(r"max_seq_len=(\d+)"), re.compile(r"Using max model len (\d+)")),
+    "kv_dtype": (re.compile(r"kv_cache_dtype=(\w+)"), re.compile(r"'kv_cache_dtype': '(\w+)'")),
+    "sequences": (re.compile(r"max_num_seqs(?:=|': )(\d+)"),),
+    "batched_tokens": (re.compile(r"max_num_batched_tokens(?:=|': )(\d+)"),),
     "weights_gib": (
         re.compile(r"Model loading took ([\d.]+) Gi?B"),
         re.compile(r"Loading model weights took ([\d.]+) GB"),
         re.compile(r"model weights take ([\d.]+)GiB"),
+        re.compile(r"Actual usage is ([\d.]+) GiB for weight"),
     ),
     "kv_gib": (
         re.compile(r"Available KV cache memory: (-?[\d.]+) GiB"),
         re.compile(r"reserved for KV Cache is (-?[\d.]+)GiB"),
         re.compile(r"(?:Explicitly|Auto) set \(([\d.]+)/[\d.]+\) GiB for KV cache"),
         re.compile(r"reserved ([\d.]+) GiB memory for KV Cache"),
+        re.compile(r"Current kv cache memory in use is ([\d.]+) GiB"),
     ),
     "kv_tokens": (re.compile(r"(?:GPU|CPU|XPU|TPU)(?: \+ host)? KV cache size: ([\d,]+) tokens"),),
     "kv_blocks": (re.compile(r"# (?:CUDA|GPU) blocks: (\d+)"),),
@@ -41,12 +46,12 @@ _PATTERNS: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
     "graphs_gib": (re.compile(r"Graph capturing finished in [\d.]+ secs?, took ([\d.]+) GiB"),),
     "activation_gib": (re.compile(r"([\d.]+) GiB for peak activation"), re.compile(r"activation peak memory takes ([\d.]+)GiB")),
     "consumed_gib": (re.compile(r"Actual usage is ([\d.]+) GiB for (?:consumed|weight)"),),
-    "non_torch_gib": (re.compile(r"non_torch_memory takes ([\d.]+)GiB"),),
+    "non_torch_gib": (re.compile(r"non_torch_memory takes ([\d.]+)GiB"), re.compile(r"([\d.]+) GiB for non-torch memory")),
     "total_gib": (re.compile(r"Free memory on device \([\d.]+/([\d.]+) GiB\)"), re.compile(r"total_gpu_memory \(([\d.]+)GiB\)")),
     "budget_gib": (re.compile(r"Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"), re.compile(r"gpu_memory_utilization \([\d.]+\) = ([\d.]+)GiB")),
 }
-_TEXT: Final = frozenset({"version", "model", "quantization"})
-_WHOLE: Final = frozenset({"tensor_parallel", "pipeline_parallel", "max_model_len", "kv_tokens", "kv_blocks"})
+_TEXT: Final = frozenset({"version", "model", "quantization", "kv_dtype"})
+_WHOLE: Final = frozenset({"tensor_parallel", "pipeline_parallel", "max_model_len", "sequences", "batched_tokens", "kv_tokens", "kv_blocks"})
 _SMALLEST: Final = frozenset({"kv_gib"})
 
 
@@ -60,6 +65,9 @@ class Boot:
     pipeline_parallel: int | None = None
     quantization: str | None = None
     max_model_len: int | None = None
+    kv_dtype: str | None = None
+    sequences: int | None = None
+    batched_tokens: int | None = None
     weights_gib: float | None = None
     kv_gib: float | None = None
     kv_tokens: int | None = None

@@ -53,6 +53,42 @@ def test_gpu_0_7_counts_blocks():
     assert seen.token_bytes() == pytest.approx(57_344, rel=0.003)
 
 
+USED = "Free memory on device (77.57/79.11 GiB) on startup. Desired GPU memory utilization is (0.92, 72.78 GiB). Actual usage is "
+LINES = {
+    "0.8, as vllm#15815 prints it": (
+        (
+            "Loading model weights took 30.7098 GB\nthe current vLLM instance can use total_gpu_memory (44.42GiB) x gpu_memory_utilization (0.90) = 39.98GiB\n"
+            "model weights take 30.71GiB; non_torch_memory takes 0.30GiB; PyTorch activation peak memory takes 1.26GiB; the rest of the memory reserved for KV Cache is 7.71GiB."
+        ),
+        {"weights_gib": 30.7098, "kv_gib": 7.71, "non_torch_gib": 0.30, "activation_gib": 1.26, "total_gib": 44.42, "budget_gib": 39.98},
+    ),
+    "0.25, as vllm#48601 prints it": (
+        USED + "7.39 GiB for weight, 1.54 GiB for peak activation, 0.6 GiB for non-torch memory, and 2.04 GiB for CUDAGraph memory. "
+        "Replace it with `--kv-cache-memory=65565989131` (61.06 GiB) to fit into requested memory. Current kv cache memory in use is 63.25 GiB.",
+        {"weights_gib": 7.39, "kv_gib": 63.25, "non_torch_gib": 0.6, "activation_gib": 1.54, "total_gib": 79.11, "budget_gib": 72.78},
+    ),
+    "0.28, as club-3090#1139 prints it": (
+        USED + "15.25 GiB for consumed memory (weights + non-torch), 1.66 GiB for peak activation, and 0.14 GiB for CUDAGraph memory. "
+        "Current kv cache memory in use is 4.76 GiB.",
+        {"consumed_gib": 15.25, "kv_gib": 4.76, "activation_gib": 1.66, "weights_gib": None},
+    ),
+    "0.24, with the settings as a dictionary": (
+        (
+            "non-default args: {'model_tag': 'Qwen/Qwen3-8B', 'model': 'Qwen/Qwen3-8B', 'max_num_seqs': 1, 'kv_cache_dtype': 'fp8'}\nInitializing a V1 LLM engine (v0.24.0) with config: x\n"
+            "Available KV cache memory: 5.98 GiB\nGPU KV cache size: 567,978 tokens"
+        ),
+        {"model": "Qwen/Qwen3-8B", "version": "0.24.0", "kv_gib": 5.98, "kv_tokens": 567_978, "sequences": 1, "kv_dtype": "fp8"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_lines_of_other_versions(name):
+    text, wanted = LINES[name]
+    seen = calibrate.read(text)
+    assert {key: getattr(seen, key) for key in wanted} == wanted
+
+
 def test_the_last_boot_of_a_log_counts():
     text = (LOGS / "vllm_gpu_0_11.log").read_text() + (LOGS / "vllm_gpu_0_32.log").read_text()
     assert calibrate.read(text).version == "0.32.0"
