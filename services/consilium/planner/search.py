@@ -16,7 +16,7 @@ from consilium.planner import kv, weights
 from consilium.planner.ask import Ask, checked
 from consilium.planner.bill import bills
 from consilium.planner.figures import tokens_in_words
-from consilium.planner.sharding import Cut, possible_tp
+from consilium.planner.sharding import Cut, objection, possible_tp
 from consilium.planner.verdict import Plan, plan
 
 SHORTEST: Final = 1024
@@ -80,7 +80,7 @@ def _hopeless(ask: Ask, chosen: tuple[int, ...]) -> bool:
         elif kind is _fewer_requests:
             ask = ask.with_(requests=1)
         elif kind is _smaller_weights:
-            ask = ask.with_(weights=_least(ask), weights_bytes=None)
+            ask = _in_format(ask, _least(ask))
         elif kind is _more_cards:
             ask = _most_cards(ask)
         else:
@@ -104,15 +104,18 @@ def _apply(ask: Ask, chosen: tuple[int, ...]) -> tuple[float, Change] | None:
     if _hopeless(ask, chosen):
         return None
     steps: list[_Step] = []
-    for index in chosen:
-        step = _KINDS[index](ask)
-        if step is None:
+    try:
+        for index in chosen:
+            step = _KINDS[index](ask)
+            if step is None:
+                return None
+            steps.append(step)
+            ask = step.ask
+        if not _fits(ask):
             return None
-        steps.append(step)
-        ask = step.ask
-    if not _fits(ask):
+        answer = plan(ask)
+    except ConsiliumError:  # a knob turned into a question that has no answer, such as a cut that the format does not allow
         return None
-    answer = plan(ask)
     return sum(step.cost for step in steps), Change(" and ".join(step.words for step in steps), tuple(step.knob for step in steps), answer)
 
 
@@ -194,10 +197,25 @@ def _smaller_weights(ask: Ask) -> _Step | None:
         if weights.checkpoint_bytes(ask.shape, name) >= current:
             continue
         words = "load the weights in fp8 (vLLM converts a bf16 checkpoint)" if name == "fp8" else "take a 4-bit checkpoint of the model (AWQ or GPTQ)"
-        best = _Step(words, ("quantization", "fp8" if name == "fp8" else "awq"), ask.with_(weights=name, weights_bytes=None), 2.0 if name == "fp8" else 2.5)
+        smaller = _in_format(ask, name)
+        if smaller.cut != ask.cut:
+            words += f" and cut it into tensor parallel {smaller.cut.tp} x pipeline parallel {smaller.cut.pp}"
+        best = _Step(words, ("quantization", "fp8" if name == "fp8" else "awq"), smaller, 2.0 if name == "fp8" else 2.5)
         if _fits(best.ask):
             return best
     return best
+
+
+def _in_format(ask: Ask, weights_format: str) -> Ask:
+    """Return the question with other weights; where their groups do not allow the cut, with the widest cut of the same cards that they do allow."""
+    smaller = ask.with_(weights=weights_format, weights_bytes=None)
+    if ask.on_cpu or objection(ask.shape, ask.cut, weights_format) is None:
+        return smaller
+    for tp in reversed(possible_tp(ask.shape, ask.cut.cards, weights_format)):
+        cut = Cut(tp, ask.cut.cards // tp)
+        if ask.cut.cards % tp == 0 and objection(ask.shape, cut, weights_format) is None:
+            return smaller.with_(cut=cut)
+    return smaller
 
 
 def _shorter(ask: Ask) -> _Step | None:

@@ -96,10 +96,11 @@ def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
 
 
 def cuts(shape: Shape, weights: str, count: int) -> list[Cut]:
-    """Return the tensor-parallel cuts of up to `count` cards that divide them evenly, smallest first; pipeline stages where no tensor cut uses them all."""
+    """Return the tensor-parallel cuts of up to `count` cards that divide them evenly, smallest first; then, where none uses them all, the widest in stages."""
     found = [Cut(tp) for tp in possible_tp(shape, count, weights) if count % tp == 0]
-    if count > 1 and all(cut.tp != count for cut in found) and count <= shape.layers:
-        found.append(Cut(1, count))
+    widest = found[-1].tp if found else 1
+    if widest < count <= shape.layers:
+        found.append(Cut(widest, count // widest))
     return found
 
 

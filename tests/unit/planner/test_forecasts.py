@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import kv, library, models, money, rope, sharding, speed, topologies, training, verdict, weights
+from consilium.planner import kv, library, models, money, rope, search, sharding, speed, topologies, training, verdict, weights
 from consilium.planner.ask import Ask
 from consilium.planner.cards import Card, card, cards, cpu, from_driver
 from consilium.planner.figures import GIB
@@ -250,3 +250,14 @@ def test_suggestions_fit():
         found = topologies.suggest(cards(text))
         assert found, text
         assert all(seat.plan.verdict == "fits" for topology in found for seat in topology.seats)
+
+
+def test_a_format_whose_groups_do_not_allow_the_cut_is_cut_otherwise():
+    shape = models.by_name("Qwen3-235B-A22B").shape
+    ask = Ask(shape=shape, cards=(card("RTX 4090"),) * 8, cut=Cut(8), sequences=64)
+    nearest = search.nearest_change(ask)
+    assert nearest is not None
+    assert (nearest.plan.ask.weights, nearest.plan.ask.cut) == ("int4", Cut(4, 2))
+    assert "tensor parallel 4 x pipeline parallel 2" in nearest.words
+    assert topologies.cuts(shape, "int4", 8)[-1] == Cut(4, 2)
+    assert topologies.cuts(shape, "bf16", 3) == [Cut(1), Cut(1, 3)]

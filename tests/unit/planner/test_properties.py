@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import edits, explain, kv, models, question_file, search, verdict
+from consilium.planner import edits, explain, kv, models, question_file, search, topologies, verdict
 from consilium.planner.ask import Ask
 from consilium.planner.bill import bills
 from consilium.planner.cards import card, gpu_names
@@ -183,6 +183,14 @@ def test_the_gate_agrees_with_the_plan(ask):
     told = gate(models.by_name(ask.shape.name).config, document(verdict.plan(ask).ask, "m")["engine"], cards=ask.cards)
     assert (told.verdict == "no") == (verdict.plan(ask.with_(utilisation=round(ask.utilisation, 4))).verdict == "no")
     assert told.sentence.endswith(".")
+
+
+@LAWS
+@given(questions, st.sampled_from([1, 2, 3, 4, 6, 8]))
+def test_a_search_ends_in_changes_that_fit_and_never_in_an_error(ask, count):
+    for cut in topologies.cuts(ask.shape, ask.weights, count):
+        question = ask.with_(cards=ask.cards * cut.cards, cut=cut)
+        assert all(change.plan.verdict != "no" for change in search.changes(question, limit=2))
 
 
 @LAWS
