@@ -188,6 +188,17 @@ def test_secrets_are_masked() -> None:
     assert dump(value, masked=False)["redis"]["url"] == "redis://:hush@h:1/0"
 
 
+def test_the_sections_that_owners_fill_are_masked_too(tmp_path: Path) -> None:
+    text = (
+        "engine: {env: {HF_TOKEN: hush, NCCL_P2P_DISABLE: '1'}, extra_args: {api_key: hush}}\n"
+        "executors: {far: {url: 'https://me:hush@host/v1', model: m, key_env: FAR_KEY}}\n"
+    )
+    shown = flatten(dump(load(ConsiliumConfig, path=file(tmp_path, text), env={}).value, masked=True))
+    assert "hush" not in str(shown)
+    assert (shown["engine.env.NCCL_P2P_DISABLE"], shown["executors.far.key_env"]) == ("1", "FAR_KEY")
+    assert shown["executors.far.url"].endswith("@host/v1")
+
+
 def test_the_committed_example_is_the_generated_one() -> None:
     committed = Path(tree.__file__).with_name("config.example.yaml").read_text()
     assert committed == example(), "run: consilium config example > services/consilium/cli/config.example.yaml"

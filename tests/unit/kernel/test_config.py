@@ -192,12 +192,17 @@ class Free(Section):
 
 def test_secrets_under_names_of_the_owners_choice_and_in_addresses_are_masked():
     env = {"HF_TOKEN": "hunter2", "aws_secret_access_key": "hunter2", "MY_PASSWORD": "hunter2", "NCCL_P2P_DISABLE": "1", "PROXY": "http://u:hunter2@h:1/x"}
-    tree = Free(env=env, extra={"api_key": "hunter2", "served": ["https://me:hunter2@h/v1"]}, executors={"rented": {"url": "https://me:hunter2@host/v1"}})
+    tree = Free(
+        env=env,
+        extra={"api_key": "hunter2", "keys": ["hunter2"], "served": ["https://me:hunter2@h/v1"], "tokenizer": "Qwen/Qwen3-8B"},
+        executors={"rented": {"url": "https://me:hunter2@host/v1"}},
+    )
     shown = config.dump(tree, masked=True)
     assert "hunter2" not in json.dumps(shown)
     assert shown["env"]["NCCL_P2P_DISABLE"] == "1"
     assert shown["executors"]["rented"]["url"] == f"https://{config.MASK}@host/v1"
     assert shown["max_tokens"] == 3
+    assert shown["extra"]["tokenizer"] == "Qwen/Qwen3-8B"
     assert "hunter2" in json.dumps(config.dump(tree, masked=False)["env"])
     with pytest.raises(ConsiliumError) as told:
         load(Free, env={}, flags={"env": {"HF_TOKEN": 7654321}})
