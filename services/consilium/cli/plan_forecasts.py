@@ -25,7 +25,7 @@ from consilium.planner.lora import targets_named
 from consilium.planner.overhead import default_utilisation
 from consilium.planner.refusal import wrong
 from consilium.planner.sharding import Cut, check
-from consilium.planner.weights import checkpoint_bytes, format_named
+from consilium.planner.weights import checkpoint_bytes, format_named, of_method
 
 EXIT_OK, EXIT_BREAKS = 0, 1
 MOST_EPOCHS = 1000
@@ -117,7 +117,7 @@ def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | No
         return {}
     try:
         model = models.find(name)
-        weights = format_named(boot.quantization) if boot.quantization else model.weights or "bf16"
+        weights = of_method(boot.quantization, model.weights or "bf16") if boot.quantization else model.weights or "bf16"
         kv_dtype = kv.dtype_named(boot.kv_dtype or "auto")
     except ConsiliumError:
         return {}

@@ -21,7 +21,7 @@ from consilium.planner.search import changes, longest_context
 from consilium.planner.shapes import from_config
 from consilium.planner.sharding import Cut
 from consilium.planner.verdict import Plan, Verdict, plan
-from consilium.planner.weights import format_named
+from consilium.planner.weights import of_method
 
 LEAST_CONTEXT: Final = 1024
 
@@ -123,8 +123,8 @@ def settings_of(engine: Mapping[str, Any], ask: Ask) -> Ask:
     quantization = engine.get("quantization") or extra.get("quantization")
     utilisation = engine.get("gpu_memory_utilization")
     kv_gib = engine.get("kv_cache_gib")
-    kv_bytes = round(float(kv_gib) * GIB) if kv_gib else extra.get("kv_cache_memory_bytes")
-    weights = format_named(str(quantization)) if quantization else ask.weights
+    kv_bytes = round(float(kv_gib) * GIB) if kv_gib else _amount(extra, "kv_cache_memory_bytes")
+    weights = of_method(str(quantization), ask.weights) if quantization else ask.weights
     if str(engine.get("dtype") or "") == "float32":
         weights = "fp32"
     return ask.with_(
@@ -139,9 +139,19 @@ def settings_of(engine: Mapping[str, Any], ask: Ask) -> Ask:
         prefix_caching=engine.get("prefix_caching") is not False,
         lora=_lora(extra, ask.lora),
         cut=Cut(ask.cut.tp, ask.cut.pp, ask.cut.dp, expert_parallel=bool(extra.get("enable_expert_parallel", ask.cut.expert_parallel))),
-        weights_to_ram=round(float(extra.get("cpu_offload_gb") or 0) * GIB),
-        kv_to_ram=round(float(extra.get("kv_offloading_size") or 0) * GIB),
+        weights_to_ram=round(_amount(extra, "cpu_offload_gb") * GIB),
+        kv_to_ram=round(_amount(extra, "kv_offloading_size") * GIB),
     )
+
+
+def _amount(extra: Mapping[str, Any], key: str, default: float = 0) -> float:
+    """Return a number of extra_args; the default where it is left out. Raises invalid_request for anything else."""
+    value = extra.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 50:
+        raise wrong(f"extra_args.{key}", f"it is {str(value)[:40]!r}; give a number of 0 or more")
+    return value
 
 
 def _int(value: object) -> int | None:
@@ -153,12 +163,12 @@ def _lora(extra: Mapping[str, Any], default: Slots) -> Slots:
         return default
     modules = extra.get("lora_target_modules") or []
     return Slots(
-        int(extra.get("max_loras") or 1),
-        int(extra.get("max_lora_rank") or RANKS[2]),
-        targets_named(",".join(modules) if isinstance(modules, list | tuple) else str(modules)),
+        int(_amount(extra, "max_loras", 1)),
+        int(_amount(extra, "max_lora_rank", RANKS[2])),
+        targets_named(",".join(str(module) for module in modules) if isinstance(modules, list | tuple) else str(modules)),
         bool(extra.get("fully_sharded_loras")),
         bool(extra.get("enable_moe_shared_loras")),
-        int(extra.get("max_cpu_loras") or 0),
+        int(_amount(extra, "max_cpu_loras")),
     )
 
 

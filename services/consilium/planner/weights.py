@@ -36,7 +36,25 @@ _ALIASES = {
     "modelopt_fp4": "nvfp4",
     "fp8_e4m3": "fp8",
     "auto": "bf16",
+    "auto_awq": "int4",
+    "auto_gptq": "int4",
+    "auto-round": "int4",
+    "auto_round": "int4",
+    "moe_wna16": "int4",
+    "bitsandbytes": "int4",
+    "fbgemm_fp8": "fp8",
+    "fp8_per_tensor": "fp8",
+    "fp8_per_block": "fp8",
+    "fp8_per_channel": "fp8",
+    "deepseek_v4_fp8": "fp8",
+    "mxfp8": "fp8",
+    "modelopt_mxfp8": "fp8",
+    "experts_int8": "int8",
+    "int8_per_channel_weight_only": "int8",
+    "nvfp4_per_token": "nvfp4",
+    "gpt_oss_mxfp4": "mxfp4",
 }
+_SAID_BY_THE_FILE = frozenset({"compressed-tensors", "quark", "inc", "torchao", "humming", "modelopt_mixed", "online", "gguf", "fp_quant"})
 
 
 def format_named(name: str) -> str:
@@ -47,6 +65,19 @@ def format_named(name: str) -> str:
     if plain in known:
         return plain
     raise wrong("weights", f"{name[:40]!r} is no known format; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}")
+
+
+def of_method(method: str, checkpoint: str) -> str:
+    """Return the format that vLLM's quantisation method (vllm 0.32, QuantizationMethods) gives to a checkpoint of the format `checkpoint`.
+
+    A quantised checkpoint stays what its config.json says: `modelopt` is fp8 for one file and nvfp4 for another. Raises invalid_request for a word that
+    is neither a method nor a format.
+    """
+    plain = method.strip().lower()
+    if plain in _SAID_BY_THE_FILE:
+        return checkpoint
+    named = format_named(plain)
+    return checkpoint if is_quantised(format_named(checkpoint)) else named
 
 
 @dataclass(frozen=True, slots=True)

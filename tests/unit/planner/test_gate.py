@@ -87,3 +87,27 @@ def test_what_is_no_language_model_is_a_no_with_a_sentence(config):
     told = gate(config, {}, cards=["H100"])
     assert told.verdict == "no"
     assert 10 < len(told.sentence) < 300
+
+
+METHODS = ["awq", "gptq_marlin", "compressed-tensors", "quark", "inc", "torchao", "modelopt", "modelopt_fp4", "modelopt_mixed", "experts_int8", "moe_wna16"]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "fp8", "fp8_per_block", "mxfp8", "online", "humming", "auto_gptq", "int8_per_channel_weight_only"])
+def test_every_method_of_the_engine_may_start(method):
+    config = models.by_name("Qwen3-8B").config
+    assert gate(config, {"quantization": method, "max_model_len": 4096}, cards=["RTX 4090"]).verdict == "fits"
+
+
+def test_a_quantised_file_stays_what_it_says():
+    config = {**models.by_name("Qwen3-8B").config, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    found = gate(config, {"quantization": "modelopt", "max_model_len": 4096}, cards=["RTX 5090"])
+    assert found.plan is not None
+    assert found.plan.ask.weights == "nvfp4"
+    assert gate(config, {"quantization": "agw"}, cards=["RTX 5090"]).sentence.startswith("weights: 'agw' is no known format")
+
+
+@pytest.mark.parametrize("key", ["max_loras", "max_lora_rank", "max_cpu_loras", "cpu_offload_gb", "kv_offloading_size", "kv_cache_memory_bytes"])
+@pytest.mark.parametrize("value", ["x", [], -1, True, float("nan"), 10**30])
+def test_an_odd_extra_argument_is_a_sentence(key, value):
+    found = gate(models.by_name("Qwen3-8B").config, {"extra_args": {"enable_lora": True, key: value}}, cards=["RTX 4090"])
+    assert (found.verdict, found.sentence.partition(":")[0]) == ("no", f"extra_args.{key}")
