@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from consilium.cli.state_folder import StateFolder
 from tests.bench import bare
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A running cluster. `first_token_s` counts from the command to the first token."""
+    """A running cluster. `first_token_s` counts from the command to the first token, `said` is what the command printed."""
 
     url: str
     grpc: str
@@ -30,6 +32,7 @@ class Ours:
     served: str = ""
     engine_arguments: dict[str, object] = field(default_factory=dict)
     engine_env: dict[str, str] = field(default_factory=dict)
+    said: str = ""
 
 
 def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
@@ -53,9 +56,10 @@ def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str
         bare.first_token(url, known["key"], "base", None, begin + wait_s)
         spent = time.monotonic() - begin
         path, served, arguments, env = _engine(state)
-        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, served, arguments, env)
+        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, served, arguments, env, said.stdout)
     finally:
         cli("down", "--state", str(state), timeout_s=120)
+        shutil.rmtree(StateFolder(state).ray_temp.parent, ignore_errors=True)  # `down` keeps the logs there
 
 
 def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
+from tests.bench import bare
+from tests.bench.cluster import Ours
 from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import Case, cases
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]  # the first one waits for a cluster and a bare server
 
 TOO_LONG = "one sentence of the house with both numbers, the same over HTTP and gRPC; vLLM words it as a BadRequestError"
 
@@ -16,27 +20,40 @@ DIFFERENT: dict[str, str] = {"chat bad too long": TOO_LONG, "text bad too long":
 
 
 @pytest.fixture(scope="module")
-def pair(bare_server, cluster):
-    """Clients to both servers, and the model name at each."""
-    headers = {"Authorization": f"Bearer {cluster.key}"}
-    with httpx.Client(base_url=bare_server.url, timeout=60) as bare, httpx.Client(base_url=cluster.url, timeout=60, headers=headers) as ours:
-        yield (bare, bare_server.model), (ours, cluster.served)
+def wanted(cluster: Ours, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What the bare server says to every case, with the same model folder and the same engine arguments.
+
+    It is asked for all of them before ours is asked for any, and ended then: the worker of an engine that has just answered spins on its core for a second,
+    and both are bound to the same core.
+    """
+    log = tmp_path_factory.mktemp("bare") / "server.log"
+    with (
+        bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log, name=cluster.served) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        return {case.name: ask(client, case, server.model) for case in cases()}
 
 
-def _compare(case: Case, bare: Answer, ours: Answer) -> None:
+@pytest.fixture(scope="module")
+def ours(cluster: Ours) -> Iterator[httpx.Client]:
+    """A client to our cluster."""
+    with httpx.Client(base_url=cluster.url, timeout=60, headers={"Authorization": f"Bearer {cluster.key}"}) as client:
+        yield client
+
+
+def _compare(case: Case, wanted: Answer, ours: Answer) -> None:
     if case.name in DIFFERENT:
-        assert (bare.status, bare.body["error"]["param"]) == (ours.status, ours.body["error"]["param"]), DIFFERENT[case.name]
+        assert (wanted.status, wanted.body["error"]["param"]) == (ours.status, ours.body["error"]["param"]), DIFFERENT[case.name]
         assert "8193" in ours.body["error"]["message"]
         assert "8192" in ours.body["error"]["message"]
         return
-    assert (bare.status, bare.media) == (ours.status, ours.media), (bare.body, ours.body)
-    assert bare.body == ours.body
+    assert (wanted.status, wanted.media) == (ours.status, ours.media), (wanted.body, ours.body)
+    assert wanted.body == ours.body
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_same_answer(case: Case, pair) -> None:
-    (bare, bare_model), (ours, our_model) = pair
-    _compare(case, ask(bare, case, bare_model), ask(ours, case, our_model))
+def test_same_answer(case: Case, cluster: Ours, wanted: dict[str, Answer], ours: httpx.Client) -> None:
+    _compare(case, wanted[case.name], ask(ours, case, cluster.served))
 
 
 def test_every_difference_is_a_case() -> None:

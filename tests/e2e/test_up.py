@@ -1,28 +1,44 @@
-"""`consilium up` as a person uses it: one cluster with the tiny model for the whole file, and one start that is stopped halfway."""
+"""`consilium up` as a person uses it: what it says, its commands, what it survives, a second one beside it, and its end, which is the last test of all."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
+from tests.bench.cluster import Ours
 
 from consilium.cli import processes
+from consilium.cli.gateway_link import in_flight
 from consilium.cli.state_folder import Cluster, StateFolder
+from consilium.gateway.client import GenerationClient, Message
+from consilium.v1 import generation_pb2 as pb
+from consilium.v1 import generation_pb2_grpc as rpc
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 START_S = 240
 RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
+STREAMS = 32
+TOKENS = 250  # of each stream: enough to be live when the end begins, few enough for the time that `down` gives them
+DOWN = """
+import sys
+from consilium.cli import app, down
+input("loaded\\n")
+sys.exit(app.main(["down", "--state", sys.argv[1]]))
+"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,12 @@ class Up:
         assert found is not None
         return found
 
+    def is_up(self) -> bool:
+        return all(part.state == "up" for part in self.cluster.parts.values())
+
+    def restarts(self) -> dict[str, int]:
+        return {name: part.restarts for name, part in self.cluster.parts.items()}
+
     def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
 
@@ -50,21 +72,16 @@ def until(what: Callable[[], bool], timeout_s: float, why: str) -> float:
     begun = time.monotonic()
     while not what():
         assert time.monotonic() - begun < timeout_s, why
-        time.sleep(0.2)
+        time.sleep(0.1)
     return time.monotonic() - begun
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    folder = StateFolder(tmp_path_factory.mktemp("up") / "state")
-    words = ("up", "--model", "tiny", "--state", str(folder.root), "--set", "engine.max_num_seqs=8", "--set", "roles.sage.frame=You are a sage.")
-    try:
-        said = consilium(*words, timeout_s=START_S)
-        logs = "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in sorted(folder.logs.glob("*.log")))
-        assert said.returncode == 0, f"{said.stdout}\n{said.stderr}\n{logs}"
-        yield Up(folder, said.stdout)
-    finally:
-        consilium("down", "--now", "--state", str(folder.root), timeout_s=90)
+def up(cluster: Ours) -> Up:
+    """The cluster of the run, once all its parts are up: the file before this one kills some."""
+    found = Up(StateFolder(cluster.state), cluster.said)
+    until(found.is_up, RESTART_S, "all parts were up")
+    return found
 
 
 def test_up_says_where_everything_is_and_its_curl_line_works(up: Up) -> None:
@@ -138,29 +155,38 @@ def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
     assert "\nray_" in page
 
 
-def test_a_second_cluster_starts_beside_and_ctrl_c_undoes_it_alone(up: Up, tmp_path: Path) -> None:
-    """Ray, Serve and HAProxy of both run at once; no port or socket is shared. The first one does not notice the end of the second."""
+def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_ends_it_alone(up: Up, tmp_path: Path) -> None:
+    """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second."""
     folder = StateFolder(tmp_path / "state")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "consilium.cli.app", "up", "--model", "tiny", "--state", str(folder.root)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-    def gateway_is_up() -> bool:
-        cluster = folder.read_cluster()
-        return cluster is not None and bool(cluster.parts) and cluster.parts["gateway"].state == "up"
-
-    until(gateway_is_up, 120, "the second gateway came up")
-    mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
-    assert len(processes.marked(mark)) > 3
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert re.search(r"the start was undone, \d+ processes ended", said)
-    assert processes.marked(mark) == ()
-    assert {part.restarts for part in up.cluster.parts.values()} == {0}
+    before = up.restarts()
+    words = (sys.executable, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", "--state", str(folder.root))
+    said = [tmp_path / f"{number}.out" for number in range(2)]
+    starts = []
+    for path in said:
+        with path.open("wb") as out:
+            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT))
+    try:
+        until(lambda: any(start.poll() is not None for start in starts), 30, "one of two starts was refused")
+        (refused,) = (number for number, start in enumerate(starts) if start.poll() is not None)
+        assert starts[refused].returncode == 70
+        assert "running already" in said[refused].read_text()
+        running, told = starts[1 - refused], said[1 - refused]
+        until(lambda: running.poll() is not None or "Ctrl-C stops the cluster" in told.read_text(), START_S, "the second cluster came up")
+        assert running.poll() is None, told.read_text()
+        assert consilium("chat", "Hello", "--max-tokens", "2", "--state", str(folder.root)).returncode == 0
+        mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
+        assert len(processes.marked(mark)) > 5
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 0
+        assert re.search(r"^Stopped: \d+ processes", told.read_text(), re.MULTILINE)
+        assert processes.marked(mark) == ()
+        assert consilium("status", "--state", str(folder.root)).returncode == 71
+    finally:
+        consilium("down", "--now", "--state", str(folder.root), timeout_s=90)
+        for start in starts:
+            start.wait(30)
+        shutil.rmtree(folder.ray_temp.parent, ignore_errors=True)
+    assert up.restarts() == before
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
@@ -174,23 +200,82 @@ def test_a_killed_ray_takes_everything_on_it_along_and_all_comes_back(up: Up) ->
     processes.send(up.cluster.parts["ray"].pids[0], signal.SIGKILL)
     until(lambda: up.cluster.parts["ray"].restarts == 1, 30, "ray was started again")
     assert up.call("status").returncode == 3
-    until(lambda: all(part.state == "up" for part in up.cluster.parts.values()), RESTART_S, "the core answered again")
+    until(up.is_up, RESTART_S, "the core answered again")
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
-def test_down_lets_running_answers_finish_and_leaves_no_process(up: Up) -> None:
+async def told(http: httpx.AsyncClient) -> list[str]:
+    """The events of one streamed answer."""
+    ask = {"model": "base", "max_tokens": TOKENS, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    seen: list[str] = []
+    async with http.stream("POST", "/chat/completions", json=ask) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                seen.append(line[6:])
+    return seen
+
+
+async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
+    """The tokens of one answer over gRPC, and whether its end came."""
+    tokens, ended = 0, False
+    async for piece in client.stream([Message("user", "Hi")], model="base", max_tokens=TOKENS, extra={"ignore_eos": True}):
+        if piece.done:
+            tokens, ended = dict(piece.usage)["completion_tokens"], True
+    return tokens, ended
+
+
+async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool], asyncio.subprocess.Process, str]:
+    """Say `down` while 32 streams and a gRPC call run, and try to begin others. Return what was streamed, and how `down` ended."""
+    openai, target, key = up.cluster.addresses["openai"], up.cluster.addresses["grpc"], f"Bearer {up.cluster.key}"
+    limits = httpx.Limits(max_connections=STREAMS + 1)
+    down = await asyncio.create_subprocess_exec(sys.executable, "-c", DOWN, str(up.folder.root), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    assert down.stdin is not None
+    assert down.stdout is not None
+    await down.stdout.readline()
+    async with (
+        httpx.AsyncClient(base_url=openai, headers={"Authorization": key}, timeout=90, limits=limits) as http,
+        GenerationClient(target, key=up.cluster.key, timeout_s=90) as client,
+        grpc.aio.insecure_channel(target) as late,
+    ):
+        streams = [asyncio.create_task(told(http)) for _ in range(STREAMS)]
+        call = asyncio.create_task(told_by_grpc(client))
+        await asyncio.to_thread(until, lambda: in_flight(up.folder.metrics) == STREAMS + 1, 60, "all of them were taken")
+        down.stdin.write(b"\n")
+        await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
+        assert not any(stream.done() for stream in streams), "all of them are live when the end begins"
+        await asyncio.sleep(0.5)  # the gateway looks for that file five times a second
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            [
+                _
+                async for _ in rpc.GenerationServiceStub(late).Generate(
+                    pb.GenerateRequest(model="base", prompt="x"), timeout=5, metadata=(("authorization", key),)
+                )
+            ]
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(httpx.TransportError):
+            await asyncio.to_thread(httpx.get, f"{openai}/models", timeout=5)
+        async with asyncio.timeout(90):
+            answers = await asyncio.gather(*streams)
+            over_grpc = await call
+            said, _ = await down.communicate()
+    return answers, over_grpc, down, said.decode()
+
+
+def test_down_lets_32_running_answers_finish_takes_no_new_one_and_leaves_nothing(up: Up) -> None:
     mark = up.cluster.mark
-    ask = {"model": "base", "max_tokens": 600, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-    headers = {"Authorization": f"Bearer {up.cluster.key}"}
-    with httpx.stream("POST", f"{up.cluster.addresses['openai']}/chat/completions", json=ask, headers=headers, timeout=60) as answer:
-        lines = answer.iter_lines()
-        assert next(lines).startswith("data:")
-        down = subprocess.Popen([sys.executable, "-m", "consilium.cli.app", "down", "--state", str(up.folder.root)], stdout=subprocess.PIPE, text=True)
-        last = [line for line in lines if line][-1]
-    assert last == "data: [DONE]"
-    said, _ = down.communicate(timeout=90)
+    shared = processes.shared_memory(processes.marked(mark))
+    assert shared
+    answers, over_grpc, down, said = asyncio.run(stopped_under_load(up))
+    assert len(answers) == STREAMS
+    for events in answers:
+        assert events[-1] == "[DONE]"
+        ends = [choice["finish_reason"] for event in events[:-1] for choice in json.loads(event)["choices"] if choice["finish_reason"]]
+        assert ends == ["length"]
+    assert over_grpc == (TOKENS, True)
     assert down.returncode == 0
     assert said.startswith("Stopped: ")
     assert processes.marked(mark) == ()
+    assert [path for path in shared if path.exists()] == []
     assert up.call("status").returncode == 71
     assert up.call("down").returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT_S = 360.0
+LIMIT_S = 420.0
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

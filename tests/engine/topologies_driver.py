@@ -31,7 +31,7 @@ from consilium.engine.config import EngineView
 from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
 
-START_S = 240.0
+START_S = 300.0
 END_S = 30.0
 VIEW = EngineView.model_validate(
     {
