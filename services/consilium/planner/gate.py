@@ -18,7 +18,7 @@ from consilium.planner.figures import GIB, constant, gib, tokens_in_words
 from consilium.planner.lora import RANKS, Slots, targets_named
 from consilium.planner.refusal import wrong
 from consilium.planner.search import changes, longest_context
-from consilium.planner.shapes import from_config
+from consilium.planner.shapes import UNKNOWN_KIND, from_config
 from consilium.planner.sharding import Cut
 from consilium.planner.verdict import Plan, Verdict, plan
 from consilium.planner.weights import of_method
@@ -63,13 +63,16 @@ def gate(
     cards       cards at hand: GiB as torch reports them, names, or Card (cards.from_driver); the smallest decide; empty = a CPU engine in `ram_bytes`
     file_bytes  size of the weight files where known
 
-    Never raises for a configuration that is merely bad: that is a `no` with its sentence.
+    Never raises for a configuration that is merely bad: that is a `no` with its sentence. A kind of model that the planner does not know is no reason to
+    refuse: that is `tight` without a plan.
     """
     try:
         return _judge(
             config, engine, cards=[_as_card(one) for one in cards], ram=ram_bytes, cut=Cut(tensor_parallel, pipeline_parallel), version=version, size=file_bytes
         )
     except ConsiliumError as err:
+        if err.fields.get("field") == UNKNOWN_KIND:  # the engine may know it: no reason to refuse
+            return Gate("tight", f"{err.public()}. Whether it fits is not known; it is started without a forecast.", "", "", 0, None)
         return Gate("no", err.public(), str(err.fields.get("field", "")), "", 0, None)
 
 

@@ -17,6 +17,8 @@ from consilium.planner.vision import vision_params
 
 Config = Mapping[str, Any]
 MOST_LAYERS: Final = 1000
+UNKNOWN_KIND: Final = "model_type"
+"""Field of the refusal of a model that may well run, but whose memory is not known here."""
 
 _GATED: Final = frozenset(
     {
@@ -205,10 +207,10 @@ def from_config(config: Config, name: str = "") -> Shape:
     text: Config = {**{k: v for k, v in config.items() if k in {"tie_word_embeddings", "model_type"}}, **_object(config.get("text_config", config))}
     for key, kind in _NOT_KNOWN.items():
         if text.get(key) not in (None, 0, []):
-            raise wrong("config.json", f"{key} means {kind}, whose memory this planner does not know; models of the Qwen and Llama kind are known")
+            raise wrong(UNKNOWN_KIND, f"{key} means {kind}, whose memory this planner does not know; models of the Qwen and Llama kind are known")
     family = str(text.get("model_type") or config.get("model_type") or "")
     if family and family not in _GATED and not {"intermediate_size", "num_key_value_heads"} <= set(text):
-        raise wrong("config.json", f"model_type {family!r} is not a decoder of the Qwen or Llama kind, and the file does not say enough to plan it")
+        raise wrong(UNKNOWN_KIND, f"model_type {family!r} is not a decoder of the Qwen or Llama kind, and the file does not say enough to plan it")
     layers, hidden, heads = (_number(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     if layers > MOST_LAYERS:
         raise wrong("config.json", f"num_hidden_layers is {layers}, and at most {MOST_LAYERS} are planned; the deepest known models have about 130")

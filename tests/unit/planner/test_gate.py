@@ -111,3 +111,12 @@ def test_a_quantised_file_stays_what_it_says():
 def test_an_odd_extra_argument_is_a_sentence(key, value):
     found = gate(models.by_name("Qwen3-8B").config, {"extra_args": {"enable_lora": True, key: value}}, cards=["RTX 4090"])
     assert (found.verdict, found.sentence.partition(":")[0]) == ("no", f"extra_args.{key}")
+
+
+@pytest.mark.parametrize("extra", [{"model_type": "deepseek_v3", "kv_lora_rank": 512}, {"model_type": "mamba2", "num_attention_heads": None}])
+def test_a_kind_of_model_that_the_planner_does_not_know_is_no_reason_to_refuse(extra):
+    config = {"hidden_size": 768, "num_hidden_layers": 4, "num_attention_heads": 12, "vocab_size": 1000, **extra}
+    found = gate(config, {}, cards=["RTX 4090"])
+    assert (found.verdict, found.plan) == ("tight", None)
+    assert "started without a forecast" in found.sentence
+    assert gate({"_class_name": "FluxPipeline", "_diffusers_version": "1"}, {}, cards=["RTX 4090"]).verdict == "no"
