@@ -238,3 +238,5 @@ def forget_sessions(temp: Path, kept: int = KEPT_SESSIONS) -> None:
     """Remove the logs of Ray's older sessions; their names begin with their time."""
     for folder in sorted(path for path in temp.glob("session_2*") if path.is_dir())[:-kept]:
         shutil.rmtree(folder, ignore_errors=True)
+    for folder in (temp / "serve").glob("*/"):  # sockets of proxies that are gone
+        shutil.rmtree(folder, ignore_errors=True)

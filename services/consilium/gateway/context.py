@@ -16,7 +16,6 @@ from consilium.gateway import conversation
 from consilium.gateway.plan import Plan
 from consilium.kernel.errors import ConsiliumError
 
-HTTP_OK: Final = 200
 LENGTHS: Final[Mapping[Route, tuple[str, ...]]] = {
     "chat": ("max_completion_tokens", "max_tokens"),
     "completions": ("max_tokens",),
@@ -34,11 +33,16 @@ async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, ca
     if plan.context is None:
         return
     body = {**_prompt(plan.body, route), "model": engine.info(plan.executor).model}
-    async with await engine.open(plan.executor, Call(f"{call_id}-count", "tokenize", body, deadline=deadline)) as turn:
-        raw = b"".join([chunk async for chunk in turn])
-        if turn.head.status != HTTP_OK:
-            return
-    used = int(json.loads(raw)["count"])
+    try:
+        async with await engine.open(plan.executor, Call(f"{call_id}-count", "tokenize", body, deadline=deadline)) as turn:
+            used = _counted(b"".join([chunk async for chunk in turn]))
+    except ConsiliumError as error:
+        if error.code != "not_supported":
+            raise
+        used = None
+    if used is None:
+        plan.notes.append(f"the context of the profile {plan.profile!r} was not kept: the executor {plan.executor} did not count the prompt")
+        return
     left = plan.context - used
     names = LENGTHS[route]
     asked = next((count for name in names if (count := _count(given.get(name)))), 0)
@@ -50,6 +54,15 @@ async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, ca
     if not asked:
         wished = next((count for name in names if (count := _count(plan.body.get(name)))), left)
         plan.body = {**{key: value for key, value in plan.body.items() if key not in names}, names[0]: min(left, wished)}
+
+
+def _counted(raw: bytes) -> int | None:
+    """Return the count of an answer of /tokenize, or None if it is another thing."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return _count(found.get("count")) if isinstance(found, dict) and "count" in found else None
 
 
 def _prompt(body: Json, route: Route) -> dict[str, Any]:

@@ -39,6 +39,8 @@ KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", "/health
 LONGEST_ID: Final = 64
 """Characters of an id that are looked at: receipts, responses, requests."""
 HTTP_OK: Final = 200
+READ_S: Final = 10.0
+"""Seconds that a caller has to read the rest of its answer when the time of the turn is over."""
 _STARTED: Final = time.time()
 GENERATE: Final = "generate"
 READ: Final = "read"
@@ -142,14 +144,21 @@ class HttpFace:
         try:
             if head.stream:
                 chunks = self._remembering(given, body, playing, admitted) if keep else aiter(playing)
-                await asgi.stream(request, head.status, chunks, headers, head.content_type.encode())
+                async with asyncio.timeout(self._left_s(deadline) + READ_S):  # who does not read holds no place for longer than an answer may take
+                    await asgi.stream(request, head.status, chunks, headers, head.content_type.encode())
             else:
                 whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
                 if keep:
                     whole = await self._remembered(whole, given, body, admitted)
                 await asgi.answer(request, head.status, whole, headers, head.content_type.encode())
+        except TimeoutError:
+            raise ConsiliumError("deadline", "the caller did not read its answer", name=playing.executor, receipt=playing.receipt_id) from None
         finally:
             await playing.aclose()
+
+    def _left_s(self, deadline: float | None) -> float:
+        """Return the seconds until a deadline in Unix seconds, or those that a turn may take."""
+        return self._face.cast.limits.request_timeout_s if deadline is None else max(0.0, deadline - time.time())
 
     async def _enter(self, request: Request, headers: Headers) -> tuple[dict[str, Any], int, Admitted]:
         """Read the body and let the caller in: key, scope, quota. The headers get the quota's state."""
@@ -162,11 +171,15 @@ class HttpFace:
         return body, len(raw), admitted
 
     async def _embeddings(self, request: Request, headers: Headers) -> None:
+        deadline = _deadline(request)
         body, _, admitted = await self._enter(request, headers)
         used = 0
         try:
-            made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
+            async with asyncio.timeout(self._left_s(deadline)):
+                made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
             used = int(made["usage"]["total_tokens"])
+        except TimeoutError:
+            raise ConsiliumError("deadline", name="The embedder", retry_after_s=1.0) from None
         finally:
             await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
         await asgi.answer(request, HTTP_OK, dumps(made), headers)

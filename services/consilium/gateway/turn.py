@@ -320,11 +320,11 @@ async def _open(cast: Cast, ask: Ask, plan: Plan, receipt_id: str, deadline: flo
     if not cast.engine.info(plan.executor).model:  # it has not said yet what it serves
         await cast.engine.probe(plan.executor)
     info = cast.engine.info(plan.executor)
-    await context.fit(cast.engine, plan, ask.body, ask.route, call_id=receipt_id, deadline=deadline)
     cast.gate.enter(plan.executor)
     cast.meter.inflight(plan.executor)
     begun = cast.clock.monotonic()
     try:
+        await context.fit(cast.engine, plan, ask.body, ask.route, call_id=receipt_id, deadline=deadline)
         body = {**plan.body, "model": info.model}
         if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
             # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.

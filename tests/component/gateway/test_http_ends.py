@@ -1,17 +1,20 @@
 """How turns end that never begin well: the caller leaves, the engine fails, the prompt is too long for the profile; and what each leaves behind."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
-from consilium.gateway import asgi
+from consilium.gateway import asgi, routes
 from consilium.gateway.admission import Gate
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.watch import Watch
 from consilium.kernel.clock import SystemClock
+from consilium.kernel.errors import ConsiliumError
 
 from .conftest import chat
 
@@ -150,3 +153,55 @@ async def test_a_key_without_the_scope_gets_its_tokens_back(gateway):
     for _ in range(5):
         refused = await bench.client(key).post("/v1/chat/completions", json=chat("hi", max_tokens=3000))
         assert refused.status_code == 403
+
+
+class Countless(EchoEngine):
+    """A remote server without /tokenize, or with one that answers something else."""
+
+    odd = False
+
+    async def stream(self, call):
+        if call.route == "tokenize":
+            if not self.odd:
+                raise ConsiliumError("not_supported", reason="The server has no tokenize.")
+            call = replace(call, route="models")
+        async for frame in super().stream(call):
+            yield frame
+
+
+@pytest.mark.parametrize("odd", [False, True])
+async def test_an_executor_that_counts_no_tokens_answers_and_the_receipt_says_so(gateway, odd):
+    engine = Countless()
+    engine.odd = odd
+    bench = await gateway(engines=[engine], profiles=PROFILES)
+    answer = await bench.client().post("/v1/chat/completions", json={**chat("one two"), "consilium": {"profile": "short"}})
+    assert answer.status_code == 200
+    assert "did not count" in answer.json()["consilium"]["receipt"]["notes"][0]
+    assert bench.face.cast.gate.running("core") == 0
+
+
+async def test_who_reads_nothing_keeps_no_place_after_its_deadline(gateway, monkeypatch):
+    monkeypatch.setattr(routes, "READ_S", 0.2)
+    bench = await gateway()
+    body = json.dumps(chat(" ".join(["word"] * 200_000), stream=True)).encode()
+    bench.engines["core"]._info = replace(bench.engines["core"].info(), context=1_000_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port, limit=1024)
+    reader._transport.pause_reading()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bench.key}\r\nx-consilium-timeout: 1\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 1)
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
+    writer.transport.abort()
+
+
+async def test_an_embedder_that_hangs_is_not_waited_for_beyond_the_deadline(gateway, monkeypatch):
+    bench = await gateway()
+
+    async def hang(_body):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.face.embeddings, "create", hang)
+    late = await bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"}, headers={"x-consilium-timeout": "0.2"})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline")
