@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
     cluster = found.read_cluster()
     if cluster is not None:
         processes.end(processes.marked(cluster.mark), grace_s=0.5)
-    shutil.rmtree(found.ray_temp, ignore_errors=True)
+    shutil.rmtree(found.ray_temp.parent, ignore_errors=True)
 
 
 def known(folder: StateFolder) -> Cluster:
