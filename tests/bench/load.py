@@ -123,13 +123,18 @@ async def _closed_loop(target: Target, bodies: list[bytes], concurrency: int, pa
     return Trial(tuple(samples), time.perf_counter() - begin)
 
 
-def chat_bodies(model: str, count: int, max_tokens: int, salt: str) -> list[bytes]:
-    """Return `count` streamed chat requests with distinct prompts of some 60 tokens; the answer never ends early."""
+USUAL = "Tell me in plain words how a small town keeps its library alive, step {number}."
+SHORT = "Go on, step {number}."
+"""What is asked: some 60 tokens, or 30, with the template. The short one for models that read 60 tokens a second on this machine."""
+
+
+def chat_bodies(model: str, count: int, max_tokens: int, salt: str, words: str = USUAL) -> list[bytes]:
+    """Return `count` streamed chat requests with distinct prompts; the answer never ends early."""
     return [
         json.dumps(
             {
                 "model": model,
-                "messages": [{"role": "user", "content": f"Case {salt}-{i}. Tell me in plain words how a small town keeps its library alive, step {i}."}],
+                "messages": [{"role": "user", "content": f"Case {salt}-{i}. {words.format(number=i)}"}],
                 "max_tokens": max_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
@@ -140,9 +145,9 @@ def chat_bodies(model: str, count: int, max_tokens: int, salt: str) -> list[byte
     ]
 
 
-def run(target: Target, *, count: int, concurrency: int, max_tokens: int, salt: str, path: str = "/v1/chat/completions") -> Trial:
+def run(target: Target, *, count: int, concurrency: int, max_tokens: int, salt: str, path: str = "/v1/chat/completions", words: str = USUAL) -> Trial:
     """Run a closed loop and return the trial. Raises RuntimeError if an answer was not 200."""
-    trial = asyncio.run(_closed_loop(target, chat_bodies(target.model, count, max_tokens, salt), concurrency, path))
+    trial = asyncio.run(_closed_loop(target, chat_bodies(target.model, count, max_tokens, salt, words), concurrency, path))
     bad = [s.status for s in trial.samples if s.status != 200]
     if bad:
         raise RuntimeError(f"{target.name}: {len(bad)} of {count} answers were {sorted(set(bad))}")

@@ -1,6 +1,6 @@
 """One plain streamed chat turn: our cluster against the bare vLLM server, and the bare server against itself.
 
-    python -m tests.bench.turn [--model demo|tiny] [--pairs 7] [--concurrency 1,8,32]
+    python -m tests.bench.turn [--model demo|tiny] [--pairs 7] [--concurrency 1,8,32] [--prompt short]
 
 Both run at the same time on the same machine with the same engine arguments; each round measures bare, ours, bare again, in a rotated order. The
 ratio of the two bare trials of a round is the noise floor: a figure is claimed only beyond it.
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import bare, cluster
-from tests.bench.load import Target, Trial, run
+from tests.bench.load import SHORT, USUAL, Target, Trial, run
 from tests.bench.stats import Ratio, interval, verdict
 
 MANY = 32
@@ -28,13 +28,13 @@ MANY = 32
 ORDERS = (("A", "B", "a"), ("B", "A", "a"), ("A", "a", "B"))
 
 
-def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, count: int, max_tokens: int) -> list[dict[str, Trial]]:
+def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, *, count: int, max_tokens: int, words: str) -> list[dict[str, Trial]]:
     rounds = []
     for number in range(pairs):
         trials = {}
         for letter in ORDERS[number % len(ORDERS)]:
             salt = f"{concurrency}-{number}-{letter}"
-            trials[letter] = run(targets[letter.upper()], count=count, concurrency=concurrency, max_tokens=max_tokens, salt=salt)
+            trials[letter] = run(targets[letter.upper()], count=count, concurrency=concurrency, max_tokens=max_tokens, salt=salt, words=words)
         rounds.append(trials)
     return rounds
 
@@ -44,7 +44,7 @@ def _row(table: Table, concurrency: int, figure: str, *, ours: Ratio, floor: Rat
     return {"concurrency": concurrency, "figure": figure, "ours": ours.mid, "low": ours.low, "high": ours.high, "floor": [floor.low, floor.mid, floor.high]}
 
 
-def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int], model: str, max_tokens: int) -> list[dict[str, object]]:
+def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int], model: str, max_tokens: int, words: str) -> list[dict[str, object]]:
     """Measure all concurrencies, print the table, return its rows."""
     table = Table(
         "concurrency", "figure", "ours / bare (95 %)", "bare / bare (95 %)", "verdict", title=f"model {model}, {pairs} rounds, {max_tokens} tokens an answer"
@@ -53,8 +53,8 @@ def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int],
     for concurrency in concurrencies:
         count = max(6, concurrency * (2 if concurrency < MANY else 1))
         for target in targets.values():
-            run(target, count=concurrency, concurrency=concurrency, max_tokens=max_tokens, salt=f"warm-{concurrency}")
-        rounds = _rounds(targets, pairs, concurrency, count, max_tokens)
+            run(target, count=concurrency, concurrency=concurrency, max_tokens=max_tokens, salt=f"warm-{concurrency}", words=words)
+        rounds = _rounds(targets, pairs, concurrency, count=count, max_tokens=max_tokens, words=words)
 
         def ratio(figure, ours: str, base: str = "A", rounds=rounds) -> Ratio:
             return interval([figure(r[ours]) / figure(r[base]) for r in rounds])
@@ -88,9 +88,11 @@ def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--prompt", choices=("usual", "short"), default="usual")
     parser.add_argument("--concurrency", default="1,8,32")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
+    words = SHORT if options.prompt == "short" else USUAL
     concurrencies = [int(c) for c in options.concurrency.split(",")]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -98,7 +100,7 @@ def main() -> int:
         bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer,
     ):
         targets = {"A": Target("bare", peer.url, "", peer.model), "B": Target("ours", ours.url, ours.key, "base")}
-        rows = measure(targets, pairs=options.pairs, concurrencies=concurrencies, model=options.model, max_tokens=options.max_tokens)
+        rows = measure(targets, pairs=options.pairs, concurrencies=concurrencies, model=options.model, max_tokens=options.max_tokens, words=words)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return 0
