@@ -63,6 +63,11 @@ class Up:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
 
 
+def hears_ctrl_c() -> None:
+    """Undo in a child what a shell does for its background jobs: it makes them, and so these tests, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "consilium.cli.app", *words], check=False, capture_output=True, text=True, timeout=timeout_s)
 
@@ -163,7 +168,7 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
     starts = []
     for path in said:
         with path.open("wb") as out:
-            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT))
+            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hears_ctrl_c))
     try:
         until(lambda: any(start.poll() is not None for start in starts), 30, "one of two starts was refused")
         (refused,) = (number for number, start in enumerate(starts) if start.poll() is not None)
