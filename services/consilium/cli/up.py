@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Final
 
 from consilium.cli import launch, preflight, processes, tree
@@ -57,8 +58,10 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"the start was undone, {ended} processes ended") from None
     if cluster.phase != "up":
         return _failed(folder, supervisor, cluster)
+    if args.foreground:
+        return _stay(folder, supervisor, lambda: _tell(cluster, time.time() - begun))
     _tell(cluster, time.time() - begun)
-    return _stay(folder, supervisor) if args.foreground else 0
+    return 0
 
 
 def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.ConsiliumConfig:
@@ -209,15 +212,19 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def _stay(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
-    """Wait until the supervisor ends or Ctrl-C is pressed."""
-    print("Running. Ctrl-C stops the cluster.", flush=True)
+def _stay(folder: StateFolder, supervisor: subprocess.Popen[bytes], tell: Callable[[], None]) -> int:
+    """Tell what runs, and wait until the supervisor ends or Ctrl-C is pressed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        tell()
+        print("Running. Ctrl-C stops the cluster.", flush=True)
         code = supervisor.wait()
     except KeyboardInterrupt:
         ended = _undo(folder, supervisor)
         print(f"Stopped: {ended} processes.")
+        return 0
+    if code == 0:
+        print("The cluster was stopped.")
         return 0
     print(f"The supervisor ended with {code}; see 'consilium logs supervisor'.", file=sys.stderr)
     return code
