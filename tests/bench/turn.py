@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,8 @@ from tests.bench.stats import Ratio, interval, verdict
 
 MANY = 32
 """From so many at once, each trial is one wave: two would take minutes on two cores."""
+SETTLE_S = 2.0
+"""Between two trials: a worker of vLLM spins for a second after its last answer, on the core that the other server's worker may be bound to."""
 ORDERS = (("A", "B", "a"), ("B", "A", "a"), ("A", "a", "B"))
 
 
@@ -34,6 +37,7 @@ def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, *, count: 
         trials = {}
         for letter in ORDERS[number % len(ORDERS)]:
             salt = f"{concurrency}-{number}-{letter}"
+            time.sleep(SETTLE_S)
             trials[letter] = run(targets[letter.upper()], count=count, concurrency=concurrency, max_tokens=max_tokens, salt=salt, words=words)
         rounds.append(trials)
     return rounds
