@@ -152,6 +152,17 @@ def test_logs_show_the_engine_too(up: Up) -> None:
     assert up.call("logs", "redis", "-n", "1").stdout.strip()
 
 
+def test_the_planner_reads_the_boot_log_of_our_own_engine_and_had_foretold_it(up: Up) -> None:
+    log = up.call("logs", "engine", "-n", "5000").stdout
+    words = [sys.executable, "-m", "consilium.cli.app", "plan", "calibrate", "-", "--output", "json"]
+    done = subprocess.run(words, input=log, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["measured"]["on_cpu"] is True
+    assert found["measured"]["kv_gib"] == 1.0
+    assert found["kv_tokens"] == found["forecast"]["kv_tokens"]
+
+
 def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
     page = httpx.get(up.cluster.addresses["metrics"], timeout=30).text
     assert 'consilium_part_up{part="core"} 1' in page
