@@ -34,8 +34,8 @@ LATER: Final = frozenset({"adapters", "collections", "dual"})
 
 def estimate_tokens(body: Mapping[str, object], size: int) -> int:
     """Return tokens to reserve for a request: its bytes over four, and the answer it asks for, times n and the number of prompts."""
-    answer = _count(body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")) or USUAL_ANSWER
-    answers = (_count(body.get("n")) or 1) * _prompts(body)
+    answer = count_of(body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")) or USUAL_ANSWER
+    answers = (count_of(body.get("n")) or 1) * _prompts(body)
     return size // BYTES_PER_TOKEN + min(answer, LONGEST_ANSWER) * min(answers, MOST_ANSWERS)
 
 
@@ -46,7 +46,7 @@ def check_shape(body: Json, limits: Gateway, route: Route) -> None:
         raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
     if isinstance(model, str) and len(model) > LONGEST_NAME:
         raise _bad("model", f"it has {len(model)} characters, and no name has more than {LONGEST_NAME}")
-    copies, prompts = _count(body.get("n")) or 1, _prompts(body)
+    copies, prompts = count_of(body.get("n")) or 1, _prompts(body)
     if route != "responses" and copies > limits.max_n:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
     if route == "completions" and copies * prompts > MOST_ANSWERS:
@@ -75,7 +75,7 @@ def _check_wish(key: str, value: object) -> None:
         raise _bad(f"consilium.{key}", f"it must be a string (it is a {type(value).__name__})")
 
 
-def _count(value: object) -> int:
+def count_of(value: object) -> int:
     """Return a number above 0 as the engine's models read it, to which 3, 3.0 and "3" are the same; 0 for anything else."""
     if isinstance(value, str):
         try:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from consilium.engine.client import Call, EngineClient
 from consilium.engine.ports import Json, Route
 from consilium.gateway import conversation
+from consilium.gateway.admission import count_of
 from consilium.gateway.plan import Plan
 from consilium.kernel.errors import ConsiliumError
 
@@ -45,14 +46,14 @@ async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, ca
         return
     left = plan.context - used
     names = LENGTHS[route]
-    asked = next((count for name in names if (count := _count(given.get(name)))), 0)
+    asked = next((count for name in names if (count := count_of(given.get(name)))), 0)
     if left < (asked or 1):
         field = "messages" if route == "chat" else "prompt" if route == "completions" else "input"
         wish = f" and {asked} are asked for" if asked else ""
         reason = f"it has {used} tokens{wish}, and the profile {plan.profile!r} holds {plan.context} in all. Shorten it or choose another profile"
         raise ConsiliumError("invalid_request", field=field, reason=reason)
     if not asked:
-        wished = next((count for name in names if (count := _count(plan.body.get(name)))), left)
+        wished = next((count for name in names if (count := count_of(plan.body.get(name)))), left)
         plan.body = {**{key: value for key, value in plan.body.items() if key not in names}, names[0]: min(left, wished)}
 
 
@@ -62,7 +63,7 @@ def _counted(raw: bytes) -> int | None:
         found = json.loads(raw)
     except ValueError:
         return None
-    return _count(found.get("count")) if isinstance(found, dict) and "count" in found else None
+    return count_of(found.get("count")) if isinstance(found, dict) and "count" in found else None
 
 
 def _prompt(body: Json, route: Route) -> dict[str, Any]:
@@ -85,8 +86,3 @@ def _text(item: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content)
-
-
-def _count(value: object) -> int:
-    """Return a number above 0, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

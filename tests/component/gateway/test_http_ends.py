@@ -81,7 +81,7 @@ async def test_work_that_is_done_in_the_moment_in_which_we_are_cancelled_is_drop
 PROFILES = {"short": Profile(context=20, max_tokens=50)}
 
 
-@pytest.mark.parametrize(("asked", "most"), [({}, 17), ({"max_tokens": 5}, 5)])
+@pytest.mark.parametrize(("asked", "most"), [({}, 17), ({"max_tokens": 5}, 5), ({"max_tokens": "5"}, "5")])
 async def test_the_answer_ends_where_the_profiles_context_does(gateway, asked, most):
     bench = await gateway(profiles=PROFILES)
     answer = await bench.client().post("/v1/chat/completions", json={**chat("one two three"), "consilium": {"profile": "short"}, **asked})
