@@ -97,7 +97,7 @@ def check_model(tree: ConsiliumConfig) -> None:
             resolve(name, Path("/nonexistent"))
 
 
-def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], None]) -> None:
+def check_fit(tree: ConsiliumConfig, folder: StateFolder, cards: tuple[Card, ...], say: Callable[[str], None]) -> None:
     """Raise ConsiliumError(does_not_fit) if the planner refuses an engine of the configuration, before anything is downloaded. Says so when it is tight.
 
     A model that is neither here nor in the planner's table is not judged.
@@ -116,7 +116,7 @@ def check_fit(tree: ConsiliumConfig, folder: StateFolder, say: Callable[[str], N
 
     ram = psutil.virtual_memory()
     plain = tree.model_dump(include={"model", "topology", "engine", "executors"})
-    found = gates(plain, cards=gpus(), ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of)
+    found = gates(plain, cards=cards, ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of)
     for name, gate in found:
         if gate.verdict == "no":
             raise ConsiliumError("does_not_fit", reason=gate.sentence if name == "core" else f"executors.{name}: {gate.sentence}")
@@ -142,12 +142,12 @@ def gpus() -> tuple[Card, ...]:
         return ()
 
 
-def check_gpus(tree: ConsiliumConfig) -> None:
+def check_gpus(tree: ConsiliumConfig, cards: tuple[Card, ...]) -> None:
     """Raise ConsiliumError(gpu_missing) if the configuration asks for GPUs by name of the device and the driver shows none."""
     asked = {"topology.device": tree.topology.device}
     asked |= {f"executors.{name}.device": executor.device for name, executor in tree.executors.items() if isinstance(executor, EngineExecutor)}
     for key, device in asked.items():
-        if device == "gpu" and not gpus():
+        if device == "gpu" and not cards:
             raise ConsiliumError("gpu_missing", key=key, asked="1 or more", seen=0)
 
 

@@ -22,7 +22,7 @@ from consilium.kernel.errors import ConsiliumError
 
 def main(argv: list[str] | None = None) -> int:
     """Run the supervisor of one state folder, whose cluster.json and config.json `up` has written."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervisor")
+    parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervise")
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument("--lock-fd", type=int, help="the lock of the state folder, already held by who starts us")
     args = parser.parse_args(argv)

@@ -68,9 +68,10 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
     """Make all checks that need nothing started."""
     preflight.end_leftovers(folder, lambda line: print(line, flush=True))
     preflight.check_disk(folder.root)
-    preflight.check_gpus(wanted)
+    cards = preflight.gpus()
+    preflight.check_gpus(wanted, cards)
     preflight.check_model(wanted)
-    preflight.check_fit(wanted, folder, lambda line: print(line, file=sys.stderr))
+    preflight.check_fit(wanted, folder, cards, lambda line: print(line, file=sys.stderr))
     preflight.check_redis(wanted)
     preflight.check_keys(wanted, lambda line: print(line, file=sys.stderr))
     return wanted

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from consilium.gateway.backends.memory import MemoryQuotas
-from consilium.gateway.keys import ANYONE, GENERATE, KeyRecord, Presented, Principal, bearer, digest, principal, verify
+from consilium.gateway.keys import ADMIN, ANYONE, GENERATE, KeyRecord, Presented, Principal, bearer, digest, principal, verify
 from consilium.gateway.stores import FREE, KeyDesk, Verdict
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
@@ -60,7 +60,7 @@ class Admitted:
 
     def may_read(self, owner: str) -> bool:
         """Say whether what belongs to a key id may be read: by that key, and by admins."""
-        return owner == self.principal.key_id or self.principal.may("admin")
+        return owner == self.principal.key_id or self.principal.may(ADMIN)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that say what is left, as OpenAI names them; none for a key without limits."""

@@ -19,6 +19,7 @@ from consilium.engine.ports import Route
 from consilium.gateway import admission, asgi, conversation, models, turn
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
 from consilium.gateway.authority import Admitted, Authority
+from consilium.gateway.keys import ADMIN, GENERATE, READ
 from consilium.gateway.stores import ReceiptStore, ResponseStore
 from consilium.gateway.watch import Watch
 from consilium.kernel import logs
@@ -42,8 +43,6 @@ HTTP_OK: Final = 200
 READ_S: Final = 10.0
 """Seconds that a caller has to read the rest of its answer when the time of the turn is over."""
 _STARTED: Final = time.time()
-GENERATE: Final = "generate"
-READ: Final = "read"
 
 
 class Embedder(Protocol):
@@ -203,7 +202,7 @@ class HttpFace:
         found = await self._face.receipts.get(name[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
             raise ConsiliumError("receipt_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
-        if not admitted.principal.may("admin"):
+        if not admitted.principal.may(ADMIN):
             found = {name: value for name, value in found.items() if name != "key_id"}
         await asgi.answer(request, HTTP_OK, dumps(found), headers)
 

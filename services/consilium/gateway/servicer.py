@@ -14,7 +14,8 @@ from typing import Any, Final
 from consilium.engine.client import State
 from consilium.gateway import admission, grpc_events, grpc_request, models, turn
 from consilium.gateway.authority import Admitted
-from consilium.gateway.routes import GENERATE, LONGEST_ID, READ, Face, span
+from consilium.gateway.keys import GENERATE, READ
+from consilium.gateway.routes import LONGEST_ID, Face, span
 from consilium.gateway.sse_reader import Reader, told
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError

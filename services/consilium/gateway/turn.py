@@ -182,11 +182,7 @@ class Playing:
             used = max(self._ask.tokens_held, self._ask.size // admission.BYTES_PER_TOKEN + self._chunks)
         elif not used and receipt.status == HTTP_OK and self._ask.route in GENERATING:  # a remote server that counts nothing
             used = self._ask.tokens_held
-        try:
-            await self._cast.settle(self._ask.key_id, self._ask.tokens_held, used)
-            await self._cast.keep(receipt)
-        except ConsiliumError as error:
-            _log.warning("receipt_not_kept", receipt=self.receipt_id, code=error.code, detail=error.detail)
+        await _close(self._cast, self._ask, used, receipt)
 
     def _with_receipt(self, body: bytes) -> bytes:
         self.last = body
@@ -277,18 +273,20 @@ def _not_played(cast: Cast, ask: Ask, plan: Plan | None, receipt_id: str, *, beg
     cast.meter.turn(route=ask.route, status=status, executor=executor, role=role, seconds=seconds, first_s=None, usage={})
     # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.
     used = min(ask.tokens_held, ask.size // admission.BYTES_PER_TOKEN) if status == GONE else 0
+    receipt = None
+    if plan is not None:
+        receipt = _receipt_of(cast, ask, plan, receipt_id, moved=moved, status=status, timings={"total": _ms(seconds)}, notes=(f"ended by: {code}",))
+    _spawn(_close(cast, ask, used, receipt))
 
-    async def after() -> None:
-        try:
-            await cast.settle(ask.key_id, ask.tokens_held, used)
-            if plan is not None:
-                await cast.keep(
-                    _receipt_of(cast, ask, plan, receipt_id, moved=moved, status=status, timings={"total": _ms(seconds)}, notes=(f"ended by: {code}",))
-                )
-        except ConsiliumError as error:
-            _log.warning("receipt_not_kept", receipt=receipt_id, code=error.code, detail=error.detail)
 
-    _spawn(after())
+async def _close(cast: Cast, ask: Ask, used: int, receipt: Receipt | None) -> None:
+    """Settle the quota by what was used, and keep the receipt, if there is one. Never raises."""
+    try:
+        await cast.settle(ask.key_id, ask.tokens_held, used)
+        if receipt is not None:
+            await cast.keep(receipt)
+    except ConsiliumError as error:
+        _log.warning("receipt_not_kept", receipt=receipt.id if receipt is not None else "", code=error.code, detail=error.detail)
 
 
 def _receipt_of(
