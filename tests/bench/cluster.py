@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from consilium.cli.state_folder import StateFolder
 from tests.bench import bare
 
@@ -33,6 +35,21 @@ class Ours:
     engine_arguments: dict[str, object] = field(default_factory=dict)
     engine_env: dict[str, str] = field(default_factory=dict)
     said: str = ""
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Its processes with one of these words in their title."""
+        mark = json.loads((self.state / "cluster.json").read_text())["mark"]
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                title = " ".join(process.cmdline())
+                if any(word in title for word in words) and process.environ().get("CONSILIUM_MARK") == mark:
+                    found.append(process)
+        return found
+
+    def cores(self) -> list[psutil.Process]:
+        """The engine's own processes. They are named by vLLM, or by the module that imported for them."""
+        return self.processes("EngineCore", "consilium.engine.warm_spawn")
 
 
 def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

@@ -24,17 +24,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 BACK_S = 150.0
 
 
-def processes(ours: Ours, word: str) -> list[psutil.Process]:
-    """Processes of this cluster whose title holds a word."""
-    mark = json.loads((ours.state / "cluster.json").read_text())["mark"]
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if word in " ".join(process.cmdline()) and process.environ().get("CONSILIUM_MARK") == mark:
-                found.append(process)
-    return found
-
-
 def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
     return httpx.Client(base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"})
 
@@ -191,7 +180,7 @@ def test_redis_down(cluster: Ours) -> None:
 
 
 def test_gateway_replica_killed(cluster: Ours) -> None:
-    victims = list(processes(cluster, "ServeReplica:gateway"))
+    victims = cluster.processes("ServeReplica:gateway")
     assert victims
     for victim in victims:
         victim.kill()
@@ -199,8 +188,7 @@ def test_gateway_replica_killed(cluster: Ours) -> None:
 
 
 def test_engine_core_killed_mid_stream(cluster: Ours) -> None:
-    # Its processes are named by vLLM, or by the module that imported for them.
-    cores = [*processes(cluster, "EngineCore"), *processes(cluster, "consilium.engine.warm_spawn")]
+    cores = cluster.cores()
     assert cores
     with client(cluster, 60) as http, http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
         assert reply.status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 from tests.bench.cluster import Ours
 
@@ -31,7 +33,7 @@ START_S = 240
 RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
-TOKENS = 400  # of each stream: enough to be live when the end begins, few enough for the time that `down` gives them
+TOKENS = 400  # of each stream: few enough for the time that `down` gives them
 DOWN = """
 import sys
 from consilium.cli import app, down
@@ -44,8 +46,15 @@ sys.exit(app.main(["down", "--state", sys.argv[1]]))
 class Up:
     """A running cluster and what `up` said."""
 
-    folder: StateFolder
-    said: str
+    ours: Ours
+
+    @property
+    def folder(self) -> StateFolder:
+        return StateFolder(self.ours.state)
+
+    @property
+    def said(self) -> str:
+        return self.ours.said
 
     @property
     def cluster(self) -> Cluster:
@@ -58,6 +67,12 @@ class Up:
 
     def restarts(self) -> dict[str, int]:
         return {name: part.restarts for name, part in self.cluster.parts.items()}
+
+    def in_flight(self) -> int:
+        """Turns in work at the core."""
+        page = httpx.get(self.cluster.addresses["metrics"], timeout=30).text
+        found = re.search(r'^consilium_gateway_inflight_requests\{executor="core"\} (\S+)$', page, re.MULTILINE)
+        return int(float(found[1])) if found else 0
 
     def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
@@ -83,7 +98,7 @@ def until(what: Callable[[], bool], timeout_s: float, why: str) -> float:
 @pytest.fixture(scope="module")
 def up(cluster: Ours) -> Up:
     """The cluster of the run, once all its parts are up: the file before this one kills some."""
-    found = Up(StateFolder(cluster.state), cluster.said)
+    found = Up(cluster)
     until(found.is_up, RESTART_S, "all parts were up")
     return found
 
@@ -242,6 +257,18 @@ async def told_by_grpc(client: GenerationClient, begun: asyncio.Event) -> tuple[
     return tokens, ended
 
 
+@contextlib.contextmanager
+def standing_still(some: list[psutil.Process]) -> Iterator[None]:
+    assert some
+    for process in some:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in some:
+            process.resume()
+
+
 async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool], asyncio.subprocess.Process, str]:
     """Say `down` while 32 streams and a gRPC call run, and try to begin others. Return what was streamed, and how `down` ended."""
     openai, target, key = up.cluster.addresses["openai"], up.cluster.addresses["grpc"], f"Bearer {up.cluster.key}"
@@ -255,16 +282,16 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
         GenerationClient(target, key=up.cluster.key, timeout_s=90) as client,
         grpc.aio.insecure_channel(target) as late,
     ):
-        begun = [asyncio.Event() for _ in range(STREAMS + 1)]
-        streams = [asyncio.create_task(told(http, event)) for event in begun[1:]]
-        call = asyncio.create_task(told_by_grpc(client, begun[0]))
+        begun = asyncio.Event()
+        streams = [asyncio.create_task(told(http, begun)) for _ in range(STREAMS)]
+        call = asyncio.create_task(told_by_grpc(client, begun))
         async with asyncio.timeout(90):
-            await asyncio.gather(*(event.wait() for event in begun))
-        down.stdin.write(b"\n")
-        await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
-        live = sum(not stream.done() for stream in streams)
-        print(f"{live} of {STREAMS} streams are live when the end begins")  # all of them, unless other work holds the machine
-        assert live > 0
+            await begun.wait()
+        with standing_still(up.ours.cores()):  # so that none of them is over before the end begins, however slow this machine is
+            await asyncio.to_thread(until, lambda: up.in_flight() == STREAMS + 1, 30, "all were taken in")
+            down.stdin.write(b"\n")
+            await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
+            assert not any(stream.done() for stream in streams)
         await asyncio.sleep(0.5)  # the gateway looks for that file five times a second
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             [
