@@ -34,6 +34,7 @@ RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
 TOKENS = 400  # of each stream: few enough for the time that `down` gives them
+EARLY, EARLY_TOKENS = 4, 1200  # streams that have begun when the end begins, and tokens of each
 DOWN = """
 import sys
 from consilium.cli import app, down
@@ -234,9 +235,9 @@ def test_a_killed_ray_takes_everything_on_it_along_and_all_comes_back(up: Up) ->
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
-async def told(http: httpx.AsyncClient, begun: asyncio.Event) -> list[str]:
+async def told(http: httpx.AsyncClient, begun: asyncio.Event, tokens: int = TOKENS) -> list[str]:
     """The events of one streamed answer."""
-    ask = {"model": "base", "max_tokens": TOKENS, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    ask = {"model": "base", "max_tokens": tokens, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     seen: list[str] = []
     async with http.stream("POST", "/chat/completions", json=ask) as answer:
         assert answer.status_code == 200, await answer.aread()
@@ -247,11 +248,10 @@ async def told(http: httpx.AsyncClient, begun: asyncio.Event) -> list[str]:
     return seen
 
 
-async def told_by_grpc(client: GenerationClient, begun: asyncio.Event) -> tuple[int, bool]:
+async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
     """The tokens of one answer over gRPC, and whether its end came."""
     tokens, ended = 0, False
     async for piece in client.stream([Message("user", "Hi")], model="base", max_tokens=TOKENS, extra={"ignore_eos": True}):
-        begun.set()
         if piece.done:
             tokens, ended = dict(piece.usage)["completion_tokens"], True
     return tokens, ended
@@ -282,16 +282,18 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
         GenerationClient(target, key=up.cluster.key, timeout_s=90) as client,
         grpc.aio.insecure_channel(target) as late,
     ):
-        begun = asyncio.Event()
-        streams = [asyncio.create_task(told(http, begun)) for _ in range(STREAMS)]
-        call = asyncio.create_task(told_by_grpc(client, begun))
+        begun = [asyncio.Event() for _ in range(STREAMS)]
+        streams = [asyncio.create_task(told(http, event, EARLY_TOKENS)) for event in begun[:EARLY]]
         async with asyncio.timeout(90):
-            await begun.wait()
-        with standing_still(up.ours.cores()):  # so that none of them is over before the end begins, however slow this machine is
-            await asyncio.to_thread(until, lambda: up.in_flight() == STREAMS + 1, 30, "all were taken in")
+            await asyncio.gather(*(event.wait() for event in begun[:EARLY]))
+        with standing_still(up.ours.cores()):  # what is asked now is live when the end begins, however slow this machine is
+            streams += [asyncio.create_task(told(http, event)) for event in begun[EARLY:]]
+            call = asyncio.create_task(told_by_grpc(client))
+            await asyncio.to_thread(until, lambda: up.in_flight() == sum(not stream.done() for stream in streams) + 1, 60, "all were taken in")
             down.stdin.write(b"\n")
             await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
-            assert not any(stream.done() for stream in streams)
+            assert not any(stream.done() for stream in streams[EARLY:])
+            print(f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins")
         await asyncio.sleep(0.5)  # the gateway looks for that file five times a second
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             [
