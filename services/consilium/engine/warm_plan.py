@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ BIND: Final = "VLLM_CPU_OMP_THREADS_BIND"
 RESERVED: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 CORE_MODULES: Final = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor", "vllm.v1.engine.async_llm")
 WORKER_MODULES: Final = ("vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")
+THREADS: Final = ("OMP_", "GOMP_", "KMP_")
 INDUCTOR: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}  # vLLM's CPU platform sets them
 _GOMP: Final = (("torch", "../torch.libs", "libgomp*.so*"), ("torch", "lib", "libgomp*.so*"))
 _TCMALLOC: Final = (("vllm", "libs", "libtcmalloc_minimal*.so*"), ("vllm", "libs", "libtcmalloc.so*"))
@@ -35,7 +37,11 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
     preload = preloaded(environment.get("LD_PRELOAD", ""))
     common = {**INDUCTOR, **({"LD_PRELOAD": preload} if preload else {})}
     threads = thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes())
-    return Plan(CORE_MODULES, common, then=tuple(Plan(WORKER_MODULES, {**common, **one}) for one in threads))
+    if not threads:
+        return Plan(CORE_MODULES, common)
+    # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both.
+    first, *others = (Plan(WORKER_MODULES, {**common, **one}) for one in threads)
+    return Plan((*CORE_MODULES, *WORKER_MODULES), first.environment, then=(replace(first, forked=True), *others), indifferent=THREADS)
 
 
 def preloaded(before: str) -> str:

@@ -2,12 +2,12 @@
 
 vLLM starts three processes one after the other (front-end, engine core, workers), and each imports the same libraries for ten seconds of a core. Here
 the later ones are started beside the first: `prepare` starts warm children, and the next processes that `multiprocessing` spawns for vLLM become
-them. A warm child is used only if its environment is what the spawn would have given it (libraries read it when they are loaded) and the file
+them. A child may also be forked from another one after its imports, and shares them in memory. A warm child is used only if its environment is what the spawn would have given it (libraries read it when they are loaded) and the file
 descriptors fit; otherwise the spawn goes its ordinary way and the child is ended. Knows multiprocessing's spawn and POSIX. Does not know vLLM.
 
     parent                                   child (python -m consilium.engine.warm_spawn FD)
-    prepare(plan)            -- plan -->      starts its own children, imports plan.modules
-    Process.start()          -- fds, env -->  puts the descriptors where the parent's have them
+    prepare(plan)            -- plan -->      starts its own children, imports plan.modules, forks the rest of its children
+    Process.start()          -- fds, env -->  puts the descriptors where the parent's have them, takes its environment and cores
                              <-- yes/no --    yes: goes on as multiprocessing's own child would
 """
 
@@ -18,17 +18,19 @@ import importlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import context, popen_spawn_posix, reduction, resource_tracker, spawn, util
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from consilium.kernel import logs
-from consilium.kernel.process import child_environment, set_variable
+from consilium.kernel.process import become_environment, child_environment
 
 _log = logs.get("engine")
 
@@ -47,35 +49,80 @@ class Plan:
     environment  what the spawn will have set by then, on top of this process's own environment
     target       beginning of the module of the function that the spawned process will run
     then         children that the child prepares in turn
+    forked       False = a process that imports by itself; True = forked from the one that prepares it when that one has imported, with its environment
+    indifferent  beginnings of variables that this process would not read: they need not be equal
     """
 
     modules: tuple[str, ...]
     environment: dict[str, str]
     target: str = "vllm."
     then: tuple[Plan, ...] = ()
+    forked: bool = False
+    indifferent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Plan:
         """Return the plan that `asdict` wrote."""
-        return cls(tuple(raw["modules"]), dict(raw["environment"]), raw["target"], tuple(cls.of(child) for child in raw["then"]))
+        lists = {"modules": tuple(raw["modules"]), "then": tuple(cls.of(child) for child in raw["then"]), "indifferent": tuple(raw["indifferent"])}
+        return cls(**{**raw, **lists})
+
+
+class _Process(Protocol):
+    """What is needed of a child, started or forked."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+class _Forked:
+    """A child that was forked and not started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._wait(os.WNOHANG)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        return self._wait(0) or 0
+
+    def _wait(self, flags: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, flags)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
 
 
 class _Child:
     """One warm process and the line to it."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.environment = child_environment(plan.environment)
-        self.line, theirs = socket.socketpair()
+    def __init__(self, plan: Plan, line: socket.socket, process: _Process, environment: Mapping[str, str]) -> None:
+        self.plan, self.line, self.process, self.environment = plan, line, process, environment
+
+    @classmethod
+    def start(cls, plan: Plan) -> _Child:
+        """Start a process of its own."""
+        environment = child_environment(plan.environment)
+        line, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
-            self.process = subprocess.Popen(command, env=self.environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603
-        self.line.sendall(_framed(json.dumps(asdict(plan)).encode()))
+            process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603
+        line.sendall(_framed(json.dumps(asdict(plan)).encode()))
+        return cls(plan, line, process, environment)
 
     def become(self, fds: list[int], tracker: int) -> bool:
         """Ask the child to go on with these descriptors, the pipe first. False if it cannot."""
         self.line.settimeout(ANSWER_S)
-        raw = _framed(json.dumps({"fds": fds, "tracker": tracker, "environment": child_environment({})}).encode())
+        cores = sorted(os.sched_getaffinity(0))
+        raw = _framed(json.dumps({"fds": fds, "tracker": tracker, "environment": child_environment({}), "cores": cores}).encode())
         socket.send_fds(self.line, [raw[:1]], fds)
         self.line.sendall(raw[1:])
         return self.line.recv(1) == b"y"
@@ -85,7 +132,7 @@ class _Child:
         if self.process.poll() is not None:
             return f"it ended with {self.process.returncode}"
         now = child_environment({})
-        names = {name for name in {*now, *self.environment} if name.startswith(READ_EARLY)}
+        names = {name for name in {*now, *self.environment} if name.startswith(READ_EARLY) and not name.startswith(self.plan.indifferent)}
         other = {name for name in names if now.get(name) != self.environment.get(name)}
         return f"the environment differs in {', '.join(sorted(other))}" if other else ""
 
@@ -145,9 +192,13 @@ class _WarmPopen(popen_spawn_posix.Popen):
 
 def prepare(*plans: Plan) -> None:
     """Start a warm child for each plan. The next processes that multiprocessing spawns for their targets become them, in this order."""
-    _WarmPopen.children = [_Child(plan) for plan in plans]
+    _WarmPopen.children = [_Child.start(plan) for plan in plans]
     if plans:
-        context.SpawnProcess._Popen = staticmethod(_WarmPopen)  # type: ignore[method-assign]  # noqa: SLF001  # the one place where spawn is chosen
+        _take_spawns()
+
+
+def _take_spawns() -> None:
+    context.SpawnProcess._Popen = staticmethod(_WarmPopen)  # type: ignore[method-assign]  # noqa: SLF001  # the one place where spawn is chosen
 
 
 def load(*modules: str) -> None:
@@ -214,13 +265,18 @@ def _read(line: socket.socket, first: bytes = b"") -> bytes:
 
 
 def _child_main(number: int) -> int:
-    line = socket.socket(fileno=number)
-    high = socket.socket(fileno=os.dup2(line.fileno(), PLACES + 1))
-    line.close()
+    theirs = socket.socket(fileno=number)
+    high = socket.socket(fileno=os.dup2(theirs.fileno(), PLACES + 1))
+    theirs.close()
     plan = Plan.of(json.loads(_read(high)))
     free = _keep_free()
-    prepare(*plan.then)
+    prepare(*(child for child in plan.then if not child.forked))
     load(*plan.modules)
+    for child in reversed([child for child in plan.then if child.forked]):
+        if (line := _fork(child)) is not None:
+            high.close()
+            high = line
+            break
     first, received, _, _ = socket.recv_fds(high, 1, 64)
     if not first:
         end_unused()
@@ -235,11 +291,35 @@ def _child_main(number: int) -> int:
         os.close(have)
     for fd in free.difference(asked["fds"]):
         os.close(fd)
-    for name, value in asked["environment"].items():
-        set_variable(name, value)
+    become_environment(asked["environment"])
+    os.sched_setaffinity(0, asked["cores"])
     high.sendall(b"y")
     high.close()
     return _go_on(asked["fds"][0], asked["tracker"])
+
+
+def _fork(plan: Plan) -> socket.socket | None:
+    """Fork a child that takes the first place among ours. Return its line in the child, None here.
+
+    Nothing is forked where an import has started a thread of Python's: it would be missing in the child, with what it may hold. Threads of OpenBLAS end
+    themselves before a fork.
+    """
+    if threading.active_count() > 1:
+        _log.info("warm_child_unused", why="an import has started threads")
+        return None
+    gc.freeze()  # what is there stays, so that a later collection does not touch, and so copy, the memory that both share
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        _WarmPopen.children.insert(0, _Child(plan, ours, _Forked(pid), child_environment({})))
+        _take_spawns()
+        return None
+    ours.close()
+    for other in _WarmPopen.children:
+        other.line.close()
+    _WarmPopen.children = []
+    return theirs
 
 
 def _keep_free() -> set[int]:

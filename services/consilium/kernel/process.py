@@ -120,3 +120,10 @@ def child_environment(extra: Mapping[str, str], *, drop: Callable[[str], bool] =
 def set_variable(name: str, value: str) -> None:
     """Set a variable of this process, for libraries that read nothing else. Call it before they are imported."""
     os.environ[name] = value
+
+
+def become_environment(variables: Mapping[str, str]) -> None:
+    """Let this process's environment be this one, for a process that goes on as another."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)

@@ -1,5 +1,6 @@
 """What the spawned processes of test_warm_spawn.py run; a module of its own, because spawn imports it by name."""
 
+import multiprocessing
 import os
 import sys
 from typing import Any
@@ -7,7 +8,32 @@ from typing import Any
 
 def work(queue: Any, pipe: Any, code: int) -> None:
     """Tell who and where this is, and end with a code."""
-    queue.put({"pid": os.getpid(), "late": os.environ.get("SET_LATE"), "ready": "xml.dom.minidom" in sys.modules})
+    queue.put(
+        {
+            "pid": os.getpid(),
+            "late": os.environ.get("SET_LATE"),
+            "early": os.environ.get("OMP_NUM_THREADS"),
+            "cores": sorted(os.sched_getaffinity(0)),
+            "ready": "xml.dom.minidom" in sys.modules,
+        }
+    )
     pipe.send("through the pipe")
     pipe.close()
     sys.exit(code)
+
+
+def lead(queue: Any) -> None:
+    """Spawn a process in turn, and tell of both."""
+    early = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "3"
+    context = multiprocessing.get_context("spawn")
+    inner: Any = context.Queue()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(inner, there, 5), daemon=False)
+    process.start()
+    there.close()
+    said = inner.get(timeout=20)
+    said["pipe"] = here.recv()
+    process.join(20)
+    del os.environ["OMP_NUM_THREADS"]
+    queue.put({"pid": os.getpid(), "early": early, "child": said, "code": process.exitcode})

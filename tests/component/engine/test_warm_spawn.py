@@ -1,11 +1,14 @@
 """Real processes: a spawn becomes the warm child where that is right, and goes its ordinary way where it is not."""
 
 import multiprocessing
+import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
-from tests.component.engine import spawned
+from tests.component.engine import spawned, with_a_thread
 
 from consilium.engine import warm_spawn
 from consilium.engine.warm_spawn import Plan
@@ -44,7 +47,7 @@ def spawn(code: int = 0) -> dict[str, Any]:
 def test_the_spawn_becomes_the_warm_child(monkeypatch: pytest.MonkeyPatch) -> None:
     child = prepared()
     monkeypatch.setenv("SET_LATE", "yes")
-    assert spawn(7) == {"pid": child, "late": "yes", "ready": True}
+    assert spawn(7) == {"pid": child, "late": "yes", "early": None, "cores": sorted(os.sched_getaffinity(0)), "ready": True}
     assert warm_spawn.waiting() == ()
 
 
@@ -73,3 +76,64 @@ def test_another_target_leaves_the_child_waiting() -> None:
     child = warm_spawn.waiting()
     assert spawn()["pid"] not in child
     assert warm_spawn.waiting() == child
+
+
+def led() -> dict[str, Any]:
+    queue = CONTEXT.Queue()
+    process = CONTEXT.Process(target=spawned.lead, args=(queue,))
+    process.start()
+    said: dict[str, Any] = queue.get(timeout=40)
+    process.join(20)
+    assert process.exitcode == 0
+    queue.close()
+    queue.join_thread()
+    process.close()
+    return said
+
+
+def twins(module: str = "xml.dom.minidom", forked_as: str = "3") -> None:
+    """As the core of an engine and its worker: loaded with the worker's environment, which the core does not read."""
+    name, early = spawned.__name__, {"OMP_NUM_THREADS": forked_as}
+    inner = Plan((), early, target=name, forked=True)
+    warm_spawn.prepare(Plan((module,), early, target=name, then=(inner,), indifferent=("OMP_",)))
+
+
+def test_a_child_forked_after_the_imports_becomes_the_spawn_of_its_parent() -> None:
+    twins()
+    (core,) = warm_spawn.waiting()
+    said = led()
+    assert said["pid"] == core
+    assert said["early"] is None
+    child = said["child"]
+    assert child["ready"]
+    assert child["early"] == "3"
+    assert child["pipe"] == "through the pipe"
+    assert child["cores"] == sorted(os.sched_getaffinity(0))
+    assert said["code"] == 5
+
+
+def test_a_forked_child_with_another_environment_is_not_used() -> None:
+    twins(forked_as="4")
+    child = led()["child"]
+    assert child["early"] == "3"
+    assert not child["ready"]
+
+
+def test_nothing_is_forked_where_an_import_has_started_a_thread() -> None:
+    twins(module=with_a_thread.__name__)
+    said = led()
+    assert said["code"] == 5
+    assert not said["child"]["ready"]
+
+
+def test_a_forked_child_ends_with_whoever_was_to_become_its_parent() -> None:
+    twins()
+    (core,) = warm_spawn.waiting()
+    parent, deadline = psutil.Process(core), time.monotonic() + 20
+    while not (children := parent.children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    warm_spawn.end_unused()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert len(gone) == 1
+    assert not alive

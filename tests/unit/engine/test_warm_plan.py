@@ -2,7 +2,7 @@
 
 import pytest
 
-from consilium.engine.warm_plan import BIND, RESERVED, preloaded, thread_environments
+from consilium.engine.warm_plan import BIND, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
 
 ONE = {"OMP_NUM_THREADS": "1", "OMP_PLACES": "{0}", "OMP_PROC_BIND": "true"}
 
@@ -31,3 +31,18 @@ def test_threads(environment: dict[str, str], ranks: int, cores: tuple[int, ...]
 
 def test_an_openmp_that_is_preloaded_already_stays_alone() -> None:
     assert preloaded("/lib/libiomp5.so:/lib/libtcmalloc.so.4") == "/lib/libiomp5.so:/lib/libtcmalloc.so.4"
+
+
+def test_the_core_is_loaded_as_its_first_worker_which_is_forked_from_it() -> None:
+    plan = cpu_engine({BIND: "0|1"}, 2)
+    first, second = plan.then
+    assert (first.forked, second.forked) == (True, False)
+    assert plan.environment == first.environment
+    assert first.environment["OMP_NUM_THREADS"] == "1"
+    assert set(first.modules) <= set(plan.modules)
+    assert plan.indifferent == THREADS
+    assert second.environment != first.environment
+
+
+def test_where_the_threads_are_not_known_nothing_is_forked() -> None:
+    assert cpu_engine({}, 2).then == ()
