@@ -16,6 +16,7 @@ from typing import Self
 from consilium.engine import wire
 from consilium.engine.backends.serve import ServeEngine, translate
 from consilium.engine.config import EngineExecutor, EngineView, RemoteExecutor
+from consilium.engine.frame_socket import Landing
 from consilium.engine.ports import CORE, Call, Engine, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
@@ -168,10 +169,11 @@ def open_executors(view: EngineView) -> EngineClient:
 
     Raises ConsiliumError(config_invalid) if the variable with a remote server's key is empty.
     """
-    engines: dict[str, Engine] = {CORE: ServeEngine(ExecutorInfo(CORE, "engine", ""))}
+    landing = Landing()
+    engines: dict[str, Engine] = {CORE: ServeEngine(ExecutorInfo(CORE, "engine", ""), landing)}
     for name, executor in view.executors.items():
         if isinstance(executor, EngineExecutor):
-            engines[name] = ServeEngine(ExecutorInfo(name, "engine", "", fallback=executor.fallback))
+            engines[name] = ServeEngine(ExecutorInfo(name, "engine", "", fallback=executor.fallback), landing)
         elif isinstance(executor, RemoteExecutor):
             engines[name] = _remote(name, executor)
     return EngineClient(engines)

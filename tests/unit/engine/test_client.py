@@ -219,6 +219,7 @@ async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(monkeypatc
     await call.aclose()
     monkeypatch.setattr("consilium.engine.backends.serve.HEARD_S", 0.0)
     assert await client.probe("core") is State.DOWN
+    await client.aclose()
 
 
 class ActorDiedError(Exception):

@@ -1,6 +1,6 @@
 """An executor behind a Ray Serve handle, as callers in another process see it.
 
-Knows Serve's handle and the names of its errors. Does not know vLLM; the frames pass through untouched.
+Knows Serve's handle and the names of its errors. Does not know vLLM; the frames pass through untouched, on one machine by a shorter way (frame_socket.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from consilium.engine import wire
+from consilium.engine.frame_socket import Landing
 from consilium.engine.ports import Call, ExecutorInfo, State
 from consilium.kernel.errors import ConsiliumError
 
@@ -30,11 +31,13 @@ def app_name(executor: str) -> str:
 class ServeEngine:
     """Obeys the engine port; start and stop belong to whoever deployed it.
 
-    info  what is known before a replica has said anything
+    info     what is known before a replica has said anything
+    landing  where frames arrive; one for all executors of a process
     """
 
-    def __init__(self, info: ExecutorInfo) -> None:
+    def __init__(self, info: ExecutorInfo, landing: Landing | None = None) -> None:
         self._info = info
+        self._landing = landing or Landing()
         self._handle: Any = None
         self._heard = -HEARD_S
 
@@ -42,8 +45,9 @@ class ServeEngine:
         """Do nothing: the deployment starts by itself."""
 
     async def stop(self) -> None:
-        """Forget the handle; the deployment stays."""
+        """Forget the handle and cut off calls that still run; the deployment stays."""
         self._handle = None
+        await self._landing.aclose()
 
     def info(self) -> ExecutorInfo:
         """Return what the executor said last."""
@@ -67,20 +71,24 @@ class ServeEngine:
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames as the replica wrote them. Closing the generator cancels the call there."""
         response: Any = None
+        is_whole = False
+        inbox = await self._landing.expect()
         try:
-            response = self._remote().options(stream=True).stream.remote(call.as_dict())
-            async for item in response:
+            response = self._remote().options(stream=True).stream.remote({**call.as_dict(), "landing": inbox.address})
+            inbox.follow(response)
+            async for item in inbox:
                 self._heard = time.monotonic()
-                if wire.TAIL in item:
-                    response = None  # it is whole: closing now must not send a cancellation after it
+                is_whole = wire.TAIL in item  # closing now must not send a cancellation after it
                 yield item
-            response = None
+            is_whole = True
         except Exception as error:
             raise translate(error, self._info.name) from error
         finally:
-            if response is not None:
-                with suppress(Exception):
-                    response.cancel()
+            if not is_whole:
+                if response is not None:
+                    with suppress(Exception):
+                        response.cancel()
+                inbox.discard()
 
     def _remote(self) -> Any:
         if self._handle is None:
