@@ -48,14 +48,16 @@ def _row(table: Table, concurrency: int, figure: str, *, ours: Ratio, floor: Rat
     return {"concurrency": concurrency, "figure": figure, "ours": ours.mid, "low": ours.low, "high": ours.high, "floor": [floor.low, floor.mid, floor.high]}
 
 
-def measure(targets: dict[str, Target], *, pairs: int, concurrencies: list[int], model: str, max_tokens: int, words: str) -> list[dict[str, object]]:
+def measure(
+    targets: dict[str, Target], *, pairs: int, concurrencies: list[int], model: str, max_tokens: int, words: str, waves: int | None = None
+) -> list[dict[str, object]]:
     """Measure all concurrencies, print the table, return its rows."""
     table = Table(
         "concurrency", "figure", "ours / bare (95 %)", "bare / bare (95 %)", "verdict", title=f"model {model}, {pairs} rounds, {max_tokens} tokens an answer"
     )
     rows: list[dict[str, object]] = []
     for concurrency in concurrencies:
-        count = max(6, concurrency * (2 if concurrency < MANY else 1))
+        count = max(6, concurrency * (waves or (2 if concurrency < MANY else 1)))
         for target in targets.values():
             run(target, count=concurrency, concurrency=concurrency, max_tokens=max_tokens, salt=f"warm-{concurrency}", words=words)
         rounds = _rounds(targets, pairs, concurrency, count=count, max_tokens=max_tokens, words=words)
@@ -92,6 +94,7 @@ def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--waves", type=int, help="answers of a trial for each place; more of them make a trial longer, and its figure steadier")
     parser.add_argument("--prompt", choices=("usual", "short"), default="usual")
     parser.add_argument("--concurrency", default="1,8,32")
     parser.add_argument("--json", type=Path, help="write the rows there")
@@ -104,7 +107,15 @@ def main() -> int:
         bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer,
     ):
         targets = {"A": Target("bare", peer.url, "", peer.model), "B": Target("ours", ours.url, ours.key, "base")}
-        rows = measure(targets, pairs=options.pairs, concurrencies=concurrencies, model=options.model, max_tokens=options.max_tokens, words=words)
+        rows = measure(
+            targets,
+            pairs=options.pairs,
+            concurrencies=concurrencies,
+            model=options.model,
+            max_tokens=options.max_tokens,
+            words=words,
+            waves=options.waves,
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return 0

@@ -301,7 +301,9 @@ class Outlet:
                 return Line(self, name, bytes.fromhex(ticket), writer)
         self._idle.pop(name, None)
         try:
-            _, writer = await asyncio.open_unix_connection(f"\0{name}")
+            _, writer = await asyncio.open_unix_connection(sock=_connected(name))
+        except BlockingIOError:  # too many at once are waiting to be let in; the next call tries again
+            return None
         except OSError as error:
             self._unreachable.append(name)
             _log.info("frames_through_serve", reason=repr(error))
@@ -323,6 +325,18 @@ class Outlet:
                 with suppress(RuntimeError):  # the loop has ended
                     writer.close()
         self._idle.clear()
+
+
+def _connected(name: str) -> socket.socket:
+    """Return a socket that is connected to an abstract name: at once or not at all. uvloop cannot do it by the name. Raises OSError."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.setblocking(False)
+        made.connect(f"\0{name}")
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _is_ours(transport: Any) -> bool:

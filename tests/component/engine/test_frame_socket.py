@@ -1,4 +1,7 @@
-"""Frames between two ends of one machine, over real abstract sockets: order, several calls on one connection, whoever does not read, whoever breaks off."""
+"""Frames between two ends of one machine, over real abstract sockets: order, several calls on one connection, whoever does not read, whoever breaks off.
+
+Each test runs on asyncio's loop and on uvloop, which Serve's replicas use (conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -205,7 +208,7 @@ async def test_what_cannot_be_reached_is_tried_once(landing: Landing, outlet: Ou
     await landing.aclose()
     assert await outlet.open("") is None
     assert await outlet.open(inbox.address) is None
-    monkeypatch.setattr(asyncio, "open_unix_connection", None)
+    monkeypatch.setattr(frame_socket, "_connected", None)
     assert await outlet.open(inbox.address) is None
 
 
