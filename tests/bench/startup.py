@@ -8,6 +8,7 @@ They start in turn, never together. Written down before looking: at most 1.3x.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.bench.stats import interval
 
 def main() -> int:
     """Run the benchmark from the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also when its time is over it ends what it has started
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=3)
@@ -34,6 +36,10 @@ def main() -> int:
             with bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer:
                 pass
             ratios.append(ours.first_token_s / peer.first_token_s)
+            print(
+                f"pair {number + 1} of {options.pairs}: ours {ours.first_token_s:.1f} s, bare {peer.first_token_s:.1f} s, ratio {ratios[-1]:.2f}",
+                file=sys.stderr,
+            )
             table.add_row(str(number + 1), f"{ours.first_token_s:.1f}", f"{peer.first_token_s:.1f}", f"{ratios[-1]:.2f}")
     table.add_row("median", "", "", str(interval(ratios)))
     Console(width=100).print(table)

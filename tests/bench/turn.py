@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -40,6 +41,8 @@ def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, *, count: 
             time.sleep(SETTLE_S)
             trials[letter] = run(targets[letter.upper()], count=count, concurrency=concurrency, max_tokens=max_tokens, salt=salt, words=words)
         rounds.append(trials)
+        speeds = ", ".join(f"{name} {trials[letter].tokens_per_s:.0f}" for letter, name in (("A", "bare"), ("B", "ours"), ("a", "bare again")))
+        print(f"{concurrency} at once, round {number + 1} of {pairs}, tokens/s: {speeds}", file=sys.stderr)
     return rounds
 
 
@@ -90,6 +93,7 @@ def measure(
 
 def main() -> int:
     """Run the benchmark from the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also when its time is over it ends what it has started
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=7)
