@@ -34,6 +34,7 @@ RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
 TOKENS = 400  # of each stream: few enough for the time that `down` gives them
+PATIENCE_S = 180
 EARLY, EARLY_TOKENS = 4, 1200  # streams that have begun when the end begins, and tokens of each
 DOWN = """
 import sys
@@ -260,13 +261,14 @@ async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
 @contextlib.contextmanager
 def standing_still(some: list[psutil.Process]) -> Iterator[None]:
     assert some
-    for process in some:
-        process.suspend()
     try:
+        for process in some:
+            process.suspend()
         yield
     finally:
         for process in some:
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool], asyncio.subprocess.Process, str]:
@@ -278,13 +280,13 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
     assert down.stdout is not None
     await down.stdout.readline()
     async with (
-        httpx.AsyncClient(base_url=openai, headers={"Authorization": key}, timeout=90, limits=limits) as http,
-        GenerationClient(target, key=up.cluster.key, timeout_s=90) as client,
+        httpx.AsyncClient(base_url=openai, headers={"Authorization": key}, timeout=PATIENCE_S, limits=limits) as http,
+        GenerationClient(target, key=up.cluster.key, timeout_s=PATIENCE_S) as client,
         grpc.aio.insecure_channel(target) as late,
     ):
         begun = [asyncio.Event() for _ in range(STREAMS)]
         streams = [asyncio.create_task(told(http, event, EARLY_TOKENS)) for event in begun[:EARLY]]
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(event.wait() for event in begun[:EARLY]))
         with standing_still(up.ours.cores()):  # what is asked now is live when the end begins, however slow this machine is
             streams += [asyncio.create_task(told(http, event)) for event in begun[EARLY:]]
@@ -305,7 +307,7 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(httpx.TransportError):
             await asyncio.to_thread(httpx.get, f"{openai}/models", timeout=5)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(PATIENCE_S):
             answers = await asyncio.gather(*streams)
             over_grpc = await call
             said, _ = await down.communicate()

@@ -22,7 +22,7 @@ from ray import serve
 
 from consilium.engine import leash, multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
-from consilium.engine.frame_socket import SENT, Outlet
+from consilium.engine.frame_socket import SENT, open_line
 from consilium.engine.ports import Call
 from consilium.engine.warm_plan import BIND, cpu_engine
 from consilium.kernel import logs
@@ -51,7 +51,6 @@ class EngineReplica:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         if warm_ranks:
             warm_spawn.prepare(cpu_engine(child_environment({}), warm_ranks))
-        self._outlet = Outlet()
         settings = dict(settings)
         self._followers: multinode.Followers | None = None
         if multinode.is_spread(settings["engine_args"]):
@@ -66,19 +65,19 @@ class EngineReplica:
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT."""
-        line = await self._outlet.open(call.pop("landing", ""))
+        line = await open_line(call.pop("landing", ""))
         if line is None:
             async with aclosing(self._engine.stream(Call.of(call))) as frames:
                 async for frame in frames:
                     yield frame
             return
         async with line, aclosing(self._engine.stream(Call.of(call))) as frames:
-            async for frame in frames:
-                try:
+            try:
+                async for frame in frames:
                     await line.send(frame)
-                except ConnectionError:  # whoever asked is gone; Serve will notice too
-                    return
-            line.finish()
+                line.finish()
+            except ConnectionError:  # whoever asked is gone; Serve will notice too
+                return
         yield SENT
 
     async def info(self) -> dict[str, Any]:
@@ -105,9 +104,6 @@ class EngineReplica:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.shut_down()
-        outlet = getattr(self, "_outlet", None)
-        if outlet is not None:
-            outlet.close()
         followers = getattr(self, "_followers", None)
         if followers is not None:
             followers.end()

@@ -1,14 +1,14 @@
 """The short way of frames between two processes of one machine: a Unix socket, where Serve would make a gRPC message of each.
 
     caller    Landing --- expect() ---> Inbox        its address travels with the call
-    replica   Outlet  --- open(address) ---> Line    None where the address cannot be reached: then the frames go through Serve
+    replica   open_line(address) ---> Line           None where the address cannot be reached: then the frames go through Serve
 
 The call itself, its errors, its cancellation and Serve's count of running calls stay Serve's; only frames go this way. The socket is abstract, so nothing is
 left behind, and it exists for one network namespace: a replica on another machine or in another pod finds nothing and falls back. Either end talks to
 processes of its own user alone, and a call is known by a ticket that only its replica was told.
 
-On the wire, for each call: ticket (16 bytes), then items (4 bytes of length, big-endian, and that many bytes), then a length of zero. Connections are kept
-for later calls. Knows sockets. Does not know frames, Serve or engines.
+Each call has a connection of its own, so who does not read holds nobody else up. On the wire: ticket (16 bytes), then items (4 bytes of length, big-endian,
+and that many bytes), then a length of zero. Knows sockets. Does not know frames, Serve or engines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any, Final, Self
 
 from consilium.kernel import logs
@@ -37,10 +36,11 @@ _HELD: Final = 256 * 1024
 """Bytes that a caller who does not read lets pile up, before the replica is made to wait."""
 _BACKLOG: Final = 4096
 _LOST_S: Final = 5.0
-"""Seconds that Serve has to say why a connection broke."""
-_REMEMBERED: Final = 64
+"""Seconds that Serve has to say why a connection broke, and the connection to bring what was sent before Serve told of an error."""
 
 _followers: set[asyncio.Task[None]] = set()
+_absent: deque[str] = deque(maxlen=64)
+"""Names that nobody listens at in this network namespace. They are random, so nobody ever will."""
 
 
 class Inbox:
@@ -54,10 +54,17 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
-        self._is_over = self._is_lost = False
+        self._is_over = False
         self._error: BaseException | None = None
         self._transport: asyncio.Transport | None = None
+        self._is_claimed = self._is_lost = False
+        self._verdict: BaseException | None = None
         self._follower: asyncio.Task[None] | None = None
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a connection came for this call; there is only one."""
+        return self._is_claimed
 
     def follow(self, response: AsyncIterator[bytes]) -> None:
         """Take what Serve says of the call: frames, or that they were sent here, and errors."""
@@ -66,21 +73,36 @@ class Inbox:
         self._follower.add_done_callback(_followers.discard)
 
     async def _follow(self, response: AsyncIterator[bytes]) -> None:
-        sent = False
+        was_sent = False
         try:
             async for item in response:
                 if item == SENT:
-                    sent = True
+                    was_sent = True
                     continue
                 self.put(item)
                 await self._room.wait()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the call was cancelled elsewhere; where it is cancelled here, it is over before
+            self.end(_broken())
             raise
         except Exception as error:
-            self.end(error)
+            self._judge(error, was_sent=False)
             return
-        if not sent or self._is_lost:
-            self.end(_broken() if sent else None)
+        if was_sent:
+            self._judge(_broken(), was_sent=True)
+        else:
+            self.end()
+
+    def _judge(self, verdict: BaseException, *, was_sent: bool) -> None:
+        """Know how the call has ended where the connection does not bring its end. What is still in the connection comes first."""
+        self._verdict = verdict
+        if self._is_lost or not (self._is_claimed or was_sent):
+            self.end(verdict)
+        elif not self._is_claimed:
+            asyncio.get_running_loop().call_later(_LOST_S, self._end_unclaimed)
+
+    def _end_unclaimed(self) -> None:
+        if not self._is_claimed:
+            self.end(self._verdict)
 
     def put(self, item: bytes) -> None:
         """Take an item."""
@@ -100,21 +122,18 @@ class Inbox:
             self._is_over, self._error = True, error
             self._forget(self._ticket)
             self._speed_up()
-            self._transport = None  # it may carry another call now
             self._wake()
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """Know whom to slow down."""
-        self._transport = transport
+        """Know the connection of this call, to slow it down."""
+        self._is_claimed, self._transport = True, transport
 
     def lost(self) -> None:
         """Know that the connection broke before the end. Serve will say why."""
         self._transport, self._is_lost = None, True
-        if self._is_over:
-            return
-        if self._follower is None or self._follower.done():
-            self.end(_broken())
-        else:
+        if self._verdict is not None:
+            self.end(self._verdict)
+        elif not self._is_over:
             asyncio.get_running_loop().call_later(_LOST_S, self.end, _broken())
 
     def discard(self) -> None:
@@ -176,16 +195,19 @@ class Landing:
         return inbox
 
     def claim(self, ticket: bytes) -> Inbox:
-        """Return the inbox of a ticket; one that drops everything if nobody waits for it, or no longer."""
+        """Return the inbox of a ticket; one that drops everything if nobody waits for it, or no longer, or if another connection has it already."""
         found = self._inboxes.get(ticket)
-        if found is None:
-            found = Inbox("", ticket, self._forget)
+        if found is None or found.is_claimed:
+            found = Inbox("", ticket, lambda _ticket: None)
             found.end()
         return found
 
     async def aclose(self) -> None:
         """Close the socket. Calls that run are cut off."""
-        server, self._server, self._opened = self._server, None, None
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened
+        server, self._server = self._server, None
         if server is not None:
             server.close()
         for inbox in list(self._inboxes.values()):
@@ -205,7 +227,7 @@ class Landing:
 
 
 class _Arrivals(asyncio.Protocol):
-    """One connection at a landing: the items of one call after the other."""
+    """One connection at a landing: the items of one call."""
 
     def __init__(self, claim: Callable[[bytes], Inbox]) -> None:
         self._claim = claim
@@ -222,109 +244,78 @@ class _Arrivals(asyncio.Protocol):
         held = self._held
         held += data
         at, size = 0, len(held)
-        while True:
-            if self._inbox is None:
-                if size - at < _TICKET:
-                    break
-                self._inbox = self._claim(bytes(held[at : at + _TICKET]))
-                if self._transport is not None:
-                    self._inbox.attach(self._transport)
-                at += _TICKET
-            if size - at < _LENGTH:
-                break
+        inbox = self._inbox
+        if inbox is None:
+            if size < _TICKET or self._transport is None:
+                return
+            inbox = self._inbox = self._claim(bytes(held[:_TICKET]))
+            inbox.attach(self._transport)
+            at = _TICKET
+        while size - at >= _LENGTH:
             length = int.from_bytes(held[at : at + _LENGTH])
             if size - at < _LENGTH + length:
                 break
             at += _LENGTH
             if length:
-                self._inbox.put(bytes(held[at : at + length]))
+                inbox.put(bytes(held[at : at + length]))
             else:
-                self._inbox.end()
-                self._inbox = None
+                inbox.end()
             at += length
         del held[:at]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's name
-        inbox, self._inbox, self._transport = self._inbox, None, None
-        if inbox is not None:
-            inbox.lost()
+        self._transport = None
+        if self._inbox is not None:
+            self._inbox.lost()
 
 
 class Line:
-    """A connection to a landing, held by one call. Use as `async with`: left before `finish`, it is closed, and the caller knows that the rest is missing."""
+    """A connection for one call. Use as `async with`: left before `finish`, the caller knows that the rest is missing."""
 
-    def __init__(self, outlet: Outlet, name: str, ticket: bytes, writer: asyncio.StreamWriter) -> None:
-        self._outlet, self._name, self._writer = outlet, name, writer
-        self._prefix = ticket
-        self._is_open = False
+    def __init__(self, ticket: bytes, writer: asyncio.StreamWriter) -> None:
+        self._prefix, self._writer = ticket, writer
 
     async def send(self, item: bytes) -> None:
         """Send an item; waits while the caller does not read. Raises ConnectionError when it is gone."""
         if item:
-            self._writer.write(self._prefix + len(item).to_bytes(_LENGTH) + item)
-            self._prefix, self._is_open = b"", True
+            self._write(len(item).to_bytes(_LENGTH) + item)
             await self._writer.drain()
 
     def finish(self) -> None:
-        """Say that this was all."""
-        self._writer.write(self._prefix + bytes(_LENGTH))
-        self._prefix, self._is_open = b"", False
+        """Say that this was all. Raises ConnectionError when the caller is gone."""
+        self._write(bytes(_LENGTH))
+
+    def _write(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop would raise RuntimeError
+            raise ConnectionResetError("the caller is gone")
+        self._writer.write(self._prefix + data)
+        self._prefix = b""
 
     async def __aenter__(self) -> Self:
         """Return itself."""
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Keep the connection for the next call, if the landing knows that this one is over."""
-        if self._is_open:
-            self._writer.close()
-        else:
-            self._outlet.keep(self._name, self._writer)
+        """Close, once what was sent is on its way."""
+        self._writer.close()
 
 
-class Outlet:
-    """The connections of one replica to the landings of its callers."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, list[asyncio.StreamWriter]] = {}
-        self._unreachable: deque[str] = deque(maxlen=_REMEMBERED)
-
-    async def open(self, address: str) -> Line | None:
-        """Return a line to an inbox, or None where it cannot be reached from here."""
-        name, _, ticket = address.partition("/")
-        if not name or name in self._unreachable:
-            return None
-        idle = self._idle.get(name, [])
-        while idle:
-            writer = idle.pop()
-            if not writer.is_closing():
-                return Line(self, name, bytes.fromhex(ticket), writer)
-        self._idle.pop(name, None)
-        try:
-            _, writer = await asyncio.open_unix_connection(sock=_connected(name))
-        except BlockingIOError:  # too many at once are waiting to be let in; the next call tries again
-            return None
-        except OSError as error:
-            self._unreachable.append(name)
-            _log.info("frames_through_serve", reason=repr(error))
-            return None
-        if not _is_ours(writer.transport):
-            writer.close()
-            return None
-        return Line(self, name, bytes.fromhex(ticket), writer)
-
-    def keep(self, name: str, writer: asyncio.StreamWriter) -> None:
-        """Keep a connection for the next call."""
-        if not writer.is_closing():
-            self._idle.setdefault(name, []).append(writer)
-
-    def close(self) -> None:
-        """Close what is idle."""
-        for writers in self._idle.values():
-            for writer in writers:
-                with suppress(RuntimeError):  # the loop has ended
-                    writer.close()
-        self._idle.clear()
+async def open_line(address: str) -> Line | None:
+    """Return a line to an inbox, or None where it cannot be reached from here."""
+    name, _, ticket = address.partition("/")
+    if not name or name in _absent:
+        return None
+    try:
+        _, writer = await asyncio.open_unix_connection(sock=_connected(name))
+        if _is_ours(writer.transport):
+            return Line(bytes.fromhex(ticket), writer)
+        writer.close()
+    except ConnectionRefusedError as error:
+        _absent.append(name)
+        _log.info("frames_through_serve", reason=repr(error))
+    except OSError as error:  # too many wait to be let in, or no descriptor is free: the next call tries again
+        _log.debug("frames_through_serve", reason=repr(error))
+    return None
 
 
 def _connected(name: str) -> socket.socket:
@@ -340,9 +331,9 @@ def _connected(name: str) -> socket.socket:
 
 
 def _is_ours(transport: Any) -> bool:
-    """Say whether the process at the other end belongs to our user (SO_PEERCRED, unix(7))."""
+    """Say whether the process at the other end belongs to our user (SO_PEERCRED, unix(7)). Raises OSError if it is gone."""
     raw = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", raw)[1] == os.getuid())
+    return bool(struct.unpack("3i", raw)[1] == os.geteuid())
 
 
 def _broken() -> ConsiliumError:

@@ -22,6 +22,7 @@ RESERVED: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 CORE_MODULES: Final = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor", "vllm.v1.engine.async_llm")
 WORKER_MODULES: Final = ("vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")
 THREADS: Final = ("OMP_", "GOMP_", "KMP_")
+NO_THREADS: Final = {"OPENBLAS_NUM_THREADS": "1"}  # it starts its threads when NumPy is imported, and a process with threads is not forked
 INDUCTOR: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}  # vLLM's CPU platform sets them
 _GOMP: Final = (("torch", "../torch.libs", "libgomp*.so*"), ("torch", "lib", "libgomp*.so*"))
 _TCMALLOC: Final = (("vllm", "libs", "libtcmalloc_minimal*.so*"), ("vllm", "libs", "libtcmalloc.so*"))
@@ -41,7 +42,8 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
         return Plan(CORE_MODULES, common)
     # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both.
     first, *others = (Plan(WORKER_MODULES, {**common, **one}) for one in threads)
-    return Plan((*CORE_MODULES, *WORKER_MODULES), first.environment, then=(replace(first, forked=True), *others), indifferent=THREADS)
+    loaded = {**first.environment, **NO_THREADS}
+    return Plan((*CORE_MODULES, *WORKER_MODULES), loaded, then=(replace(first, forked=True), *others), indifferent=THREADS)
 
 
 def preloaded(before: str) -> str:

@@ -2,12 +2,13 @@
 
 vLLM starts three processes one after the other (front-end, engine core, workers), and each imports the same libraries for ten seconds of a core. Here
 the later ones are started beside the first: `prepare` starts warm children, and the next processes that `multiprocessing` spawns for vLLM become
-them. A child may also be forked from another one after its imports, and shares them in memory. A warm child is used only if its environment is what the spawn would have given it (libraries read it when they are loaded) and the file
-descriptors fit; otherwise the spawn goes its ordinary way and the child is ended. Knows multiprocessing's spawn and POSIX. Does not know vLLM.
+them. A child may also be forked from another one after its imports, and shares them in memory. A warm child is used only if its environment is what the
+spawn would have given it (libraries read it when they are loaded) and the file descriptors fit; otherwise the spawn goes its ordinary way, and the child
+is ended with the others that nobody became. Knows multiprocessing's spawn and POSIX. Does not know vLLM.
 
     parent                                   child (python -m consilium.engine.warm_spawn FD)
     prepare(plan)            -- plan -->      starts its own children, imports plan.modules, forks the rest of its children
-    Process.start()          -- fds, env -->  puts the descriptors where the parent's have them, takes its environment and cores
+    Process.start()          -- fds, env -->  puts the descriptors where the parent's have them, takes its environment
                              <-- yes/no --    yes: goes on as multiprocessing's own child would
 """
 
@@ -22,11 +23,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import context, popen_spawn_posix, reduction, resource_tracker, spawn, util
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from consilium.kernel import logs
@@ -39,6 +40,7 @@ ANSWER_S: Final = 60.0
 READ_EARLY: Final = ("OMP_", "KMP_", "GOMP_", "MKL_", "MALLOC_", "LD_PRELOAD", "PYTHONHASHSEED", "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_CPP")
 """Beginnings of variables that libraries read when they are loaded. Others are set before the child goes on."""
 MODULE: Final = "consilium.engine.warm_spawn"
+_TASKS: Final = Path("/proc/self/task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,12 @@ class _Forked:
 
     def _wait(self, flags: int) -> int | None:
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, flags)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            try:
+                pid, status = os.waitpid(self.pid, flags)
+            except ChildProcessError:  # somebody else waited for it
+                self.returncode = -1
+            else:
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
 
@@ -230,16 +236,15 @@ def end_unused() -> None:
 
 
 def _take(process_obj: Any) -> _Child | None:
+    """Return the first child that may become this process; those that may not are left for others."""
     module = str(getattr(getattr(process_obj, "_target", None), "__module__", ""))
     for child in _WarmPopen.children:
         if module.startswith(child.plan.target):
-            _WarmPopen.children.remove(child)
             why = child.fits()
             if not why:
+                _WarmPopen.children.remove(child)
                 return child
-            child.end()
             _log.info("warm_child_unused", why=why)
-            return None
     return None
 
 
@@ -275,7 +280,7 @@ def _child_main(number: int) -> int:
     for child in reversed([child for child in plan.then if child.forked]):
         if (line := _fork(child)) is not None:
             high.close()
-            high = line
+            high, plan = line, child
             break
     first, received, _, _ = socket.recv_fds(high, 1, 64)
     if not first:
@@ -292,7 +297,8 @@ def _child_main(number: int) -> int:
     for fd in free.difference(asked["fds"]):
         os.close(fd)
     become_environment(asked["environment"])
-    os.sched_setaffinity(0, asked["cores"])
+    if plan.indifferent:  # loaded as another is, so the cores that its OpenMP has bound it to are another's
+        os.sched_setaffinity(0, asked["cores"])
     high.sendall(b"y")
     high.close()
     return _go_on(asked["fds"][0], asked["tracker"])
@@ -301,15 +307,22 @@ def _child_main(number: int) -> int:
 def _fork(plan: Plan) -> socket.socket | None:
     """Fork a child that takes the first place among ours. Return its line in the child, None here.
 
-    Nothing is forked where an import has started a thread of Python's: it would be missing in the child, with what it may hold. Threads of OpenBLAS end
-    themselves before a fork.
+    Nothing is forked where an import has started a thread: it would be missing in the child, with what it may hold.
     """
-    if threading.active_count() > 1:
+    if len(list(_TASKS.iterdir())) > 1:
         _log.info("warm_child_unused", why="an import has started threads")
         return None
     gc.freeze()  # what is there stays, so that a later collection does not touch, and so copy, the memory that both share
     ours, theirs = socket.socketpair()
-    pid = os.fork()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        ours.close()
+        theirs.close()
+        _log.info("warm_child_unused", why=repr(error))
+        return None
     if pid:
         theirs.close()
         _WarmPopen.children.insert(0, _Child(plan, ours, _Forked(pid), child_environment({})))

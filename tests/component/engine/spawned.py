@@ -22,10 +22,10 @@ def work(queue: Any, pipe: Any, code: int) -> None:
     sys.exit(code)
 
 
-def lead(queue: Any) -> None:
-    """Spawn a process in turn, and tell of both."""
+def lead(queue: Any, variables: dict[str, str]) -> None:
+    """Spawn a process in turn with these variables set for it, as vLLM does for its workers, and tell of both."""
     early = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "3"
+    os.environ.update(variables)
     context = multiprocessing.get_context("spawn")
     inner: Any = context.Queue()
     here, there = context.Pipe(duplex=False)
@@ -35,5 +35,4 @@ def lead(queue: Any) -> None:
     said = inner.get(timeout=20)
     said["pipe"] = here.recv()
     process.join(20)
-    del os.environ["OMP_NUM_THREADS"]
-    queue.put({"pid": os.getpid(), "early": early, "child": said, "code": process.exitcode})
+    queue.put({"pid": os.getpid(), "early": early, "cores": sorted(os.sched_getaffinity(0)), "child": said, "code": process.exitcode})

@@ -6,6 +6,7 @@ Each test runs on asyncio's loop and on uvloop, which Serve's replicas use (conf
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -14,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from consilium.engine import frame_socket
-from consilium.engine.frame_socket import SENT, Inbox, Landing, Line, Outlet
+from consilium.engine.frame_socket import SENT, Inbox, Landing, Line, open_line
 from consilium.kernel.errors import ConsiliumError
 
 MIB = 2**20
@@ -28,14 +29,6 @@ async def landing() -> AsyncIterator[Landing]:
     await made.aclose()
 
 
-@pytest.fixture
-async def outlet() -> AsyncIterator[Outlet]:
-    made = Outlet()
-    yield made
-    made.close()
-    await asyncio.sleep(0)
-
-
 async def said(*items: bytes, error: Exception | None = None, after: asyncio.Event | None = None) -> AsyncGenerator[bytes, None]:
     """What Serve tells the caller."""
     for item in items:
@@ -46,8 +39,8 @@ async def said(*items: bytes, error: Exception | None = None, after: asyncio.Eve
         raise error
 
 
-async def opened(outlet: Outlet, inbox: Inbox) -> Line:
-    line = await outlet.open(inbox.address)
+async def opened(inbox: Inbox) -> Line:
+    line = await open_line(inbox.address)
     assert line is not None
     return line
 
@@ -57,11 +50,11 @@ async def read(inbox: Inbox) -> bytes:
         return b"".join([item async for item in inbox])
 
 
-async def test_many_calls_each_get_their_own_items_in_order_over_few_connections(landing: Landing, outlet: Outlet) -> None:
+async def test_many_calls_each_get_their_own_items_in_order(landing: Landing) -> None:
     async def call(number: int) -> bool:
         inbox = await landing.expect()
         inbox.follow(said(SENT))
-        line = await opened(outlet, inbox)
+        line = await opened(inbox)
         words = [f"{number}:{step};".encode() * (step + 1) for step in range(50)]
 
         async def replica() -> None:
@@ -78,16 +71,15 @@ async def test_many_calls_each_get_their_own_items_in_order_over_few_connections
 
     for _ in range(3):
         assert all(await asyncio.gather(*(call(number) for number in range(20))))
-    assert sum(len(writers) for writers in outlet._idle.values()) <= 20
     assert landing._inboxes == {}
 
 
-async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing, outlet: Outlet) -> None:
+async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing) -> None:
     whole = os.urandom(5 * MIB)
     for content in (whole, b""):
         inbox = await landing.expect()
         inbox.follow(said(SENT))
-        line = await opened(outlet, inbox)
+        line = await opened(inbox)
 
         async def replica(line: Line = line, content: bytes = content) -> None:
             async with line:
@@ -99,9 +91,9 @@ async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing
         await sender
 
 
-async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(landing: Landing, outlet: Outlet) -> None:
+async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(landing: Landing) -> None:
     slow, quick = await landing.expect(), await landing.expect()
-    lines = [await opened(outlet, inbox) for inbox in (slow, quick)]
+    lines = [await opened(inbox) for inbox in (slow, quick)]
     sent = 0
 
     async def flood() -> None:
@@ -126,26 +118,21 @@ async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(land
     await sender
 
 
-async def test_whoever_leaves_unread_does_not_hold_up_the_next_call_on_that_connection(landing: Landing, outlet: Outlet) -> None:
+async def test_whoever_leaves_unread_stops_nobody(landing: Landing) -> None:
     left = await landing.expect()
-    async with await opened(outlet, left) as line:
+    async with await opened(left) as line:
         flood = asyncio.ensure_future(line.send(b"x" * 4 * MIB))
         await asyncio.sleep(0.05)
         left.discard()
         await asyncio.wait_for(flood, LIMIT_S)
         line.finish()
-    following = await landing.expect()
-    async with await opened(outlet, following) as line:
-        await line.send(b"next")
-        line.finish()
-    assert await read(following) == b"next"
     assert await read(left) == b""
 
 
-async def test_a_break_is_what_serve_says_of_it(landing: Landing, outlet: Outlet) -> None:
+async def test_a_break_is_what_serve_says_of_it(landing: Landing) -> None:
     inbox, dead = await landing.expect(), asyncio.Event()
     inbox.follow(said(error=ConsiliumError("upstream_down", "killed"), after=dead))
-    async with await opened(outlet, inbox) as line:
+    async with await opened(inbox) as line:
         await line.send(b"first")
     assert await anext(inbox) == b"first"
     asyncio.get_running_loop().call_later(0.1, dead.set)
@@ -153,13 +140,13 @@ async def test_a_break_is_what_serve_says_of_it(landing: Landing, outlet: Outlet
         await read(inbox)
 
 
-async def test_a_break_of_which_serve_says_nothing(landing: Landing, outlet: Outlet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_break_of_which_serve_says_nothing(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.1)
     for follows in (True, False):
         inbox = await landing.expect()
         if follows:
             inbox.follow(said(after=asyncio.Event()))
-        async with await opened(outlet, inbox) as line:
+        async with await opened(inbox) as line:
             await line.send(b"first")
         assert await anext(inbox) == b"first"
         with pytest.raises(ConsiliumError, match="connection to the replica broke"):
@@ -167,11 +154,11 @@ async def test_a_break_of_which_serve_says_nothing(landing: Landing, outlet: Out
         inbox.discard()
 
 
-async def test_a_replica_that_says_it_sent_all_and_broke_off_is_believed_the_second(landing: Landing, outlet: Outlet) -> None:
+async def test_a_replica_that_says_it_sent_all_and_broke_off_is_believed_the_second(landing: Landing) -> None:
     inbox = await landing.expect()
     inbox.follow(said(SENT))
     await asyncio.sleep(0.05)
-    async with await opened(outlet, inbox) as line:
+    async with await opened(inbox) as line:
         await line.send(b"first")
     assert await anext(inbox) == b"first"
     with pytest.raises(ConsiliumError, match="upstream_down"):
@@ -193,49 +180,120 @@ async def test_frames_that_come_through_serve_after_all_and_wait_for_the_reader(
     assert len(await read(inbox)) == 200 * 16384
 
 
-async def test_an_error_before_the_first_item_keeps_the_connection(landing: Landing, outlet: Outlet) -> None:
+async def test_an_error_before_the_first_item_is_told_at_once(landing: Landing) -> None:
     inbox = await landing.expect()
-    inbox.follow(said(error=ConsiliumError("queue_full", name="core")))
-    async with await opened(outlet, inbox):
-        pass
-    with pytest.raises(ConsiliumError, match="queue_full"):
+    async with await opened(inbox):
+        inbox.follow(said(error=ConsiliumError("queue_full", name="core")))
+        with pytest.raises(ConsiliumError, match="queue_full"):
+            await read(inbox)
+
+
+async def test_an_error_of_serve_comes_behind_what_the_connection_still_holds(landing: Landing) -> None:
+    """The caller does not read for a while, and the rest waits in the socket."""
+    inbox, failed = await landing.expect(), asyncio.Event()
+    inbox.follow(said(error=ConsiliumError("upstream_down", "killed"), after=failed))
+    async with await opened(inbox) as line:
+        for _ in range(22):
+            await line.send(b"x" * 16384)
+    failed.set()
+    await asyncio.sleep(0.05)
+    got = 0
+
+    async def slowly() -> None:
+        nonlocal got
+        async for item in inbox:
+            got += len(item)
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(ConsiliumError, match="killed"):
+        await slowly()
+    assert got == 22 * 16384
+
+
+async def test_a_call_that_is_cancelled_elsewhere_ends(landing: Landing) -> None:
+    inbox = await landing.expect()
+
+    async def cancelled() -> AsyncGenerator[bytes, None]:
+        raise asyncio.CancelledError
+        yield b""
+
+    async with await opened(inbox):
+        inbox.follow(cancelled())
+        with pytest.raises(ConsiliumError, match="upstream_down"):
+            await read(inbox)
+
+
+async def test_what_was_sent_and_never_came_is_missed(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The landing had no descriptor left, took the connection and closed it."""
+    monkeypatch.setattr(frame_socket, "_LOST_S", 0.1)
+    inbox = await landing.expect()
+    inbox.follow(said(SENT))
+    with pytest.raises(ConsiliumError, match="upstream_down"):
         await read(inbox)
-    assert sum(len(writers) for writers in outlet._idle.values()) == 1
 
 
-async def test_what_cannot_be_reached_is_tried_once(landing: Landing, outlet: Outlet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_replica_with_the_same_ticket_is_not_mixed_with_the_first(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve tries another replica when the first one died before Serve heard that it had begun."""
+    monkeypatch.setattr(frame_socket, "_LOST_S", 0.2)
+    inbox = await landing.expect()
+    async with await opened(inbox) as first:
+        await first.send(b"first")
+    async with await opened(inbox) as second:
+        await second.send(b"second")
+        second.finish()
+    inbox.follow(said(SENT))
+    assert await anext(inbox) == b"first"
+    with pytest.raises(ConsiliumError, match="upstream_down"):
+        await read(inbox)
+
+
+async def test_a_caller_that_is_gone_is_a_connection_error(landing: Landing) -> None:
+    inbox = await landing.expect()
+    line = await opened(inbox)
+    async with line:
+        await line.send(b"x")
+        assert await anext(inbox) == b"x"
+        transport = inbox._transport
+        assert transport is not None
+        transport.abort()
+        with pytest.raises(ConnectionError):
+            await line.send(b"y" * MIB)
+        with pytest.raises(ConnectionError):
+            line.finish()
+
+
+async def test_what_cannot_be_reached_is_tried_once(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
     inbox = await landing.expect()
     await landing.aclose()
-    assert await outlet.open("") is None
-    assert await outlet.open(inbox.address) is None
+    assert await open_line("") is None
+    assert await open_line(inbox.address) is None
     monkeypatch.setattr(frame_socket, "_connected", None)
-    assert await outlet.open(inbox.address) is None
+    assert await open_line(inbox.address) is None
 
 
-async def test_a_connection_that_ended_while_it_was_idle_is_not_used(landing: Landing, outlet: Outlet) -> None:
+async def test_what_cannot_be_reached_just_now_is_tried_again(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_name: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
     inbox = await landing.expect()
-    async with await opened(outlet, inbox) as line:
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_socket, "_connected", full)
+        assert await open_line(inbox.address) is None
+    async with await opened(inbox) as line:
+        await line.send(b"now")
         line.finish()
-    assert await read(inbox) == b""
-    for writers in outlet._idle.values():
-        for writer in writers:
-            writer.close()
-    again = await landing.expect()
-    async with await opened(outlet, again) as line:
-        await line.send(b"again")
-        line.finish()
-    assert await read(again) == b"again"
+    assert await read(inbox) == b"now"
 
 
-async def test_a_ticket_that_nobody_waits_for_reaches_nobody(landing: Landing, outlet: Outlet) -> None:
+async def test_a_ticket_that_nobody_waits_for_reaches_nobody(landing: Landing) -> None:
     inbox = await landing.expect()
     name, _, _ = inbox.address.partition("/")
-    line = await outlet.open(f"{name}/{'00' * 16}")
+    line = await open_line(f"{name}/{'00' * 16}")
     assert line is not None
     async with line:
         await line.send(b"z" * MIB)
         line.finish()
-    async with await opened(outlet, inbox) as line:
+    async with await opened(inbox) as line:
         await line.send(b"mine")
         line.finish()
     assert await read(inbox) == b"mine"

@@ -11,6 +11,7 @@ import pytest
 from tests.component.engine import spawned, with_a_thread
 
 from consilium.engine import warm_spawn
+from consilium.engine.warm_plan import preloaded
 from consilium.engine.warm_spawn import Plan
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -78,9 +79,9 @@ def test_another_target_leaves_the_child_waiting() -> None:
     assert warm_spawn.waiting() == child
 
 
-def led() -> dict[str, Any]:
+def led(**variables: str) -> dict[str, Any]:
     queue = CONTEXT.Queue()
-    process = CONTEXT.Process(target=spawned.lead, args=(queue,))
+    process = CONTEXT.Process(target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}))
     process.start()
     said: dict[str, Any] = queue.get(timeout=40)
     process.join(20)
@@ -137,3 +138,20 @@ def test_a_forked_child_ends_with_whoever_was_to_become_its_parent() -> None:
     gone, alive = psutil.wait_procs(children, timeout=10)
     assert len(gone) == 1
     assert not alive
+
+
+def test_a_worker_stays_on_the_cores_that_its_openmp_was_bound_to_and_its_parent_does_not() -> None:
+    """With one core allowed to the worker, which only a machine with several can tell from all of them."""
+    all_cores = sorted(os.sched_getaffinity(0))
+    openmp = preloaded("")
+    if len(all_cores) < 2 or "libgomp" not in openmp:
+        pytest.skip("one core, or another OpenMP")
+    name, early = spawned.__name__, {"OMP_NUM_THREADS": "3", "GOMP_CPU_AFFINITY": str(all_cores[0]), "LD_PRELOAD": openmp}
+    inner = Plan((), early, target=name, forked=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LD_PRELOAD", openmp)
+        warm_spawn.prepare(Plan(("xml.dom.minidom",), early, target=name, then=(inner,), indifferent=("OMP_", "GOMP_")))
+        said = led(GOMP_CPU_AFFINITY=str(all_cores[0]))
+    assert said["cores"] == all_cores
+    assert said["child"]["ready"]
+    assert said["child"]["cores"] == all_cores[:1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consilium.engine.warm_plan import BIND, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
+from consilium.engine.warm_plan import BIND, NO_THREADS, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
 
 ONE = {"OMP_NUM_THREADS": "1", "OMP_PLACES": "{0}", "OMP_PROC_BIND": "true"}
 
@@ -37,7 +37,7 @@ def test_the_core_is_loaded_as_its_first_worker_which_is_forked_from_it() -> Non
     plan = cpu_engine({BIND: "0|1"}, 2)
     first, second = plan.then
     assert (first.forked, second.forked) == (True, False)
-    assert plan.environment == first.environment
+    assert plan.environment == {**first.environment, **NO_THREADS}
     assert first.environment["OMP_NUM_THREADS"] == "1"
     assert set(first.modules) <= set(plan.modules)
     assert plan.indifferent == THREADS
