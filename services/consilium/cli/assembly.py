@@ -23,6 +23,7 @@ from consilium.cli.redis_server import choose_binary
 from consilium.cli.state_folder import Cluster, StateFolder, write_private
 from consilium.cli.supervisor import Supervisor
 from consilium.cli.work import Probe, ProbeWork, ProcessWork, Work
+from consilium.kernel.masking import shown_address
 
 PARTS: Final = (
     Part("redis"),
@@ -118,7 +119,7 @@ def metrics_host(config: Mapping[str, object]) -> str:
 
 def public_redis(url: str) -> str:
     """Return host and port of a Redis URL, without the password."""
-    return url.rpartition("@")[2].rpartition("//")[2].partition("/")[0]
+    return shown_address(url).rpartition("//")[2].partition("/")[0]
 
 
 class CoreProbe:

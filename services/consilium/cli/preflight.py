@@ -21,6 +21,7 @@ from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
 from consilium.engine.config import EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.masking import shown_address
 from consilium.kernel.ports import Ports, allot
 
 if TYPE_CHECKING:
@@ -168,10 +169,9 @@ def check_redis(tree: ConsiliumConfig) -> None:
     import redis
 
     url = tree.redis.url.get_secret_value()
-    shown = url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
     try:
         client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
         client.ping()
         client.close()
     except (redis.RedisError, OSError, ValueError) as err:
-        raise ConsiliumError("redis_missing", str(err), reason=f"redis.url: {shown} does not answer ({err})") from err
+        raise ConsiliumError("redis_missing", str(err), reason=f"redis.url: {shown_address(url)} does not answer ({err})") from err

@@ -108,7 +108,7 @@ class RemoteExecutor(Section):
     url: str = Field(pattern=r"^https?://", description="Base URL with /v1.")
     model: str = Field(description="Model name at that server.")
     key_env: str | None = Field(None, description="Environment variable that holds its key.")
-    timeout_s: float = Field(600, gt=0, description="Longest answer in seconds.")
+    timeout_s: float = Field(600, gt=0, description="Longest silence in seconds: before the answer, and between two pieces of it.")
     connect_timeout_s: float = Field(5, gt=0)
     max_in_flight: int = Field(64, ge=1, description="Requests at once; above that 429.")
     context: int | None = Field(None, ge=16, description="Context in tokens, where known.")

@@ -262,7 +262,10 @@ async def play(cast: Cast, ask: Ask) -> Playing:
     except Exception as error:
         _log.exception("turn_failed", receipt=receipt_id)
         _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=500, code="internal")
-        raise unknown(receipt_id, error) from error
+        failed = unknown(receipt_id, error)
+        if plan is not None:
+            failed.fields["receipt"] = receipt_id
+        raise failed from error
     return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, moved=moved)
 
 

@@ -40,3 +40,10 @@ def sounds_secret(name: object) -> bool:
 def without_userinfo(text: str) -> str:
     """Return a text with the user and password of every address in it masked."""
     return _USERINFO.sub(f"://{MASK}@", text)
+
+
+def shown_address(url: str) -> str:
+    """Return an address without what stands before its host, which may be a password, and without its query, which may hold one."""
+    scheme, slashes, rest = url.rpartition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

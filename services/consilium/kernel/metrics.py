@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
 """Stands for label values above the bound."""
+
+_CLOCKS_S: Final = 2.0
+"""Seconds by which the clocks of processes and of files may differ."""
 
 MOST_SERIES: Final = 2000
 """Combinations of label values of one metric in one process."""
@@ -130,7 +134,7 @@ def page_of(folder: Path, *, is_alive: Callable[[int], bool] | None = None) -> s
     alive = is_alive or _is_alive
     for file in folder.glob("gauge_live*_*.db"):
         found = re.search(r"_(\d+)\.db$", file.name)
-        if found is not None and not alive(int(found[1])):
+        if found is not None and not (alive(int(found[1])) and _may_have_written(int(found[1]), file)):
             file.unlink(missing_ok=True)
     if not any(folder.glob("*.db")):
         return ""
@@ -145,6 +149,15 @@ def _make(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogr
     if row.kind == "gauge":
         return Gauge(row.name, row.help, row.labels, registry=registry, multiprocess_mode=row.mode)
     return Histogram(row.name, row.help, row.labels, registry=registry, buckets=row.buckets)
+
+
+def _may_have_written(pid: int, file: Path) -> bool:
+    """Return False if the process of this number began after the file was written: then it is another one, which got the number of one that ended."""
+    try:
+        began = psutil.Process(pid).create_time()
+        return began <= file.stat().st_mtime + _CLOCKS_S
+    except (psutil.Error, OSError):
+        return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -44,3 +44,17 @@ def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
         for process in children:
             if process.returncode is None:
                 process.communicate("\n", timeout=20)
+
+
+def test_a_number_that_another_process_got_meanwhile_counts_no_gauge(tmp_path):
+    """The writer was killed, and its number given to a process that lives."""
+    process = child(tmp_path, 1)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        gauges = list(tmp_path.glob("gauge_live*.db"))
+        assert gauges
+        for file in gauges:
+            os.utime(file, (0, 0))
+        assert "inflight_requests{" not in page_of(tmp_path)
+    finally:
+        process.communicate("\n", timeout=20)

@@ -30,6 +30,7 @@ from consilium.engine.ports import Call, ExecutorInfo, Head, Json, Route, State,
 from consilium.kernel import logs
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError, to_openai
+from consilium.kernel.masking import shown_address
 
 _log = logs.get("engine")
 
@@ -197,7 +198,7 @@ class RemoteEngine:
         yield wire.tail_frame(seen.tail(began), head + rest)
 
     def _head(self, status: int, *, stream: bool, retry_after: float | None = None) -> Head:
-        return Head(status, stream, wire.SSE if stream else wire.JSON, retry_after, replica=_shown(self._settings.url), executor=self._settings.name)
+        return Head(status, stream, wire.SSE if stream else wire.JSON, retry_after, replica=shown_address(self._settings.url), executor=self._settings.name)
 
     def _down(self, detail: str) -> ConsiliumError:
         if self._info.state is not State.DOWN:
@@ -341,10 +342,3 @@ def _seconds(value: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, found) if math.isfinite(found) else None
-
-
-def _shown(url: str) -> str:
-    """Return a URL without what stands before its host, which may be a password: callers read it in receipts."""
-    scheme, _, rest = url.partition("//")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}//{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
