@@ -31,7 +31,7 @@ def test_small_machines_book_fractions():
 @given(st.floats(0, 256), st.integers(1, 64), st.integers(1, 16))
 def test_bookings_leave_half_of_the_node(cpus, engines, ranks):
     booked = placement.booked_cpus(node_cpus=cpus, engines_on_node=engines, ranks_per_node=ranks)
-    assert booked == 0.01 or booked * engines <= cpus / 2
+    assert booked == 0.01 or booked * engines <= cpus / 2 + 1e-9  # hundredths have no exact floats
 
 
 def test_core_groups():
