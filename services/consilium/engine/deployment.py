@@ -22,7 +22,7 @@ from ray import serve
 
 from consilium.engine import leash, multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
-from consilium.engine.frame_socket import SENT, open_line
+from consilium.engine.frame_socket import SENT, CallerGoneError, open_line
 from consilium.engine.ports import Call
 from consilium.engine.warm_plan import BIND, cpu_engine
 from consilium.kernel import logs
@@ -75,8 +75,8 @@ class EngineReplica:
             try:
                 async for frame in frames:
                     await line.send(frame)
-                line.finish()
-            except ConnectionError:  # whoever asked is gone; Serve will notice too
+                await line.finish()
+            except CallerGoneError:  # whoever asked is gone; Serve will notice too
                 return
         yield SENT
 

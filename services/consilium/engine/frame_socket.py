@@ -14,6 +14,7 @@ and that many bytes), then a length of zero. Knows sockets. Does not know frames
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import socket
@@ -38,6 +39,8 @@ _BACKLOG: Final = 4096
 _LOST_S: Final = 5.0
 """Seconds that Serve has to say why a connection broke, and the connection to bring what was sent before Serve told of an error."""
 
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 _followers: set[asyncio.Task[None]] = set()
 _absent: deque[str] = deque(maxlen=64)
 """Names that nobody listens at in this network namespace. They are random, so nobody ever will."""
@@ -59,6 +62,7 @@ class Inbox:
         self._transport: asyncio.Transport | None = None
         self._is_claimed = self._is_lost = False
         self._verdict: BaseException | None = None
+        self._taken = 0
         self._follower: asyncio.Task[None] | None = None
 
     @property
@@ -97,17 +101,24 @@ class Inbox:
         self._verdict = verdict
         if self._is_lost or not (self._is_claimed or was_sent):
             self.end(verdict)
-        elif not self._is_claimed:
-            asyncio.get_running_loop().call_later(_LOST_S, self._end_unclaimed)
+        else:
+            asyncio.get_running_loop().call_later(_LOST_S / 2, self._look, self._taken, False)
 
-    def _end_unclaimed(self) -> None:
-        if not self._is_claimed:
+    def _look(self, taken: int, is_quiet: bool) -> None:  # noqa: FBT001  a timer's argument
+        """End with the verdict if nothing has come between three looks, though the caller reads: a replica that stands still does not close its connection."""
+        if self._is_over:
+            return
+        is_still = taken == self._taken and self._room.is_set()
+        if is_still and is_quiet:
             self.end(self._verdict)
+        else:
+            asyncio.get_running_loop().call_later(_LOST_S / 2, self._look, self._taken, is_still)
 
     def put(self, item: bytes) -> None:
         """Take an item."""
         if self._is_over:
             return
+        self._taken += 1
         self._items.append(item)
         self._size += len(item)
         if self._size > _HELD and self._room.is_set():
@@ -142,6 +153,12 @@ class Inbox:
         self._items.clear()
         if self._follower is not None:
             self._follower.cancel()
+
+    def cut(self) -> None:
+        """Want no more, and tell the replica by closing the connection."""
+        self.discard()
+        if self._transport is not None:
+            self._transport.abort()
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -211,14 +228,16 @@ class Landing:
         if server is not None:
             server.close()
         for inbox in list(self._inboxes.values()):
-            inbox.discard()
+            inbox.cut()
 
     async def _open(self) -> str:
         name = f"consilium-{secrets.token_hex(16)}"
         try:
             self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Arrivals(self.claim), f"\0{name}", backlog=_BACKLOG)
-        except (OSError, NotImplementedError) as error:  # no abstract sockets here: all goes through Serve
+        except (OSError, NotImplementedError) as error:
             _log.warning("frames_through_serve", reason=repr(error))
+            if getattr(error, "errno", None) in _PASSING:
+                self._opened = None  # the next call tries again; where there are no abstract sockets, all goes through Serve
             return ""
         return name
 
@@ -269,6 +288,10 @@ class _Arrivals(asyncio.Protocol):
             self._inbox.lost()
 
 
+class CallerGoneError(Exception):
+    """Nobody is there to take what is sent."""
+
+
 class Line:
     """A connection for one call. Use as `async with`: left before `finish`, the caller knows that the rest is missing."""
 
@@ -276,27 +299,35 @@ class Line:
         self._prefix, self._writer = ticket, writer
 
     async def send(self, item: bytes) -> None:
-        """Send an item; waits while the caller does not read. Raises ConnectionError when it is gone."""
+        """Send an item; waits while the caller does not read. Raises CallerGoneError."""
         if item:
-            self._write(len(item).to_bytes(_LENGTH) + item)
-            await self._writer.drain()
+            await self._write(len(item).to_bytes(_LENGTH) + item)
 
-    def finish(self) -> None:
-        """Say that this was all. Raises ConnectionError when the caller is gone."""
-        self._write(bytes(_LENGTH))
+    async def finish(self) -> None:
+        """Say that this was all, and return when the caller's socket has it: from then on this process may end. Raises CallerGoneError."""
+        await self._write(bytes(_LENGTH))
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except ConnectionError as error:
+            raise CallerGoneError from error
 
-    def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes) -> None:
         if self._writer.is_closing():  # uvloop would raise RuntimeError
-            raise ConnectionResetError("the caller is gone")
+            raise CallerGoneError
         self._writer.write(self._prefix + data)
         self._prefix = b""
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise CallerGoneError from error
 
     async def __aenter__(self) -> Self:
         """Return itself."""
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Close, once what was sent is on its way."""
+        """Close."""
         self._writer.close()
 
 

@@ -40,7 +40,7 @@ from consilium.kernel.config import Section, environment_value, load_json
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import GrpcServer, Settings
 from consilium.kernel.metrics import Metrics
-from consilium.kernel.process import run
+from consilium.kernel.process import raise_descriptor_limit, run
 
 APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
@@ -69,6 +69,7 @@ class GatewayReplica:
 
     async def __init__(self, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure("gateway")
+        raise_descriptor_limit()  # a running answer has three: its caller, its replica, and Serve
         logging.getLogger("httpx").setLevel(logging.WARNING)
         view = load_json(View, Path(config))
         metrics = Metrics()

@@ -43,7 +43,9 @@ def without_userinfo(text: str) -> str:
 
 
 def shown_address(url: str) -> str:
-    """Return an address without what stands before its host, which may be a password, and without its query, which may hold one."""
-    scheme, slashes, rest = url.rpartition("//")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    """Return an address without what stands before its host, which may be a password, and without its query, which may hold one.
+
+    Of an address that is none, such as a password with a slash in it, rather too little is shown than too much.
+    """
+    scheme, slashes, rest = url.partition("//") if "//" in url else ("", "", url)
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}".partition("?")[0].partition("#")[0]

@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
 """Stands for label values above the bound."""
-
-_CLOCKS_S: Final = 2.0
-"""Seconds by which the clocks of processes and of files may differ."""
 
 MOST_SERIES: Final = 2000
 """Combinations of label values of one metric in one process."""
@@ -134,7 +130,7 @@ def page_of(folder: Path, *, is_alive: Callable[[int], bool] | None = None) -> s
     alive = is_alive or _is_alive
     for file in folder.glob("gauge_live*_*.db"):
         found = re.search(r"_(\d+)\.db$", file.name)
-        if found is not None and not (alive(int(found[1])) and _may_have_written(int(found[1]), file)):
+        if found is not None and not (alive(int(found[1])) and _holds(int(found[1]), file)):
             file.unlink(missing_ok=True)
     if not any(folder.glob("*.db")):
         return ""
@@ -151,13 +147,12 @@ def _make(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogr
     return Histogram(row.name, row.help, row.labels, registry=registry, buckets=row.buckets)
 
 
-def _may_have_written(pid: int, file: Path) -> bool:
-    """Return False if the process of this number began after the file was written: then it is another one, which got the number of one that ended."""
+def _holds(pid: int, file: Path) -> bool:
+    """Return False if the process of this number does not have the file mapped: it is another one, which got the number of one that ended."""
     try:
-        began = psutil.Process(pid).create_time()
-        return began <= file.stat().st_mtime + _CLOCKS_S
-    except (psutil.Error, OSError):
-        return True
+        return str(file.resolve()) in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # not ours to read, or a system without /proc
 
 
 def _is_alive(pid: int) -> bool:

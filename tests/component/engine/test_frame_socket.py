@@ -1,4 +1,4 @@
-"""Frames between two ends of one machine, over real abstract sockets: order, several calls on one connection, whoever does not read, whoever breaks off.
+"""Frames between two ends of one machine, over real abstract sockets: order, many calls at once, whoever does not read, whoever breaks off.
 
 Each test runs on asyncio's loop and on uvloop, which Serve's replicas use (conftest.py).
 """
@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from consilium.engine import frame_socket
-from consilium.engine.frame_socket import SENT, Inbox, Landing, Line, open_line
+from consilium.engine.frame_socket import SENT, CallerGoneError, Inbox, Landing, Line, open_line
 from consilium.kernel.errors import ConsiliumError
 
 MIB = 2**20
@@ -62,7 +62,7 @@ async def test_many_calls_each_get_their_own_items_in_order(landing: Landing) ->
                 for word in words:
                     await line.send(word)
                     await asyncio.sleep(0)
-                line.finish()
+                await line.finish()
 
         sender = asyncio.ensure_future(replica())
         got = await read(inbox)
@@ -84,7 +84,7 @@ async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing
         async def replica(line: Line = line, content: bytes = content) -> None:
             async with line:
                 await line.send(content)
-                line.finish()
+                await line.finish()
 
         sender = asyncio.ensure_future(replica())
         assert await read(inbox) == content
@@ -102,12 +102,12 @@ async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(land
             for _ in range(1000):
                 await line.send(b"x" * 16384)
                 sent += 1
-            line.finish()
+            await line.finish()
 
     sender = asyncio.ensure_future(flood())
     async with lines[1] as line:
         await line.send(b"quick")
-        line.finish()
+        await line.finish()
     assert await read(quick) == b"quick"
     before = -1
     while before != sent:
@@ -125,7 +125,7 @@ async def test_whoever_leaves_unread_stops_nobody(landing: Landing) -> None:
         await asyncio.sleep(0.05)
         left.discard()
         await asyncio.wait_for(flood, LIMIT_S)
-        line.finish()
+        await line.finish()
     assert await read(left) == b""
 
 
@@ -232,6 +232,45 @@ async def test_what_was_sent_and_never_came_is_missed(landing: Landing, monkeypa
         await read(inbox)
 
 
+async def test_a_replica_that_stands_still_after_serve_gave_it_up_is_not_waited_for(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process is killed and does not end, as one that hangs in a driver."""
+    monkeypatch.setattr(frame_socket, "_LOST_S", 0.2)
+    inbox = await landing.expect()
+    async with await opened(inbox) as line:
+        await line.send(b"first")
+        assert await anext(inbox) == b"first"
+        inbox.follow(said(error=ConsiliumError("upstream_down", "killed")))
+        with pytest.raises(ConsiliumError, match="killed"):
+            await read(inbox)
+
+
+async def test_the_end_is_said_when_the_caller_has_it_all(landing: Landing) -> None:
+    """From then on the replica may be ended, and a slow caller has lost nothing."""
+    inbox = await landing.expect()
+    async with await opened(inbox) as line:
+
+        async def replica() -> None:
+            for _ in range(28):
+                await line.send(b"x" * 16384)
+            await line.finish()
+
+        sending = asyncio.ensure_future(replica())
+        await asyncio.sleep(0.1)
+        inbox.follow(said(SENT))
+        assert len(await read(inbox)) == 28 * 16384
+        await asyncio.wait_for(sending, LIMIT_S)
+
+
+async def test_a_landing_without_a_descriptor_tries_again(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_args: object, **_more: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(asyncio.get_running_loop()), "create_unix_server", full)
+        assert (await landing.expect()).address == ""
+    assert (await landing.expect()).address != ""
+
+
 async def test_a_second_replica_with_the_same_ticket_is_not_mixed_with_the_first(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve tries another replica when the first one died before Serve heard that it had begun."""
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.2)
@@ -240,14 +279,14 @@ async def test_a_second_replica_with_the_same_ticket_is_not_mixed_with_the_first
         await first.send(b"first")
     async with await opened(inbox) as second:
         await second.send(b"second")
-        second.finish()
+        await second.finish()
     inbox.follow(said(SENT))
     assert await anext(inbox) == b"first"
     with pytest.raises(ConsiliumError, match="upstream_down"):
         await read(inbox)
 
 
-async def test_a_caller_that_is_gone_is_a_connection_error(landing: Landing) -> None:
+async def test_a_caller_that_is_gone_is_told(landing: Landing) -> None:
     inbox = await landing.expect()
     line = await opened(inbox)
     async with line:
@@ -256,10 +295,10 @@ async def test_a_caller_that_is_gone_is_a_connection_error(landing: Landing) -> 
         transport = inbox._transport
         assert transport is not None
         transport.abort()
-        with pytest.raises(ConnectionError):
+        with pytest.raises(CallerGoneError):
             await line.send(b"y" * MIB)
-        with pytest.raises(ConnectionError):
-            line.finish()
+        with pytest.raises(CallerGoneError):
+            await line.finish()
 
 
 async def test_what_cannot_be_reached_is_tried_once(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +320,7 @@ async def test_what_cannot_be_reached_just_now_is_tried_again(landing: Landing, 
         assert await open_line(inbox.address) is None
     async with await opened(inbox) as line:
         await line.send(b"now")
-        line.finish()
+        await line.finish()
     assert await read(inbox) == b"now"
 
 
@@ -292,10 +331,10 @@ async def test_a_ticket_that_nobody_waits_for_reaches_nobody(landing: Landing) -
     assert line is not None
     async with line:
         await line.send(b"z" * MIB)
-        line.finish()
+        await line.finish()
     async with await opened(inbox) as line:
         await line.send(b"mine")
-        line.finish()
+        await line.finish()
     assert await read(inbox) == b"mine"
 
 

@@ -162,7 +162,7 @@ async def test_a_slow_reader_holds_up_nobody_else(serve, until):
         await until(lambda: bench.server.running == 0)
 
 
-async def test_every_call_is_observed_with_its_status(serve):
+async def test_every_call_is_observed_with_its_status(serve, until):
     bench = await serve(public=True)
     bench.script.raises = {"x": ConsiliumError("rate_limited", limit=1, unit="requests", retry_after_s=2)}
     async with bench.channel() as channel:
@@ -170,6 +170,7 @@ async def test_every_call_is_observed_with_its_status(serve):
         await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="a"))
         with pytest.raises(ConsiliumError):
             await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="x"))
+    await until(lambda: len(bench.ended) == 2)  # the caller hears of the end a moment before it is counted
     assert [(ended.method, ended.code) for ended in bench.ended] == [
         ("/consilium.v1.GenerationService/CountTokens", code) for code in ("OK", "RESOURCE_EXHAUSTED")
     ]

@@ -14,6 +14,11 @@ from consilium.kernel.masking import shown_address, without_userinfo
         ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
         ("127.0.0.1:6379", "127.0.0.1:6379"),
         ("rediss://a%40b:c@host/0", "rediss://host/0"),
+        ("http://u:pw@h//v1?key=1", "http://h//v1"),
+        ("http://u:secret@h/v1?next=http://z", "http://h/v1"),
+        ("redis://:pa//ss@h:6379/0#x", "redis://h:6379/0"),
+        ("redis://:p/w@h", "redis://h"),
+        ("redis://:p?w@h", "redis://h"),
     ],
 )
 def test_an_address_is_shown_without_user_password_and_query(url: str, shown: str) -> None:
