@@ -41,7 +41,7 @@ def _rounds(targets: dict[str, Target], pairs: int, concurrency: int, *, count: 
             time.sleep(SETTLE_S)
             trials[letter] = run(targets[letter.upper()], count=count, concurrency=concurrency, max_tokens=max_tokens, salt=salt, words=words)
         rounds.append(trials)
-        speeds = ", ".join(f"{name} {trials[letter].tokens_per_s:.0f}" for letter, name in (("A", "bare"), ("B", "ours"), ("a", "bare again")))
+        speeds = ", ".join(f"{name} {trials[letter].tokens_per_s:.4g}" for letter, name in (("A", "bare"), ("B", "ours"), ("a", "bare again")))
         print(f"{concurrency} at once, round {number + 1} of {pairs}, tokens/s: {speeds}", file=sys.stderr)
     return rounds
 
