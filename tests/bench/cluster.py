@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from consilium.cli import processes
 from consilium.cli.state_folder import StateFolder
 from tests.bench import bare
 
@@ -40,10 +41,10 @@ class Ours:
         """Its processes with one of these words in their title."""
         mark = json.loads((self.state / "cluster.json").read_text())["mark"]
         found = []
-        for process in psutil.process_iter():
+        for known in processes.marked(mark):
             with contextlib.suppress(psutil.Error):
-                title = " ".join(process.cmdline())
-                if any(word in title for word in words) and process.environ().get("CONSILIUM_MARK") == mark:
+                process = processes.find(known)
+                if process is not None and any(word in " ".join(process.cmdline()) for word in words):
                     found.append(process)
         return found
 

@@ -22,6 +22,7 @@ import pytest
 from tests.bench.cluster import Ours
 
 from consilium.cli import processes
+from consilium.cli.gateway_link import in_flight
 from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.gateway.client import GenerationClient, Message
 from consilium.v1 import generation_pb2 as pb
@@ -69,12 +70,6 @@ class Up:
 
     def restarts(self) -> dict[str, int]:
         return {name: part.restarts for name, part in self.cluster.parts.items()}
-
-    def in_flight(self) -> int:
-        """Turns in work at the core."""
-        page = httpx.get(self.cluster.addresses["metrics"], timeout=30).text
-        found = re.search(r'^consilium_gateway_inflight_requests\{executor="core"\} (\S+)$', page, re.MULTILINE)
-        return int(float(found[1])) if found else 0
 
     def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
@@ -291,7 +286,7 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
         with standing_still(up.ours.cores()):  # what is asked now is live when the end begins, however slow this machine is
             streams += [asyncio.create_task(told(http, event)) for event in begun[EARLY:]]
             call = asyncio.create_task(told_by_grpc(client))
-            await asyncio.to_thread(until, lambda: up.in_flight() == sum(not stream.done() for stream in streams) + 1, 60, "all were taken in")
+            await asyncio.to_thread(until, lambda: in_flight(up.folder.metrics) == sum(not stream.done() for stream in streams) + 1, 60, "all were taken in")
             down.stdin.write(b"\n")
             await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
             assert not any(stream.done() for stream in streams[EARLY:])
