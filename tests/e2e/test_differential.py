@@ -28,7 +28,7 @@ def wanted(cluster: Ours, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """
     log = tmp_path_factory.mktemp("bare") / "server.log"
     with (
-        bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log, name=cluster.served) as server,
+        bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log, name=cluster.served, beside=True) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         return {case.name: ask(client, case, server.model) for case in cases()}

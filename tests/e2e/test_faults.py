@@ -22,6 +22,7 @@ from tests.bench.cluster import Ours
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 BACK_S = 150.0
+STORM = 240  # within half a second; the engine and its queue hold about a third of them
 
 
 def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
@@ -142,11 +143,11 @@ def test_overload_is_refused_and_goodput_holds(cluster: Ours) -> None:
         async with httpx.AsyncClient(base_url=cluster.url, timeout=120, limits=limits, headers={"Authorization": f"Bearer {cluster.key}"}) as http:
 
             async def one() -> tuple[int, str | None]:
-                reply = await http.post("/v1/chat/completions", json=chat(24))
+                reply = await http.post("/v1/chat/completions", json=chat(12))
                 return reply.status_code, reply.headers.get("retry-after")
 
             tasks = []
-            for _ in range(300):
+            for _ in range(STORM):
                 tasks.append(asyncio.create_task(one()))
                 await asyncio.sleep(0.002)
             return await asyncio.gather(*tasks)
@@ -154,7 +155,9 @@ def test_overload_is_refused_and_goodput_holds(cluster: Ours) -> None:
     answers = asyncio.run(storm())
     good = sum(status == 200 for status, _ in answers)
     refused = [(status, wait) for status, wait in answers if status != 200]
-    assert good >= 100, (good, refused[:3])
+    print(f"{good} of {STORM} were answered")
+    assert good >= STORM // 3, (good, refused[:3])
+    assert refused, "the storm was no overload"
     assert all(status == 429 and wait is not None for status, wait in refused), refused[:5]
 
 

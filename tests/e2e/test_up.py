@@ -34,9 +34,9 @@ START_S = 240
 RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
-TOKENS = 400  # of each stream: few enough for the time that `down` gives them
+TOKENS = 120  # of each stream: few enough for the time that `down` gives them
 PATIENCE_S = 180
-EARLY, EARLY_TOKENS = 4, 1200  # streams that have begun when the end begins, and tokens of each
+EARLY, EARLY_TOKENS = 4, 400  # streams that have begun when the end begins, and tokens of each
 DOWN = """
 import sys
 from consilium.cli import app, down

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from consilium.demo import tiny
 from consilium.engine import warm_plan, warm_spawn, wire
+from consilium.engine.launch_args import CPU_NAP_S, QUEUE_NAP
 from consilium.engine.ports import Call, Head, Tail
 from consilium.kernel.process import child_environment
 
@@ -122,8 +123,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Any:
-    """Say nothing to anybody: no hub, no usage reports."""
+    """Say nothing to anybody: no hub, no usage reports. And wait as engines on cores do."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUEUE_NAP, str(CPU_NAP_S))
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
             patch.setenv(name, "1")
         yield

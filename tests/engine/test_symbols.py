@@ -122,6 +122,12 @@ def test_the_sentences_that_we_read_are_still_said(path: str) -> None:
     assert not [sentence for sentence in SENTENCES[path] if sentence not in text]
 
 
+def test_readers_of_queues_still_yield_by_the_name_that_the_plugin_replaces() -> None:
+    tree = tree_of("vllm.distributed.device_communicators.shm_broadcast")
+    assert defines(tree, "sched_yield")
+    assert "sched_yield()" in ast.unparse(next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SpinCondition"))
+
+
 def test_the_guard_against_swapped_adapters_is_there() -> None:
     """Engines without it could answer one caller with another's adapter."""
     assert "_last_slot_layout" in ast.unparse(tree_of("vllm.lora.model_manager"))

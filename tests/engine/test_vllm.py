@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 
 from consilium.engine import wire
@@ -226,6 +227,16 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
     with pytest.raises(ConsiliumError, match="upstream_down"):
         await look()
+
+
+async def test_vllm_loads_our_plugin_and_its_processes_sleep_while_they_wait(dense: Asker) -> None:
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    assert shm_broadcast.sched_yield.func is time.sleep  # here, and so in each process that loads vLLM's plugins
+    core = max((psutil.Process(pid) for pid in dense.cores), key=lambda process: sum(process.cpu_times()[:2]))
+    before, begun = core.num_ctx_switches().voluntary, time.monotonic()
+    await dense.chat(max_tokens=200, ignore_eos=True)
+    assert core.num_ctx_switches().voluntary - before > 200 * 2, f"in {time.monotonic() - begun:.1f} s"
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:

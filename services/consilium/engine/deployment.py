@@ -40,7 +40,7 @@ class EngineReplica:
 
     settings   fields of VllmSettings, as a dict
     cpu_lists  cores of each replica, by replica rank; empty = as the environment says
-    warm_ranks workers of a CPU engine in one node, whose processes are started beside this one; 0 = as vLLM starts them
+    warm_ranks workers of a CPU engine in this node, whose processes are started beside this one; 0 = as vLLM starts them
     """
 
     async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it

@@ -24,6 +24,10 @@ PINNED: Final = "0.32.0"
 GIB: Final = 2**30
 BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
 CPU_KV_GIB: Final = 1.0
+QUEUE_NAP: Final = "CSL_QUEUE_NAP_S"
+"""Variable: seconds that a reader of vLLM's queues sleeps between two looks (backends/vllm_queues.py). Unset or empty, it spins, as vLLM does."""
+CPU_NAP_S: Final = 0.0001
+LONGEST_NAP_S: Final = 0.01  # each token waits for two of them
 NO_HOSTS: Final = ("remote-media-is-off.invalid",)
 """Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
 `extra_args.allowed_media_domains` names others. Images sent as data are not concerned."""
@@ -175,11 +179,16 @@ def parsers(settings: EngineSettings, facts: ModelFacts) -> Parsers:
 def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
     """Return the environment of the engine process.
 
-    Raises ConsiliumError(config_invalid) for a variable that would open the engine to its callers.
+    Raises ConsiliumError(config_invalid) for a variable that would open the engine to its callers, and for a time that is none.
     """
     for name in settings.env:
         if name in FORBIDDEN_ENV:
             raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
+    nap = settings.env.get(QUEUE_NAP, "")
+    if nap and not is_nap(nap):
+        raise _invalid(
+            f"{key}.env.{QUEUE_NAP}", f"{nap!r} is no time between 0 and {LONGEST_NAP_S} seconds; give one such as {CPU_NAP_S}, or leave it empty to spin"
+        )
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
     return {
         "HF_HUB_OFFLINE": "1",
@@ -188,6 +197,14 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         **settings.env,
     }
+
+
+def is_nap(text: str) -> bool:
+    """Whether a text is a time of at most LONGEST_NAP_S seconds, and more than none."""
+    try:
+        return 0 < float(text) <= LONGEST_NAP_S
+    except ValueError:
+        return False
 
 
 def table(version: str) -> Mapping[str, str]:

@@ -40,10 +40,11 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
     threads = thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes())
     if not threads:
         return Plan(CORE_MODULES, common)
-    # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both.
-    first, *others = (Plan(WORKER_MODULES, {**common, **one}) for one in threads)
-    loaded = {**first.environment, **NO_THREADS}
-    return Plan((*CORE_MODULES, *WORKER_MODULES), loaded, then=(replace(first, forked=True), *others), indifferent=THREADS)
+    # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both, and all who are loaded like them.
+    workers = [Plan(WORKER_MODULES, {**common, **one}) for one in threads]
+    first = workers[0].environment
+    then = tuple(replace(worker, forked=worker.environment == first) for worker in workers)
+    return Plan((*CORE_MODULES, *WORKER_MODULES), {**first, **NO_THREADS}, then=then, indifferent=THREADS)
 
 
 def preloaded(before: str) -> str:

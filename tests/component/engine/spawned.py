@@ -22,17 +22,20 @@ def work(queue: Any, pipe: Any, code: int) -> None:
     sys.exit(code)
 
 
-def lead(queue: Any, variables: dict[str, str]) -> None:
-    """Spawn a process in turn with these variables set for it, as vLLM does for its workers, and tell of both."""
+def lead(queue: Any, variables: dict[str, str], count: int) -> None:
+    """Spawn processes in turn with these variables set for them, as vLLM does for its workers, and tell of this one and of them."""
     early = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(variables)
     context = multiprocessing.get_context("spawn")
     inner: Any = context.Queue()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(inner, there, 5), daemon=False)
-    process.start()
-    there.close()
-    said = inner.get(timeout=20)
-    said["pipe"] = here.recv()
-    process.join(20)
-    queue.put({"pid": os.getpid(), "early": early, "cores": sorted(os.sched_getaffinity(0)), "child": said, "code": process.exitcode})
+    children = []
+    for _ in range(count):
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(inner, there, 5), daemon=False)
+        process.start()
+        there.close()
+        said = inner.get(timeout=20)
+        said["pipe"] = here.recv()
+        process.join(20)
+        children.append({**said, "code": process.exitcode})
+    queue.put({"pid": os.getpid(), "early": early, "cores": sorted(os.sched_getaffinity(0)), "children": children})

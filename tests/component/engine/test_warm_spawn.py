@@ -79,9 +79,9 @@ def test_another_target_leaves_the_child_waiting() -> None:
     assert warm_spawn.waiting() == child
 
 
-def led(**variables: str) -> dict[str, Any]:
+def led(count: int = 1, **variables: str) -> dict[str, Any]:
     queue = CONTEXT.Queue()
-    process = CONTEXT.Process(target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}))
+    process = CONTEXT.Process(target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}, count))
     process.start()
     said: dict[str, Any] = queue.get(timeout=40)
     process.join(20)
@@ -92,11 +92,11 @@ def led(**variables: str) -> dict[str, Any]:
     return said
 
 
-def twins(module: str = "xml.dom.minidom", forked_as: str = "3") -> None:
-    """As the core of an engine and its worker: loaded with the worker's environment, which the core does not read."""
+def twins(module: str = "xml.dom.minidom", forked_as: str = "3", count: int = 1) -> None:
+    """As the core of an engine and its workers: loaded with the workers' environment, which the core does not read."""
     name, early = spawned.__name__, {"OMP_NUM_THREADS": forked_as}
     inner = Plan((), early, target=name, forked=True)
-    warm_spawn.prepare(Plan((module,), early, target=name, then=(inner,), indifferent=("OMP_",)))
+    warm_spawn.prepare(Plan((module,), early, target=name, then=(inner,) * count, indifferent=("OMP_",)))
 
 
 def test_a_child_forked_after_the_imports_becomes_the_spawn_of_its_parent() -> None:
@@ -105,26 +105,34 @@ def test_a_child_forked_after_the_imports_becomes_the_spawn_of_its_parent() -> N
     said = led()
     assert said["pid"] == core
     assert said["early"] is None
-    child = said["child"]
+    (child,) = said["children"]
     assert child["ready"]
     assert child["early"] == "3"
     assert child["pipe"] == "through the pipe"
     assert child["cores"] == sorted(os.sched_getaffinity(0))
-    assert said["code"] == 5
+    assert child["code"] == 5
+
+
+def test_several_are_forked_from_one_and_the_next_is_an_ordinary_spawn() -> None:
+    twins(count=2)
+    children = led(count=3)["children"]
+    assert [child["ready"] for child in children] == [True, True, False]
+    assert [child["code"] for child in children] == [5, 5, 5]
+    assert len({child["pid"] for child in children}) == 3
 
 
 def test_a_forked_child_with_another_environment_is_not_used() -> None:
     twins(forked_as="4")
-    child = led()["child"]
+    (child,) = led()["children"]
     assert child["early"] == "3"
     assert not child["ready"]
 
 
 def test_nothing_is_forked_where_an_import_has_started_a_thread() -> None:
     twins(module=with_a_thread.__name__)
-    said = led()
-    assert said["code"] == 5
-    assert not said["child"]["ready"]
+    (child,) = led()["children"]
+    assert child["code"] == 5
+    assert not child["ready"]
 
 
 def test_a_forked_child_ends_with_whoever_was_to_become_its_parent() -> None:
@@ -153,5 +161,6 @@ def test_a_worker_stays_on_the_cores_that_its_openmp_was_bound_to_and_its_parent
         warm_spawn.prepare(Plan(("xml.dom.minidom",), early, target=name, then=(inner,), indifferent=("OMP_", "GOMP_")))
         said = led(GOMP_CPU_AFFINITY=str(all_cores[0]))
     assert said["cores"] == all_cores
-    assert said["child"]["ready"]
-    assert said["child"]["cores"] == all_cores[:1]
+    (child,) = said["children"]
+    assert child["ready"]
+    assert child["cores"] == all_cores[:1]

@@ -46,3 +46,7 @@ def test_the_core_is_loaded_as_its_first_worker_which_is_forked_from_it() -> Non
 
 def test_where_the_threads_are_not_known_nothing_is_forked() -> None:
     assert cpu_engine({}, 2).then == ()
+
+
+def test_workers_whose_threads_are_not_bound_are_all_forked() -> None:
+    assert [worker.forked for worker in cpu_engine({BIND: "nobind"}, 2).then] == [True, True]
