@@ -66,8 +66,8 @@ arch: $(DEV_STAMP) ## Architecture: arrows, sizes, catalogue, generated code
 unit: $(DEV_STAMP) ## Rules, without network
 	@$(PYTEST) tests/unit -q
 
-component: $(DEV_STAMP) ## Real sockets and real Valkey, without an engine
-	@$(PYTEST) tests/component tests/contract -q -m 'not engine and not e2e'
+component: $(DEV_STAMP) ## Real sockets and real Valkey, without an engine; they wait more than they compute, so three at a time
+	@$(PYTEST) tests/component tests/contract -q -m 'not engine and not e2e' -n 3 --dist worksteal
 
 $(BUF):
 	@mkdir -p .cache/buf && cd .cache/buf && npm install --silent --no-fund --no-audit @bufbuild/buf@1.75.0

@@ -38,7 +38,7 @@ from consilium.planner.gate_file import breaking_edit
 
 _log = logs.get("engine")
 
-HEALTH_PERIOD_S: Final = 10.0
+HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone; while tokens come the question costs nothing
 HEALTH_TIMEOUT_S: Final = 90.0
 DRAIN_S: Final = 600.0
 STATS_PERIOD_S: Final = 1.0

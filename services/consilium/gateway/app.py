@@ -47,6 +47,8 @@ DEPLOYMENT: Final = "Gateway"
 PLACES: Final = 4096
 """Requests in one gateway process; the gates of the executors refuse long before."""
 DRAINING: Final = "draining"
+HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone
+HEALTH_TIMEOUT_S: Final = 30.0
 DRAIN_POLL_S: Final = 0.2
 UNKNOWN_PLACES: Final = 64
 
@@ -154,8 +156,8 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         max_ongoing_requests=PLACES,
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=10.0,
-        health_check_timeout_s=30.0,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         ray_actor_options={"num_cpus": float(args.get("num_cpus", 0.1))},
     )
     return deployment.bind(str(args["config"]))

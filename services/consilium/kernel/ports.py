@@ -22,6 +22,7 @@ HIGHEST: Final = 32_000
 """Free ports are drawn between these: above the well-known ones, and below those that Linux gives to outgoing connections (32768 and up)."""
 
 _DRAWS: Final = 400
+_DICE: Final = random.SystemRandom()  # two processes that were seeded alike would draw the same port
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[in
     """
     promised = frozenset(taken)
     for _ in range(_DRAWS):
-        first = random.randint(LOWEST, HIGHEST - count)  # noqa: S311  no secret
+        first = _DICE.randint(LOWEST, HIGHEST - count)
         if all(number not in promised and usable(number) for number in range(first, first + count)):
             return first
     raise ConsiliumError("port_taken", f"{count} ports in a row between {LOWEST} and {HIGHEST}", port=f"{LOWEST} to {HIGHEST}", name="any", owner="others")

@@ -61,7 +61,7 @@ def test_cards_are_asked_for() -> None:
 def test_an_engine_over_nodes_gets_a_placement_group() -> None:
     engine = built(nodes=2, tensor_parallel=2, bundles=({"CPU": 1.0}, {"CPU": 1.0}), strategy="STRICT_SPREAD")
     assert engine._replica_config.placement_group_bundles == [{"CPU": 1.0}, {"CPU": 1.0}]
-    assert engine.init_args[2] == 0  # nothing warm: the ranks are spread
+    assert engine.init_args[2] == 1  # warm are those of the leader's own node
 
 
 def test_a_cpu_engine_prepares_its_ranks_and_a_gpu_engine_does_not() -> None:
