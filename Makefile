@@ -80,7 +80,7 @@ proto-release: $(BUF) ## Take protos/ as it is for what later changes may not br
 	@$(BUF) build protos --exclude-source-info -o protos/released.binpb
 
 check: $(DEV_STAMP) ## Everything that answers in two minutes
-	@$(BESIDE) lint types proto-lint arch unit
+	+@$(BESIDE) lint types proto-lint arch unit
 
 engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
 	@$(PYTEST) tests/engine -q -m 'not e2e' -p no:randomly
@@ -89,8 +89,8 @@ e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
 	@$(PYTEST) tests/e2e tests/engine -q -m e2e -p no:randomly
 
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
-	@$(BESIDE) component lint types proto-lint arch unit
-	@$(MAKE) --no-print-directory engine-test e2e
+	+@$(BESIDE) component lint types proto-lint arch unit
+	@$(MAKE) --no-print-directory -j1 engine-test e2e
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import httpx
 
+from consilium.engine.launch_args import QUEUE_NAP
+
 SERVER = "vllm.entrypoints.openai.api_server"
 BESIDE = f"""
 import runpy
@@ -27,7 +29,8 @@ from consilium.kernel.process import child_environment
 warm_spawn.prepare(warm_plan.cpu_engine(child_environment({{}}), 1))
 runpy.run_module("{SERVER}", run_name="__main__", alter_sys=True)
 """
-"""The same server, whose processes import at the same time and not one after the other: for those who ask what it says, and not how long it takes."""
+"""The same server, whose processes import at the same time and not one after the other, as our engines' do: for those who ask what it says, and not how long it
+takes. That starting so changes no answer is tested where workers of both kinds say the same (tests/engine/test_topologies.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def _free_port() -> int:
 def serve(
     model: Path, arguments: Mapping[str, object], *, env: Mapping[str, str], log: Path, name: str = "core", beside: bool = False, wait_s: float = 300
 ) -> Iterator[Bare]:
-    """Start the server, wait for its first token, end it with its process group on leaving. With `beside` it starts as our engines do, for a CPU engine."""
+    """Start the server, wait for its first token, end it with its process group on leaving. With `beside` it is started as BESIDE says."""
     port = _free_port()
     begin = time.monotonic()
     command = [
@@ -84,8 +87,9 @@ def serve(
         str(port),
         *flags(arguments),
     ]
+    its_own = {name: value for name, value in os.environ.items() if name != QUEUE_NAP}  # vLLM as it comes
     with log.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **env, "VLLM_NO_USAGE_STATS": "1"})
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**its_own, **env, "VLLM_NO_USAGE_STATS": "1"})
     url = f"http://127.0.0.1:{port}"
     try:
         first_token(url, "", name, child, begin + wait_s)

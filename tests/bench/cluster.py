@@ -52,6 +52,20 @@ class Ours:
         """The engine's own processes. They are named by vLLM, or by the module that imported for them."""
         return self.processes("EngineCore", "consilium.engine.warm_spawn")
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Meanwhile the engine computes nothing: what is asked stays live, however fast or slow this machine is."""
+        some = self.cores()
+        assert some
+        try:
+            for process in some:
+                process.suspend()
+            yield
+        finally:
+            for process in some:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
 
 def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `consilium` and return what it said. Raises subprocess.TimeoutExpired."""

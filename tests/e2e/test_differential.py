@@ -21,7 +21,7 @@ DIFFERENT: dict[str, str] = {"chat bad too long": TOO_LONG, "text bad too long":
 
 @pytest.fixture(scope="module")
 def wanted(cluster: Ours, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What the bare server says to every case, with the same model folder and the same engine arguments.
+    """What vLLM's own server says to every case, with the same model folder and the same engine arguments. Only its start is as ours (bench/bare.py).
 
     It is asked for all of them before ours is asked for any, and ended then: the worker of an engine that has just answered spins on its core for a second,
     and both are bound to the same core.

@@ -17,7 +17,7 @@ from consilium.demo import tiny
 from consilium.engine import warm_plan, warm_spawn, wire
 from consilium.engine.launch_args import CPU_NAP_S, QUEUE_NAP
 from consilium.engine.ports import Call, Head, Tail
-from consilium.kernel.process import child_environment
+from consilium.kernel.process import child_environment, set_variable
 
 CONTEXT = 512
 _numbers = itertools.count(1)
@@ -88,6 +88,7 @@ def cores() -> set[int]:
 async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
     """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
     others, asker = cores(), Asker()
+    set_variable(QUEUE_NAP, str(CPU_NAP_S))  # as for every engine on cores
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
     warm_spawn.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
@@ -123,9 +124,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Any:
-    """Say nothing to anybody: no hub, no usage reports. And wait as engines on cores do."""
+    """Say nothing to anybody: no hub, no usage reports."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(QUEUE_NAP, str(CPU_NAP_S))
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
             patch.setenv(name, "1")
         yield

@@ -230,13 +230,15 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
 
 async def test_vllm_loads_our_plugin_and_its_processes_sleep_while_they_wait(dense: Asker) -> None:
+    """Who spins does not give up the processor of its own accord (3 times in 200 tokens were seen), who sleeps some twenty times for each token."""
     from vllm.distributed.device_communicators import shm_broadcast
 
-    assert shm_broadcast.sched_yield.func is time.sleep  # here, and so in each process that loads vLLM's plugins
-    core = max((psutil.Process(pid) for pid in dense.cores), key=lambda process: sum(process.cpu_times()[:2]))
-    before, begun = core.num_ctx_switches().voluntary, time.monotonic()
+    assert getattr(shm_broadcast.sched_yield, "func", None) is time.sleep  # here, and so in each process that loads vLLM's plugins
+    before = [psutil.Process(pid).num_ctx_switches().voluntary for pid in dense.cores]
     await dense.chat(max_tokens=200, ignore_eos=True)
-    assert core.num_ctx_switches().voluntary - before > 200 * 2, f"in {time.monotonic() - begun:.1f} s"
+    switches = [psutil.Process(pid).num_ctx_switches().voluntary - old for pid, old in zip(dense.cores, before, strict=True)]
+    print(f"voluntary switches of {len(switches)} processes over 200 tokens: {switches}")
+    assert max(switches) > 200 * 2
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:

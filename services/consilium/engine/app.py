@@ -38,7 +38,8 @@ from consilium.planner.gate_file import breaking_edit
 
 _log = logs.get("engine")
 
-HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone; while tokens come the question costs nothing
+HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone; while tokens come the question generates none
+HEALTH_PERIOD_OVER_NODES_S: Final = 10.0  # Serve takes a connection that is broken for a moment for a dead replica, and a group over nodes starts long
 HEALTH_TIMEOUT_S: Final = 90.0
 DRAIN_S: Final = 600.0
 STATS_PERIOD_S: Final = 1.0
@@ -89,7 +90,7 @@ def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "num_replicas": spec.replicas,
         "max_ongoing_requests": spec.max_ongoing_requests,
-        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_period_s": HEALTH_PERIOD_S if spec.nodes == 1 else HEALTH_PERIOD_OVER_NODES_S,
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "graceful_shutdown_timeout_s": drain_s,
         "graceful_shutdown_wait_loop_s": 0.5,

@@ -25,9 +25,9 @@ GIB: Final = 2**30
 BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
 CPU_KV_GIB: Final = 1.0
 QUEUE_NAP: Final = "CSL_QUEUE_NAP_S"
-"""Variable: seconds that a reader of vLLM's queues sleeps between two looks (backends/vllm_queues.py). Unset or empty, it spins, as vLLM does."""
+"""Variable: seconds that who waits at vLLM's queues sleeps between two looks (backends/vllm_queues.py). Unset or empty, it spins, as vLLM does."""
 CPU_NAP_S: Final = 0.0001
-LONGEST_NAP_S: Final = 0.01  # each token waits for two of them
+LONGEST_NAP_S: Final = 0.01  # a token waits for two of them at least
 NO_HOSTS: Final = ("remote-media-is-off.invalid",)
 """Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
 `extra_args.allowed_media_domains` names others. Images sent as data are not concerned."""
@@ -187,7 +187,7 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
     nap = settings.env.get(QUEUE_NAP, "")
     if nap and not is_nap(nap):
         raise _invalid(
-            f"{key}.env.{QUEUE_NAP}", f"{nap!r} is no time between 0 and {LONGEST_NAP_S} seconds; give one such as {CPU_NAP_S}, or leave it empty to spin"
+            f"{key}.env.{QUEUE_NAP}", f"{nap!r} is no time from 0 to {LONGEST_NAP_S} s; give one in quotes, such as {str(CPU_NAP_S)!r}, or '' to spin"
         )
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
     return {

@@ -83,7 +83,7 @@ def led(count: int = 1, **variables: str) -> dict[str, Any]:
     queue = CONTEXT.Queue()
     process = CONTEXT.Process(target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}, count))
     process.start()
-    said: dict[str, Any] = queue.get(timeout=40)
+    said: dict[str, Any] = queue.get(timeout=20 + 40 * count)
     process.join(20)
     assert process.exitcode == 0
     queue.close()

@@ -49,7 +49,7 @@ async def test_who_leaves_before_the_answer_begins_is_counted_and_gives_all_back
     key = await bench.new_key(tpm=100_000)
     kept = bench.stores.receipts._found
     with pytest.raises(httpx.ReadTimeout):
-        await bench.client(key).post("/v1/chat/completions", json=chat("!wait"), timeout=0.3)
+        await bench.client(key).post("/v1/chat/completions", json=chat("!wait"), timeout=1.0)
     await bench.until(lambda: bool(kept) and not bench.engines["core"].running)
     receipt = await receipt_of(bench, next(iter(kept)))
     assert (receipt["status"], receipt["notes"]) == (499, ["ended by: client_gone"])

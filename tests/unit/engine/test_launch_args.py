@@ -134,7 +134,7 @@ def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
 
 @pytest.mark.parametrize("time", ["0", "-1", "1", "nan", "soon"])
 def test_a_nap_that_would_hold_tokens_up_is_refused(time):
-    with pytest.raises(ConsiliumError, match=r"engine\.env\.CSL_QUEUE_NAP_S.*0\.01.*0\.0001"):
+    with pytest.raises(ConsiliumError, match=r"engine\.env\.CSL_QUEUE_NAP_S.*0\.01.*'0\.0001'"):
         launch_args.environment(EngineSettings(env={launch_args.QUEUE_NAP: time}), key="engine")
 
 
