@@ -19,8 +19,6 @@ from pathlib import Path
 
 import httpx
 
-from consilium.engine.launch_args import QUEUE_NAP
-
 SERVER = "vllm.entrypoints.openai.api_server"
 BESIDE = f"""
 import runpy
@@ -87,9 +85,8 @@ def serve(
         str(port),
         *flags(arguments),
     ]
-    its_own = {name: value for name, value in os.environ.items() if name != QUEUE_NAP}  # vLLM as it comes
     with log.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**its_own, **env, "VLLM_NO_USAGE_STATS": "1"})
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **env, "VLLM_NO_USAGE_STATS": "1"})
     url = f"http://127.0.0.1:{port}"
     try:
         first_token(url, "", name, child, begin + wait_s)

@@ -99,7 +99,6 @@ def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
     from consilium.demo.model import resolve
     from consilium.engine import model_facts, topology
     from consilium.engine.config import EngineView
-    from consilium.engine.launch_args import QUEUE_NAP
     from consilium.engine.machine import local
     from consilium.kernel.config import load_json
 
@@ -110,7 +109,7 @@ def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
     arguments = {k: v for k, v in core.launch_args.items() if k not in {"model", "served_model_name"}}
     if core.tool_parser is not None:
         arguments |= {"tool_call_parser": str(core.tool_parser), "enable_auto_tool_choice": True}
-    env = {name: value for name, value in core.env.items() if name != QUEUE_NAP}  # what we change of vLLM is ours alone
+    env = dict(core.env)
     if core.cpu_lists:
         env["VLLM_CPU_OMP_THREADS_BIND"] = core.cpu_lists[0]
     return Path(core.model_path), core.served_name, arguments, env

@@ -15,9 +15,8 @@ import pytest_asyncio
 
 from consilium.demo import tiny
 from consilium.engine import warm_plan, warm_spawn, wire
-from consilium.engine.launch_args import CPU_NAP_S, QUEUE_NAP
 from consilium.engine.ports import Call, Head, Tail
-from consilium.kernel.process import child_environment, set_variable
+from consilium.kernel.process import child_environment
 
 CONTEXT = 512
 _numbers = itertools.count(1)
@@ -88,7 +87,6 @@ def cores() -> set[int]:
 async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
     """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
     others, asker = cores(), Asker()
-    set_variable(QUEUE_NAP, str(CPU_NAP_S))  # as for every engine on cores
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
     warm_spawn.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings

@@ -122,15 +122,6 @@ def test_the_sentences_that_we_read_are_still_said(path: str) -> None:
     assert not [sentence for sentence in SENTENCES[path] if sentence not in text]
 
 
-def test_who_waits_at_a_queue_still_yields_by_the_name_that_the_plugin_replaces() -> None:
-    tree = tree_of("vllm.distributed.device_communicators.shm_broadcast")
-    assert defines(tree, "sched_yield")
-    assert defines(tree, "SPINLOOP_EXT_ENABLED")
-    waits = {node.name: ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in {"wait", "acquire_write"}}
-    assert all("sched_yield()" in source for source in waits.values())
-    assert len(waits) == 2
-
-
 def test_the_guard_against_swapped_adapters_is_there() -> None:
     """Engines without it could answer one caller with another's adapter."""
     assert "_last_slot_layout" in ast.unparse(tree_of("vllm.lora.model_manager"))

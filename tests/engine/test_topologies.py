@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from consilium.engine.launch_args import QUEUE_NAP
-
 LIMIT_S = 420.0
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -37,7 +35,7 @@ def seen(tmp_path_factory):
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **SETTINGS, QUEUE_NAP: "", "RAY_TMPDIR": rays}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, env={**os.environ, **SETTINGS, "RAY_TMPDIR": rays}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         ) as driver,
     ):
         try:

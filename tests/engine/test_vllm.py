@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import pytest
 
 from consilium.engine import wire
@@ -227,18 +226,6 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
     with pytest.raises(ConsiliumError, match="upstream_down"):
         await look()
-
-
-async def test_vllm_loads_our_plugin_and_its_processes_sleep_while_they_wait(dense: Asker) -> None:
-    """Who spins does not give up the processor of its own accord (3 times in 200 tokens were seen), who sleeps some twenty times for each token."""
-    from vllm.distributed.device_communicators import shm_broadcast
-
-    assert getattr(shm_broadcast.sched_yield, "func", None) is time.sleep  # here, and so in each process that loads vLLM's plugins
-    before = [psutil.Process(pid).num_ctx_switches().voluntary for pid in dense.cores]
-    await dense.chat(max_tokens=200, ignore_eos=True)
-    switches = [psutil.Process(pid).num_ctx_switches().voluntary - old for pid, old in zip(dense.cores, before, strict=True)]
-    print(f"voluntary switches of {len(switches)} processes over 200 tokens: {switches}")
-    assert max(switches) > 200 * 2
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:

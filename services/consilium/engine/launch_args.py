@@ -24,10 +24,6 @@ PINNED: Final = "0.32.0"
 GIB: Final = 2**30
 BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
 CPU_KV_GIB: Final = 1.0
-QUEUE_NAP: Final = "CSL_QUEUE_NAP_S"
-"""Variable: seconds that who waits at vLLM's queues sleeps between two looks (backends/vllm_queues.py). Unset or empty, it spins, as vLLM does."""
-CPU_NAP_S: Final = 0.0001
-LONGEST_NAP_S: Final = 0.01  # a token waits for two of them at least
 NO_HOSTS: Final = ("remote-media-is-off.invalid",)
 """Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
 `extra_args.allowed_media_domains` names others. Images sent as data are not concerned."""
@@ -179,16 +175,11 @@ def parsers(settings: EngineSettings, facts: ModelFacts) -> Parsers:
 def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
     """Return the environment of the engine process.
 
-    Raises ConsiliumError(config_invalid) for a variable that would open the engine to its callers, and for a time that is none.
+    Raises ConsiliumError(config_invalid) for a variable that would open the engine to its callers.
     """
     for name in settings.env:
         if name in FORBIDDEN_ENV:
             raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
-    nap = settings.env.get(QUEUE_NAP, "")
-    if nap and not is_nap(nap):
-        raise _invalid(
-            f"{key}.env.{QUEUE_NAP}", f"{nap!r} is no time from 0 to {LONGEST_NAP_S} s; give one in quotes, such as {str(CPU_NAP_S)!r}, or '' to spin"
-        )
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
     return {
         "HF_HUB_OFFLINE": "1",
@@ -197,14 +188,6 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         **settings.env,
     }
-
-
-def is_nap(text: str) -> bool:
-    """Whether a text is a time of at most LONGEST_NAP_S seconds, and more than none."""
-    try:
-        return 0 < float(text) <= LONGEST_NAP_S
-    except ValueError:
-        return False
 
 
 def table(version: str) -> Mapping[str, str]:

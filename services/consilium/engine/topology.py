@@ -275,10 +275,7 @@ def _spec(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, versi
 
 def _environment(seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: bool) -> dict[str, str]:
     env = launch_args.environment(seat.settings, key=seat.settings_key)
-    if seat.device == "gpu":
-        return env
-    env = {launch_args.QUEUE_NAP: str(launch_args.CPU_NAP_S), **env}  # the cores that would spin are those that compute
-    if pinned:
+    if seat.device == "gpu" or pinned:
         return env
     total = sum(s.replicas * s.ranks for s in seats if s.device == "cpu")
     if total == 1:

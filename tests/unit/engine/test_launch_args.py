@@ -132,12 +132,6 @@ def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
     assert (found.reasoning, found.tools) == expected
 
 
-@pytest.mark.parametrize("time", ["0", "-1", "1", "nan", "soon"])
-def test_a_nap_that_would_hold_tokens_up_is_refused(time):
-    with pytest.raises(ConsiliumError, match=r"engine\.env\.CSL_QUEUE_NAP_S.*0\.01.*'0\.0001'"):
-        launch_args.environment(EngineSettings(env={launch_args.QUEUE_NAP: time}), key="engine")
-
-
 def test_environment_is_quiet_offline_and_closed():
     env = launch_args.environment(EngineSettings(env={"NCCL_P2P_DISABLE": "1"}), key="engine")
     assert env == {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", "NCCL_P2P_DISABLE": "1"}

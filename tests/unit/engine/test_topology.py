@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from consilium.engine import launch_args, topology
+from consilium.engine import topology
 from consilium.engine.config import EngineView
 from consilium.engine.machine import Gpu, Machine, Node
 from consilium.engine.model_facts import ModelFacts
@@ -47,12 +47,6 @@ def test_demo_on_a_laptop():
     assert core.max_ongoing_requests > core.max_num_seqs == 64
     assert core.launch_args["kv_cache_memory_bytes"] == GIB
     assert core.launch_args["enforce_eager"] is True
-
-
-def test_only_engines_on_cores_sleep_at_their_queues_unless_told_otherwise():
-    assert plan(LAPTOP, model="demo")[0].env[launch_args.QUEUE_NAP] == str(launch_args.CPU_NAP_S)
-    assert plan(LAPTOP, model="demo", engine={"env": {launch_args.QUEUE_NAP: ""}})[0].env[launch_args.QUEUE_NAP] == ""
-    assert launch_args.QUEUE_NAP not in plan(box(1), model="q30")[0].env
 
 
 def test_replicas_pin_one_model_per_gpu():

@@ -1,6 +1,6 @@
 """An engine of our own: vLLM's AsyncLLM behind vLLM's own serving classes.
 
-With vllm_routes.py and vllm_tap.py the only place that touches vLLM on the path of a call. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
+With vllm_routes.py and vllm_tap.py the only place that touches vLLM. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
 except that metrics go there when it is told so, and does not know who asked.
 
 What kills an engine is told once: the first cause is kept and logged, callers get upstream_down, and `on_dead` ends the process.
@@ -27,7 +27,6 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
-from consilium.engine.backends import vllm_queues
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
@@ -104,7 +103,6 @@ class VllmEngine:
             self._engine = engine
             self._state = State.READY
             await self._generate_one()
-            vllm_queues.warn_if_left()
         except Exception as error:
             self._state = State.DOWN
             _log.exception("engine_start_failed", executor=settings.name)
