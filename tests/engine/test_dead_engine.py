@@ -1,4 +1,4 @@
-"""The engine core is killed in the middle of a stream: a clean end for the caller, one cause for us, and no hanging. The last test of the lane."""
+"""The engine core is killed in the middle of a stream: a clean end for the caller, one cause for us, and no hanging. The last that asks it."""
 
 import asyncio
 import os

@@ -122,6 +122,14 @@ def test_the_sentences_that_we_read_are_still_said(path: str) -> None:
     assert not [sentence for sentence in SENTENCES[path] if sentence not in text]
 
 
+def test_a_class_of_models_is_looked_at_by_the_function_that_an_engine_on_cores_replaces() -> None:
+    tree = tree_of("vllm.model_executor.models.registry")
+    looks = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "inspect_model_cls"]
+    assert any("_run_in_subprocess(lambda:" in ast.unparse(node) for node in looks)
+    (given,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_run_in_subprocess")
+    assert [argument.arg for argument in given.args.args] == ["fn"]
+
+
 def test_the_guard_against_swapped_adapters_is_there() -> None:
     """Engines without it could answer one caller with another's adapter."""
     assert "_last_slot_layout" in ast.unparse(tree_of("vllm.lora.model_manager"))

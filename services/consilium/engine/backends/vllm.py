@@ -22,6 +22,8 @@ from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.inputs import TokensPrompt
+from vllm.model_executor.models import registry
+from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -300,6 +302,10 @@ def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         loggers.append(RayPrometheusStatLogger)
+    if current_platform.is_cpu():
+        # To keep this process off the cards vLLM looks at a class of models in another one, which imports everything once more: the first start of each model takes
+        # ten seconds of a core longer. Here are no cards.
+        registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
     config = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     engine: TappedLLM = TappedLLM.from_vllm_config(
         config,
