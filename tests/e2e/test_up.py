@@ -18,6 +18,7 @@ import grpc
 import httpx
 import pytest
 from tests.bench.cluster import Ours
+from tests.interrupted import HEARING
 
 from consilium.cli import processes
 from consilium.cli.gateway_link import in_flight
@@ -71,11 +72,6 @@ class Up:
 
     def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
-
-
-def hears_ctrl_c() -> None:
-    """Undo in a child what a shell does for its background jobs: it makes them, and so these tests, deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -184,12 +180,12 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
     """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second."""
     folder = StateFolder(tmp_path / "state")
     before = up.restarts()
-    words = (sys.executable, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", "--state", str(folder.root))
+    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", "--state", str(folder.root))
     said = [tmp_path / f"{number}.out" for number in range(2)]
     starts = []
     for path in said:
         with path.open("wb") as out:
-            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hears_ctrl_c))
+            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT))
     try:
         until(lambda: any(start.poll() is not None for start in starts), 30, "one of two starts was refused")
         (refused,) = (number for number, start in enumerate(starts) if start.poll() is not None)

@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.interrupted import HEARING
 
 from consilium.cli import processes
 from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.cli.supervisor import hold_lock
 
-WORDS = (sys.executable, "-m", "consilium.cli.app")
-
-
-def hears_ctrl_c() -> None:
-    """Undo in a child what a shell does for its background jobs: it makes them, and so these tests, deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+MODULE = ("-m", "consilium.cli.app")
+WORDS = (sys.executable, *MODULE)
 
 
 def until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -67,7 +64,7 @@ def test_a_start_that_takes_too_long_is_given_up_and_undone(folder: StateFolder)
 
 def test_ctrl_c_while_starting_undoes_the_start(folder: StateFolder) -> None:
     process = subprocess.Popen(
-        (*WORDS, "up", "--model", "tiny", "--state", str(folder.root)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+        (*HEARING, *MODULE, "up", "--model", "tiny", "--state", str(folder.root)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         until(lambda: folder.cluster.exists() and "redis" in known(folder).parts and known(folder).parts["redis"].state == "up")
@@ -87,9 +84,7 @@ def test_logs_are_followed_also_into_a_file_that_is_new_and_one_that_begins_agai
     folder.log("redis").write_text("one\ntwo\nthree\n")
     said = tmp_path / "said"
     with said.open("wb") as out:
-        process = subprocess.Popen(
-            (*WORDS, "logs", "-f", "-n", "1", "--state", str(folder.root)), stdout=out, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
-        )
+        process = subprocess.Popen((*HEARING, *MODULE, "logs", "-f", "-n", "1", "--state", str(folder.root)), stdout=out, stderr=subprocess.PIPE, text=True)
     try:
         until(lambda: "three" in said.read_text())
         assert "two" not in said.read_text()
