@@ -19,6 +19,7 @@ BUF := .cache/buf/node_modules/.bin/buf
 PYTEST := $(BIN)/python -m pytest
 # Two at a time; what one of them says is shown when it has ended.
 BESIDE := $(MAKE) --no-print-directory -j2 --output-sync=target
+QUICK := lint types proto-lint arch unit
 
 .PHONY: help setup dev up down fmt check lint types arch unit component test engine-test e2e bench protos proto-lint proto-release clean
 
@@ -80,7 +81,7 @@ proto-release: $(BUF) ## Take protos/ as it is for what later changes may not br
 	@$(BUF) build protos --exclude-source-info -o protos/released.binpb
 
 check: $(DEV_STAMP) ## Everything that answers in two minutes
-	+@$(BESIDE) lint types proto-lint arch unit
+	+@$(BESIDE) $(QUICK)
 
 engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
 	@$(PYTEST) tests/engine -q -m 'not e2e' -p no:randomly
@@ -89,7 +90,7 @@ e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
 	@$(PYTEST) tests/e2e tests/engine -q -m e2e -p no:randomly
 
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
-	+@$(BESIDE) component lint types proto-lint arch unit
+	+@$(BESIDE) component $(QUICK)
 	@$(MAKE) --no-print-directory -j1 engine-test e2e
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)

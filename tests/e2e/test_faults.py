@@ -20,10 +20,12 @@ import pytest
 from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
 
+from consilium.gateway.config import Gateway
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 BACK_S = 150.0
-LIMIT = PLACES * 2  # turns that the gateway lets in: gateway.max_in_flight_factor
+LIMIT = int(PLACES * Gateway().max_in_flight_factor)  # turns that the gateway lets in
 OVER, STORM, STORM_EVERY_S = 40, 160, 0.015
 
 

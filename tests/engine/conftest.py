@@ -118,7 +118,7 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> As
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the test that kills the engine of the session behind all who ask it, and the many engines last.
 
-    vLLM looks at a class of models in a process of its own, which imports all of it, and keeps what it saw in the user's cache: so one engine does that, and not five.
+    A follower over nodes looks at a class of models in a process of its own, which imports all of vLLM, unless the user's cache knows it: the engines before have filled it.
     """
     late = ("test_dead_engine.py", "test_topologies.py")
     items.sort(key=lambda item: late.index(item.path.name) if item.path.name in late else -1)
