@@ -17,11 +17,13 @@ DEV_STAMP := $(VENV)/.installed-$(LANE)-dev
 SOURCES := services/consilium
 BUF := .cache/buf/node_modules/.bin/buf
 PYTEST := $(BIN)/python -m pytest
-# Two at a time; what one of them says is shown when it has ended.
+# Two at a time; what one of them says is shown when it has ended, but for those that call make again: they say it at once.
 BESIDE := $(MAKE) --no-print-directory -j2 --output-sync=target
 QUICK := lint types proto-lint arch unit
+# With BEHIND=yes, what only computes takes what others beside it leave.
+NICE := $(if $(BEHIND),nice -n 19)
 
-.PHONY: help setup dev up down fmt check lint types arch unit component test engine-test e2e bench protos proto-lint proto-release clean
+.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e bench protos proto-lint proto-release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -55,17 +57,17 @@ fmt: $(DEV_STAMP) ## Format the code
 	@$(BIN)/ruff check --fix services tests
 
 lint: $(DEV_STAMP) ## Ruff: rules and format
-	@$(BIN)/ruff check services tests
-	@$(BIN)/ruff format --check services tests
+	@$(NICE) $(BIN)/ruff check services tests
+	@$(NICE) $(BIN)/ruff format --check services tests
 
 types: $(DEV_STAMP) ## mypy --strict
-	@$(BIN)/mypy
+	@$(NICE) $(BIN)/mypy
 
 arch: $(DEV_STAMP) ## Architecture: arrows, sizes, catalogue, generated code
-	@$(PYTEST) tests/arch -q -p no:randomly
+	@$(NICE) $(PYTEST) tests/arch -q -p no:randomly
 
 unit: $(DEV_STAMP) ## Rules, without network
-	@$(PYTEST) tests/unit -q
+	@$(NICE) $(PYTEST) tests/unit -q
 
 component: $(DEV_STAMP) ## Real sockets and real Valkey, without an engine; they wait more than they compute, so three at a time
 	@$(PYTEST) tests/component tests/contract -q -m 'not engine and not e2e' -n 3 --dist worksteal
@@ -89,9 +91,12 @@ engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
 e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
 	@$(PYTEST) tests/e2e tests/engine -q -m e2e -p no:randomly
 
+# One after the other, and seen while they run: without the parallelism of the make that calls this.
+real: $(DEV_STAMP)
+	@MAKEFLAGS='$(filter-out -j% --jobserver-%,$(MAKEFLAGS))' $(MAKE) --no-print-directory component engine-test e2e
+
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
-	+@$(BESIDE) component $(QUICK)
-	@$(MAKE) --no-print-directory -j1 engine-test e2e
+	+@$(BESIDE) real $(QUICK) BEHIND=yes
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,19 +86,20 @@ def serve(
         str(port),
         *flags(arguments),
     ]
-    with log.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **env, "VLLM_NO_USAGE_STATS": "1"})
     url = f"http://127.0.0.1:{port}"
-    try:
-        first_token(url, "", name, child, begin + wait_s)
-        yield Bare(url, name, child.pid, time.monotonic() - begin)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGTERM)
+    with log.open("wb") as out, tempfile.TemporaryDirectory(prefix="csl-v") as sockets:
+        environment = {**os.environ, **env, "VLLM_NO_USAGE_STATS": "1", "VLLM_RPC_BASE_PATH": sockets}
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            first_token(url, "", name, child, begin + wait_s)
+            yield Bare(url, name, child.pid, time.monotonic() - begin)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float) -> None:

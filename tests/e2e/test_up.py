@@ -1,4 +1,5 @@
-"""`consilium up` as a person uses it: what it says, its commands, what it survives, a second one beside it, and its end, which is the last test of all."""
+"""`consilium up` as a person uses it: what it says, its commands, what it survives, a second one (tensor parallel) beside it, and its end, which is the last
+test of all."""
 
 from __future__ import annotations
 
@@ -36,6 +37,8 @@ STREAMS = 32
 TOKENS = 200  # of each stream: few enough for the time that `down` gives them
 PATIENCE_S = 180
 EARLY, EARLY_TOKENS = 4, 400  # streams that have begun when the end begins, and tokens of each
+SHARDED = ("--set", "topology.kind=sharded", "--set", "topology.tensor_parallel=2")
+SAY = ("chat", "Count to ten.", "--max-tokens", "12", "--temperature", "0")
 DOWN = """
 import sys
 from consilium.cli import app, down
@@ -177,10 +180,13 @@ def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
 
 
 def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_ends_it_alone(up: Up, tmp_path: Path) -> None:
-    """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second."""
+    """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second.
+
+    The second one is tensor parallel: its two ranks say what the one of the first says.
+    """
     folder = StateFolder(tmp_path / "state")
     before = up.restarts()
-    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", "--state", str(folder.root))
+    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", *SHARDED, "--state", str(folder.root))
     said = [tmp_path / f"{number}.out" for number in range(2)]
     starts = []
     for path in said:
@@ -194,7 +200,7 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
         running, told = starts[1 - refused], said[1 - refused]
         until(lambda: running.poll() is not None or "Ctrl-C stops the cluster" in told.read_text(), START_S, "the second cluster came up")
         assert running.poll() is None, told.read_text()
-        assert consilium("chat", "Hello", "--max-tokens", "2", "--state", str(folder.root)).returncode == 0
+        assert consilium(*SAY, "--state", str(folder.root)).stdout == up.call(*SAY).stdout != ""
         mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
         assert len(processes.marked(mark)) > 5
         running.send_signal(signal.SIGINT)
@@ -290,6 +296,7 @@ def test_down_lets_32_running_answers_finish_takes_no_new_one_and_leaves_nothing
     mark = up.cluster.mark
     shared = processes.shared_memory(processes.marked(mark))
     assert shared
+    assert list(up.folder.engine_sockets.iterdir()), "vLLM leaves its sockets in /tmp where it is not told otherwise"
     answers, over_grpc, down, said = asyncio.run(stopped_under_load(up))
     assert len(answers) == STREAMS
     for events in answers:

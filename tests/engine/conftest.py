@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,16 +85,14 @@ def cores() -> set[int]:
     return found
 
 
-async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> AsyncIterator[Asker]:
-    """Start an engine with a tiny model, and end it. Without its template the model is one that was never taught to chat."""
+async def running(folder: Path, kind: tiny.Kind) -> AsyncIterator[Asker]:
+    """Start an engine with a tiny model, and end it."""
     others, asker = cores(), Asker()
     warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
     warm_spawn.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
 
     model = tiny.make(folder / kind, kind)
-    if not template:
-        (model / "chat_template.jinja").unlink(missing_ok=True)
     args = {
         "model": str(model),
         "served_model_name": kind,
@@ -103,7 +102,7 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> As
         "kv_cache_memory_bytes": 64 << 20,
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
     }
-    parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True} if template else {}
+    parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}
     asker.engine = VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait)
     await asker.engine.start()
     warm_spawn.end_unused()
@@ -116,18 +115,15 @@ async def running(folder: Path, kind: tiny.Kind, *, template: bool = True) -> As
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the test that kills the engine of the session behind all who ask it, and the many engines last.
-
-    A follower over nodes looks at a class of models in a process of its own, which imports all of vLLM, unless the user's cache knows it: the engines before have filled it.
-    """
-    late = ("test_dead_engine.py", "test_topologies.py")
-    items.sort(key=lambda item: late.index(item.path.name) if item.path.name in late else -1)
+    """Put the test that kills the engine of the session behind all who ask it."""
+    items.sort(key=lambda item: item.path.name == "test_dead_engine.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Any:
-    """Say nothing to anybody: no hub, no usage reports."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Say nothing to anybody: no hub, no usage reports. Leave nothing in /tmp: the path of a socket is short, so not in pytest's own folder."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="csl-v") as sockets:
+        patch.setenv("VLLM_RPC_BASE_PATH", sockets)
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
             patch.setenv(name, "1")
         yield

@@ -3,16 +3,19 @@ its own, because Serve reads its settings when it is imported.
 
     python -m tests.engine.topologies_driver STATE_FOLDER
 
-One hybrid configuration holds all forms: the core is sharded over two nodes, `local` is tensor parallel in one node, `pair` is two replicas on two
-logical GPUs. Then ranks and replicas are killed.
+One hybrid configuration holds all forms: the core is sharded over two nodes, `pair` is two replicas on two logical GPUs, of a mixture of experts that was
+never taught to chat. (Tensor parallel in a node is tests/e2e/test_up.py's second cluster.) Then ranks and replicas are killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,24 +27,33 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from consilium.cli import processes
-from consilium.engine import app, machine
+from consilium.demo import tiny
+from consilium.engine import app, machine, warm_spawn
 from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
-from consilium.engine.client import EngineClient
+from consilium.engine.client import EngineClient, Turn
 from consilium.engine.config import EngineView
 from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
 
 START_S = 300.0
 END_S = 30.0
-VIEW = EngineView.model_validate(
-    {
-        "model": "tiny",
-        "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
-        "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
-        "executors": {"local": {"model": "tiny", "tensor_parallel": 2, "device": "cpu"}, "pair": {"model": "tiny", "replicas": 2, "device": "gpu"}},
-    }
-)
 STORE = 100 * 2**20
+ASK = [{"role": "user", "content": "Count to ten."}]
+POLITE = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+
+
+def view(models: Path) -> EngineView:
+    """Return the configuration. Makes the model of `pair`: without its template it is one that was never taught to chat."""
+    base = tiny.make(models / "base-moe", "tiny-moe")
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    return EngineView.model_validate(
+        {
+            "model": "tiny",
+            "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
+            "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
+            "executors": {"pair": {"model": str(base), "replicas": 2, "device": "gpu"}},
+        }
+    )
 
 
 def cluster() -> Cluster:
@@ -64,27 +76,55 @@ def wait_until_running(names: set[str]) -> dict[str, str]:
         time.sleep(2.0)  # each question costs the controller a tenth of a second of a core that the engines need
 
 
-async def say(client: EngineClient, executor: str, number: int, *, prefix: str = "same", model: str) -> dict[str, Any]:
-    """Return one answer: its text, its replica, its counts."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Count to ten."}], "max_tokens": 12, "temperature": 0}
-    async with await client.open(executor, Call(f"{executor}-{number}", "chat", body, prefix_key=prefix)) as turn:
-        answer = json.loads(b"".join([chunk async for chunk in turn]))
-    message = answer["choices"][0]["message"]
-    return {
-        "text": message.get("reasoning") or message["content"],
-        "replica": turn.head.replica,
-        "why": turn.head.routing,
-        "tokens": answer["usage"]["completion_tokens"],
-    }
+@dataclass(frozen=True)
+class Talker:
+    """Asks executors by name."""
+
+    client: EngineClient
+    models: Mapping[str, str]
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    async def ask(self, executor: str, route: str, *, prefix: str = "same", **body: Any) -> tuple[Turn, bytes]:
+        """Return a turn and the bytes of its answer."""
+        call = Call(f"{executor}-{next(self.numbers)}", route, {"model": self.models[executor], **body}, prefix_key=prefix)  # type: ignore[arg-type]
+        async with await self.client.open(executor, call) as turn:
+            return turn, b"".join([chunk async for chunk in turn])
+
+    async def say(self, executor: str, *, prefix: str = "same") -> dict[str, Any]:
+        """Return one answer: its text, its replica, its template, its counts."""
+        turn, body = await self.ask(executor, "chat", prefix=prefix, messages=ASK, max_tokens=12, temperature=0)
+        answer = json.loads(body)
+        message = answer["choices"][0]["message"]
+        return {
+            "text": message.get("reasoning") or message["content"],
+            "replica": turn.head.replica,
+            "why": turn.head.routing,
+            "template": turn.head.template,
+            "tokens": answer["usage"]["completion_tokens"],
+        }
+
+    async def complete(self, executor: str, *, stream: bool) -> str:
+        """Return what a model makes of a beginning."""
+        _, body = await self.ask(executor, "completions", prompt="Once", max_tokens=6, temperature=0, stream=stream)
+        lines = [line[6:] for line in body.decode().splitlines() if line.startswith("data: {")] if stream else [body.decode()]
+        return "".join(choice["text"] for line in lines for choice in json.loads(line)["choices"])
+
+    async def template(self, executor: str) -> str:
+        """Return the words that a talk becomes."""
+        _, tokens = await self.ask(executor, "tokenize", messages=POLITE)
+        _, words = await self.ask(executor, "detokenize", tokens=json.loads(tokens)["tokens"])
+        return str(json.loads(words)["prompt"])
 
 
-async def talk(client: EngineClient, model: str) -> dict[str, Any]:
+async def talk(talker: Talker) -> dict[str, Any]:
     """Return answers of every executor, one after the other and together."""
     seen: dict[str, Any] = {}
-    for executor in ("core", "local", "pair"):
-        seen[executor] = await say(client, executor, 0, model=model)
-    seen["spread"] = await asyncio.gather(*(say(client, "pair", 100 + i, prefix=f"talk-{i}", model=model) for i in range(12)))
-    seen["sticky"] = [await say(client, "pair", 200 + i, prefix="one talk", model=model) for i in range(6)]
+    for executor in ("core", "pair"):
+        seen[executor] = await talker.say(executor)
+    seen["spread"] = await asyncio.gather(*(talker.say("pair", prefix=f"talk-{i}") for i in range(12)))
+    seen["sticky"] = [await talker.say("pair", prefix="one talk") for _ in range(6)]
+    seen["words"] = await talker.template("pair")
+    seen["whole"], seen["streamed"] = [await talker.complete("pair", stream=stream) for stream in (False, True)]
     return seen
 
 
@@ -128,9 +168,10 @@ def kill() -> dict[str, Any]:
     """Kill a follower's rank, then the new leader. Return after how many seconds the others had ended."""
     began = time.monotonic()
     leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
-    ranks = follower.children(recursive=True)
-    family = [leader, follower, *leader.children(recursive=True), *ranks]
-    ranks[-1].kill()
+    children = follower.children(recursive=True)
+    family = [leader, follower, *leader.children(recursive=True), *children]
+    ranks = [child for child in children if {"VLLM::Worker", warm_spawn.MODULE} & {word.rpartition("_TP")[0] or word for word in child.cmdline()}]
+    ranks[0].kill()
     seen: dict[str, Any] = {"ranks_of_follower": len(ranks), "after_rank_died": gone_after(family)}
     known = {process.pid for process in family}
     new_follower = wait_for("Follower", known)
@@ -151,8 +192,7 @@ def main(state: Path) -> int:
     seen: dict[str, Any] = {}
     left: frozenset[Path] = frozenset()
     try:
-        specs = app.plan(VIEW, state / "models", machine.local(), ray.nodes())
-        served = specs[0].served_name
+        specs = app.plan(view(state / "made"), state / "models", machine.local(), ray.nodes())
         serve.start(proxy_location="Disabled")
         app.submit(specs, drain_s=1.0)
         seen["states"] = wait_until_running({app_name(spec.name) for spec in specs})
@@ -160,7 +200,7 @@ def main(state: Path) -> int:
         groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
         seen["nodes_of_groups"] = [len(set(group["bundles_to_node_id"].values())) for group in groups if len(group["bundles"]) == 2]
         client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name)) for spec in specs})
-        seen["talk"] = asyncio.run(talk(client, served))
+        seen["talk"] = asyncio.run(talk(Talker(client, {spec.name: spec.served_name for spec in specs})))
         seen["talk_s"] = round(time.monotonic() - began, 1)
         left = shared()
         seen["kill"] = kill()

@@ -60,10 +60,13 @@ def python_command(module: str, *words: str) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *words)
 
 
-def cluster_environment(*, ports: Mapping[str, int], temp: Path, token: str, mark: str, metrics: Path) -> dict[str, str]:
+def cluster_environment(*, ports: Mapping[str, int], temp: Path, sockets: Path, token: str, mark: str, metrics: Path) -> dict[str, str]:
     """Return the variables that every process of the cluster gets on top of the user's own.
 
     They must be set before Ray starts: workers inherit them from the raylet.
+
+    temp     Ray's temp folder
+    sockets  folder of the sockets between an engine's processes; its path may have some 70 bytes
     """
     serve = temp / "serve"
     http, grpc = ports["serve_ingress_http"], ports["serve_ingress_grpc"]
@@ -100,4 +103,5 @@ def cluster_environment(*, ports: Mapping[str, int], temp: Path, token: str, mar
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "VLLM_RPC_BASE_PATH": str(sockets),  # /tmp, where those of a killed engine stay
     }

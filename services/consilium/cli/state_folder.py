@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -147,6 +148,11 @@ class StateFolder:
         digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
         return Path("/tmp") / f"csl-{digest}" / "r"  # noqa: S108  the folder is made with 0700 and its owner is checked
 
+    @property
+    def engine_sockets(self) -> Path:
+        """Folder of the sockets between an engine's processes: short for the same reason."""
+        return self.ray_temp.parent / "v"
+
     def log(self, part: str) -> Path:
         """Return the log file of one part."""
         return self.logs / f"{part}.log"
@@ -163,13 +169,18 @@ class StateFolder:
             raise ConsiliumError("config_invalid", key="state", reason=reason) from err
 
     def make_ray_temp(self) -> None:
-        """Create Ray's temp folder, ours alone. Raises ConsiliumError(state_damaged) if it belongs to somebody else."""
+        """Create Ray's temp folder, ours alone, and an empty one for the sockets of engines. Call it while no Ray runs.
+
+        Raises ConsiliumError(state_damaged) if it belongs to somebody else.
+        """
         folder = self.ray_temp.parent
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise ConsiliumError("state_damaged", path=str(folder), reason="it belongs to another user")
         folder.chmod(0o700)
         self.ray_temp.mkdir(exist_ok=True)
+        shutil.rmtree(self.engine_sockets, ignore_errors=True)  # an engine that is killed leaves its sockets
+        self.engine_sockets.mkdir(exist_ok=True)
 
     def read_cluster(self) -> Cluster | None:
         """Return what cluster.json says, or None if there is none. Raises ConsiliumError(state_damaged)."""

@@ -116,7 +116,9 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
     for old in folder.metrics.glob("*.db"):
         old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(secret, f"ray {cluster.mark}")
-    variables = launch.cluster_environment(ports=ports, temp=folder.ray_temp, token=token, mark=cluster.mark, metrics=folder.metrics)
+    variables = launch.cluster_environment(
+        ports=ports, temp=folder.ray_temp, sockets=folder.engine_sockets, token=token, mark=cluster.mark, metrics=folder.metrics
+    )
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
             (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),

@@ -40,7 +40,7 @@ class EngineReplica:
 
     settings   fields of VllmSettings, as a dict
     cpu_lists  cores of each replica, by replica rank; empty = as the environment says
-    warm_ranks workers of a CPU engine in this node, whose processes are started beside this one; 0 = as vLLM starts them
+    warm_ranks workers on cores in each node, whose processes are started beside this one; 0 = as vLLM starts them
     """
 
     async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -54,7 +54,7 @@ class EngineReplica:
         settings = dict(settings)
         self._followers: multinode.Followers | None = None
         if multinode.is_spread(settings["engine_args"]):
-            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
+            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"], warm_ranks)
             self._followers.watch(_end_process)  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
         await asyncio.to_thread(warm_spawn.load, BACKEND)

@@ -35,16 +35,25 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
     environment  of the process that will start the engine
     ranks        workers of this engine on this machine
     """
-    preload = preloaded(environment.get("LD_PRELOAD", ""))
-    common = {**INDUCTOR, **({"LD_PRELOAD": preload} if preload else {})}
-    threads = thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes())
-    if not threads:
+    common = _common(environment)
+    workers = cpu_workers(environment, ranks)
+    if not workers:
         return Plan(CORE_MODULES, common)
     # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both, and all who are loaded like them.
-    workers = [Plan(WORKER_MODULES, {**common, **one}) for one in threads]
     first = workers[0].environment
     then = tuple(replace(worker, forked=worker.environment == first) for worker in workers)
     return Plan((*CORE_MODULES, *WORKER_MODULES), {**first, **NO_THREADS}, then=then, indifferent=THREADS)
+
+
+def cpu_workers(environment: Mapping[str, str], ranks: int) -> tuple[Plan, ...]:
+    """Return the plans for the workers alone, for a process that spawns them itself; empty where their threads are not known."""
+    common = _common(environment)
+    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes()))
+
+
+def _common(environment: Mapping[str, str]) -> dict[str, str]:
+    preload = preloaded(environment.get("LD_PRELOAD", ""))
+    return {**INDUCTOR, **({"LD_PRELOAD": preload} if preload else {})}
 
 
 def preloaded(before: str) -> str:

@@ -54,6 +54,15 @@ def nothing_is_left(folder: StateFolder) -> None:
     lock.close()
 
 
+def test_the_sockets_of_killed_engines_are_gone_when_ray_is_started_again(folder: StateFolder) -> None:
+    folder.make_ray_temp()
+    stale = folder.engine_sockets / "7b0d3d0e-1d5c-4d6e-9d67-1f0f6b9f5f0a"
+    stale.touch()
+    folder.make_ray_temp()
+    assert folder.engine_sockets.stat().st_uid == folder.ray_temp.parent.stat().st_uid
+    assert not stale.exists()
+
+
 def test_a_start_that_takes_too_long_is_given_up_and_undone(folder: StateFolder) -> None:
     words = (*WORDS, "up", "--model", "tiny", "--wait", "1", "--state", str(folder.root))
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)

@@ -64,9 +64,12 @@ def test_an_engine_over_nodes_gets_a_placement_group() -> None:
     assert engine.init_args[2] == 1  # warm are those of the leader's own node
 
 
-def test_a_cpu_engine_prepares_its_ranks_and_a_gpu_engine_does_not() -> None:
+def test_an_engine_that_computes_on_cores_prepares_its_ranks_and_one_on_cards_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "installed_for_cores", lambda: False)
     assert built(tensor_parallel=2).init_args[2] == 2
     assert built(device="gpu").init_args[2] == 0
+    monkeypatch.setattr(app, "installed_for_cores", lambda: True)
+    assert built(device="gpu").init_args[2] == 1
 
 
 def test_the_front_end_is_told_about_parsers_and_template() -> None:

@@ -206,7 +206,10 @@ def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
     ports = allot({}, usable=lambda _port: True)
     assert set(ports) == {place.name for place in TABLE}
     said = json.dumps(
-        [launch.ray_command(ports=ports, temp=tmp_path), launch.cluster_environment(ports=ports, temp=tmp_path, token="t", mark="m", metrics=tmp_path)]
+        [
+            launch.ray_command(ports=ports, temp=tmp_path),
+            launch.cluster_environment(ports=ports, temp=tmp_path, sockets=tmp_path, token="t", mark="m", metrics=tmp_path),
+        ]
     )
     for name, port in ports.items():
         if name not in {"http", "grpc", "metrics", "redis"}:
@@ -217,6 +220,7 @@ def test_ray_temp_leaves_room_for_socket_names() -> None:
     folder = StateFolder(Path("/a/very/long/path" * 20))
     assert len(str(folder.ray_temp / "session_2026-11-21_10-40-17_149023_1234567/sockets/plasma_store")) <= 107
     assert len(str(folder.ray_temp / "serve" / ("f" * 56) / "metrics.sock")) <= 107
+    assert len(str(folder.engine_sockets / ("f" * 36))) <= 107
 
 
 def test_passwords_differ_by_purpose_and_stay() -> None:

@@ -22,13 +22,12 @@ from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.inputs import TokensPrompt
-from vllm.model_executor.models import registry
-from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
+from consilium.engine.backends import vllm_config
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
@@ -302,13 +301,8 @@ def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         loggers.append(RayPrometheusStatLogger)
-    if current_platform.is_cpu():
-        # To keep this process off the cards vLLM looks at a class of models in another one, which imports everything once more: the first start of each model takes
-        # ten seconds of a core longer. Here are no cards.
-        registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
-    config = args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     engine: TappedLLM = TappedLLM.from_vllm_config(
-        config,
+        vllm_config.create(args),
         usage_context=UsageContext.OPENAI_API_SERVER,
         stat_loggers=loggers,
         enable_log_requests=args.enable_log_requests,
