@@ -1,5 +1,4 @@
-"""`consilium up` as a person uses it: what it says, its commands, what it survives, a second one (tensor parallel) beside it, and its end, which is the last
-test of all."""
+"""`consilium up` as a person uses it: what it says, its commands, what it survives, a second one beside it, and its end, which is the last test of all."""
 
 from __future__ import annotations
 
@@ -37,7 +36,6 @@ STREAMS = 32
 TOKENS = 200  # of each stream: few enough for the time that `down` gives them
 PATIENCE_S = 180
 EARLY, EARLY_TOKENS = 4, 400  # streams that have begun when the end begins, and tokens of each
-SHARDED = ("--set", "topology.kind=sharded", "--set", "topology.tensor_parallel=2")
 SAY = ("chat", "Count to ten.", "--max-tokens", "12", "--temperature", "0")
 DOWN = """
 import sys
@@ -180,13 +178,10 @@ def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
 
 
 def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_ends_it_alone(up: Up, tmp_path: Path) -> None:
-    """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second.
-
-    The second one is tensor parallel: its two ranks say what the one of the first says.
-    """
+    """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second."""
     folder = StateFolder(tmp_path / "state")
     before = up.restarts()
-    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", *SHARDED, "--state", str(folder.root))
+    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", "--state", str(folder.root))
     said = [tmp_path / f"{number}.out" for number in range(2)]
     starts = []
     for path in said:

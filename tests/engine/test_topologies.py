@@ -1,4 +1,4 @@
-"""Forms of topology with real engines: a core that is tensor parallel over two nodes, two replicas on two logical GPUs, and both as a hybrid; a dense model,
+"""All forms of topology with real engines: over two nodes, tensor parallel in a node, two replicas on two logical GPUs, and all of them as a hybrid; a dense model,
 and a mixture of experts without a chat template."""
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def seen(tmp_path_factory):
 
 
 def test_all_forms_come_up(seen):
-    assert seen["states"] == {"executor-core": "RUNNING", "executor-pair": "RUNNING"}
+    assert seen["states"] == {"executor-core": "RUNNING", "executor-local": "RUNNING", "executor-pair": "RUNNING"}
 
 
 def test_the_core_stands_on_two_nodes(seen):
     assert seen["nodes_of_groups"] == [2]
 
 
-@pytest.mark.parametrize("executor", ["core", "pair"])
+@pytest.mark.parametrize("executor", ["core", "local", "pair"])
 def test_every_form_answers(seen, executor):
     answer = seen["talk"][executor]
     assert answer["tokens"] == 12
@@ -73,9 +73,9 @@ def test_every_form_answers(seen, executor):
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.filterwarnings("ignore")  # vLLM and torch warn of themselves
-async def test_two_ranks_on_two_nodes_say_what_one_says(seen, dense):
+async def test_two_ranks_on_one_node_and_on_two_say_what_one_says(seen, dense):
     alone = await dense.chat("Count to ten.", max_tokens=12)
-    assert seen["talk"]["core"]["text"] == alone.text
+    assert seen["talk"]["core"]["text"] == seen["talk"]["local"]["text"] == alone.text
 
 
 def test_both_replicas_answer_and_say_the_same(seen):

@@ -3,8 +3,8 @@ its own, because Serve reads its settings when it is imported.
 
     python -m tests.engine.topologies_driver STATE_FOLDER
 
-One hybrid configuration holds all forms: the core is sharded over two nodes, `pair` is two replicas on two logical GPUs, of a mixture of experts that was
-never taught to chat. (Tensor parallel in a node is tests/e2e/test_up.py's second cluster.) Then ranks and replicas are killed.
+One hybrid configuration holds all forms: the core is sharded over two nodes, `local` is tensor parallel in one node, `pair` is two replicas on two
+logical GPUs, of a mixture of experts that was never taught to chat. Then ranks and replicas are killed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def view(models: Path) -> EngineView:
             "model": "tiny",
             "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
             "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
-            "executors": {"pair": {"model": str(base), "replicas": 2, "device": "gpu"}},
+            "executors": {
+                "local": {"model": "tiny", "tensor_parallel": 2, "device": "cpu"},
+                "pair": {"model": str(base), "replicas": 2, "device": "gpu"},
+            },
         }
     )
 
@@ -119,7 +122,7 @@ class Talker:
 async def talk(talker: Talker) -> dict[str, Any]:
     """Return answers of every executor, one after the other and together."""
     seen: dict[str, Any] = {}
-    for executor in ("core", "pair"):
+    for executor in ("core", "local", "pair"):
         seen[executor] = await talker.say(executor)
     seen["spread"] = await asyncio.gather(*(talker.say("pair", prefix=f"talk-{i}") for i in range(12)))
     seen["sticky"] = [await talker.say("pair", prefix="one talk") for _ in range(6)]

@@ -47,6 +47,20 @@ def check_shape(shape: Shape, facts: ModelFacts, *, key: str) -> None:
         raise invalid(f"{key}.nodes", f"{shares}. Values that work: {works}")
 
 
+def check_ranks_on_cores(shape: Shape, *, key: str) -> None:
+    """Raise ConsiliumError(config_invalid) if an engine on cores would have several ranks on each of several nodes.
+
+    vLLM's CPU platform counts one device per node, so the queues of a node's second rank are made as if it stood on another node, and the engine does not come
+    up (0.32, MessageQueue.create_from_process_group_single_reader).
+    """
+    ranks = shape.tensor_parallel * shape.pipeline_parallel
+    if shape.nodes > 1 and ranks > shape.nodes:
+        reason = (
+            f"on cores vLLM puts one rank on each of several nodes, and {ranks} ranks (tensor_parallel x pipeline_parallel) are {ranks // shape.nodes} on each"
+        )
+        raise invalid(f"{key}.nodes", f"{reason}. Set nodes to 1 or to {ranks}")
+
+
 def check_weights_on_cards(facts: ModelFacts, *, ranks: int, utilisation: float, machine: Machine, executor: str) -> None:
     """Raise ConsiliumError(does_not_fit), naming the knob, if the weights alone are larger than the largest card. Unknown sizes pass."""
     largest = max((gpu.memory_bytes for node in machine.nodes for gpu in node.gpus), default=0)

@@ -125,6 +125,7 @@ def plan(
             use = seat.settings.gpu_memory_utilization
             sharding.check_weights_on_cards(seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name)
         else:
+            sharding.check_ranks_on_cores(seat.shape, key=seat.key)
             sharding.check_weights_in_memory(seat.facts, nodes=seat.shape.nodes, machine=machine, executor=seat.name)
     _check_room(seats, machine)
     cores = _cores(seats, machine)

@@ -150,6 +150,13 @@ def test_heads_that_cannot_be_shared_name_the_sizes_that_work():
     assert topology.sharding.working_tps(Q14) == (1, 2, 4, 8)
 
 
+def test_on_cores_each_of_several_nodes_takes_one_rank():
+    machine = Machine(nodes=(Node(address="a", cpus=8), Node(address="b", cpus=8)))
+    error = refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=2)
+    assert error.public().startswith("topology.nodes: on cores vLLM puts one rank")
+    assert "nodes to 1 or to 4" in error.public()
+
+
 def test_nodes_must_divide_the_ranks():
     error = refused(box(4, 4), model="q30", kind="sharded", tensor_parallel=4, nodes=3)
     assert error.public().startswith("topology.nodes: 3 nodes cannot share 4 ranks")
