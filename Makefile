@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 # Two at a time; what one of them says is shown when it has ended, but for those that call make again: they say it at once.
 BESIDE := $(MAKE) --no-print-directory -j2 --output-sync=target
 QUICK := lint types proto-lint arch unit
-# With BEHIND=yes, what only computes takes what others beside it leave.
+# With BEHIND=yes, what only computes asks for less than what runs beside it.
 NICE := $(if $(BEHIND),nice -n 19)
 
 .PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e bench protos proto-lint proto-release clean
@@ -96,7 +96,7 @@ real: $(DEV_STAMP)
 	@MAKEFLAGS='$(filter-out -j% --jobserver-%,$(MAKEFLAGS))' $(MAKE) --no-print-directory component engine-test e2e
 
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
-	+@$(BESIDE) real $(QUICK) BEHIND=yes
+	+@$(BESIDE) -k real $(QUICK) BEHIND=yes || { echo "A part has failed; it stands above in a line with ***."; exit 1; }
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn

@@ -121,7 +121,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Any:
-    """Say nothing to anybody: no hub, no usage reports. Leave nothing in /tmp: the path of a socket is short, so not in pytest's own folder."""
+    """Say nothing to anybody: no hub, no usage reports. Leave no sockets in /tmp; pytest's own folder would make their paths too long."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="csl-v") as sockets:
         patch.setenv("VLLM_RPC_BASE_PATH", sockets)
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):

@@ -3,8 +3,8 @@ its own, because Serve reads its settings when it is imported.
 
     python -m tests.engine.topologies_driver STATE_FOLDER
 
-One hybrid configuration holds all forms: the core is sharded over two nodes, `local` is tensor parallel in one node, `pair` is two replicas on two
-logical GPUs, of a mixture of experts that was never taught to chat. Then ranks and replicas are killed.
+One hybrid configuration: the core is sharded over two nodes, `pair` is two replicas on two logical GPUs, of a mixture of experts that was never taught to
+chat. Then ranks and replicas are killed. (Tensor parallel in one node is the second cluster of tests/e2e/test_up.py.)
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def view(models: Path) -> EngineView:
             "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
             "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
             "executors": {
-                "local": {"model": "tiny", "tensor_parallel": 2, "device": "cpu"},
                 "pair": {"model": str(base), "replicas": 2, "device": "gpu"},
             },
         }
@@ -122,7 +121,7 @@ class Talker:
 async def talk(talker: Talker) -> dict[str, Any]:
     """Return answers of every executor, one after the other and together."""
     seen: dict[str, Any] = {}
-    for executor in ("core", "local", "pair"):
+    for executor in ("core", "pair"):
         seen[executor] = await talker.say(executor)
     seen["spread"] = await asyncio.gather(*(talker.say("pair", prefix=f"talk-{i}") for i in range(12)))
     seen["sticky"] = [await talker.say("pair", prefix="one talk") for _ in range(6)]
@@ -173,7 +172,7 @@ def kill() -> dict[str, Any]:
     leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
     children = follower.children(recursive=True)
     family = [leader, follower, *leader.children(recursive=True), *children]
-    ranks = [child for child in children if {"VLLM::Worker", warm_spawn.MODULE} & {word.rpartition("_TP")[0] or word for word in child.cmdline()}]
+    ranks = [rank for rank in ours(warm_spawn.MODULE) if rank in children]  # one that vLLM had to start itself has another title
     ranks[0].kill()
     seen: dict[str, Any] = {"ranks_of_follower": len(ranks), "after_rank_died": gone_after(family)}
     known = {process.pid for process in family}

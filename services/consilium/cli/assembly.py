@@ -183,12 +183,16 @@ def _ray(site: Site) -> Work:
         forget_sessions(temp)
         site.ray_ready.unlink(missing_ok=True)
 
+    def after() -> None:
+        site.ray_ready.unlink(missing_ok=True)
+        site.folder.forget_engine_sockets()
+
     return ProcessWork(
         launch.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
         probe=probes.file_exists(site.ray_ready),
         before=before,
-        after=lambda: site.ray_ready.unlink(missing_ok=True),
+        after=after,
     )
 
 

@@ -179,8 +179,12 @@ class StateFolder:
             raise ConsiliumError("state_damaged", path=str(folder), reason="it belongs to another user")
         folder.chmod(0o700)
         self.ray_temp.mkdir(exist_ok=True)
-        shutil.rmtree(self.engine_sockets, ignore_errors=True)  # an engine that is killed leaves its sockets
+        self.forget_engine_sockets()
         self.engine_sockets.mkdir(exist_ok=True)
+
+    def forget_engine_sockets(self) -> None:
+        """Remove the sockets that killed engines have left. Call it while no Ray runs."""
+        shutil.rmtree(self.engine_sockets, ignore_errors=True)
 
     def read_cluster(self) -> Cluster | None:
         """Return what cluster.json says, or None if there is none. Raises ConsiliumError(state_damaged)."""

@@ -25,7 +25,7 @@ from consilium.engine import topology
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
 from consilium.engine.config import EngineExecutor, EngineView
 from consilium.engine.deployment import Door, EngineReplica
-from consilium.engine.launch_args import installed_fields, installed_for_cores, installed_version
+from consilium.engine.launch_args import installed_fields, installed_version
 from consilium.engine.machine import Machine, from_ray, local
 from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.request_router import PATH as ROUTER
@@ -55,8 +55,7 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     args = dict(args)
     drain_s = float(args.pop("drain_s", DRAIN_S))
     spec = DeploymentSpec(**args)
-    on_cores = spec.device == "cpu" or installed_for_cores()  # the second where cards are Ray's word only
-    warm_ranks = spec.ranks // spec.nodes if on_cores else 0
+    warm_ranks = spec.ranks // spec.nodes if spec.device == "cpu" else 0
     engine = serve.deployment(EngineReplica, name=DEPLOYMENT).options(**options(spec, drain_s)).bind(settings(spec), tuple(spec.cpu_lists), warm_ranks)
     if spec.replicas == 1:
         return engine

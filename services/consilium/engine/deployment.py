@@ -23,8 +23,9 @@ from ray import serve
 from consilium.engine import leash, multinode, warm_spawn
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.frame_socket import SENT, CallerGoneError, open_line
+from consilium.engine.placement import BIND
 from consilium.engine.ports import Call
-from consilium.engine.warm_plan import BIND, cpu_engine
+from consilium.engine.warm_plan import cpu_engine
 from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.process import child_environment, set_variable

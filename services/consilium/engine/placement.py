@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Strategy = Literal["PACK", "STRICT_SPREAD"]
+BIND: Final = "VLLM_CPU_OMP_THREADS_BIND"
+"""Where vLLM reads which cores the ranks of an engine compute on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def core_groups(cores: Sequence[int], groups: int, per_group: int | None = None)
 
 
 def bind_string(groups: Sequence[Sequence[int]]) -> str:
-    """Return the groups as vLLM wants them in VLLM_CPU_OMP_THREADS_BIND: one list per rank, "0,1|2,3"."""
+    """Return the groups as vLLM wants them in BIND: one list per rank, "0,1|2,3"."""
     return "|".join(",".join(str(core) for core in group) for group in groups)
 
 

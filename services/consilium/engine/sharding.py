@@ -28,10 +28,21 @@ def tp_fits(facts: ModelFacts, tp: int) -> bool:
     return facts.heads % tp == 0 and shares_kv and facts.intermediate % tp == 0
 
 
-def check_shape(shape: Shape, facts: ModelFacts, *, key: str) -> None:
+def working_nodes(shape: Shape, *, on_cores: bool) -> tuple[int, ...]:
+    """Return the numbers of nodes that can share the ranks of an engine, in ascending order.
+
+    On cores a node takes one rank of several: vLLM's CPU platform counts one device per node, so the queues of a node's second rank are made as if it stood on
+    another node, and the engine does not come up (0.32, MessageQueue.create_from_process_group_single_reader).
+    """
+    ranks = shape.tensor_parallel * shape.pipeline_parallel
+    return tuple(n for n in range(1, ranks + 1) if ranks % n == 0 and (not on_cores or n in {1, ranks}))
+
+
+def check_shape(shape: Shape, facts: ModelFacts, *, key: str, on_cores: bool = False) -> None:
     """Raise ConsiliumError(config_invalid), naming the values that work, if the model cannot be shared like that.
 
-    key  where the shape stands in the configuration: "topology" or "executors.<name>"
+    key       where the shape stands in the configuration: "topology" or "executors.<name>"
+    on_cores  whether its ranks compute on cores
     """
     tensor, pipeline, nodes = shape.tensor_parallel, shape.pipeline_parallel, shape.nodes
     if not tp_fits(facts, tensor):
@@ -40,25 +51,14 @@ def check_shape(shape: Shape, facts: ModelFacts, *, key: str) -> None:
         raise invalid(f"{key}.tensor_parallel", f"{has}, which {tensor} ranks cannot share. Values that work: {works}")
     if pipeline > facts.layers:
         raise invalid(f"{key}.pipeline_parallel", f"{facts.name} has {facts.layers} layers, so at most {facts.layers} stages")
-    ranks = tensor * pipeline
-    if ranks % nodes:
-        works = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+    if nodes not in (can := working_nodes(shape, on_cores=on_cores)):
+        ranks = tensor * pipeline
         shares = f"{nodes} nodes cannot share {ranks} ranks (tensor_parallel x pipeline_parallel) evenly"
-        raise invalid(f"{key}.nodes", f"{shares}. Values that work: {works}")
-
-
-def check_ranks_on_cores(shape: Shape, *, key: str) -> None:
-    """Raise ConsiliumError(config_invalid) if an engine on cores would have several ranks on each of several nodes.
-
-    vLLM's CPU platform counts one device per node, so the queues of a node's second rank are made as if it stood on another node, and the engine does not come
-    up (0.32, MessageQueue.create_from_process_group_single_reader).
-    """
-    ranks = shape.tensor_parallel * shape.pipeline_parallel
-    if shape.nodes > 1 and ranks > shape.nodes:
-        reason = (
-            f"on cores vLLM puts one rank on each of several nodes, and {ranks} ranks (tensor_parallel x pipeline_parallel) are {ranks // shape.nodes} on each"
-        )
-        raise invalid(f"{key}.nodes", f"{reason}. Set nodes to 1 or to {ranks}")
+        if ranks % nodes == 0:
+            shares = (
+                f"on cores vLLM puts one rank on each of several nodes, and {ranks} ranks (tensor_parallel x pipeline_parallel) are {ranks // nodes} on each"
+            )
+        raise invalid(f"{key}.nodes", f"{shares}. Values that work: {', '.join(map(str, can))}")
 
 
 def check_weights_on_cards(facts: ModelFacts, *, ranks: int, utilisation: float, machine: Machine, executor: str) -> None:

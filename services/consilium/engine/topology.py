@@ -14,6 +14,7 @@ from consilium.engine import launch_args, placement, sharding
 from consilium.engine.config import EngineExecutor, EngineSettings, EngineView, Shape
 from consilium.engine.machine import Machine
 from consilium.engine.model_facts import ModelFacts, ToolStyle
+from consilium.engine.placement import BIND
 from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
 
@@ -120,12 +121,11 @@ def plan(
     """
     seats = _seats(view, machine, models)
     for seat in seats:
-        sharding.check_shape(seat.shape, seat.facts, key=seat.key)
+        sharding.check_shape(seat.shape, seat.facts, key=seat.key, on_cores=seat.device == "cpu")
         if seat.device == "gpu":
             use = seat.settings.gpu_memory_utilization
             sharding.check_weights_on_cards(seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name)
         else:
-            sharding.check_ranks_on_cores(seat.shape, key=seat.key)
             sharding.check_weights_in_memory(seat.facts, nodes=seat.shape.nodes, machine=machine, executor=seat.name)
     _check_room(seats, machine)
     cores = _cores(seats, machine)
@@ -192,8 +192,9 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
     have = len(machine.nodes)
     for seat in seats:
         if seat.shape.nodes > have:
+            can = max(n for n in sharding.working_nodes(seat.shape, on_cores=seat.device == "cpu") if n <= have)
             raise sharding.invalid(
-                f"{seat.key}.nodes", f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {have}"
+                f"{seat.key}.nodes", f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {can}"
             )
     wants = [placement.Want(s.name, s.replicas, s.shape.nodes, s.per_node) for s in seats if s.takes_gpu]
     asked = sum(want.copies * want.nodes * want.per_node for want in wants)
@@ -210,9 +211,12 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
 
 
 def _cores(seats: list[_Seat], machine: Machine) -> dict[str, Cores]:
-    """Return the cores of the engines that compute on them, where the ids are known: one node, and more than one rank to tell apart."""
+    """Return the cores of the engines that compute on them, where the ids are known: one node, and more than one rank to tell apart.
+
+    An engine whose owner has bound it (engine.env) is left out.
+    """
     known = machine.nodes[0].cores if len(machine.nodes) == 1 else ()
-    pinned = [seat for seat in seats if seat.device == "cpu"]
+    pinned = [seat for seat in seats if seat.device == "cpu" and BIND not in seat.settings.env]
     ranks = sum(seat.replicas * seat.ranks for seat in pinned)
     if not known or not ranks or (ranks == 1 and pinned[0].settings.cpu_cores is None):
         return {}  # one rank alone: vLLM's own choice keeps a core for its front-end
@@ -284,4 +288,4 @@ def _environment(seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: b
     # Cores of other machines are not known by number: count them, and leave the places to the kernel.
     per_node = -(-total // len(machine.nodes))
     threads = seat.settings.cpu_cores or max(1, int(min(node.cpus for node in machine.nodes)) // per_node)
-    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads), **env}
+    return {BIND: "nobind", "OMP_NUM_THREADS": str(threads), **env}

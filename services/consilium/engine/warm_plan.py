@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from consilium.engine.machine import parse_cpu_list, physical_cores
+from consilium.engine.placement import BIND
 from consilium.engine.warm_spawn import Plan
 
-BIND: Final = "VLLM_CPU_OMP_THREADS_BIND"
 RESERVED: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 CORE_MODULES: Final = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor", "vllm.v1.engine.async_llm")
 WORKER_MODULES: Final = ("vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")

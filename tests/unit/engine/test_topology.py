@@ -99,6 +99,12 @@ def test_sharded_on_cpu():
     assert core.bundles == ({"CPU": 1.0},)
 
 
+def test_an_engine_that_its_owner_has_bound_stays_so():
+    (core,) = plan(SERVER, kind="sharded", tensor_parallel=2, engine={"env": {"VLLM_CPU_OMP_THREADS_BIND": "0-3|8-11"}})
+    assert core.cpu_lists == ()
+    assert core.env["VLLM_CPU_OMP_THREADS_BIND"] == "0-3|8-11"
+
+
 def test_sharded_over_cpu_nodes_counts_cores():
     machine = Machine(nodes=(Node(address="a", cpus=8), Node(address="b", cpus=4)))
     (core,) = plan(machine, kind="sharded", tensor_parallel=2, nodes=2)
@@ -154,7 +160,10 @@ def test_on_cores_each_of_several_nodes_takes_one_rank():
     machine = Machine(nodes=(Node(address="a", cpus=8), Node(address="b", cpus=8)))
     error = refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=2)
     assert error.public().startswith("topology.nodes: on cores vLLM puts one rank")
-    assert "nodes to 1 or to 4" in error.public()
+    for nodes in (2, 3):
+        assert refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=nodes).public().endswith("Values that work: 1, 4")
+    assert "set nodes: 1" in refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=4).public()
+    assert plan(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2)[0].nodes == 1
 
 
 def test_nodes_must_divide_the_ranks():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from consilium.engine.warm_plan import BIND, NO_THREADS, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
+from consilium.engine.placement import BIND
+from consilium.engine.warm_plan import NO_THREADS, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
 
 ONE = {"OMP_NUM_THREADS": "1", "OMP_PLACES": "{0}", "OMP_PROC_BIND": "true"}
 

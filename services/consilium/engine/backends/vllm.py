@@ -1,6 +1,6 @@
 """An engine of our own: vLLM's AsyncLLM behind vLLM's own serving classes.
 
-With vllm_routes.py and vllm_tap.py the only place that touches vLLM. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
+With vllm_config.py, vllm_routes.py and vllm_tap.py the only place that touches vLLM, but for the followers in multinode.py. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
 except that metrics go there when it is told so, and does not know who asked.
 
 What kills an engine is told once: the first cause is kept and logged, callers get upstream_down, and `on_dead` ends the process.
