@@ -20,6 +20,8 @@ import pytest
 from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
 
+from consilium.cli.gateway_link import in_flight
+from consilium.cli.state_folder import StateFolder
 from consilium.gateway.config import Gateway
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -73,6 +75,25 @@ def test_client_gone_frees_its_place(cluster: Ours) -> None:
     inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
     assert sum(inflight) == 0
     assert not running or sum(running) <= 1  # Ray's page is some seconds old
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_busy(cluster: Ours, stream: bool) -> None:
+    """The body goes in a packet of its own, as from most clients; HAProxy with splicing would not see the client go, and would spin."""
+    metrics = StateFolder(cluster.state).metrics
+    proxies = cluster.processes("haproxy")
+    assert proxies
+    with cluster.standing_still(), client(cluster, 1.5) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/chat/completions", json=chat(50, stream=stream))
+        gone = time.monotonic()
+        while in_flight(metrics):
+            assert time.monotonic() - gone < 5, "the gateway does not know that its caller is gone"
+            time.sleep(0.02)
+        print(f"its place was free after {time.monotonic() - gone:.2f} s")
+        before = sum(sum(proxy.cpu_times()[:2]) for proxy in proxies)
+        time.sleep(1.0)
+        assert sum(sum(proxy.cpu_times()[:2]) for proxy in proxies) - before < 0.5
 
 
 def test_garbage_is_refused_with_words(cluster: Ours) -> None:

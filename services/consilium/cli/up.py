@@ -18,6 +18,7 @@ from typing import IO, Final
 
 from consilium.cli import launch, preflight, processes, tree
 from consilium.cli.app import complain
+from consilium.cli.haproxy import without_splicing
 from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
 from consilium.kernel.catalogue import BY_CODE
@@ -119,6 +120,7 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
     variables = launch.cluster_environment(
         ports=ports, temp=folder.ray_temp, sockets=folder.engine_sockets, token=token, mark=cluster.mark, metrics=folder.metrics
     )
+    variables |= without_splicing(folder.root)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
             (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),

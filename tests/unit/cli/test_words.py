@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from consilium.cli import answers, app, chat, keys, launch, memory, model_step, ray_logs, redis_server
+from consilium.cli import answers, app, chat, haproxy, keys, launch, memory, model_step, ray_logs, redis_server
 from consilium.cli.assembly import derive, own_redis_url, public_redis
 from consilium.cli.processes import identify
 from consilium.cli.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
@@ -214,6 +215,21 @@ def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
     for name, port in ports.items():
         if name not in {"http", "grpc", "metrics", "redis"}:
             assert str(port) in said, name
+
+
+def test_haproxy_is_started_without_splicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "of the owner" / "haproxy"
+    named.parent.mkdir()
+    named.write_text('#!/bin/sh\necho "$@"\n')
+    named.chmod(0o700)
+    monkeypatch.setenv(haproxy.VARIABLE, str(named))
+    (script,) = haproxy.without_splicing(tmp_path).values()
+    assert subprocess.run([script, "-f", "a b"], check=True, capture_output=True, text=True).stdout == "-dS -f a b\n"
+
+
+def test_without_haproxy_ray_says_so_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "_binary", lambda: None)
+    assert haproxy.without_splicing(tmp_path) == {}
 
 
 def test_ray_temp_leaves_room_for_socket_names() -> None:

