@@ -168,7 +168,7 @@ def test_overload_is_refused_at_once_and_goodput_holds(cluster: Ours) -> None:
         async with httpx.AsyncClient(base_url=cluster.url, timeout=120, limits=limits, headers={"Authorization": f"Bearer {cluster.key}"}) as http:
 
             def ask() -> asyncio.Task[httpx.Response]:
-                return asyncio.create_task(http.post("/v1/chat/completions", json=chat(12)))
+                return asyncio.create_task(http.post("/v1/chat/completions", json=chat(6)))
 
             with cluster.standing_still():
                 first = [ask() for _ in range(LIMIT + OVER)]

@@ -34,9 +34,9 @@ START_S = 240
 RESTART_S = 180
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
-TOKENS = 200  # of each stream: few enough for the time that `down` gives them
+TOKENS = 100  # of each stream: few enough for the time that `down` gives them
 PATIENCE_S = 180
-EARLY, EARLY_TOKENS = 4, 400  # streams that have begun when the end begins, and tokens of each
+EARLY, EARLY_TOKENS = 4, 250  # streams that have begun when the end begins, and tokens of each
 SHARDED = tuple(
     word for setting in ("topology.kind=sharded", "topology.tensor_parallel=2", "engine.env.VLLM_CPU_OMP_THREADS_BIND=nobind") for word in ("--set", setting)
 )
