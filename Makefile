@@ -87,7 +87,7 @@ check: $(DEV_STAMP) ## Everything that answers in two minutes
 	+@$(BESIDE) $(QUICK)
 
 engine-test: $(DEV_STAMP) ## The real vLLM engine with tiny models
-	@$(PYTEST) tests/engine -q -m 'not e2e' -p no:randomly
+	@$(PYTEST) tests/engine -q -p no:randomly
 
 e2e: $(DEV_STAMP) ## A whole cluster, brought up and taken down
 	@$(PYTEST) tests/e2e -q -p no:randomly

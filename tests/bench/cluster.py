@@ -100,6 +100,7 @@ def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
     from consilium.engine import model_facts, topology
     from consilium.engine.config import EngineView
     from consilium.engine.machine import local
+    from consilium.engine.placement import BIND
     from consilium.kernel.config import load_json
 
     view = load_json(EngineView, state / "config.json")
@@ -111,5 +112,5 @@ def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
         arguments |= {"tool_call_parser": str(core.tool_parser), "enable_auto_tool_choice": True}
     env = dict(core.env)
     if core.cpu_lists:
-        env["VLLM_CPU_OMP_THREADS_BIND"] = core.cpu_lists[0]
+        env[BIND] = core.cpu_lists[0]
     return Path(core.model_path), core.served_name, arguments, env

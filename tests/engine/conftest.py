@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -78,39 +77,11 @@ def cores() -> set[int]:
     """Return the process ids of the engine cores of this process; one that was started warm keeps the command line it was started with."""
     found = set()
     for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):  # what an earlier engine left may be ending just now
+        with contextlib.suppress(psutil.Error):  # a child may be ending just now
             title = f"{child.name()} {' '.join(child.cmdline())}"
             if "EngineCore" in title or warm_spawn.MODULE in title:
                 found.add(child.pid)
     return found
-
-
-async def running(folder: Path, kind: tiny.Kind) -> AsyncIterator[Asker]:
-    """Start an engine with a tiny model, and end it."""
-    others, asker = cores(), Asker()
-    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
-    warm_spawn.load("consilium.engine.backends.vllm")
-    from consilium.engine.backends.vllm import VllmEngine, VllmSettings
-
-    model = tiny.make(folder / kind, kind)
-    args = {
-        "model": str(model),
-        "served_model_name": kind,
-        "enforce_eager": True,
-        "max_model_len": CONTEXT,
-        "max_num_seqs": 8,
-        "kv_cache_memory_bytes": 64 << 20,
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
-    }
-    parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}
-    asker.engine = VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait)
-    await asker.engine.start()
-    warm_spawn.end_unused()
-    asker.cores = cores() - others
-    try:
-        yield asker
-    finally:
-        await asker.engine.stop()
 
 
 @pytest.hookimpl(trylast=True)
@@ -132,5 +103,27 @@ def _alone() -> Any:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker]:
     """The engine of the session."""
-    async for asker in running(tmp_path_factory.mktemp("models"), "tiny"):
+    asker = Asker()
+    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
+    warm_spawn.load("consilium.engine.backends.vllm")
+    from consilium.engine.backends.vllm import VllmEngine, VllmSettings
+
+    model = tiny.make(tmp_path_factory.mktemp("models") / "tiny")
+    args = {
+        "model": str(model),
+        "served_model_name": "tiny",
+        "enforce_eager": True,
+        "max_model_len": CONTEXT,
+        "max_num_seqs": 8,
+        "kv_cache_memory_bytes": 64 << 20,
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
+    }
+    parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}
+    asker.engine = VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait)
+    await asker.engine.start()
+    warm_spawn.end_unused()
+    asker.cores = cores()
+    try:
         yield asker
+    finally:
+        await asker.engine.stop()

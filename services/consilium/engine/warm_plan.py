@@ -35,10 +35,9 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
     environment  of the process that will start the engine
     ranks        workers of this engine on this machine
     """
-    common = _common(environment)
     workers = cpu_workers(environment, ranks)
     if not workers:
-        return Plan(CORE_MODULES, common)
+        return Plan(CORE_MODULES, _common(environment))
     # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both, and all who are loaded like them.
     first = workers[0].environment
     then = tuple(replace(worker, forked=worker.environment == first) for worker in workers)
