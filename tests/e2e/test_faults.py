@@ -71,10 +71,13 @@ def test_client_gone_frees_its_place(cluster: Ours) -> None:
                     break
         time.sleep(1.0)
         page = http.get(json.loads((cluster.state / "cluster.json").read_text())["addresses"]["metrics"]).text
-    running = [float(line.split()[-1]) for line in page.splitlines() if line.startswith(("ray_vllm_num_requests_running", "vllm:num_requests_running"))]
+    running = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
     inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
     assert sum(inflight) == 0
-    assert not running or sum(running) <= 1  # Ray's page is some seconds old
+    assert len(running) == 1
+    assert 'executor="core"' in running[0]
+    assert 'replica="0"' in running[0]
+    assert running[0].endswith(" 0.0")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -30,6 +30,9 @@ USED = {
     ("vllm.entrypoints.pooling.base.serving", "PoolingBaseServing"): {"__call__"},
     ("vllm.outputs", "RequestOutput"): {"__init__"},
     ("vllm.v1.metrics.loggers", "StatLoggerBase"): {"record", "log_engine_initialized"},
+    ("vllm.v1.metrics.loggers", "PrometheusStatLogger"): {
+        "_gauge_cls", "_counter_cls", "_histogram_cls", "_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls",
+    },
     ("vllm.v1.metrics.stats", "RequestStateStats"): {"queued_ts", "scheduled_ts", "first_token_ts"},
 }  # fmt: skip
 # Attributes that init_app_state must set, because routes are read from there.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from consilium.engine import wire
 from consilium.engine.ports import State
@@ -123,6 +124,19 @@ async def test_logprobs(dense: Asker) -> None:
     said = await dense.chat(logprobs=True, top_logprobs=2, max_tokens=3)
     content = said.json["choices"][0]["logprobs"]["content"]
     assert [len(entry["top_logprobs"]) for entry in content] == [2, 2, 2]
+
+
+async def test_figures_have_the_names_of_vllms_server_and_say_whose_they_are(dense: Asker) -> None:
+    await dense.chat()
+    page = generate_latest().decode().splitlines()
+    own = [line for line in page if line.startswith("vllm:") and "executor=" in line]
+    assert all('executor="core"' in line and 'replica="0"' in line for line in own)
+    names = {line.partition("{")[0] for line in own}
+    assert {
+        "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket",
+        "vllm:inter_token_latency_seconds_bucket", "vllm:request_success_total", "vllm:cache_config_info",
+    } <= names  # fmt: skip
+    assert next(float(line.split()[-1]) for line in own if line.startswith("vllm:generation_tokens_total")) >= 2
 
 
 async def test_a_stop_string_stops(dense: Asker) -> None:

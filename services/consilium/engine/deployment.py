@@ -60,7 +60,7 @@ class EngineReplica:
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
         await asyncio.to_thread(warm_spawn.load, BACKEND)
         backend = importlib.import_module(BACKEND)
-        self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, ray_metrics=True), on_dead=_end_process)
+        self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, rank=context.rank.rank), on_dead=_end_process)
         await self._engine.start()
         warm_spawn.end_unused()
 

@@ -11,18 +11,20 @@ Knows bytes. Does not know engines or transports.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from consilium.engine.ports import Head, Tail, Timings, Usage
 from consilium.kernel.compact import dumps
-from consilium.kernel.errors import ConsiliumError, FieldValue, to_openai
+from consilium.kernel.errors import ConsiliumError, to_openai
 
 HEAD: Final = b"\x01"
 TAIL: Final = b"\x00"
 SSE: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 DONE: Final = b"data: [DONE]\n\n"
+
+_FIELDS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (Head, Usage, Timings)}
 
 
 def head_frame(head: Head, body: bytes = b"") -> bytes:
@@ -32,7 +34,7 @@ def head_frame(head: Head, body: bytes = b"") -> bytes:
 
 def tail_frame(tail: Tail, body: bytes = b"") -> bytes:
     """Return the last item: the last bytes of the body and the tail."""
-    return body + TAIL + dumps(asdict(tail))
+    return body + TAIL + dumps({"usage": _flat(tail.usage), "finish_reason": tail.finish_reason, "timings": _flat(tail.timings)})
 
 
 def document(head: Head, body: bytes, tail: Tail) -> bytes:
@@ -90,5 +92,6 @@ def _tail(raw: bytes) -> Tail:
     return Tail(usage=Usage(**parts["usage"]), finish_reason=parts["finish_reason"], timings=Timings(**parts["timings"]))
 
 
-def _flat(head: Head) -> dict[str, FieldValue]:
-    return asdict(head)
+def _flat(part: Head | Usage | Timings) -> dict[str, Any]:
+    """Return the fields by name, without the deep copies that `dataclasses.asdict` makes of them."""
+    return {name: getattr(part, name) for name in _FIELDS[type(part)]}

@@ -158,6 +158,7 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
+        logging_config={"enable_access_log": False},  # it knows no paths; routes.py and turn.py write better lines
         ray_actor_options={"num_cpus": float(args.get("num_cpus", 0.1))},
     )
     return deployment.bind(str(args["config"]))

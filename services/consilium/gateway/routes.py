@@ -36,6 +36,8 @@ TURNS: Final[Mapping[str, Route]] = {
     "/detokenize": "detokenize",
 }
 OPEN: Final = frozenset({"/health", "/healthz", "/ready"})
+QUIET: Final = OPEN | TURNS.keys()
+"""Paths without a log line here: a turn writes its own, and probes come every second."""
 KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", "/health", "/ready")
 LONGEST_ID: Final = 64
 """Characters of an id that are looked at: receipts, responses, requests."""
@@ -90,6 +92,8 @@ class HttpFace:
         with logs.request(request_id):
             try:
                 await self._route(request, headers)
+                if request.path not in QUIET:
+                    _log.info("answered", method=request.method, path=request.path[:100], status=sent.status)
             except ConsiliumError as error:
                 await _refuse(request, sent, error, headers, request_id)
             except Exception as error:
@@ -275,14 +279,16 @@ class HttpFace:
 
 
 class _Sent:
-    """Remembers whether the answer has begun, so that an error knows whether it may still be one."""
+    """Remembers whether the answer has begun, so that an error knows whether it may still be one, and with which status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.begun = False
+        self.status = 0
 
     async def __call__(self, message: Any) -> None:
-        self.begun = True
+        if not self.begun:
+            self.begun, self.status = True, message.get("status", 0)
         await self._send(message)
 
 

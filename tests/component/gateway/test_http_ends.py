@@ -147,6 +147,16 @@ async def test_a_failure_does_not_end_the_watch(log_lines):
     assert [line["event"] for line in log_lines] == ["look_failed"]
 
 
+async def test_each_request_but_a_probe_has_one_line_in_the_log(gateway, log_lines):
+    bench = await gateway()
+    http = bench.client(await bench.new_key())
+    for path in ("/health", "/ready", "/v1/models", "/nope"):
+        await http.get(path)
+    await http.post("/v1/chat/completions", json=chat("hi"))
+    told = [(line["event"], line.get("path") or line.get("route"), line.get("status") or line.get("code")) for line in log_lines]
+    assert told == [("answered", "/v1/models", 200), ("refused", "/nope", "route_unknown"), ("turn_done", "chat", 200)]
+
+
 async def test_a_key_without_the_scope_gets_its_tokens_back(gateway):
     bench = await gateway()
     key = await bench.new_key(scopes=frozenset({"read"}), tpm=10_000)

@@ -1,7 +1,7 @@
 """An engine of our own: vLLM's AsyncLLM behind vLLM's own serving classes.
 
-With vllm_config.py, vllm_routes.py and vllm_tap.py the only place that touches vLLM, but for the followers in multinode.py. Knows how to start, watch and end one engine, and how to frame its answers. Does not know Ray,
-except that metrics go there when it is told so, and does not know who asked.
+With the other vllm_*.py the only place that touches vLLM, but for the followers in multinode.py. Knows how to start, watch and end one engine, and how to
+frame its answers. Does not know Ray, and does not know who asked.
 
 What kills an engine is told once: the first cause is kept and logged, callers get upstream_down, and `on_dead` ends the process.
 """
@@ -21,13 +21,14 @@ from vllm import SamplingParams
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.envs import enable_envs_cache
 from vllm.inputs import TokensPrompt
 from vllm.pooling_params import PoolingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
-from consilium.engine.backends import vllm_config
+from consilium.engine.backends import vllm_config, vllm_metrics
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
@@ -57,7 +58,7 @@ class VllmSettings:
     frontend_args  fields of vLLM's FrontendArgs: chat_template, tool_call_parser, enable_auto_tool_choice ...
     note           what the model is, for a person
     idle_s         after that many seconds without a token, health means generating one
-    ray_metrics    engine metrics go to Ray's exporter
+    rank           which copy of its executor this is, for the metrics
     """
 
     name: str
@@ -69,7 +70,7 @@ class VllmSettings:
     note: str = ""
     idle_s: float = 30.0
     check_timeout_s: float = 60.0
-    ray_metrics: bool = False
+    rank: int = 0
 
 
 class VllmEngine:
@@ -94,7 +95,7 @@ class VllmEngine:
         began = time.monotonic()
         try:
             args = AsyncEngineArgs(**_typed(settings.engine_args))
-            engine = await asyncio.to_thread(_construct, args, ray_metrics=settings.ray_metrics)
+            engine = await asyncio.to_thread(_construct, args, vllm_metrics.logger(settings.name, str(settings.rank)))
             engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
             await engine.reset_mm_cache()
             tasks = await engine.get_supported_tasks()
@@ -104,6 +105,7 @@ class VllmEngine:
             self._engine = engine
             self._state = State.READY
             await self._generate_one()
+            enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
             self._state = State.DOWN
             _log.exception("engine_start_failed", executor=settings.name)
@@ -294,17 +296,12 @@ def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
     return {**args, "structured_outputs_config": StructuredOutputsConfig(**nested)} if isinstance(nested, Mapping) else dict(args)
 
 
-def _construct(args: AsyncEngineArgs, *, ray_metrics: bool) -> TappedLLM:
+def _construct(args: AsyncEngineArgs, figures: Any) -> TappedLLM:
     steps = Steps()
-    loggers: list[Any] = [steps.logger]
-    if ray_metrics:
-        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
-
-        loggers.append(RayPrometheusStatLogger)
     engine: TappedLLM = TappedLLM.from_vllm_config(
         vllm_config.create(args),
         usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=loggers,
+        stat_loggers=[steps.logger, figures],
         enable_log_requests=args.enable_log_requests,
         aggregate_engine_logging=args.aggregate_engine_logging,
         disable_log_stats=args.disable_log_stats,
