@@ -25,7 +25,7 @@ BESIDE = f"""
 import runpy
 from consilium.engine import warm_plan, warm_spawn
 from consilium.kernel.process import child_environment
-warm_spawn.prepare(warm_plan.cpu_engine(child_environment({{}}), 1))
+warm_spawn.prepare(warm_plan.cpu_engine(child_environment({{}}), 1, alone=False))
 runpy.run_module("{SERVER}", run_name="__main__", alter_sys=True)
 """
 """The same server, whose processes import at the same time and not one after the other, as our engines' do: for those who ask what it says, and not how long it

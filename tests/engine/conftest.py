@@ -104,7 +104,7 @@ def _alone() -> Any:
 async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker]:
     """The engine of the session."""
     asker = Asker()
-    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1))
+    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1, alone=True))
     warm_spawn.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
 

@@ -50,11 +50,12 @@ class EngineReplica:
         self._leash = _leashed()
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
-        if warm_ranks:
-            warm_spawn.prepare(cpu_engine(child_environment({}), warm_ranks))
         settings = dict(settings)
+        is_spread = multinode.is_spread(settings["engine_args"])
+        if warm_ranks:
+            warm_spawn.prepare(cpu_engine(child_environment({}), warm_ranks, alone=warm_ranks == 1 and not is_spread))
         self._followers: multinode.Followers | None = None
-        if multinode.is_spread(settings["engine_args"]):
+        if is_spread:
             settings["engine_args"], self._followers = multinode.lead(settings["engine_args"], warm_ranks)
             self._followers.watch(_end_process)  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.

@@ -29,12 +29,24 @@ _TCMALLOC: Final = (("vllm", "libs", "libtcmalloc_minimal*.so*"), ("vllm", "libs
 _NODES: Final = Path("/sys/devices/system/node")
 
 
-def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
+def lone_core(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the OpenMP variables of an engine core that is its own only worker, or None where the rule is not known here: then it starts one.
+
+    environment  of the process that will start the engine
+    """
+    known = _threads(environment, 1)
+    return known[0] if known else None
+
+
+def cpu_engine(environment: Mapping[str, str], ranks: int, *, alone: bool) -> Plan:
     """Return the plan for the engine core of a CPU engine and its workers.
 
     environment  of the process that will start the engine
     ranks        workers of this engine on this machine
+    alone        the core computes by itself if it can (`lone_core`)
     """
+    if alone and (threads := lone_core(environment)) is not None:
+        return Plan((*CORE_MODULES, *WORKER_MODULES), {**_common(environment), **threads})
     workers = cpu_workers(environment, ranks)
     if not workers:
         return Plan(CORE_MODULES, _common(environment))
@@ -47,7 +59,11 @@ def cpu_engine(environment: Mapping[str, str], ranks: int) -> Plan:
 def cpu_workers(environment: Mapping[str, str], ranks: int) -> tuple[Plan, ...]:
     """Return the plans for the workers alone, for a process that spawns them itself; empty where their threads are not known."""
     common = _common(environment)
-    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes()))
+    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in _threads(environment, ranks))
+
+
+def _threads(environment: Mapping[str, str], ranks: int) -> tuple[dict[str, str], ...]:
+    return thread_environments({**environment, **_common(environment)}, ranks, allowed_cores(), numa_nodes())
 
 
 def _common(environment: Mapping[str, str]) -> dict[str, str]:

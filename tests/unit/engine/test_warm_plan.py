@@ -3,7 +3,7 @@
 import pytest
 
 from consilium.engine.placement import BIND
-from consilium.engine.warm_plan import NO_THREADS, RESERVED, THREADS, cpu_engine, preloaded, thread_environments
+from consilium.engine.warm_plan import NO_THREADS, RESERVED, THREADS, WORKER_MODULES, cpu_engine, lone_core, preloaded, thread_environments
 
 ONE = {"OMP_NUM_THREADS": "1", "OMP_PLACES": "{0}", "OMP_PROC_BIND": "true"}
 
@@ -35,7 +35,7 @@ def test_an_openmp_that_is_preloaded_already_stays_alone() -> None:
 
 
 def test_the_core_is_loaded_as_its_first_worker_which_is_forked_from_it() -> None:
-    plan = cpu_engine({BIND: "0|1"}, 2)
+    plan = cpu_engine({BIND: "0|1"}, 2, alone=False)
     first, second = plan.then
     assert (first.forked, second.forked) == (True, False)
     assert plan.environment == {**first.environment, **NO_THREADS}
@@ -45,9 +45,26 @@ def test_the_core_is_loaded_as_its_first_worker_which_is_forked_from_it() -> Non
     assert second.environment != first.environment
 
 
+def test_a_core_that_computes_by_itself_is_loaded_as_a_worker_and_starts_none() -> None:
+    threads = lone_core({BIND: "0"})
+    assert threads is not None
+    assert threads["OMP_NUM_THREADS"] == "1"
+    plan = cpu_engine({BIND: "0"}, 1, alone=True)
+    assert plan.then == ()
+    assert set(WORKER_MODULES) <= set(plan.modules)
+    assert threads.items() <= plan.environment.items()
+    assert plan.indifferent == ()
+
+
+def test_a_core_whose_threads_are_not_known_starts_a_worker() -> None:
+    environment = {BIND: "0|1"}  # two lists for one rank: vLLM's rule, and its error
+    assert lone_core(environment) is None
+    assert cpu_engine(environment, 1, alone=True) == cpu_engine(environment, 1, alone=False)
+
+
 def test_where_the_threads_are_not_known_nothing_is_forked() -> None:
-    assert cpu_engine({}, 2).then == ()
+    assert cpu_engine({}, 2, alone=False).then == ()
 
 
 def test_workers_whose_threads_are_not_bound_are_all_forked() -> None:
-    assert [worker.forked for worker in cpu_engine({BIND: "nobind"}, 2).then] == [True, True]
+    assert [worker.forked for worker in cpu_engine({BIND: "nobind"}, 2, alone=False).then] == [True, True]

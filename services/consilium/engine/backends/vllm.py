@@ -298,14 +298,16 @@ def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _construct(args: AsyncEngineArgs, figures: Any) -> TappedLLM:
     steps = Steps()
-    engine: TappedLLM = TappedLLM.from_vllm_config(
-        vllm_config.create(args),
-        usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[steps.logger, figures],
-        enable_log_requests=args.enable_log_requests,
-        aggregate_engine_logging=args.aggregate_engine_logging,
-        disable_log_stats=args.disable_log_stats,
-    )
+    config = vllm_config.create(args)
+    with vllm_config.lone_core(config):
+        engine: TappedLLM = TappedLLM.from_vllm_config(
+            config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[steps.logger, figures],
+            enable_log_requests=args.enable_log_requests,
+            aggregate_engine_logging=args.aggregate_engine_logging,
+            disable_log_stats=args.disable_log_stats,
+        )
     engine.steps = steps
     return engine
 

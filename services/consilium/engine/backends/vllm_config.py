@@ -1,15 +1,22 @@
 """vLLM's configuration of an engine, made from its arguments: the same for an engine of one node, for a leader and for its followers.
 
-Touches vLLM. Knows in which process a class of models may be looked at. Does not start anything.
+Touches vLLM. Knows in which process a class of models may be looked at, and when an engine core may compute by itself. Does not start anything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+from consilium.engine import warm_plan
+from consilium.kernel.process import child_environment, variables
 
 
 def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
@@ -21,3 +28,20 @@ def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
     if current_platform.is_cpu():
         registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
     return args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER, headless=headless)
+
+
+@contextmanager
+def lone_core(config: VllmConfig) -> Iterator[None]:
+    """Let an engine with one worker on cores compute in its core's own process; it is to be started meanwhile.
+
+    vLLM starts a worker beside the core there, because OpenMP reads which cores it may use when it is loaded, so that only the environment of a new process
+    can tell it. The core is a new process too. Apart, both spin on a core of the machine each while they wait for the other.
+    """
+    alone = current_platform.is_cpu() and config.parallel_config.world_size_across_dp == 1
+    threads = warm_plan.lone_core(child_environment({})) if alone else None
+    if threads is None:
+        yield
+        return
+    config.parallel_config.distributed_executor_backend = UniProcExecutor
+    with variables(threads):
+        yield
