@@ -32,12 +32,15 @@ from consilium.engine import app, machine, warm_spawn
 from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
 from consilium.engine.client import EngineClient, Turn
 from consilium.engine.config import EngineView
+from consilium.engine.placement import BIND
 from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
 
 START_S = 300.0
 END_S = 30.0
 STORE = 100 * 2**20
+UNBOUND = {BIND: "nobind", "OMP_NUM_THREADS": "1"}
+"""Both replicas would be bound to the same core, and already import there."""
 ASK = [{"role": "user", "content": "Count to ten."}]
 POLITE = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 
@@ -52,7 +55,7 @@ def view(models: Path) -> EngineView:
             "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
             "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
             "executors": {
-                "pair": {"model": str(base), "replicas": 2, "device": "gpu"},
+                "pair": {"model": str(base), "replicas": 2, "device": "gpu", "engine": {"env": UNBOUND}},
             },
         }
     )
