@@ -23,6 +23,16 @@ from tests.bench import bare
 
 
 @dataclass(frozen=True, slots=True)
+class Core:
+    """What the core of a cluster is started with: its model folder, its served name, vLLM's arguments and environment."""
+
+    model_path: Path
+    served: str
+    engine_arguments: dict[str, object]
+    engine_env: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Ours:
     """A running cluster. `first_token_s` counts from the command to the first token, `said` is what the command printed."""
 
@@ -87,15 +97,29 @@ def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str
         url = known["addresses"]["openai"].removesuffix("/v1")
         bare.first_token(url, known["key"], "base", None, begin + wait_s)
         spent = time.monotonic() - begin
-        path, served, arguments, env = _engine(state)
-        yield Ours(url, known["addresses"]["grpc"], known["key"], state, path, spent, served, arguments, env, said.stdout)
+        core = _core(state)
+        yield Ours(
+            url, known["addresses"]["grpc"], known["key"], state, core.model_path, spent, core.served, core.engine_arguments, core.engine_env, said.stdout
+        )
     finally:
         cli("down", "--state", str(state), timeout_s=120)
         shutil.rmtree(StateFolder(state).ray_temp.parent, ignore_errors=True)  # `down` keeps the logs there
 
 
-def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
-    """Return the model folder, its served name, vLLM arguments and environment of the core, as the engine room planned them."""
+def planned(folder: Path, wait_s: float = 60) -> Core:
+    """Return what the core of the cluster that is coming up there will be started with. Raises RuntimeError if nobody says so in time."""
+    state = folder / "state"
+    until = time.monotonic() + wait_s
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if json.loads((state / "cluster.json").read_text())["parts"]["model"]["state"] == "up":
+                return _core(state)
+        time.sleep(0.1)
+    raise RuntimeError(f"no cluster has its model in {state}")
+
+
+def _core(state: Path) -> Core:
+    """Return the core as the engine room planned it."""
     from consilium.demo.model import resolve
     from consilium.engine import model_facts, topology
     from consilium.engine.config import EngineView
@@ -113,4 +137,4 @@ def _engine(state: Path) -> tuple[Path, str, dict[str, object], dict[str, str]]:
     env = dict(core.env)
     if core.cpu_lists:
         env[BIND] = core.cpu_lists[0]
-    return Path(core.model_path), core.served_name, arguments, env
+    return Core(Path(core.model_path), core.served_name, arguments, env)

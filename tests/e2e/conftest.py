@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
+import httpx
 import pytest
+from tests.bench import bare
 from tests.bench import cluster as clusters
+from tests.e2e.differential import Answer, ask
+from tests.e2e.differential_cases import cases
 
 PLACES = 40  # 32 streams at once, and some more
+EXTRA = ("--set", f"engine.max_num_seqs={PLACES}", "--set", "roles.sage.frame=You are a sage.", "--set", "gateway.drain_s=60")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The cluster, and the answers of vLLM's own server where a test asks for them."""
+
+    cluster: clusters.Ours
+    answers: dict[str, Answer]
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Ours]:
+def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+    """Both are started beside each other: a start leaves a quarter of the machine idle."""
+    folder = tmp_path_factory.mktemp("cluster")
+    is_compared = any("wanted" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(stack.enter_context, clusters.up("tiny", folder, extra=EXTRA))
+        try:
+            answers = _answers(folder, tmp_path_factory.mktemp("bare") / "server.log") if is_compared else {}
+        except RuntimeError:
+            starting.result()  # says why, if it is the cluster
+            raise
+        yield Begun(starting.result(), answers)
+
+
+def _answers(folder: Path, log: Path) -> dict[str, Answer]:
+    """Return what vLLM's own server says to every case, with the same model folder and the same engine arguments. Only its start is as ours (bench/bare.py).
+
+    It has ended before ours is asked: the worker of an engine that has just answered spins on its core for a second, and both are bound to the same core.
+    """
+    core = clusters.planned(folder)
+    with (
+        bare.serve(core.model_path, core.engine_arguments, env=core.engine_env, log=log, name=core.served, beside=True) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        return {case.name: ask(client, case, server.model) for case in cases()}
+
+
+@pytest.fixture(scope="session")
+def cluster(begun: Begun) -> clusters.Ours:
     """A cluster with the tiny model and a role, brought up by the command that a user calls."""
-    extra = ("--set", f"engine.max_num_seqs={PLACES}", "--set", "roles.sage.frame=You are a sage.", "--set", "gateway.drain_s=60")
-    with clusters.up("tiny", tmp_path_factory.mktemp("cluster"), extra=extra) as ours:
-        yield ours
+    return begun.cluster

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.bench import bare
 from tests.bench.cluster import Ours
+from tests.e2e.conftest import Begun
 from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import Case, cases
 
@@ -20,18 +20,9 @@ DIFFERENT: dict[str, str] = {"chat bad too long": TOO_LONG, "text bad too long":
 
 
 @pytest.fixture(scope="module")
-def wanted(cluster: Ours, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What vLLM's own server says to every case, with the same model folder and the same engine arguments. Only its start is as ours (bench/bare.py).
-
-    It is asked for all of them before ours is asked for any, and ended then: the worker of an engine that has just answered spins on its core for a second,
-    and both are bound to the same core.
-    """
-    log = tmp_path_factory.mktemp("bare") / "server.log"
-    with (
-        bare.serve(cluster.model_path, cluster.engine_arguments, env=cluster.engine_env, log=log, name=cluster.served, beside=True) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        return {case.name: ask(client, case, server.model) for case in cases()}
+def wanted(begun: Begun) -> dict[str, Answer]:
+    """What vLLM's own server says to every case."""
+    return begun.answers
 
 
 @pytest.fixture(scope="module")
