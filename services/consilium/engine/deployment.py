@@ -28,6 +28,7 @@ from consilium.engine.ports import Call
 from consilium.engine.warm_plan import cpu_engine
 from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
+from consilium.kernel.config import environment_value
 from consilium.kernel.process import child_environment, set_variable
 
 _log = logs.get("engine")
@@ -61,7 +62,9 @@ class EngineReplica:
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
         await asyncio.to_thread(warm_spawn.load, BACKEND)
         backend = importlib.import_module(BACKEND)
-        self._engine = backend.VllmEngine(backend.VllmSettings(**settings, replica=context.replica_tag, rank=context.rank.rank), on_dead=_end_process)
+        through_ray = environment_value("PROMETHEUS_MULTIPROC_DIR") is None  # such as on a node that was joined by hand
+        settings |= {"replica": context.replica_tag, "rank": context.rank.rank, "ray_metrics": through_ray}
+        self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=_end_process)
         await self._engine.start()
         warm_spawn.end_unused()
 

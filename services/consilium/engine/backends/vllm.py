@@ -59,6 +59,7 @@ class VllmSettings:
     note           what the model is, for a person
     idle_s         after that many seconds without a token, health means generating one
     rank           which copy of its executor this is, for the metrics
+    ray_metrics    they go to Ray's exporter; else to prometheus_client
     """
 
     name: str
@@ -71,6 +72,7 @@ class VllmSettings:
     idle_s: float = 30.0
     check_timeout_s: float = 60.0
     rank: int = 0
+    ray_metrics: bool = False
 
 
 class VllmEngine:
@@ -95,7 +97,8 @@ class VllmEngine:
         began = time.monotonic()
         try:
             args = AsyncEngineArgs(**_typed(settings.engine_args))
-            engine = await asyncio.to_thread(_construct, args, vllm_metrics.logger(settings.name, str(settings.rank)))
+            figures = vllm_metrics.ray_logger() if settings.ray_metrics else vllm_metrics.logger(settings.name, str(settings.rank))
+            engine = await asyncio.to_thread(_construct, args, figures)
             engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
             await engine.reset_mm_cache()
             tasks = await engine.get_supported_tasks()

@@ -41,6 +41,13 @@ class _Labelled:
         return getattr(self.labels(), name)
 
 
+def ray_logger() -> type[PrometheusStatLogger]:
+    """Return vLLM's class of stat loggers that tell Ray, for a node where nobody puts the figures of processes together."""
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+    return RayPrometheusStatLogger
+
+
 def logger(executor: str, replica: str) -> type[PrometheusStatLogger]:
     """Return a class of stat loggers for one engine.
 
