@@ -45,7 +45,8 @@ def ray_logger() -> type[PrometheusStatLogger]:
     """Return vLLM's class of stat loggers that tell Ray, for a node where nobody puts the figures of processes together."""
     from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-    return RayPrometheusStatLogger
+    found: type[PrometheusStatLogger] = RayPrometheusStatLogger
+    return found
 
 
 def logger(executor: str, replica: str) -> type[PrometheusStatLogger]:
