@@ -33,21 +33,17 @@ async def test_more_than_the_places_get_429_with_retry_after(gateway):
 
 
 async def test_overload_of_twice_the_capacity_keeps_the_goodput(gateway):
-    """4 places of 0.1 s are 40 turns a second; 80 a second come in, open loop."""
+    """Eight come for four places, again and again: each time all places work, however fast this machine is. The open loop is in tests/e2e/test_faults.py."""
     bench = await gateway(engines=[EchoEngine(delay_s=0.1)], places=4)
     client = bench.client(limits=httpx.Limits(max_connections=500))
-
-    async def ask(at):
-        await asyncio.sleep(at)
-        return await client.post("/v1/chat/completions", json=chat("!slow"))
-
-    began = time.monotonic()
-    answers = await asyncio.gather(*(ask(number / 80) for number in range(160)))
-    took = time.monotonic() - began
-    good = [answer for answer in answers if answer.status_code == 200]
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert len(good) + len(refused) == 160
-    assert len(good) >= 0.6 * 40 * took
+    refused = []
+    for _ in range(12):
+        answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=chat("!slow")) for _ in range(8)))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) <= {200, 429}
+        assert statuses.count(200) >= 4
+        refused += [answer for answer in answers if answer.status_code == 429]
+    assert refused
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
 
 
