@@ -110,12 +110,18 @@ def planned(folder: Path, wait_s: float = 60) -> Core:
     """Return what the core of the cluster that is coming up there will be started with. Raises RuntimeError if nobody says so in time."""
     state = folder / "state"
     until = time.monotonic() + wait_s
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if json.loads((state / "cluster.json").read_text())["parts"]["model"]["state"] == "up":
-                return _core(state)
+    while not _has_model(state):
+        if time.monotonic() > until:
+            raise RuntimeError(f"no cluster has its model in {state}")
         time.sleep(0.1)
-    raise RuntimeError(f"no cluster has its model in {state}")
+    return _core(state)
+
+
+def _has_model(state: Path) -> bool:
+    try:
+        return bool(json.loads((state / "cluster.json").read_text())["parts"]["model"]["state"] == "up")
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _core(state: Path) -> Core:

@@ -1,6 +1,7 @@
 """Which processes a CPU engine will spawn, what they import, and which environment vLLM will give them.
 
-A guess of the environment that is wrong costs only the time it would have saved: warm_spawn compares before it uses a child. Knows the names of vLLM's
+A guess of a worker's environment that is wrong costs only the time it would have saved: warm_spawn compares before it uses a child. Only `lone_core` is no guess:
+it says what such a core is given. Knows the names of vLLM's
 modules and its rule for binding threads to cores (vllm/utils/ompmultiprocessing.py, 0.32). Does not import vLLM.
 """
 
@@ -19,6 +20,7 @@ from consilium.engine.placement import BIND
 from consilium.engine.warm_spawn import Plan
 
 RESERVED: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
+SIMULATED: Final = "VLLM_CPU_SIM_MULTI_NUMA"
 CORE_MODULES: Final = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor", "vllm.v1.engine.async_llm")
 WORKER_MODULES: Final = ("vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")
 THREADS: Final = ("OMP_", "GOMP_", "KMP_")
@@ -104,12 +106,12 @@ def thread_environments(environment: Mapping[str, str], ranks: int, cores: tuple
     if "libiomp" in preload or "libomp" in preload:
         return ()
     if bind == "auto":
-        if ranks != 1 or nodes != 1 or environment.get(RESERVED):
+        if ranks != 1 or nodes != 1 or environment.get(RESERVED) or environment.get(SIMULATED, "0") != "0":
             return ()
         lists = [cores[:-1] if len(cores) > 1 else cores]  # the last core is left to the other processes
     else:
         try:
-            lists = [parse_cpu_list(part) for part in bind.split("|")]
+            lists = [tuple(sorted(set(parse_cpu_list(part)))) for part in bind.split("|")]
         except ValueError:
             return ()
     if len(lists) != ranks:

@@ -92,7 +92,7 @@ class HttpFace:
         with logs.request(request_id):
             try:
                 await self._route(request, headers)
-                if request.path not in QUIET:
+                if (request.path.rstrip("/") or "/") not in QUIET:
                     _log.info("answered", method=request.method, path=request.path[:100], status=sent.status)
             except ConsiliumError as error:
                 await _refuse(request, sent, error, headers, request_id)

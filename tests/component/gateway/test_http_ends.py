@@ -150,7 +150,7 @@ async def test_a_failure_does_not_end_the_watch(log_lines):
 async def test_each_request_but_a_probe_has_one_line_in_the_log(gateway, log_lines):
     bench = await gateway()
     http = bench.client(await bench.new_key())
-    for path in ("/health", "/ready", "/v1/models", "/nope"):
+    for path in ("/health", "/ready/", "/v1/models", "/nope"):
         await http.get(path)
     await http.post("/v1/chat/completions", json=chat("hi"))
     told = [(line["event"], line.get("path") or line.get("route"), line.get("status") or line.get("code")) for line in log_lines]

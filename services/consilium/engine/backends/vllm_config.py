@@ -35,9 +35,10 @@ def lone_core(config: VllmConfig) -> Iterator[None]:
     """Let an engine with one worker on cores compute in its core's own process; it is to be started meanwhile.
 
     vLLM starts a worker beside the core there, because OpenMP reads which cores it may use when it is loaded, so that only the environment of a new process
-    can tell it. The core is a new process too. Apart, both spin on a core of the machine each while they wait for the other.
+    can tell it. The core is a new process too. Apart, both spin on a core of the machine each while they wait for the other. The variables stay until the
+    core is ready.
     """
-    alone = current_platform.is_cpu() and config.parallel_config.world_size_across_dp == 1
+    alone = current_platform.is_cpu() and config.parallel_config.world_size_across_dp == 1 and config.kv_transfer_config is None
     threads = warm_plan.lone_core(child_environment({})) if alone else None
     if threads is None:
         yield

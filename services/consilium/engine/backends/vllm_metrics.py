@@ -26,9 +26,9 @@ class _Labelled:
     def __init__(
         self, kind: type[Counter | Gauge | Histogram], known: dict[str, str], name: str, documentation: str, labelnames: Any = (), **options: Any
     ) -> None:
-        mode = options.get("multiprocess_mode", "")
-        if mode and not mode.startswith(LIVE):
-            options["multiprocess_mode"] = LIVE + mode  # else an engine that has ended would be busy for ever
+        if kind is Gauge:
+            mode = options.get("multiprocess_mode") or "mostrecent"
+            options["multiprocess_mode"] = LIVE + mode.removeprefix(LIVE)  # else an engine that has ended would be busy for ever
         self._metric = kind(name, documentation, (*known, *labelnames), **options)
         self._known = known
 
@@ -52,7 +52,7 @@ def ray_logger() -> type[PrometheusStatLogger]:
 def logger(executor: str, replica: str) -> type[PrometheusStatLogger]:
     """Return a class of stat loggers for one engine.
 
-    replica  stays the same over restarts, such as a rank: the series of ended processes are kept in the sums
+    replica  one of a few values, such as a rank, and not a new one at each restart: the series of ended processes are kept in the sums
     """
     known = {"executor": executor, "replica": replica}
     counter, gauge, histogram = (partial(_Labelled, kind, known) for kind in (Counter, Gauge, Histogram))
