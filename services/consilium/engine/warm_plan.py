@@ -36,7 +36,7 @@ def lone_core(environment: Mapping[str, str]) -> dict[str, str] | None:
 
     environment  of the process that will start the engine
     """
-    known = _threads(environment, 1)
+    known = _threads(environment, _common(environment), 1)
     return known[0] if known else None
 
 
@@ -47,25 +47,25 @@ def cpu_engine(environment: Mapping[str, str], ranks: int, *, alone: bool) -> Pl
     ranks        workers of this engine on this machine
     alone        the core computes by itself if it can (`lone_core`)
     """
-    if alone and (threads := lone_core(environment)) is not None:
-        return Plan((*CORE_MODULES, *WORKER_MODULES), {**_common(environment), **threads})
     workers = cpu_workers(environment, ranks)
     if not workers:
         return Plan(CORE_MODULES, _common(environment))
+    first, modules = workers[0].environment, (*CORE_MODULES, *WORKER_MODULES)
+    if alone:
+        return Plan(modules, first)
     # The core computes nothing, so it may have been loaded as its first worker is: then one import serves both, and all who are loaded like them.
-    first = workers[0].environment
     then = tuple(replace(worker, forked=worker.environment == first) for worker in workers)
-    return Plan((*CORE_MODULES, *WORKER_MODULES), {**first, **NO_THREADS}, then=then, indifferent=THREADS)
+    return Plan(modules, {**first, **NO_THREADS}, then=then, indifferent=THREADS)
 
 
 def cpu_workers(environment: Mapping[str, str], ranks: int) -> tuple[Plan, ...]:
     """Return the plans for the workers alone, for a process that spawns them itself; empty where their threads are not known."""
     common = _common(environment)
-    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in _threads(environment, ranks))
+    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in _threads(environment, common, ranks))
 
 
-def _threads(environment: Mapping[str, str], ranks: int) -> tuple[dict[str, str], ...]:
-    return thread_environments({**environment, **_common(environment)}, ranks, allowed_cores(), numa_nodes())
+def _threads(environment: Mapping[str, str], common: Mapping[str, str], ranks: int) -> tuple[dict[str, str], ...]:
+    return thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes())
 
 
 def _common(environment: Mapping[str, str]) -> dict[str, str]:

@@ -91,8 +91,9 @@ class HttpFace:
         self.streams += 1
         with logs.request(request_id):
             try:
-                await self._route(request, headers)
-                if (request.path.rstrip("/") or "/") not in QUIET:
+                path = request.path.rstrip("/") or "/"
+                await self._route(request, path, headers)
+                if path not in QUIET:
                     _log.info("answered", method=request.method, path=request.path[:100], status=sent.status)
             except ConsiliumError as error:
                 await _refuse(request, sent, error, headers, request_id)
@@ -102,8 +103,7 @@ class HttpFace:
             finally:
                 self.streams -= 1
 
-    async def _route(self, request: Request, headers: Headers) -> None:
-        path = request.path.rstrip("/") or "/"
+    async def _route(self, request: Request, path: str, headers: Headers) -> None:
         if path in TURNS:
             _only(request, "POST")
             await self._turn(request, TURNS[path], headers)
