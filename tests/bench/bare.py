@@ -103,7 +103,7 @@ def serve(
 
 
 def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float) -> None:
-    """Ask for one token until it comes. Raises RuntimeError if the process ends or the time is over."""
+    """Ask for one token until it comes. Raises RuntimeError if the process ends, the key is refused or the time is over."""
     body = {"model": model, "prompt": "Hello", "max_tokens": 1}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     last = "nothing yet"
@@ -118,5 +118,7 @@ def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] |
             if reply.status_code == 200:
                 return
             last = f"{reply.status_code} {reply.text[:300]}"
+            if reply.status_code in {401, 403}:  # waiting does not make a key better
+                raise RuntimeError(f"the key is refused: {last}")
         time.sleep(0.1)
     raise RuntimeError(f"no first token in time; last: {last}")

@@ -55,6 +55,7 @@ class Supervisor:
         self._folder = folder
         self._cluster = cluster
         self._written: Cluster | None = None
+        self._learned: dict[str, object] = {}
         self._works = dict(works)
         self._addresses = dict(addresses)
         self._order = order
@@ -203,15 +204,15 @@ class Supervisor:
             )
             for live in self._board.all()
         }
-        self._cluster = replace(self._cluster, phase=phase, parts=records)
+        self._cluster = replace(self._cluster, phase=phase, parts=records, **self._learned)  # type: ignore[arg-type]
         if self._cluster != self._written:
             with contextlib.suppress(OSError):  # a full disk: what runs is looked after all the same, and this is tried again
                 self._folder.write_cluster(self._cluster)
                 self._written = self._cluster
 
     def learn(self, **changes: object) -> None:
-        """Set fields of cluster.json that become known later, such as the key."""
-        self._cluster = replace(self._cluster, **changes)  # type: ignore[arg-type]
+        """Set fields of cluster.json that become known later, such as the key. Any thread may; they are written with the next step."""
+        self._learned |= changes  # beside the record: that is read and put back by the thread of `run`, which would undo what came in between
 
     @property
     def cluster(self) -> Cluster:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,29 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
     left = site.folder.read_cluster()
     assert left is not None
     assert left.phase == "stopped"
+
+
+def test_what_another_thread_tells_while_the_record_is_made_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe's thread tells the key. It was lost where the supervisor's own thread had read the record and not yet put it back."""
+    supervisor = ray_like(site, MILD)
+    was_told = False
+
+    def told_in_between(cluster: Cluster, **changes: object) -> Cluster:
+        nonlocal was_told
+        made = replace(cluster, **changes)  # type: ignore[arg-type]
+        if not was_told:
+            was_told = True
+            supervisor.learn(key="csl-told")
+        return made
+
+    monkeypatch.setattr("consilium.cli.supervisor.replace", told_in_between)
+    supervisor.step()
+    supervisor.ask_to_stop()
+    assert supervisor.run() == 0
+    known = site.folder.read_cluster()
+    assert known is not None
+    assert was_told
+    assert known.key == "csl-told"
 
 
 def test_what_killed_processes_have_in_shared_memory_is_found_and_removed(site: Site) -> None:
