@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,8 +28,8 @@ class Core:
 
     model_path: Path
     served: str
-    engine_arguments: dict[str, object]
-    engine_env: dict[str, str]
+    arguments: dict[str, object]
+    env: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,9 @@ class Ours:
     grpc: str
     key: str
     state: Path
-    model_path: Path
+    core: Core
     first_token_s: float
-    served: str = ""
-    engine_arguments: dict[str, object] = field(default_factory=dict)
-    engine_env: dict[str, str] = field(default_factory=dict)
-    said: str = ""
+    said: str
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """Its processes with one of these words in their title."""
@@ -97,10 +94,7 @@ def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str
         url = known["addresses"]["openai"].removesuffix("/v1")
         bare.first_token(url, known["key"], "base", None, begin + wait_s)
         spent = time.monotonic() - begin
-        core = _core(state)
-        yield Ours(
-            url, known["addresses"]["grpc"], known["key"], state, core.model_path, spent, core.served, core.engine_arguments, core.engine_env, said.stdout
-        )
+        yield Ours(url, known["addresses"]["grpc"], known["key"], state, _core(state), spent, said.stdout)
     finally:
         cli("down", "--state", str(state), timeout_s=120)
         shutil.rmtree(StateFolder(state).ray_temp.parent, ignore_errors=True)  # `down` keeps the logs there

@@ -33,7 +33,7 @@ def main() -> int:
         for number in range(options.pairs):
             with cluster.up(options.model, Path(folder)) as ours:
                 pass
-            with bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer:
+            with bare.serve(ours.core.model_path, ours.core.arguments, env=ours.core.env, log=Path(folder) / "bare.log") as peer:
                 pass
             ratios.append(ours.first_token_s / peer.first_token_s)
             print(

@@ -108,7 +108,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         cluster.up(options.model, Path(folder)) as ours,
-        bare.serve(ours.model_path, ours.engine_arguments, env=ours.engine_env, log=Path(folder) / "bare.log") as peer,
+        bare.serve(ours.core.model_path, ours.core.arguments, env=ours.core.env, log=Path(folder) / "bare.log") as peer,
     ):
         targets = {"A": Target("bare", peer.url, "", peer.model), "B": Target("ours", ours.url, ours.key, "base")}
         rows = measure(

@@ -49,7 +49,7 @@ def _answers(folder: Path, log: Path) -> dict[str, Answer]:
     """
     core = clusters.planned(folder)
     with (
-        bare.serve(core.model_path, core.engine_arguments, env=core.engine_env, log=log, name=core.served, beside=True) as server,
+        bare.serve(core.model_path, core.arguments, env=core.env, log=log, name=core.served, beside=True) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         return {case.name: ask(client, case, server.model) for case in cases()}

@@ -44,7 +44,7 @@ def _compare(case: Case, wanted: Answer, ours: Answer) -> None:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_same_answer(case: Case, cluster: Ours, wanted: dict[str, Answer], ours: httpx.Client) -> None:
-    _compare(case, wanted[case.name], ask(ours, case, cluster.served))
+    _compare(case, wanted[case.name], ask(ours, case, cluster.core.served))
 
 
 def test_every_difference_is_a_case() -> None:
