@@ -19,10 +19,12 @@ from consilium.cli.gateway_link import ensure_local_key, wait_until_idle
 from consilium.cli.metrics_page import MetricsServer
 from consilium.cli.model_step import PROGRESS_FILE, READY_FILE
 from consilium.cli.parts import Part
+from consilium.cli.ray_logs import why_not_started
 from consilium.cli.redis_server import choose_binary
 from consilium.cli.state_folder import Cluster, StateFolder, write_private
 from consilium.cli.supervisor import Supervisor
 from consilium.cli.work import Probe, ProbeWork, ProcessWork, Work
+from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.masking import shown_address
 
 PARTS: Final = (
@@ -36,6 +38,7 @@ PARTS: Final = (
 )
 ORDER: Final = ("metrics", "core", "gateway", "engine", "ray", "model", "redis")
 """Parts in the order in which they are ended."""
+FAILED: Final = "engine_failed"
 KEPT_SESSIONS: Final = 3
 """Ray's sessions whose logs are kept beside the one that is started."""
 
@@ -81,14 +84,14 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     metrics = MetricsServer(
         host=metrics_host(site.config), port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
     )
-    core = CoreProbe(site)
+    core = CoreWork(site)
     works: dict[str, Work] = {
         "redis": _redis(site),
         "ray": _ray(site),
         "model": _model(site),
         "engine": _engine(site),
         "gateway": _gateway(site),
-        "core": ProbeWork(core.ask),
+        "core": core,
         "metrics": MetricsWork(metrics),
     }
     addresses = {
@@ -122,23 +125,44 @@ def public_redis(url: str) -> str:
     return shown_address(url).rpartition("//")[2].partition("/")[0]
 
 
-class CoreProbe:
-    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: it asks the engine, which generates now and then."""
+class CoreWork(ProbeWork):
+    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: it asks the engine, which generates now and then.
+
+    It ends when Serve has given the engine up: then nobody would start it again.
+    """
 
     def __init__(self, site: Site) -> None:
+        super().__init__(self._ask)
         self._site = site
         self._key = ""
         self._answered = False
+        self._given_up = ""
         self.tell: Callable[[str], None] = lambda _key: None
 
-    def ask(self) -> tuple[bool, str]:
+    def start(self) -> None:
+        """Forget what was known."""
+        self._given_up = ""
+        super().start()
+
+    def ended(self) -> int | None:
+        """Return the exit code of an engine that does not start, once that is known."""
+        return BY_CODE[FAILED].exit_code if self._given_up else None
+
+    def tail(self) -> tuple[str, ...]:
+        """Return why the engine does not start."""
+        return (f"error: {self._given_up}",) if self._given_up else ()
+
+    def _ask(self) -> tuple[bool, str]:
         """Ask for a token. A local key is made first, once."""
         if not self._key:
             self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix, self._site.cluster.key)
             self.tell(self._key)
         if self._answered:
             return probes.http_answers(f"{self._site.address('http')}/ready"), "the gateway says that the core is not ready"
-        self._answered, why = probes.one_token(self._site.address("openai"), self._key)
+        self._answered, code, why = probes.one_token(self._site.address("openai"), self._key)
+        if code == FAILED:
+            said = why_not_started(self._site.folder.ray_temp)
+            self._given_up = BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
         return self._answered, why
 
 

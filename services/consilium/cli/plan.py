@@ -77,7 +77,7 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--engines-on-card", type=int, default=1, help="Engines that share each card.")
     where.add_argument("--nodes", type=int, default=1, help="Machines that one engine spans; the links become the network.")
     how = parser.add_argument_group("how")
-    how.add_argument("--context", default="32k", help="Tokens of one request, prompt and answer.")
+    how.add_argument("--context", help="Tokens of one request, prompt and answer; empty = 32k, or what the model allows if that is less.")
     how.add_argument("--requests", type=int, default=1, help="Requests of that length that must fit at once.")
     how.add_argument("--sequences", type=int, help="max_num_seqs; default 64 as in consilium.yaml.")
     how.add_argument("--batched-tokens", type=int, help="max_num_batched_tokens.")

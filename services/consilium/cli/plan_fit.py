@@ -88,11 +88,15 @@ def this_machine() -> tuple[Card, ...]:
 
 def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
     model = models.find(args.model)
+    context = sizes.tokens(args.context) if args.context is not None else min(sizes.tokens(plan_hardware.USUAL_CONTEXT), model.shape.max_positions)
+    reach = rope.reach(model.shape, context)
+    if reach.way == "beyond":
+        raise wrong("context", reach.sentence)
     ask = Ask(
         shape=model.shape,
         weights=args.weights or model.weights or "bf16",
         kv_dtype=kv.dtype_named(args.kv),
-        context=sizes.tokens(args.context),
+        context=context,
         requests=args.requests,
         sequences=args.sequences if args.sequences is not None else int(constant("consilium_sequences")),
         batched_tokens=args.batched_tokens,

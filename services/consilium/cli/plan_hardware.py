@@ -15,17 +15,19 @@ from consilium.planner.proposal import checkpoint_note, document, hybrid, yaml_t
 from consilium.planner.refusal import wrong
 
 EXIT_OK = 0
+USUAL_CONTEXT = "32k"
 
 
 def answer(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
     """Print what the cards can run. Raises invalid_request when no known model fits."""
-    found = topologies.suggest(cards, sizes.tokens(args.context))
+    context = args.context or USUAL_CONTEXT
+    found = topologies.suggest(cards, sizes.tokens(context))
     if not found:
         raise wrong("gpus", "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work")
     if args.output == "json":
         print(json.dumps([as_dict(topology, cards) for topology in found], indent=2))
         return EXIT_OK
-    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {args.context} of context:\n")
+    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {context} of context:\n")
     for topology in found:
         print(f"{topology.kind}: {topology.good_for}.")
         for seat in topology.seats:

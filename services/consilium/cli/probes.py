@@ -54,16 +54,17 @@ def http_get(url: str, *, key: str = "", timeout_s: float = 2.0) -> tuple[int, b
     return _ask("GET", url, b"", key, timeout_s)
 
 
-def one_token(openai_url: str, key: str, model: str = "base", timeout_s: float = 30.0) -> tuple[bool, str]:
-    """Ask for one token of a chat. Return whether it came, and why not."""
+def one_token(openai_url: str, key: str, model: str = "base", timeout_s: float = 30.0) -> tuple[bool, str, str]:
+    """Ask for one token of a chat. Return whether it came, and else the code of the error, where the answer has one, and its sentence."""
     body = json.dumps({"model": model, "max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": "Hi"}]}).encode()
     status, answer = _ask("POST", f"{openai_url}/chat/completions", body, key, timeout_s)
     if status == http.client.OK:
-        return True, ""
+        return True, "", ""
     try:
-        return False, str(json.loads(answer)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return False, f"HTTP {status}: {answer[:200].decode(errors='replace')}" if status else answer.decode(errors="replace")
+        error = json.loads(answer)["error"]
+        return False, str(error.get("code") or ""), str(error["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False, "", f"HTTP {status}: {answer[:200].decode(errors='replace')}" if status else answer.decode(errors="replace")
 
 
 def _ask(method: str, url: str, body: bytes, key: str, timeout_s: float) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _ACTOR: Final = re.compile(rb"^:actor_name:(\S+)", re.MULTILINE)
+_REASON: Final = re.compile(r'\bevent=engine_start_failed .*?\breason=("(?:[^"\\]|\\.)*"|\S+)')
 _HEAD_BYTES: Final = 4096
 _RAY_FILES: Final = ("gcs_server.err", "raylet.err", "ray_process_exit.log")
 
@@ -32,6 +33,18 @@ def worker_logs(ray_temp: Path, part: str) -> tuple[Path, ...]:
     if part == "ray":
         found += [folder / name for name in _RAY_FILES]
     return tuple(sorted((path for path in found if _size(path) > 0), key=lambda path: path.stat().st_mtime))
+
+
+def why_not_started(ray_temp: Path) -> str:
+    """Return the reason that an engine of this machine gave last for not starting; '' where none did."""
+    found = ""
+    for path in worker_logs(ray_temp, "engine"):
+        try:
+            said = _REASON.findall(path.read_text("utf-8", "replace"))
+        except OSError:
+            continue
+        found = said[-1] if said else found
+    return re.sub(r"\\(.)", r"\1", found.strip('"'))
 
 
 def _part_of_file(path: Path) -> str | None:

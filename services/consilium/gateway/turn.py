@@ -26,7 +26,7 @@ from consilium.kernel.errors import ConsiliumError, to_openai, unknown
 
 HTTP_OK: Final = 200
 GONE: Final = 499
-PASSES_ON: Final = frozenset({"upstream_down", "engine_starting"})
+PASSES_ON: Final = frozenset({"upstream_down", "engine_starting", "engine_failed"})
 
 _log = logs.get("gateway")
 

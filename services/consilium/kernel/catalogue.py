@@ -279,6 +279,17 @@ ROWS: Final[tuple[Row, ...]] = (
         75,
         "Run 'consilium down', then delete the file that is named.",
     ),
+    Row(
+        "engine_failed",
+        "UNAVAILABLE",
+        503,
+        _DOWN,
+        False,
+        "{name} did not start: {reason}",
+        "The engine did not start, and it is not tried again.",
+        76,
+        "Correct what the sentence names and start again; 'consilium logs engine' shows all that the engine said.",
+    ),
 )
 
 BY_CODE: Final[dict[str, Row]] = {row.code: row for row in ROWS}

@@ -5,25 +5,27 @@ Pure: takes a config.json, plain settings and plain sizes. Does not look at the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import edits, models
+from consilium.planner import edits, models, rope
 from consilium.planner.ask import Ask
 from consilium.planner.cards import Card, card
 from consilium.planner.figures import GIB, constant, gib, tokens_in_words
 from consilium.planner.lora import RANKS, Slots, targets_named
 from consilium.planner.refusal import wrong
 from consilium.planner.search import changes, longest_context
-from consilium.planner.shapes import UNKNOWN_KIND, from_config
+from consilium.planner.shapes import UNKNOWN_KIND, Shape, from_config
 from consilium.planner.sharding import Cut
 from consilium.planner.verdict import Plan, Verdict, plan
 from consilium.planner.weights import of_method
 
 LEAST_CONTEXT: Final = 1024
+ALLOW_LONGER: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,17 @@ def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *,
     wanted = engine.get("max_model_len")
     if wanted is None:
         return _whatever_fits(ask.with_(context=shape.max_positions))
-    return _verdict(ask.with_(context=int(wanted)))
+    too_long = beyond(shape, int(wanted), engine)
+    return Gate("no", too_long, "engine.max_model_len", str(shape.max_positions), 0, None) if too_long else _verdict(ask.with_(context=int(wanted)))
+
+
+def beyond(shape: Shape, wanted: int, engine: Mapping[str, Any]) -> str:
+    """Return the refusal of a context that is longer than the model's file allows, or nothing. vLLM's engine ends at its start with it."""
+    if wanted <= shape.max_positions or str((engine.get("env") or {}).get(ALLOW_LONGER, "0")).lower() in {"1", "true"}:
+        return ""
+    reach = rope.reach(shape, wanted)
+    way = f"To stretch it, set engine.hf_overrides to {json.dumps(reach.overrides)}." if reach.overrides else reach.sentence
+    return f"engine.max_model_len is {wanted}, and {shape.name} allows {shape.max_positions}. Set it to at most that. {way}"
 
 
 def _config(config: Mapping[str, Any] | Path | str, size: int) -> tuple[Mapping[str, Any], int]:

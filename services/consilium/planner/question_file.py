@@ -14,7 +14,7 @@ from consilium.planner import edits, models
 from consilium.planner.ask import Ask
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
-from consilium.planner.gate import held_length, settings_of
+from consilium.planner.gate import beyond, held_length, settings_of
 from consilium.planner.refusal import wrong
 from consilium.planner.shapes import from_config
 from consilium.planner.sharding import Cut
@@ -98,6 +98,8 @@ def _engine(
     if on_cpu and ask.kv_bytes is None:
         ask = ask.with_(kv_bytes=round(constant("cpu_kv_default_gib") * GIB))
     wanted = engine.get("max_model_len")
+    if wanted and (too_long := beyond(shape, int(wanted), engine)):
+        raise wrong(name, too_long)
     answer, note = (plan(ask.with_(context=int(wanted))), "") if wanted else held_length(ask.with_(context=shape.max_positions))
     return Engine(name, model, answer, replicas, (0, 0 if on_cpu else cut.cards * replicas), note)
 

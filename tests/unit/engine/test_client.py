@@ -234,6 +234,10 @@ class RayServeException(Exception):  # noqa: N818  # Ray's name
     pass
 
 
+class DeploymentUnavailableError(RayServeException):
+    pass
+
+
 class RayTaskError(Exception):
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))
@@ -249,6 +253,7 @@ class RayTaskError(Exception):
         (ActorDiedError("x"), "upstream_down"),
         (BackPressureError("x"), "queue_full"),
         (RayServeException("Application 'executor-core' does not exist."), "engine_starting"),
+        (DeploymentUnavailableError("it failed to deploy"), "engine_failed"),
         (TimeoutError(), "deadline"),
         (ValueError("x"), "internal"),
     ],

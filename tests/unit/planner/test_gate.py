@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from consilium.planner import models
+from consilium.planner import models, rope
 from consilium.planner.figures import GIB
 from consilium.planner.fit import gate
 
@@ -20,12 +20,27 @@ def test_what_fits_passes():
 
 
 def test_what_cannot_fit_is_refused_with_a_knob_that_works():
-    engine = {"max_model_len": 131_072, "max_num_seqs": 64}
+    stretched = rope.reach(models.by_name("Qwen3-32B").shape, 131_072).overrides
+    engine = {"max_model_len": 131_072, "max_num_seqs": 64, "hf_overrides": stretched}
     told = gate(models.by_name("Qwen3-32B").config, engine, cards=["RTX PRO 6000 96GB"])
     assert told.verdict == "no"
     assert "GiB are missing" in told.sentence
     assert (told.knob, told.value) == ("engine.kv_cache_dtype", "fp8")
     assert gate(models.by_name("Qwen3-32B").config, {**engine, "kv_cache_dtype": "fp8"}, cards=["RTX PRO 6000 96GB"]).verdict == "fits"
+
+
+def test_a_context_that_the_file_does_not_allow_is_refused_with_the_way_to_it():
+    """vLLM's engine would end with it, after minutes of loading."""
+    told = gate(models.by_name("demo").config, {"max_model_len": 32_768}, ram_bytes=64 * GIB)
+    assert (told.verdict, told.knob, told.value) == ("no", "engine.max_model_len", "8192")
+    assert "allows 8192" in told.sentence
+    assert gate(models.by_name("demo").config, {"max_model_len": 8192}, ram_bytes=64 * GIB).verdict == "fits"
+    longer = {"max_model_len": 32_768, "env": {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}}
+    assert gate(models.by_name("demo").config, longer, ram_bytes=64 * GIB).verdict == "fits"
+    told = gate(EIGHT, {"max_model_len": 131_072}, cards=["RTX PRO 6000 96GB"])
+    assert told.verdict == "no"
+    overrides = json.loads(told.sentence[told.sentence.index("{") :].removesuffix("."))
+    assert gate(EIGHT, {"max_model_len": 131_072, "hf_overrides": overrides}, cards=["RTX PRO 6000 96GB"]).verdict == "fits"
 
 
 def test_little_to_spare_is_tight():

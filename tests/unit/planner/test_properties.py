@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import edits, explain, kv, models, question_file, search, topologies, verdict
+from consilium.planner import edits, explain, kv, models, question_file, rope, search, topologies, verdict
 from consilium.planner.ask import Ask
 from consilium.planner.bill import bills
 from consilium.planner.cards import card, gpu_names
@@ -169,7 +169,9 @@ def test_a_plan_that_fits_still_fits_when_its_own_configuration_is_asked(ask, tp
     plan = verdict.plan(ask)
     assume(plan.verdict != "no")
     name = models.by_name(ask.shape.name).hf_id
-    tree = yaml.safe_load(yaml_text(document(plan.ask, name)))
+    reach = rope.reach(ask.shape, plan.ask.context)
+    assume(reach.overrides or plan.ask.context <= ask.shape.max_positions)
+    tree = yaml.safe_load(yaml_text(document(plan.ask, name, 1, reach)))
     engine = question_file.engines(tree, ask.cards, None, ask.version)[0]
     again = verdict.plan(engine.ask)
     assert again.verdict != "no", (plan.binding, again.binding)
@@ -180,7 +182,9 @@ def test_a_plan_that_fits_still_fits_when_its_own_configuration_is_asked(ask, tp
 @given(questions)
 def test_the_gate_agrees_with_the_plan(ask):
     ask = ask.with_(requests=1, lora=Slots(), version="0.32.0", weights="bf16")
-    told = gate(models.by_name(ask.shape.name).config, document(verdict.plan(ask).ask, "m")["engine"], cards=ask.cards)
+    reach = rope.reach(ask.shape, ask.context)
+    assume(reach.overrides or ask.context <= ask.shape.max_positions)
+    told = gate(models.by_name(ask.shape.name).config, document(verdict.plan(ask).ask, "m", 1, reach)["engine"], cards=ask.cards)
     assert (told.verdict == "no") == (verdict.plan(ask.with_(utilisation=round(ask.utilisation, 4))).verdict == "no")
     assert told.sentence.endswith(".")
 

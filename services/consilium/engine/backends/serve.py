@@ -54,7 +54,7 @@ class ServeEngine:
         return self._info
 
     async def check(self) -> None:
-        """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting)."""
+        """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting, engine_failed)."""
         try:
             said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), INFO_TIMEOUT_S)
         except Exception as error:
@@ -62,7 +62,7 @@ class ServeEngine:
                 self._info = replace(self._info, state=State.READY)  # the question waits behind the calls that are being answered
                 return
             failed = translate(error, self._info.name, INFO_TIMEOUT_S)
-            if self._info.state is State.STARTING and failed.code != "internal":  # it never said anything, so nothing was lost yet
+            if self._info.state is State.STARTING and failed.code not in {"internal", "engine_failed"}:  # it never said anything, so nothing was lost yet
                 failed = ConsiliumError("engine_starting", str(failed), name=self._info.name, retry_after_s=2.0)
             self._info = replace(self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN)
             raise failed from error
@@ -100,10 +100,10 @@ class ServeEngine:
 
 # Errors of Ray and Serve by the name of their class, so that nobody in front of the engine imports Ray to read them.
 _DOWN: Final = frozenset({
-    "ActorDiedError", "ActorUnavailableError", "RayActorError", "ReplicaUnavailableError", "DeploymentUnavailableError", "WorkerCrashedError",
+    "ActorDiedError", "ActorUnavailableError", "RayActorError", "ReplicaUnavailableError", "WorkerCrashedError",
     "NodeDiedError", "OwnerDiedError", "LocalRayletDiedError", "RaySystemError", "RequestCancelledError", "AioRpcError",
 })  # fmt: skip
-_UNKNOWN: Final = frozenset({"RayServeException"})
+_GIVEN_UP: Final = "its engine ended at each try, and it is not tried again; 'consilium logs engine' shows why"
 
 
 def translate(error: BaseException, executor: str, timeout_s: float | None = None) -> ConsiliumError:
@@ -113,16 +113,25 @@ def translate(error: BaseException, executor: str, timeout_s: float | None = Non
         if isinstance(cause, ConsiliumError):
             return cause
     for cause in chain:
-        names = {kind.__name__ for kind in type(cause).__mro__}
-        if "BackPressureError" in names:
-            return ConsiliumError("queue_full", str(cause), name=executor, retry_after_s=1.0)
-        if names & _DOWN:
-            return ConsiliumError("upstream_down", f"{type(cause).__name__}: {cause}", name=executor, retry_after_s=5.0)
         if isinstance(cause, TimeoutError):
             return ConsiliumError("deadline", name=executor, seconds=timeout_s, retry_after_s=1.0)
-        if names & _UNKNOWN:
-            return ConsiliumError("engine_starting", str(cause), name=executor, retry_after_s=2.0)
+        known = _named({kind.__name__ for kind in type(cause).__mro__}, f"{type(cause).__name__}: {cause}", executor)
+        if known is not None:
+            return known
     return ConsiliumError("internal", f"executor={executor} {type(error).__name__}: {error}")
+
+
+def _named(names: set[str], text: str, executor: str) -> ConsiliumError | None:
+    """Return what an exception of Ray's or Serve's with these names of classes means, or None for another."""
+    if "BackPressureError" in names:
+        return ConsiliumError("queue_full", text, name=executor, retry_after_s=1.0)
+    if "DeploymentUnavailableError" in names:  # no replica has ever come up, and Serve starts no more of them
+        return ConsiliumError("engine_failed", text, name=executor, reason=_GIVEN_UP)
+    if names & _DOWN:
+        return ConsiliumError("upstream_down", text, name=executor, retry_after_s=5.0)
+    if "RayServeException" in names:
+        return ConsiliumError("engine_starting", text, name=executor, retry_after_s=2.0)
+    return None
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -111,8 +111,8 @@ class VllmEngine:
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
             self._state = State.DOWN
-            _log.exception("engine_start_failed", executor=settings.name)
-            raise ConsiliumError("part_failed", f"{type(error).__name__}: {error}", name=f"executor {settings.name}", reason=_first_line(error)) from error
+            _log.exception("engine_start_failed", executor=settings.name, reason=_in_one_line(error))
+            raise ConsiliumError("part_failed", f"{type(error).__name__}: {error}", name=f"executor {settings.name}", reason=_in_one_line(error)) from error
         self._watcher = asyncio.create_task(self._watch())
         _log.info("engine_ready", executor=settings.name, took_s=round(time.monotonic() - began, 1))
 
@@ -330,5 +330,6 @@ def _served_name(args: Mapping[str, Any]) -> str:
     return str(names if isinstance(names, str) else names[0])
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+def _in_one_line(error: BaseException) -> str:
+    """Return what an exception says, without the marks that pydantic puts behind a sentence."""
+    return (" ".join(str(error).split()).partition(" [type=")[0] or type(error).__name__)[:400]
