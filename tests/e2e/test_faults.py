@@ -69,10 +69,15 @@ def test_client_gone_frees_its_place(cluster: Ours) -> None:
             for number, _ in enumerate(events(reply)):
                 if number == 5:
                     break
-        time.sleep(1.0)
-        page = http.get(json.loads((cluster.state / "cluster.json").read_text())["addresses"]["metrics"]).text
-    running = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
-    inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
+        address = json.loads((cluster.state / "cluster.json").read_text())["addresses"]["metrics"]
+        end = time.monotonic() + 3.0  # 6000 tokens take longer
+        while True:
+            page = http.get(address).text
+            running = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
+            inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
+            if (sum(inflight) == 0 and running[0].endswith(" 0.0")) or time.monotonic() > end:
+                break
+            time.sleep(0.1)
     assert sum(inflight) == 0
     assert len(running) == 1
     assert 'executor="core"' in running[0]

@@ -229,7 +229,7 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
         await asyncio.Event().wait()  # as when all of each step goes to the long prompt
 
     monkeypatch.setattr(engine, "_generate_one", no_token)
-    monkeypatch.setattr(engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=0.3))
+    monkeypatch.setattr(engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=2.0))
     others = asyncio.create_task(dense.chat(max_tokens=400, ignore_eos=True))
     await engine.check()
     await others
@@ -248,7 +248,8 @@ async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None
     await asyncio.gather(*(anext(stream) for stream in streams))
     waiting = asyncio.create_task(dense.chat(max_tokens=1))
     await streams[0].aclose()
-    assert (await asyncio.wait_for(waiting, 1.0)).tail.usage.completion_tokens == 1
+    assert (await asyncio.wait_for(waiting, 15.0)).tail.usage.completion_tokens == 1
+    assert dense.engine.load()["unfinished"], "it did not wait for the others"
     for stream in streams:
         await stream.aclose()
     await freed(dense)

@@ -13,6 +13,8 @@ from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder
 
 WAIT_S: Final = 60.0
+ROUNDS: Final = 3
+"""Looks for what is left: an engine that was starting may have started something after the last one."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,10 +44,16 @@ def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: fl
     if processes.is_alive(cluster.supervisor) and cluster.boot == processes.boot_id() and not now:
         processes.send(cluster.supervisor, signal.SIGTERM)
         processes.wait_gone((cluster.supervisor,), wait_s + drain_seconds(folder))
-    left = tuple(item for item in dict.fromkeys((*family, *family_of(cluster))) if processes.is_alive(item))
-    if not processes.end(left, grace_s=3.0):
+    for _ in range(ROUNDS):
+        left = tuple(item for item in dict.fromkeys((*family, *family_of(cluster))) if processes.is_alive(item))
+        remaining = processes.end(left, grace_s=3.0)
+        if not left or remaining:
+            break
+    if not remaining:
         processes.remove_shared(shared)
-    folder.write_cluster(replace(folder.read_cluster() or cluster, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0)))
+    last = folder.read_cluster() or cluster
+    if last.mark == cluster.mark:  # else the next start has begun, and the record is its own
+        folder.write_cluster(replace(last, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0)))
     return len(family)
 
 

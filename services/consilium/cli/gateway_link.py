@@ -24,6 +24,7 @@ LOCAL: Final = "local"
 _FRONTEND: Final = b"disable frontend http_frontend\n"
 _IN_FLIGHT: Final = re.compile(r"^consilium_gateway_inflight_requests\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 _POLL_S: Final = 0.1
+_IDLE_POLLS: Final = 5
 
 
 def with_keys(redis_url: str, prefix: str, action: Callable[[KeyStore], Awaitable[T]]) -> T:
@@ -77,8 +78,10 @@ def wait_until_idle(folder: StateFolder, config: Mapping[str, object]) -> None:
     gateway = config.get("gateway")
     limit_s = float(str(gateway.get("drain_s", 0.0))) if isinstance(gateway, Mapping) else 0.0
     until = time.monotonic() + limit_s
-    while time.monotonic() < until and in_flight(folder.metrics) > 0:
+    idle = 0
+    while time.monotonic() < until and idle < _IDLE_POLLS:  # what was let in just now is counted a moment later
         time.sleep(_POLL_S)
+        idle = 0 if in_flight(folder.metrics) else idle + 1
 
 
 def close_face(folder: Path) -> None:

@@ -15,13 +15,15 @@ from consilium.cli.state_folder import StateFolder
 from consilium.kernel.errors import ConsiliumError
 
 PARTS: Final = ("redis", "ray", "model", "engine", "gateway", "supervisor")
+ELSEWHERE: Final = {"core": "engine", "metrics": "supervisor"}
+"""Parts of `status` without a process of their own, and the part whose log tells of them."""
 _POLL_S: Final = 0.2
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("logs", help="Show what the parts said.")
-    parser.add_argument("part", nargs="?", choices=PARTS, help="one part; without it, all")
+    parser.add_argument("part", nargs="?", choices=(*PARTS, *ELSEWHERE), help="one part; without it, all")
     parser.add_argument("-n", type=int, default=50, metavar="LINES", help="last lines of each file (default 50)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on printing what comes")
     add_state(parser)
@@ -30,7 +32,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(args: argparse.Namespace) -> int:
     """Print the ends of the log files."""
     folder = folder_of(args)
-    chosen = (args.part,) if args.part else PARTS
+    chosen = (ELSEWHERE.get(args.part, args.part),) if args.part else PARTS
     files = {path: part for part in chosen for path in files_of(folder, part)}
     if not files and not args.follow:
         raise ConsiliumError("not_running", "there are no logs", state=str(folder.root))

@@ -13,6 +13,8 @@ from typing import Final
 
 from consilium.cli.probes import http_get
 
+SILENCE_S: Final = 10.0
+"""Seconds after which a caller that says nothing is let go: each keeps a thread and a descriptor of the supervisor."""
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -65,6 +67,8 @@ class MetricsServer:
         page = self.page
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = SILENCE_S
+
             def do_GET(self) -> None:
                 known = self.path in {"/metrics", "/healthz"}
                 body = (page() if self.path == "/metrics" else "ok\n" if known else "not found\n").encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from consilium.engine.config import EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.masking import shown_address
-from consilium.kernel.ports import Ports, allot
+from consilium.kernel.ports import BY_NAME, Ports, allot, claim, owner
 
 if TYPE_CHECKING:
     from consilium.planner.cards import Card
@@ -78,10 +79,23 @@ def _last(folder: StateFolder) -> Cluster | None:
         return None
 
 
-def allot_ports(tree: ConsiliumConfig) -> Ports:
-    """Return a number for every port of the cluster. Raises ConsiliumError(port_taken)."""
+def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Ports, socket.socket]:
+    """Return a number for every port of the cluster, and the promise of the HTTP port, to be handed to the supervisor. Says where the usual port is taken.
+
+    Raises ConsiliumError(port_taken).
+    """
     asked = {"http": tree.gateway.port, "grpc": tree.gateway.grpc_port, "metrics": tree.metrics.port}
-    return allot(asked, skip=("redis",) if tree.redis.url is not None else ())
+    skip = ("redis",) if tree.redis.url is not None else ()
+    while True:
+        ports = allot(asked, skip=skip)
+        try:
+            promise = claim(ports["http"])
+        except OSError:  # another start was quicker; the next round sees it
+            continue
+        usual = BY_NAME["http"].usual
+        if tree.gateway.port is None and ports["http"] != usual:
+            say(f"note: port {usual} is taken by {owner(usual)}; this cluster answers on port {ports['http']}. gateway.port or --port names one.")
+        return ports, promise
 
 
 def check_model(tree: ConsiliumConfig) -> None:

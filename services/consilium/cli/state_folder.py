@@ -158,15 +158,18 @@ class StateFolder:
         return self.logs / f"{part}.log"
 
     def make(self) -> None:
-        """Create the folders, private to the user, and the secret. Raises ConsiliumError(config_invalid) if that is not possible."""
+        """Create the folders, private to the user. Raises ConsiliumError(config_invalid) if that is not possible."""
         try:
             for folder in (self.root, self.logs, self.redis, self.models, self.metrics):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not self.secret.exists():
-                write_private(self.secret, secrets.token_hex(32) + "\n")
         except OSError as err:
             reason = f"the folder {self.root} cannot be made or written ({err.strerror or err}); name another one with --state DIR"
             raise ConsiliumError("config_invalid", key="state", reason=reason) from err
+
+    def make_secret(self) -> None:
+        """Draw the secret where there is none. Call it with the lock held: what follows from it is derived more than once."""
+        if not self.secret.exists():
+            write_private(self.secret, secrets.token_hex(32) + "\n")
 
     def make_ray_temp(self) -> None:
         """Create Ray's temp folder, ours alone, and an empty one for the sockets of engines. Call it while no Ray runs.

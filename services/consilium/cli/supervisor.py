@@ -67,6 +67,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._stop = False
+        self._told = ""
         self._pids_at = 0.0
         self._pids: dict[str, tuple[Pid, ...]] = {}
         self._words: dict[str, Failure] = {}
@@ -83,7 +84,7 @@ class Supervisor:
         code = 0
         try:
             while not self._stop:
-                self.step()
+                self._step_whatever_happens()
                 failed = self._board.failed()
                 if failed is not None:
                     code = self._give_up(failed)
@@ -92,6 +93,17 @@ class Supervisor:
         finally:
             self._end_all()
         return code
+
+    def _step_whatever_happens(self) -> None:
+        """Do one step. What it raises, such as for want of a descriptor, is told once and ends no cluster: the next step tries again."""
+        try:
+            self.step()
+            self._told = ""
+        except Exception as err:
+            if repr(err) != self._told:
+                self._told = repr(err)
+                with contextlib.suppress(OSError):
+                    traceback.print_exc()
 
     def step(self) -> None:
         """Start what is due, note what happened, write it down."""

@@ -10,6 +10,7 @@ import json
 import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from consilium.cli.app import complain
 from consilium.cli.haproxy import without_splicing
 from consilium.cli.reach import add_state, folder_of
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.cli.status import executors_of
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
@@ -50,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     folder.make()
     with preflight.check_alone(folder) as lock:  # ours until the supervisor has it: two starts at once never write the same files
         resolved = _checked(tree.with_absolute_paths(loaded.value, tree.beside(args)), folder)
-        ports = preflight.allot_ports(resolved)
-        supervisor = _launch(folder, resolved, ports, begun, lock)
+        folder.make_secret()
+        ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))
+        with promise:
+            supervisor = _launch(folder, resolved, ports, begun, (lock, promise))
     try:
         cluster = _watch(folder, supervisor, args.wait)
     except KeyboardInterrupt:
@@ -78,8 +82,8 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
     return wanted
 
 
-def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float, lock: IO[str]) -> subprocess.Popen[bytes]:
-    """Write config.json and cluster.json, then start the supervisor, detached from this terminal, with the lock handed on."""
+def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float, held: tuple[IO[str], socket.socket]) -> subprocess.Popen[bytes]:
+    """Write config.json and cluster.json, then start the supervisor, detached from this terminal. What is held is handed on: the lock, the promise of a port."""
     from consilium.cli.assembly import derive, own_redis_url
 
     secret = folder.secret.read_text(encoding="ascii")
@@ -123,8 +127,8 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
     variables |= without_splicing(folder.root)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
-            (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(lock.fileno())),
-            pass_fds=(lock.fileno(),),
+            (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(held[0].fileno())),
+            pass_fds=tuple(one.fileno() for one in held),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -199,13 +203,13 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cluster = folder.read_cluster()
-        from consilium.cli.down import family_of, stop
+        from consilium.cli.down import drain_seconds, family_of, stop
 
         count = len(family_of(cluster)) if cluster is not None else 0
         if supervisor.poll() is None:
             supervisor.terminate()
         try:
-            supervisor.wait(_STOP_S)
+            supervisor.wait(_STOP_S + drain_seconds(folder))
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait(5)
@@ -248,6 +252,10 @@ def _tell(cluster: Cluster, seconds: float) -> None:
     console.print(f"\nUp in {seconds:.1f} s, model {cluster.model}.\n", highlight=False)
     for line in closing_lines(cluster):
         print(line)
+    for row in executors_of(cluster):
+        if row["state"] != "ready":
+            why = "is still starting" if row["state"] == "starting" else "does not answer; 'consilium logs engine' and 'consilium logs gateway' say more"
+            print(f"note: the executor {row['name']} {why}.", file=sys.stderr)
 
 
 def closing_lines(cluster: Cluster) -> list[str]:

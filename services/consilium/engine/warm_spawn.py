@@ -121,7 +121,8 @@ class _Child:
         with theirs:
             command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
             process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603
-        line.sendall(_framed(json.dumps(asdict(plan)).encode()))
+        with suppress(OSError):  # it died at once; whoever wants it sees that
+            line.sendall(_framed(json.dumps(asdict(plan)).encode()))
         return cls(plan, line, process, environment)
 
     def become(self, fds: list[int], tracker: int) -> bool:

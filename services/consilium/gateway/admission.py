@@ -7,7 +7,8 @@ from a bare engine. Knows bodies and counts. Does not know keys, HTTP or engines
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -131,6 +132,16 @@ class Gate:
         lane = self._lane(executor)
         lane.running = max(0, lane.running - 1)
         lane.mean_s = seconds if lane.mean_s == 0 else lane.mean_s + SMOOTH * (seconds - lane.mean_s)
+
+    @contextmanager
+    def beside(self, name: str) -> Iterator[None]:
+        """Count something in work that no engine's place is for, under a name of its own."""
+        lane = self._lane(name)
+        lane.running += 1
+        try:
+            yield
+        finally:
+            lane.running -= 1
 
     def running(self, executor: str) -> int:
         """Return the turns in work."""

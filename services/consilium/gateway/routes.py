@@ -42,6 +42,7 @@ KNOWN: Final = (*TURNS, "/v1/embeddings", "/v1/models", "/v1/receipts", "/health
 LONGEST_ID: Final = 64
 """Characters of an id that are looked at: receipts, responses, requests."""
 HTTP_OK: Final = 200
+EMBEDDINGS: Final = "embeddings"
 READ_S: Final = 10.0
 """Seconds that a caller has to read the rest of its answer when the time of the turn is over."""
 _STARTED: Final = time.time()
@@ -66,6 +67,15 @@ class Face:
     responses: ResponseStore
     embeddings: Embedder
     watch: Watch
+
+    async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return an OpenAI embeddings object; meanwhile it counts as in work, so that who drains waits for it. Raises ConsiliumError."""
+        try:
+            with self.cast.gate.beside(EMBEDDINGS):
+                self.cast.meter.inflight(EMBEDDINGS)
+                return await self.embeddings.create(body)
+        finally:
+            self.cast.meter.inflight(EMBEDDINGS)
 
 
 class HttpFace:
@@ -179,7 +189,7 @@ class HttpFace:
         used = 0
         try:
             async with asyncio.timeout(self._left_s(deadline)):
-                made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embeddings.create(body)))
+                made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embed(body)))
             used = int(made["usage"]["total_tokens"])
         except TimeoutError:
             raise ConsiliumError("deadline", name="The embedder", retry_after_s=1.0) from None

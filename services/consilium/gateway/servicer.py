@@ -104,7 +104,7 @@ class Generation(rpc.GenerationServiceServicer):
         admitted = await self._enter(context, admission.estimate_tokens(body, request.ByteSize()), GENERATE)
         used = 0
         try:
-            made = await self._face.embeddings.create(body)
+            made = await self._face.embed(body)
             used = int(made["usage"]["total_tokens"])
         finally:
             await self._face.cast.settle(admitted.key_id, admitted.reserved, used)

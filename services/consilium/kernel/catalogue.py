@@ -66,6 +66,7 @@ ROWS: Final[tuple[Row, ...]] = (
         False,
         "{reason}",
         "No valid API key was sent. Send it as 'Authorization: Bearer csl_...'. Make one with 'consilium keys create'.",
+        next_step="A command takes the key from --key or CONSILIUM_KEY; without --endpoint it asks the cluster of this machine with the local key.",
     ),
     Row("forbidden", "PERMISSION_DENIED", 403, "permission_error", False, "{reason}", "This key may not do that."),
     Row(
@@ -84,7 +85,7 @@ ROWS: Final[tuple[Row, ...]] = (
         _BAD,
         False,
         "There is no adapter {name!r}. The nearest known name is {nearest!r}.",
-        "No such adapter is registered here.",
+        "No such adapter is registered here: this version serves no adapters yet.",
     ),
     Row("job_unknown", "NOT_FOUND", 404, _BAD, False, "There is no job {name!r}.", "There is no such job."),
     Row(
@@ -96,7 +97,16 @@ ROWS: Final[tuple[Row, ...]] = (
         "There is no collection {name!r}. The nearest known name is {nearest!r}.",
         "There is no such collection.",
     ),
-    Row("receipt_unknown", "NOT_FOUND", 404, _BAD, False, "There is no receipt {name!r}. Receipts are kept for {kept}.", "There is no such receipt."),
+    Row(
+        "receipt_unknown",
+        "NOT_FOUND",
+        404,
+        _BAD,
+        False,
+        "There is no receipt {name!r}. Receipts are kept for {kept}.",
+        "There is no such receipt.",
+        next_step="Ids stand in the header x-consilium-receipt and in 'consilium chat --why'. A receipt is shown to the key that asked, and to admin keys.",
+    ),
     Row("response_unknown", "NOT_FOUND", 404, _BAD, False, "There is no response {name!r}. Responses are kept for {kept}.", "There is no such response."),
     Row("route_unknown", "NOT_FOUND", 404, _BAD, False, "There is no route {name!r}. The nearest known route is {nearest!r}.", "There is no such route."),
     Row("method_not_allowed", "UNIMPLEMENTED", 405, _BAD, False, "{name} does not take {method}. It takes {allowed}.", "This route does not take that method."),
@@ -156,7 +166,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "{key}: {reason}",
         "The configuration is not valid.",
         64,
-        "Correct the key and try again. 'consilium config show' prints every value and where it came from.",
+        "Correct what the sentence names and try again. 'consilium config example' prints every key with its meaning.",
     ),
     Row(
         "does_not_fit",

@@ -82,7 +82,31 @@ def is_free(port: int) -> bool:
         return True
 
 
-def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[int], bool] = is_free) -> int:
+def claim(port: int) -> socket.socket:
+    """Promise a port to the holder of the socket that is returned: until it is closed, and in every process that inherits it, no other cluster takes the port,
+    though nobody listens on it yet. Raises OSError(EADDRINUSE) if it is promised already.
+    """
+    promise = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        promise.bind(f"\0consilium-port-{port}")  # an abstract name: it ends with its last holder
+    except OSError:
+        promise.close()
+        raise
+    return promise
+
+
+def is_open(port: int) -> bool:
+    """Return whether a port is free and promised to nobody."""
+    if not is_free(port):
+        return False
+    try:
+        claim(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[int], bool] = is_open) -> int:
     """Return the first of `count` consecutive free ports.
 
     taken  numbers that are promised already, though nobody listens on them yet
@@ -97,7 +121,7 @@ def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[in
     raise ConsiliumError("port_taken", f"{count} ports in a row between {LOWEST} and {HIGHEST}", port=f"{LOWEST} to {HIGHEST}", name="any", owner="others")
 
 
-def allot(asked: Mapping[str, int | None], *, skip: Iterable[str] = (), usable: Callable[[int], bool] = is_free) -> Ports:
+def allot(asked: Mapping[str, int | None], *, skip: Iterable[str] = (), usable: Callable[[int], bool] = is_open) -> Ports:
     """Return a port for every row of the table.
 
     asked  name -> number that a person named; None and absent = ours to choose

@@ -21,7 +21,7 @@ from consilium.cli.parts import Part
 from consilium.cli.redis_server import choose_binary
 from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
 from consilium.cli.supervisor import Supervisor, hold_lock
-from consilium.cli.work import ProcessWork
+from consilium.cli.work import ProbeWork, ProcessWork
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
 from consilium.kernel.process import child_environment
@@ -267,7 +267,26 @@ def test_a_program_that_is_not_there_is_told(site: Site) -> None:
     assert running.code == 72
 
 
+def test_a_step_that_fails_ends_no_cluster(site: Site) -> None:
+    """Such as for want of a descriptor: what is up stays up, and the next step looks again."""
+
+    class Stumbling(ProbeWork):
+        left = 3
+
+        def answer(self, every_s: float) -> probes.Answer:
+            if self.left:
+                self.left -= 1
+                raise OSError(24, "Too many open files")
+            return super().answer(every_s)
+
+    works = {"core": Stumbling(lambda: (True, ""))}
+    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("core"),), works=works, addresses={}, order=("core",)))
+    until(lambda: running.state("core") == "up")
+    assert running.stop() == 0
+
+
 def redis_of(site: Site) -> tuple[ProcessWork, str]:
+    site.folder.make_secret()
     secret, port = site.folder.secret.read_text(), free_port()
     url = own_redis_url(secret, port)
     conf = site.folder.redis / "redis.conf"

@@ -19,7 +19,7 @@ kept = leash.tie(sys.argv[1])
 deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 for code in ("import time; time.sleep(60)", deaf):
     subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-time.sleep(60 if sys.argv[2] == "wait" else 3)
+sys.stdin.readline()
 os._exit(72)
 """
 
@@ -50,7 +50,7 @@ def ignores_sigterm(pid):
 @pytest.mark.parametrize("way", ["wait", "exit"])
 def test_a_replica_that_is_killed_or_ends_at_once_leaves_nothing(way):
     name = f"test-{os.getpid()}-{way}"
-    with subprocess.Popen([sys.executable, "-c", REPLICA, name, way], stdout=subprocess.PIPE) as replica:
+    with subprocess.Popen([sys.executable, "-c", REPLICA, name, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as replica:
         assert replica.stdout.readline() == b"deaf\n"
         assert len(leash.tied(name)) == 3  # two that it started, and the leash; its own environment was read before it was set
         os.kill(listening(name), signal.SIGTERM)  # as `down` does to all at once
@@ -58,6 +58,8 @@ def test_a_replica_that_is_killed_or_ends_at_once_leaves_nothing(way):
             time.sleep(0.2)
             assert len(leash.tied(name)) == 3
             replica.kill()
+        else:
+            replica.stdin.close()
         replica.wait(10)
         gone(name)
 
@@ -66,4 +68,4 @@ def test_what_ends_by_itself_is_not_waited_for():
     seen = iter([(), ()])
     began = time.monotonic()
     leash.end("nobody", 10.0, look=lambda _name: next(seen))
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5

@@ -83,7 +83,7 @@ def events(*chunks: bytes, then: str = "end") -> Handler:
 
 def remote(server: Server | str, **over: object) -> RemoteEngine:
     url = server if isinstance(server, str) else server.url
-    return RemoteEngine(RemoteSettings(**{"name": "far", "url": url, "model": "m", "timeout_s": 2.0, "connect_timeout_s": 1.0, **over}))  # type: ignore[arg-type]
+    return RemoteEngine(RemoteSettings(**{"name": "far", "url": url, "model": "m", "timeout_s": 30.0, "connect_timeout_s": 30.0, **over}))  # type: ignore[arg-type]
 
 
 def chat(**body: object) -> Call:
@@ -143,7 +143,7 @@ async def test_the_last_event_of_a_response_travels_with_its_tail() -> None:
 
 async def test_a_server_that_keeps_the_connection_open_after_the_end_holds_up_nobody() -> None:
     async with serving(events(*CHUNKS, wire.DONE, then="hang")) as server:
-        _, body, tail = await asyncio.wait_for(ask(remote(server, timeout_s=30.0), chat(stream=True)), 5.0)
+        _, body, tail = await asyncio.wait_for(ask(remote(server, timeout_s=60.0), chat(stream=True)), 20.0)
     assert body == b"".join(CHUNKS) + wire.DONE
     assert tail.finish_reason == "stop"
 

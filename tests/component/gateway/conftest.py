@@ -100,7 +100,7 @@ class Bench:
         await self.stores.keys.put(record)
         return text
 
-    async def until(self, condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
         async with asyncio.timeout(limit_s):
             while not condition():  # noqa: ASYNC110  the condition is another task's state
                 await asyncio.sleep(0.005)

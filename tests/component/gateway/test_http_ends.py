@@ -215,3 +215,20 @@ async def test_an_embedder_that_hangs_is_not_waited_for_beyond_the_deadline(gate
     monkeypatch.setattr(bench.face.embeddings, "create", hang)
     late = await bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"}, headers={"x-consilium-timeout": "0.2"})
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline")
+
+
+async def test_embeddings_count_as_work_so_that_a_drain_waits_for_them(gateway, monkeypatch):
+    bench = await gateway()
+    create, go_on = bench.face.embeddings.create, asyncio.Event()
+
+    async def slowly(body):
+        await go_on.wait()
+        return await create(body)
+
+    monkeypatch.setattr(bench.face.embeddings, "create", slowly)
+    gate = bench.face.cast.gate
+    asking = asyncio.create_task(bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"}))
+    await bench.until(lambda: gate.running("embeddings") == 1)
+    go_on.set()
+    assert (await asking).status_code == 200
+    assert gate.running("embeddings") == 0

@@ -111,7 +111,7 @@ def authenticate():
 
 @pytest.fixture
 def until():
-    async def wait(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    async def wait(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
         end = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < end, "it did not happen in time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_worker_logs_are_found_by_the_name_of_the_actor(tmp_path: Path) -> None:
     assert [path.name for path in ray_logs.worker_logs(tmp_path, "engine")] == ["worker-a-1.err"]
     assert [path.name for path in ray_logs.worker_logs(tmp_path, "ray")] == ["worker-b-2.err"]
     assert ray_logs.worker_logs(tmp_path, "redis") == ()
+
+
+def test_why_an_engine_did_not_start_is_the_last_word_of_its_replicas(tmp_path: Path) -> None:
+    logs = tmp_path / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    assert ray_logs.why_not_started(tmp_path) == ""
+    for number, reason in enumerate(('"out of memory"', r'"max_model_len (9) is \"too\" long"')):
+        line = f'timestamp=1 level=error service=engine event=engine_start_failed executor=core exception="x" reason={reason}'
+        path = logs / f"worker-{number}.err"
+        path.write_text(f":actor_name:ServeReplica:executor-core:Engine\n{line}\n")
+        os.utime(path, (number, number))
+    assert ray_logs.why_not_started(tmp_path) == 'max_model_len (9) is "too" long'
 
 
 def test_memory_goes_to_the_nearest_part_above() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from consilium.kernel import ports
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.ports import allot, claim, free_port, is_free, is_open
 
 
 def test_every_row_gets_its_own_port_below_those_of_outgoing_connections():
@@ -57,3 +58,17 @@ def test_a_machine_without_a_free_port_is_told():
     with pytest.raises(ConsiliumError) as told:
         ports.free_port(usable=lambda _: False)
     assert told.value.code == "port_taken"
+
+
+def test_a_port_that_another_start_was_promised_is_not_given():
+    """Between the choice of a port and the program that listens on it lie seconds."""
+    port = free_port()
+    with claim(port):
+        assert is_free(port)
+        assert not is_open(port)
+        with pytest.raises(OSError, match="in use"):
+            claim(port)
+        with pytest.raises(ConsiliumError) as told:
+            allot({"http": port})
+        assert told.value.code == "port_taken"
+    assert is_open(port)
