@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_DOES_NOT_FIT = 1
 EXIT_USAGE = 2
-NEXT = "Correct the word that the sentence names and ask again; --help lists what the command takes."
+NEXT = "Correct what the sentence names and ask again; --help lists what the command takes."
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import select
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -158,6 +159,8 @@ class Supervisor:
         name = live.part.name
         failure = failure_of(name, exit_code, self._works[name].tail())
         self._words[name] = failure
+        with contextlib.suppress(OSError):
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name} was lost: {failure.sentence}", file=sys.stderr, flush=True)
         self._works[name].stop(1.0)  # what is left of its family
         left = processes.orphans() if any(name in other.part.within for other in self._board.all()) else ()
         shared = processes.shared_memory(left)
