@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _ACTOR: Final = re.compile(rb"^:actor_name:(\S+)", re.MULTILINE)
-_REASON: Final = re.compile(r'\bevent=engine_start_failed .*?\breason=("(?:[^"\\]|\\.)*"|\S+)')
+_REASON: Final = re.compile(r'\bevent=engine_start_failed .*?\breason=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 _HEAD_BYTES: Final = 4096
 _RAY_FILES: Final = ("gcs_server.err", "raylet.err", "ray_process_exit.log")
 
@@ -43,8 +43,8 @@ def why_not_started(ray_temp: Path) -> str:
             said = _REASON.findall(path.read_text("utf-8", "replace"))
         except OSError:
             continue
-        found = said[-1] if said else found
-    return re.sub(r"\\(.)", r"\1", found.strip('"'))
+        found = "".join(said[-1]) if said else found
+    return re.sub(r"\\(.)", r"\1", found)
 
 
 def _part_of_file(path: Path) -> str | None:

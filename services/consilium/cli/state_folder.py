@@ -163,13 +163,19 @@ class StateFolder:
             for folder in (self.root, self.logs, self.redis, self.models, self.metrics):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as err:
-            reason = f"the folder {self.root} cannot be made or written ({err.strerror or err}); name another one with --state DIR"
-            raise ConsiliumError("config_invalid", key="state", reason=reason) from err
+            raise self._refused(err) from err
 
     def make_secret(self) -> None:
-        """Draw the secret where there is none. Call it with the lock held: what follows from it is derived more than once."""
-        if not self.secret.exists():
-            write_private(self.secret, secrets.token_hex(32) + "\n")
+        """Draw the secret where there is none. Call it with the lock held: what follows from it is derived more than once. Raises as `make` does."""
+        try:
+            if not self.secret.exists():
+                write_private(self.secret, secrets.token_hex(32) + "\n")
+        except OSError as err:
+            raise self._refused(err) from err
+
+    def _refused(self, err: OSError) -> ConsiliumError:
+        reason = f"the folder {self.root} cannot be made or written ({err.strerror or err}); name another one with --state DIR"
+        return ConsiliumError("config_invalid", key="state", reason=reason)
 
     def make_ray_temp(self) -> None:
         """Create Ray's temp folder, ours alone, and an empty one for the sockets of engines. Call it while no Ray runs.

@@ -118,12 +118,12 @@ def test_why_an_engine_did_not_start_is_the_last_word_of_its_replicas(tmp_path: 
     logs = tmp_path / "session_latest" / "logs"
     logs.mkdir(parents=True)
     assert ray_logs.why_not_started(tmp_path) == ""
-    for number, reason in enumerate(('"out of memory"', r'"max_model_len (9) is \"too\" long"')):
+    for number, reason in enumerate(('"out of memory"', r'"max_model_len (9) is \"too\" \"long\""')):
         line = f'timestamp=1 level=error service=engine event=engine_start_failed executor=core exception="x" reason={reason}'
         path = logs / f"worker-{number}.err"
         path.write_text(f":actor_name:ServeReplica:executor-core:Engine\n{line}\n")
         os.utime(path, (number, number))
-    assert ray_logs.why_not_started(tmp_path) == 'max_model_len (9) is "too" long'
+    assert ray_logs.why_not_started(tmp_path) == 'max_model_len (9) is "too" "long"'
 
 
 def test_memory_goes_to_the_nearest_part_above() -> None:
