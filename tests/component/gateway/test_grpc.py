@@ -120,7 +120,7 @@ async def test_closing_the_stream_stops_the_engine_within_a_second(ask):
     began = time.monotonic()
     await stream.aclose()
     await bench.until(lambda: not bench.engines["core"].running)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 1
     await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
 
 

@@ -109,7 +109,7 @@ async def test_a_client_that_goes_stops_the_engine_within_a_second(gateway, stre
     with contextlib.suppress(asyncio.CancelledError):
         await asking
     await bench.until(lambda: not engine.running)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 1
     assert engine.aborted
     await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
 
@@ -128,7 +128,7 @@ async def test_a_slow_reader_holds_up_nobody_else(gateway):
         assert bench.engines["core"].running, "the answer was taken from the engine faster than it was read"
         began = time.monotonic()
         assert (await bench.client().post("/v1/chat/completions", json=chat())).status_code == 200
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 1
     finally:
         line.close()
     await bench.until(lambda: not bench.engines["core"].running)

@@ -146,7 +146,7 @@ async def test_a_client_that_goes_away_closes_the_servicers_generator_within_a_s
         began = time.monotonic()
         await stream.aclose()
         await until(lambda: bench.script.closed == 1)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 1.0
         await until(lambda: bench.ended)
     assert [ended.code for ended in bench.ended] == ["CANCELLED"]
 
