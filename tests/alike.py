@@ -8,5 +8,8 @@ SHARE = 0.25
 
 def alike(*texts: str) -> bool:
     """Whether all texts begin alike, for at least a quarter of the longest."""
-    begin = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), min(map(len, texts)))
+    begin = next(
+        (i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1),
+        min(map(len, texts)),
+    )
     return 0 < begin >= SHARE * max(map(len, texts))

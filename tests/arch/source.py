@@ -55,8 +55,18 @@ class Source:
 
     def texts(self, name: str) -> set[str]:
         """Every text that this file assigns to a variable, or to an attribute of a class, directly or by a conditional."""
-        assigned = [node.value for node in self.nodes if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == name for target in node.targets)]
-        return {node.value for value in assigned for node in _branches(value) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        assigned = [
+            node.value
+            for node in self.nodes
+            if isinstance(node, ast.Assign)
+            and any(getattr(target, "id", "") == name for target in node.targets)
+        ]
+        return {
+            node.value
+            for value in assigned
+            for node in _branches(value)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
 
 
 @cache
@@ -75,8 +85,16 @@ def sources() -> tuple[Source, ...]:
 @cache
 def repository_files() -> tuple[Path, ...]:
     """Every file that belongs to the repository: tracked, or new and not ignored."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=True, text=True).stdout
-    return tuple(path for name in listed.split("\0") if name and (path := REPOSITORY / name).is_file())
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    return tuple(
+        path for name in listed.split("\0") if name and (path := REPOSITORY / name).is_file()
+    )
 
 
 def _imports(tree: ast.Module, module: str, path: Path) -> Iterator[Import]:

@@ -31,7 +31,10 @@ OTHER_EDGES = {
 ARRAYS = {"embedding": "vectors are arrays", "demo": "weights are arrays"}
 """Rooms whose rules work on numpy arrays."""
 
-LIBRARIES = {"planner": "a pure library", "demo": "makes the model folders that engine and cli open"}
+LIBRARIES = {
+    "planner": "a pure library",
+    "demo": "makes the model folders that engine and cli open",
+}
 """Rooms without a process: any other room imports them directly."""
 
 SMALL_KERNEL = {
@@ -81,7 +84,12 @@ def test_ray_is_imported_in_engine_and_the_gateways_ingress_only():
 
 
 def test_vllm_is_imported_in_engine_only():
-    wrong = [told(source, i.line, i.module) for source in sources() for i in source.imports if i.top == "vllm" and source.room != "engine"]
+    wrong = [
+        told(source, i.line, i.module)
+        for source in sources()
+        for i in source.imports
+        if i.top == "vllm" and source.room != "engine"
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -91,13 +99,29 @@ def test_rule_files_import_the_standard_library_and_kernel_errors_only():
         if is_edge(source):
             continue
         for imported in source.imports:
-            own_room = imported.module == "consilium" or imported.module.startswith(f"consilium.{source.room}")
+            own_room = imported.module == "consilium" or imported.module.startswith(
+                f"consilium.{source.room}"
+            )
             arrays = imported.top == "numpy" and source.room in ARRAYS
             library = imported.module.startswith(tuple(f"consilium.{room}" for room in LIBRARIES))
-            spoken = imported.top == "consilium" and imported.module.split(".")[2:3] and imported.module.split(".")[2] in SPOKEN
-            if not (imported.top in sys.stdlib_module_names or own_room or arrays or library or spoken or imported.module in SMALL_KERNEL):
+            spoken = (
+                imported.top == "consilium"
+                and imported.module.split(".")[2:3]
+                and imported.module.split(".")[2] in SPOKEN
+            )
+            if not (
+                imported.top in sys.stdlib_module_names
+                or own_room
+                or arrays
+                or library
+                or spoken
+                or imported.module in SMALL_KERNEL
+            ):
                 wrong.append(told(source, imported.line, imported.module))
-    assert not wrong, "rules take values and give values; what needs a framework belongs into app.py, servicer.py, routes.py or backends/:\n" + "\n".join(wrong)
+    assert not wrong, (
+        "rules take values and give values; what needs a framework belongs into app.py, servicer.py, routes.py or backends/:\n"
+        + "\n".join(wrong)
+    )
 
 
 def test_rules_do_not_import_their_rooms_backends_or_faces():
@@ -106,7 +130,11 @@ def test_rules_do_not_import_their_rooms_backends_or_faces():
         for source in sources()
         if not is_edge(source)
         for imported in source.imports
-        if ".backends" in imported.module or (imported.module.rpartition(".")[2] in ("app", "servicer", "routes") and imported.module.startswith("consilium."))
+        if ".backends" in imported.module
+        or (
+            imported.module.rpartition(".")[2] in ("app", "servicer", "routes")
+            and imported.module.startswith("consilium.")
+        )
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -120,10 +148,21 @@ def test_rooms_meet_through_client_and_its_ports_only():
             if parts[0] != "consilium" or len(parts) < 2 or parts[1] not in rooms:
                 continue
             room, file = parts[1], ".".join(parts[2:3])
-            free = room in (source.room, "kernel") or room in LIBRARIES or (source.name, room) in DIRECT
-            if not (free or file in SPOKEN or (file == "config" and (source.room == "cli" or source.path.name == "app.py"))):
+            free = (
+                room in (source.room, "kernel")
+                or room in LIBRARIES
+                or (source.name, room) in DIRECT
+            )
+            if not (
+                free
+                or file in SPOKEN
+                or (file == "config" and (source.room == "cli" or source.path.name == "app.py"))
+            ):
                 wrong.append(told(source, imported.line, imported.module))
-    assert not wrong, "another room is reached through its client.py and its ports.py (config.py by cli and app.py):\n" + "\n".join(wrong)
+    assert not wrong, (
+        "another room is reached through its client.py and its ports.py (config.py by cli and app.py):\n"
+        + "\n".join(wrong)
+    )
 
 
 def test_the_kernel_knows_no_room():
@@ -154,13 +193,23 @@ def test_wire_objects_stay_in_servicer_and_client():
         for source in sources()
         for imported in source.imports
         if imported.module.startswith("consilium.v1")
-        and not (source.path.name in ("servicer.py", "client.py", "app.py") or source.path.name.startswith("grpc_"))
+        and not (
+            source.path.name in ("servicer.py", "client.py", "app.py")
+            or source.path.name.startswith("grpc_")
+        )
     ]
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
-    "table", [OTHER_EDGES, {file: "" for file, _ in DIRECT}, dict.fromkeys(NOT_RULES, ""), dict.fromkeys(ARRAYS, ""), dict.fromkeys(LIBRARIES, "")]
+    "table",
+    [
+        OTHER_EDGES,
+        {file: "" for file, _ in DIRECT},
+        dict.fromkeys(NOT_RULES, ""),
+        dict.fromkeys(ARRAYS, ""),
+        dict.fromkeys(LIBRARIES, ""),
+    ],
 )
 def test_the_tables_of_this_file_name_what_is_there(table):
     gone = [name for name in table if not (PACKAGE / name).exists()]

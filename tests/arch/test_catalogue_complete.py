@@ -33,7 +33,11 @@ MAPPERS = ("kernel/catalogue.py", "kernel/calls.py")
 def raised():
     for source in sources():
         for call in source.calls():
-            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            name = (
+                call.func.attr
+                if isinstance(call.func, ast.Attribute)
+                else getattr(call.func, "id", "")
+            )
             if name == "ConsiliumError":
                 yield source, call
 
@@ -66,7 +70,9 @@ def test_every_row_is_used_or_waits_for_a_room():
         for node in source.nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in BY_CODE
     }
-    assert BY_CODE.keys() - named - RESERVED.keys() == set(), "rows that nobody raises; raise them, delete them, or reserve them"
+    assert BY_CODE.keys() - named - RESERVED.keys() == set(), (
+        "rows that nobody raises; raise them, delete them, or reserve them"
+    )
 
 
 def test_reserved_codes_have_rows():
@@ -83,5 +89,9 @@ def test_rows_are_whole():
         assert row.plain.endswith("."), row.code
         assert "!" not in row.sentence.replace("!r}", "}") + row.plain + row.next_step, row.code
     exits = [row.exit_code for row in ROWS if row.exit_code != 1]
-    assert exits == list(range(64, 64 + len(exits))), "numbered, without gaps, in the order of the table"
-    assert all(row.next_step for row in ROWS if row.exit_code != 1), "who reads an exit code is told what to do"
+    assert exits == list(range(64, 64 + len(exits))), (
+        "numbered, without gaps, in the order of the table"
+    )
+    assert all(row.next_step for row in ROWS if row.exit_code != 1), (
+        "who reads an exit code is told what to do"
+    )

@@ -30,5 +30,9 @@ def test_nothing_heavy_is_reached_from_the_planner():
 def test_nothing_heavy_is_loaded_with_the_planner():
     modules = [source.module for source in sources() if source.room == "planner"]
     program = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(json.dumps(sorted(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, check=True, text=True).stdout)
+    loaded = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", program, *modules], capture_output=True, check=True, text=True
+        ).stdout
+    )
     assert not set(HEAVY) & set(loaded)

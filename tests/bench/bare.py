@@ -66,7 +66,14 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def serve(
-    model: Path, arguments: Mapping[str, object], *, env: Mapping[str, str], log: Path, name: str = "core", beside: bool = False, wait_s: float = 300
+    model: Path,
+    arguments: Mapping[str, object],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    name: str = "core",
+    beside: bool = False,
+    wait_s: float = 300,
 ) -> Iterator[Bare]:
     """Start the server, wait for its first token, end it with its process group on leaving. With `beside` it is started as BESIDE says."""
     port = _free_port()
@@ -88,8 +95,15 @@ def serve(
     ]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as out, tempfile.TemporaryDirectory(prefix="csl-v") as sockets:
-        environment = {**os.environ, **env, "VLLM_NO_USAGE_STATS": "1", "VLLM_RPC_BASE_PATH": sockets}
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+        environment = {
+            **os.environ,
+            **env,
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_RPC_BASE_PATH": sockets,
+        }
+        child = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         try:
             first_token(url, "", name, child, begin + wait_s)
             yield Bare(url, name, child.pid, time.monotonic() - begin)
@@ -102,7 +116,9 @@ def serve(
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def first_token(url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float) -> None:
+def first_token(
+    url: str, key: str, model: str, child: subprocess.Popen[bytes] | None, until: float
+) -> None:
     """Ask for one token until it comes. Raises RuntimeError if the process ends, the key is refused or the time is over."""
     body = {"model": model, "prompt": "Hello", "max_tokens": 1}
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -51,7 +51,9 @@ class Ours:
         for known in processes.marked(mark):
             with contextlib.suppress(psutil.Error):
                 process = processes.find(known)
-                if process is not None and any(word in " ".join(process.cmdline()) for word in words):
+                if process is not None and any(
+                    word in " ".join(process.cmdline()) for word in words
+                ):
                     found.append(process)
         return found
 
@@ -76,28 +78,56 @@ class Ours:
 
 def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `consilium` and return what it said. Raises subprocess.TimeoutExpired."""
-    return subprocess.run([sys.executable, "-m", "consilium.cli.app", *words], check=False, capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(
+        [sys.executable, "-m", "consilium.cli.app", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 @contextlib.contextmanager
-def up(model: str, folder: Path, *, config: Path | None = None, extra: tuple[str, ...] = (), wait_s: float = 300) -> Iterator[Ours]:
+def up(
+    model: str,
+    folder: Path,
+    *,
+    config: Path | None = None,
+    extra: tuple[str, ...] = (),
+    wait_s: float = 300,
+) -> Iterator[Ours]:
     """Bring a cluster up with `consilium up`, take it down on leaving. Raises RuntimeError with the command's words if it does not come up."""
     state = folder / "state"
-    words = ["up", "--state", str(state), *(["-c", str(config)] if config else ["--model", model]), *extra]
+    words = [
+        "up",
+        "--state",
+        str(state),
+        *(["-c", str(config)] if config else ["--model", model]),
+        *extra,
+    ]
     begin = time.monotonic()
     try:
         said = cli(*words, timeout_s=wait_s)
         if said.returncode != 0:
-            logs = "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted((state / "logs").glob("*.log")))
-            raise RuntimeError(f"consilium {' '.join(words)} ended with {said.returncode}\n{said.stdout}\n{said.stderr}\n{logs}")
+            logs = "\n".join(
+                f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}"
+                for log in sorted((state / "logs").glob("*.log"))
+            )
+            raise RuntimeError(
+                f"consilium {' '.join(words)} ended with {said.returncode}\n{said.stdout}\n{said.stderr}\n{logs}"
+            )
         known = json.loads((state / "cluster.json").read_text())
         url = known["addresses"]["openai"].removesuffix("/v1")
         bare.first_token(url, known["key"], "base", None, begin + wait_s)
         spent = time.monotonic() - begin
-        yield Ours(url, known["addresses"]["grpc"], known["key"], state, _core(state), spent, said.stdout)
+        yield Ours(
+            url, known["addresses"]["grpc"], known["key"], state, _core(state), spent, said.stdout
+        )
     finally:
         cli("down", "--state", str(state), timeout_s=120)
-        shutil.rmtree(StateFolder(state).ray_temp.parent, ignore_errors=True)  # `down` keeps the logs there
+        shutil.rmtree(
+            StateFolder(state).ray_temp.parent, ignore_errors=True
+        )  # `down` keeps the logs there
 
 
 def planned(folder: Path, wait_s: float = 60) -> Core:
@@ -113,7 +143,9 @@ def planned(folder: Path, wait_s: float = 60) -> Core:
 
 def _has_model(state: Path) -> bool:
     try:
-        return bool(json.loads((state / "cluster.json").read_text())["parts"]["model"]["state"] == "up")
+        return bool(
+            json.loads((state / "cluster.json").read_text())["parts"]["model"]["state"] == "up"
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -131,7 +163,9 @@ def _core(state: Path) -> Core:
     folder = resolve(view.model, state / "models")
     specs = topology.plan(view, local(), {view.model: model_facts.read(folder.path, folder.name)})
     core = next(spec for spec in specs if spec.name == topology.CORE)
-    arguments = {k: v for k, v in core.launch_args.items() if k not in {"model", "served_model_name"}}
+    arguments = {
+        k: v for k, v in core.launch_args.items() if k not in {"model", "served_model_name"}
+    }
     if core.tool_parser is not None:
         arguments |= {"tool_call_parser": str(core.tool_parser), "enable_auto_tool_choice": True}
     env = dict(core.env)

@@ -64,13 +64,19 @@ def quantile(values: list[float], q: float) -> float:
 class _Connection:
     def __init__(self, target: Target) -> None:
         parts = urlsplit(target.url)
-        self._host, self._port, self._key = parts.hostname or "127.0.0.1", parts.port or 80, target.key
+        self._host, self._port, self._key = (
+            parts.hostname or "127.0.0.1",
+            parts.port or 80,
+            target.key,
+        )
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, path: str, body: bytes) -> Sample:
         if self._writer is None or self._writer.is_closing():
-            self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 20)
+            self._reader, self._writer = await asyncio.open_connection(
+                self._host, self._port, limit=1 << 20
+            )
         reader, writer = self._reader, self._writer
         assert reader is not None
         head = (
@@ -128,13 +134,17 @@ SHORT = "Go on, step {number}."
 """What is asked: some 60 tokens, or 30, with the template. The short one for models that read 60 tokens a second on this machine."""
 
 
-def chat_bodies(model: str, count: int, max_tokens: int, salt: str, words: str = USUAL) -> list[bytes]:
+def chat_bodies(
+    model: str, count: int, max_tokens: int, salt: str, words: str = USUAL
+) -> list[bytes]:
     """Return `count` streamed chat requests with distinct prompts; the answer never ends early."""
     return [
         json.dumps(
             {
                 "model": model,
-                "messages": [{"role": "user", "content": f"Case {salt}-{i}. {words.format(number=i)}"}],
+                "messages": [
+                    {"role": "user", "content": f"Case {salt}-{i}. {words.format(number=i)}"}
+                ],
                 "max_tokens": max_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
@@ -145,9 +155,22 @@ def chat_bodies(model: str, count: int, max_tokens: int, salt: str, words: str =
     ]
 
 
-def run(target: Target, *, count: int, concurrency: int, max_tokens: int, salt: str, path: str = "/v1/chat/completions", words: str = USUAL) -> Trial:
+def run(
+    target: Target,
+    *,
+    count: int,
+    concurrency: int,
+    max_tokens: int,
+    salt: str,
+    path: str = "/v1/chat/completions",
+    words: str = USUAL,
+) -> Trial:
     """Run a closed loop and return the trial. Raises RuntimeError if an answer was not 200."""
-    trial = asyncio.run(_closed_loop(target, chat_bodies(target.model, count, max_tokens, salt, words), concurrency, path))
+    trial = asyncio.run(
+        _closed_loop(
+            target, chat_bodies(target.model, count, max_tokens, salt, words), concurrency, path
+        )
+    )
     bad = [s.status for s in trial.samples if s.status != 200]
     if bad:
         raise RuntimeError(f"{target.name}: {len(bad)} of {count} answers were {sorted(set(bad))}")

@@ -35,14 +35,32 @@ Rule = Callable[[Card], float]
 
 RULES: dict[str, tuple[Rule, str]] = {
     "share x total - weights": (lambda c: c.share * c.total - c.weights, "what most people reckon"),
-    "share x total - weights - 1.6 GiB": (lambda c: c.share * c.total - c.weights - 1.6, "a constant, itself fitted to logs of small batches"),
-    "KAITO, as shipped": (lambda c: 0.84 * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights, "1.02 W + 2.3 GiB + 5 % W per GPU, share 0.84"),
-    "KAITO, with the right share": (lambda c: c.share * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights, "the same with the share of the log"),
+    "share x total - weights - 1.6 GiB": (
+        lambda c: c.share * c.total - c.weights - 1.6,
+        "a constant, itself fitted to logs of small batches",
+    ),
+    "KAITO, as shipped": (
+        lambda c: 0.84 * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights,
+        "1.02 W + 2.3 GiB + 5 % W per GPU, share 0.84",
+    ),
+    "KAITO, with the right share": (
+        lambda c: c.share * c.total - 1.02 * c.weights - 2.3 - 0.05 * c.weights,
+        "the same with the share of the log",
+    ),
     "GPUStack": (lambda c: c.share * c.total - 1.2 * c.weights - 2.0, "1.2 W + 2 GiB"),
     "hf-mem": (lambda c: c.total - c.weights, "weights + one sequence of KV, nothing else"),
-    "llm-d-planner": (lambda c: c.share * c.total - c.weights - 5.6 - (0.6 if c.ranks > 1 else 0.15), "measured constants of 1,024 sequences"),
+    "llm-d-planner": (
+        lambda c: c.share * c.total - c.weights - 5.6 - (0.6 if c.ranks > 1 else 0.15),
+        "measured constants of 1,024 sequences",
+    ),
     "aiconfigurator": (
-        lambda c: c.share * c.total - c.weights - 2 * c.tokens * c.hidden * 10 / GIB - (0.36 if c.ranks > 1 else 0.0) - 3.5,
+        lambda c: (
+            c.share * c.total
+            - c.weights
+            - 2 * c.tokens * c.hidden * 10 / GIB
+            - (0.36 if c.ranks > 1 else 0.0)
+            - 3.5
+        ),
         "W + 2 tokens H c (c = 10) + NCCL + 3.5 GiB",
     ),
 }
@@ -65,10 +83,26 @@ class Score:
 
 def card_of(ask: Ask) -> Card:
     """Return what a rule is told about a boot log."""
-    stage = max(stages(ask.shape, ask.cut.pp), key=lambda one: weights.card_bytes(ask.shape, ask.weights, ask.cut, one))
+    stage = max(
+        stages(ask.shape, ask.cut.pp),
+        key=lambda one: weights.card_bytes(ask.shape, ask.weights, ask.cut, one),
+    )
     held = weights.card_bytes(ask.shape, ask.weights, ask.cut, stage) / GIB
-    sequence = kv.request_bytes(ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, layer_share=stage.share(ask.shape)) / GIB
-    return Card(ask.cards[0].total_gib, ask.share, held, sequence, ask.shape.hidden, ask.batch.tokens, ask.cut.cards)
+    sequence = (
+        kv.request_bytes(
+            ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, layer_share=stage.share(ask.shape)
+        )
+        / GIB
+    )
+    return Card(
+        ask.cards[0].total_gib,
+        ask.share,
+        held,
+        sequence,
+        ask.shape.hidden,
+        ask.batch.tokens,
+        ask.cut.cards,
+    )
 
 
 def compare(*, held_apart_only: bool = False) -> list[Score]:
@@ -93,7 +127,15 @@ def _score(name: str, about: str, points: list[dict], rule: Rule | None) -> Scor
             errors.append(abs(told - measured))
         started = point.get("expect_fit", True)
         wrong += (told >= card.sequence) is not started
-    return Score(name, statistics.median(errors), sum(error <= 1.0 for error in errors) / len(errors), max(errors), wrong, len(errors), about)
+    return Score(
+        name,
+        statistics.median(errors),
+        sum(error <= 1.0 for error in errors) / len(errors),
+        max(errors),
+        wrong,
+        len(errors),
+        about,
+    )
 
 
 def main() -> None:
@@ -103,8 +145,25 @@ def main() -> None:
         print(f"Room for KV, {title} ({scores[0].points} points)\n")
         print(
             text_table(
-                ("rule", "middle GiB", "within 1 GiB", "worst GiB", "wrong about fitting", "formula"),
-                [(score.name, f"{score.median:.2f}", f"{score.within:.0%}", f"{score.worst:.2f}", str(score.wrong_fit), score.about) for score in scores],
+                (
+                    "rule",
+                    "middle GiB",
+                    "within 1 GiB",
+                    "worst GiB",
+                    "wrong about fitting",
+                    "formula",
+                ),
+                [
+                    (
+                        score.name,
+                        f"{score.median:.2f}",
+                        f"{score.within:.0%}",
+                        f"{score.worst:.2f}",
+                        str(score.wrong_fit),
+                        score.about,
+                    )
+                    for score in scores
+                ],
             )
         )
         print()

@@ -14,7 +14,12 @@ import sys
 import time
 from types import SimpleNamespace
 
-from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
+from ray.serve._private.common import (
+    DeploymentHandleSource,
+    DeploymentID,
+    ReplicaID,
+    RequestMetadata,
+)
 from ray.serve.request_router import PendingRequest
 
 from consilium.engine.request_router import AffinityRouter
@@ -26,19 +31,33 @@ DEPLOYMENT = DeploymentID(name="Engine", app_name="executor-core")
 
 def replica(number: int, **more: object) -> SimpleNamespace:
     """Return what the router reads of Ray's RunningReplica."""
-    fields = {"replica_id": ReplicaID(f"r{number:02}", DEPLOYMENT), "max_ongoing_requests": 80, "routing_stats": {}, "node_id": "n", "availability_zone": None}
+    fields = {
+        "replica_id": ReplicaID(f"r{number:02}", DEPLOYMENT),
+        "max_ongoing_requests": 80,
+        "routing_stats": {},
+        "node_id": "n",
+        "availability_zone": None,
+    }
     return SimpleNamespace(**{**fields, **more})
 
 
 def request(number: int, prefix: str) -> PendingRequest:
     """Return a request as Serve's router holds it."""
     metadata = RequestMetadata(request_id=f"req-{number}", internal_request_id=f"int-{number}")
-    return PendingRequest(args=[{"id": str(number), "prefix_key": prefix, "adapter": None}], kwargs={}, metadata=metadata)
+    return PendingRequest(
+        args=[{"id": str(number), "prefix_key": prefix, "adapter": None}],
+        kwargs={},
+        metadata=metadata,
+    )
 
 
 def router(**weights: float) -> AffinityRouter:
     """Return a router without a cluster. Must be called in a running event loop."""
-    made = AffinityRouter(deployment_id=DEPLOYMENT, handle_source=DeploymentHandleSource.REPLICA, use_replica_queue_len_cache=True)
+    made = AffinityRouter(
+        deployment_id=DEPLOYMENT,
+        handle_source=DeploymentHandleSource.REPLICA,
+        use_replica_queue_len_cache=True,
+    )
     made.initialize_state(**weights)
     return made
 
@@ -69,7 +88,9 @@ def main() -> int:
         taken = sorted(asyncio.run(measure(count)))
         median, high = statistics.median(taken), taken[int(len(taken) * 0.99)]
         worst = max(worst, median)
-        print(f"{count:3} replicas: p50 {median:.4f} ms, p99 {high:.4f} ms over {len(taken)} decisions (bar: p50 {BAR_MS} ms)")
+        print(
+            f"{count:3} replicas: p50 {median:.4f} ms, p99 {high:.4f} ms over {len(taken)} decisions (bar: p50 {BAR_MS} ms)"
+        )
     return 0 if worst <= BAR_MS else 1
 
 

@@ -22,25 +22,41 @@ from tests.bench.stats import interval
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also when its time is over it ends what it has started
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # also when its time is over it ends what it has started
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    table = Table("pair", "ours, s", "bare, s", "ratio", title=f"start to first token, model {options.model}")
+    table = Table(
+        "pair", "ours, s", "bare, s", "ratio", title=f"start to first token, model {options.model}"
+    )
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.pairs):
             with cluster.up(options.model, Path(folder)) as ours:
                 pass
-            with bare.serve(ours.core.model_path, ours.core.arguments, env=ours.core.env, log=Path(folder) / "bare.log") as peer:
+            with bare.serve(
+                ours.core.model_path,
+                ours.core.arguments,
+                env=ours.core.env,
+                log=Path(folder) / "bare.log",
+            ) as peer:
                 pass
             ratios.append(ours.first_token_s / peer.first_token_s)
             print(
                 f"pair {number + 1} of {options.pairs}: ours {ours.first_token_s:.1f} s, bare {peer.first_token_s:.1f} s, ratio {ratios[-1]:.2f}",
                 file=sys.stderr,
             )
-            table.add_row(str(number + 1), f"{ours.first_token_s:.1f}", f"{peer.first_token_s:.1f}", f"{ratios[-1]:.2f}")
+            table.add_row(
+                str(number + 1),
+                f"{ours.first_token_s:.1f}",
+                f"{peer.first_token_s:.1f}",
+                f"{ratios[-1]:.2f}",
+            )
     table.add_row("median", "", "", str(interval(ratios)))
     Console(width=100).print(table)
     return 0

@@ -53,7 +53,10 @@ class Valkey:
         return self
 
     def _answers(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1) as line,
+        ):
             line.sendall(b"AUTH secret\r\nPING\r\nQUIT\r\n")
             with line.makefile("rb") as answer:
                 return b"+PONG" in answer.read()

@@ -37,12 +37,19 @@ def reply(body, *, form=None):
         {
             "object": "embedding",
             "index": index,
-            "embedding": base64.b64encode(reference(text).tobytes()).decode() if form == "base64" else reference(text).tolist(),
+            "embedding": base64.b64encode(reference(text).tobytes()).decode()
+            if form == "base64"
+            else reference(text).tolist(),
         }
         for index, text in enumerate(texts)
     ]
     total = sum(len(text.split()) for text in texts)
-    return {"object": "list", "data": rows[::-1], "model": body["model"], "usage": {"prompt_tokens": total, "total_tokens": total}}
+    return {
+        "object": "list",
+        "data": rows[::-1],
+        "model": body["model"],
+        "usage": {"prompt_tokens": total, "total_tokens": total},
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +64,11 @@ class Handler(BaseHTTPRequestHandler):
         server.seen.append((self.path, self.headers.get("Authorization"), body))
         status, raw, headers = server.answer(body)
         self.send_response(status)
-        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
+        for key, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(raw)),
+            **headers,
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(raw)
@@ -69,7 +80,9 @@ def server():
     served.daemon_threads = True
     served.seen = []
     served.answer = lambda body: (200, json.dumps(reply(body)).encode(), {})
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     served.url = f"http://127.0.0.1:{served.server_port}/v1"
     yield served
@@ -93,14 +106,19 @@ class EmbeddingEngine:
         pass
 
     def info(self):
-        return ExecutorInfo("vectors", "engine", "served-name", context=512, state=State.READY, revision="abc123")
+        return ExecutorInfo(
+            "vectors", "engine", "served-name", context=512, state=State.READY, revision="abc123"
+        )
 
     async def stream(self, call):
         assert call.route == "embeddings"
         assert call.body["model"] == "served-name"
         head = Head(self.status, stream=False, content_type=wire.JSON)
         if self.status != 200:
-            yield wire.failure(head, ConsiliumError("invalid_request", field="input", reason="too long for this model"))
+            yield wire.failure(
+                head,
+                ConsiliumError("invalid_request", field="input", reason="too long for this model"),
+            )
             return
         raw = json.dumps(reply(call.body)).encode()
         yield wire.head_frame(head, raw[:100])
@@ -108,7 +126,9 @@ class EmbeddingEngine:
         yield wire.tail_frame(Tail(Usage(prompt_tokens=1)))
 
 
-@pytest.fixture(params=["offline", "openai", "engine", "offline-cached", "openai-cached", "engine-cached"])
+@pytest.fixture(
+    params=["offline", "openai", "engine", "offline-cached", "openai-cached", "engine-cached"]
+)
 async def embedder(request, server):
     kind, _, cached = request.param.partition("-")
     if kind == "offline":
@@ -116,14 +136,23 @@ async def embedder(request, server):
     elif kind == "openai":
         made = OpenAI(server.url, "pairs", key="sk-right", batch=4, timeout_s=5)
     else:
-        made = EngineEmbedder(EngineClient({"vectors": EmbeddingEngine()}), "vectors", "pairs", batch=4)
+        made = EngineEmbedder(
+            EngineClient({"vectors": EmbeddingEngine()}), "vectors", "pairs", batch=4
+        )
     if cached:
         made = Cached(made, 1 << 20)
     yield made
     await made.aclose()
 
 
-TEXTS = ["The cat sits outside", "A cat is outdoors", "Stock markets fell sharply", "a", "Привет, мир", "x " * 200]
+TEXTS = [
+    "The cat sits outside",
+    "A cat is outdoors",
+    "Stock markets fell sharply",
+    "a",
+    "Привет, мир",
+    "x " * 200,
+]
 
 
 async def test_one_unit_vector_per_text(embedder):
@@ -165,14 +194,23 @@ async def test_the_fingerprint_is_stable_and_names_the_model(embedder):
 
 
 async def test_many_callers_at_once(embedder):
-    answers = await asyncio.gather(*(embedder.embed([f"text {number}", "shared"]) for number in range(8)))
+    answers = await asyncio.gather(
+        *(embedder.embed([f"text {number}", "shared"]) for number in range(8))
+    )
     for answer in answers[1:]:
         assert np.allclose(answer.values[1], answers[0].values[1], atol=1e-6)
 
 
 async def test_it_answers_the_endpoint(embedder):
     endpoint = Embeddings(embedder, model="pairs")
-    answer = await endpoint.create({"model": "pairs", "input": ["the quick brown fox", "jumps over the dog"], "encoding_format": "base64", "dimensions": 24})
+    answer = await endpoint.create(
+        {
+            "model": "pairs",
+            "input": ["the quick brown fox", "jumps over the dog"],
+            "encoding_format": "base64",
+            "dimensions": 24,
+        }
+    )
     assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 3
     for row in answer["data"]:
         values = np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4")
@@ -186,7 +224,13 @@ async def test_it_answers_the_endpoint(embedder):
 async def test_offline_is_minilm():
     """Similarities of the model's own documentation, within what int8 weights cost."""
     made = Offline()
-    texts = ["The cat sits outside", "A man is playing guitar", "The new movie is awesome", "A woman watches TV", "The new movie is so great"]
+    texts = [
+        "The cat sits outside",
+        "A man is playing guitar",
+        "The new movie is awesome",
+        "A woman watches TV",
+        "The new movie is so great",
+    ]
     values = (await made.embed(texts)).values
     assert values[2] @ values[4] == pytest.approx(0.8939, abs=0.02)
     assert values[0] @ values[1] == pytest.approx(0.0363, abs=0.02)
@@ -195,7 +239,10 @@ async def test_offline_is_minilm():
 
 async def test_offline_counts_real_tokens():
     made = Offline()
-    assert (await made.embed(["hello world", "tokenization"])).tokens == (4, 4)  # [CLS] hello world [SEP]; [CLS] token ##ization [SEP]
+    assert (await made.embed(["hello world", "tokenization"])).tokens == (
+        4,
+        4,
+    )  # [CLS] hello world [SEP]; [CLS] token ##ization [SEP]
     await made.aclose()
 
 
@@ -238,7 +285,9 @@ async def test_openai_sends_the_key_and_batches(server):
     made = OpenAI(server.url + "/", "pairs", key="sk-right", batch=4)
     found = await made.embed([f"text number {number}" for number in range(10)])
     assert [len(body["input"]) for _, _, body in server.seen] == [4, 4, 2]
-    assert {(path, auth) for path, auth, _ in server.seen} == {("/v1/embeddings", "Bearer sk-right")}
+    assert {(path, auth) for path, auth, _ in server.seen} == {
+        ("/v1/embeddings", "Bearer sk-right")
+    }
     assert sum(found.tokens) == 30
     await made.aclose()
 
@@ -266,10 +315,26 @@ def error(message):
         ((200, b"<html>hello</html>", {}), "upstream_down", "not answering"),
         ((200, b'{"data": []}', {}), "upstream_down", "not answering"),
         ((200, b'{"data": [{"index": 0, "embedding": []}]}', {}), "upstream_down", "not answering"),
-        ((200, b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', {}), "upstream_down", "not answering"),
-        ((200, b'{"data": [{"index": 0, "embedding": "%%%"}]}', {}), "upstream_down", "not answering"),
+        (
+            (200, b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', {}),
+            "upstream_down",
+            "not answering",
+        ),
+        (
+            (200, b'{"data": [{"index": 0, "embedding": "%%%"}]}', {}),
+            "upstream_down",
+            "not answering",
+        ),
         ((200, b"[1, 2]", {}), "upstream_down", "not answering"),
-        ((200, b'{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1]}]}', {}), "upstream_down", "not answering"),
+        (
+            (
+                200,
+                b'{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1]}]}',
+                {},
+            ),
+            "upstream_down",
+            "not answering",
+        ),
     ],
 )
 async def test_openai_faults_have_a_code_and_a_sentence(server, answer, code, says):

@@ -25,7 +25,18 @@ def made(name="laptop", **more):
 
 
 async def test_a_key_comes_back_as_it_was_put(stores):
-    record = KeyRecord("0123456789ab", "Ноутбук 1", "d" * 64, frozenset({"generate", "admin"}), "дом", 60, 9000, 1_700_000_000.25, 1_800_000_000.5, 0.0)
+    record = KeyRecord(
+        "0123456789ab",
+        "Ноутбук 1",
+        "d" * 64,
+        frozenset({"generate", "admin"}),
+        "дом",
+        60,
+        9000,
+        1_700_000_000.25,
+        1_800_000_000.5,
+        0.0,
+    )
     assert await stores.keys.get(record.id) is None
     await stores.keys.put(record)
     assert await stores.keys.get(record.id) == record
@@ -73,10 +84,18 @@ async def test_check_of_a_key_that_is_not_there(stores):
 @pytest.mark.parametrize("how", ["digest", "revoked", "expired"])
 async def test_a_key_that_is_not_good_costs_nothing(stores, how):
     hashed, record = made(rpm=2)
-    bad = replace(record, revoked=1.0) if how == "revoked" else replace(record, expires=time.time() - 1) if how == "expired" else record
+    bad = (
+        replace(record, revoked=1.0)
+        if how == "revoked"
+        else replace(record, expires=time.time() - 1)
+        if how == "expired"
+        else record
+    )
     await stores.keys.put(bad)
     for _ in range(5):
-        found, verdict = await stores.keys.check(record.id, "0" * 64 if how == "digest" else hashed, 1)
+        found, verdict = await stores.keys.check(
+            record.id, "0" * 64 if how == "digest" else hashed, 1
+        )
         assert found == bad
         assert verdict == FREE
     await stores.keys.put(record)

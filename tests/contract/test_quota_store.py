@@ -69,7 +69,11 @@ async def test_keys_do_not_share(quotas):
 
 async def test_no_limits_is_no_bucket(quotas):
     verdict = await quotas.reserve("k", 0, 0, 10**9)
-    assert (verdict.allowed, verdict.remaining_requests, verdict.remaining_tokens) == (True, None, None)
+    assert (verdict.allowed, verdict.remaining_requests, verdict.remaining_tokens) == (
+        True,
+        None,
+        None,
+    )
 
 
 async def test_a_bucket_fills_again(quotas):
@@ -113,9 +117,13 @@ async def test_exact_under_64_threads_with_connections_of_their_own(valkey):
             async with opened("redis", valkey) as own:
                 own.keys.server.prefix = prefix
                 assert isinstance(own.keys, RedisKeys)
-                return sum([(await own.keys.check(record.id, hashed, 1))[1].allowed for _ in range(5)])
+                return sum(
+                    [(await own.keys.check(record.id, hashed, 1))[1].allowed for _ in range(5)]
+                )
 
-        threads = [threading.Thread(target=lambda: allowed.append(asyncio.run(work()))) for _ in range(64)]
+        threads = [
+            threading.Thread(target=lambda: allowed.append(asyncio.run(work()))) for _ in range(64)
+        ]
         for thread in threads:
             thread.start()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))

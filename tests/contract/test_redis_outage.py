@@ -21,7 +21,9 @@ PEPPER = b"pepper"
 @pytest.fixture
 async def stores(own_valkey):
     own_valkey.start()
-    found = open_stores(RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3), receipt_ttl_s=60)
+    found = open_stores(
+        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3), receipt_ttl_s=60
+    )
     yield found
     await found.close()
 
@@ -67,7 +69,9 @@ async def test_killed_and_started_again(stores, authority, own_valkey):
     assert await stores.receipts.get("r1") == {"id": "r1"}
 
 
-async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(stores, authority, own_valkey):
+async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(
+    stores, authority, own_valkey
+):
     header, _ = await new_key(stores)
     await authority.authenticate(header, 5)
     os.kill(own_valkey.process.pid, signal.SIGSTOP)
@@ -97,7 +101,10 @@ async def test_functions_are_loaded_again_after_a_flush(stores, authority):
 
 async def test_a_wrong_password_is_an_outage_and_not_a_traceback(own_valkey):
     own_valkey.start()
-    stores = open_stores(RedisSettings(url=SecretStr(own_valkey.url.replace("secret", "wrong")), timeout_s=0.3), receipt_ttl_s=60)
+    stores = open_stores(
+        RedisSettings(url=SecretStr(own_valkey.url.replace("secret", "wrong")), timeout_s=0.3),
+        receipt_ttl_s=60,
+    )
     with pytest.raises(ConsiliumError) as caught:
         await stores.keys.list()
     assert caught.value.code == "upstream_down"

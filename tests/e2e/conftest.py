@@ -16,7 +16,14 @@ from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import cases
 
 PLACES = 40  # 32 streams at once, and some more
-EXTRA = ("--set", f"engine.max_num_seqs={PLACES}", "--set", "roles.sage.frame=You are a sage.", "--set", "gateway.drain_s=60")
+EXTRA = (
+    "--set",
+    f"engine.max_num_seqs={PLACES}",
+    "--set",
+    "roles.sage.frame=You are a sage.",
+    "--set",
+    "gateway.drain_s=60",
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +35,22 @@ class Begun:
 
 
 @pytest.fixture(scope="session")
-def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+def begun(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Begun]:
     """Both are started beside each other: a start leaves a quarter of the machine idle."""
     folder = tmp_path_factory.mktemp("cluster")
-    is_compared = any("wanted" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    is_compared = any(
+        "wanted" in getattr(item, "fixturenames", ()) for item in request.session.items
+    )
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         starting = pool.submit(stack.enter_context, clusters.up("tiny", folder, extra=EXTRA))
         try:
-            answers = _answers(folder, tmp_path_factory.mktemp("bare") / "server.log") if is_compared else {}
+            answers = (
+                _answers(folder, tmp_path_factory.mktemp("bare") / "server.log")
+                if is_compared
+                else {}
+            )
         except RuntimeError:
             starting.result()  # says why, if it is the cluster
             raise
@@ -49,7 +64,9 @@ def _answers(folder: Path, log: Path) -> dict[str, Answer]:
     """
     core = clusters.planned(folder)
     with (
-        bare.serve(core.model_path, core.arguments, env=core.env, log=log, name=core.served, beside=True) as server,
+        bare.serve(
+            core.model_path, core.arguments, env=core.env, log=log, name=core.served, beside=True
+        ) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         return {case.name: ask(client, case, server.model) for case in cases()}

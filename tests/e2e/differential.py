@@ -13,7 +13,15 @@ from typing import Any
 import httpx
 from tests.e2e.differential_cases import Case
 
-DROPPED = {"id", "created", "consilium", "system_fingerprint", "kv_transfer_params", "request_id", "created_at"}
+DROPPED = {
+    "id",
+    "created",
+    "consilium",
+    "system_fingerprint",
+    "kv_transfer_params",
+    "request_id",
+    "created_at",
+}
 CALL_ID = re.compile(r"(chatcmpl-tool-|call_|functions\.)[0-9A-Za-z:_-]+")
 
 
@@ -43,7 +51,10 @@ def _merge(into: Any, more: Any) -> Any:
     if isinstance(into, list) and isinstance(more, list):
         return into + more
     if isinstance(into, dict) and isinstance(more, dict):
-        return {k: _merge(into[k], more[k]) if k in into and k in more else into.get(k, more.get(k)) for k in [*into, *(k for k in more if k not in into)]}
+        return {
+            k: _merge(into[k], more[k]) if k in into and k in more else into.get(k, more.get(k))
+            for k in [*into, *(k for k in more if k not in into)]
+        }
     return more if more is not None else into
 
 
@@ -60,7 +71,11 @@ def assemble(text: str) -> dict[str, Any]:
             index = choice.pop("index")
             # Values that are told again in each event are not sums.
             fixed = {k: choice[k] for k in ("finish_reason", "stop_reason") if k in choice}
-            role = choice.get("delta", {}).pop("role", None) if isinstance(choice.get("delta"), dict) else None
+            role = (
+                choice.get("delta", {}).pop("role", None)
+                if isinstance(choice.get("delta"), dict)
+                else None
+            )
             body = {k: v for k, v in choice.items() if k not in fixed}
             old = choices.setdefault(index, {"body": {}, "end": {}, "role": None})
             old["body"] = _merge(old["body"], body)

@@ -30,10 +30,22 @@ WEATHER = {
     "function": {
         "name": "weather",
         "description": "Weather of a town",
-        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"type": "string"}},
+            "required": ["town"],
+        },
     },
 }
-SCHEMA = {"name": "answer", "schema": {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}}
+SCHEMA = {
+    "name": "answer",
+    "schema": {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    },
+}
 
 USER = [{"role": "user", "content": "Say something about rivers."}]
 
@@ -43,8 +55,27 @@ CHAT_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one token", {"max_tokens": 1}),
     ("max_completion_tokens", {"max_completion_tokens": 5}),
     ("system", {"messages": [{"role": "system", "content": "Be brief."}, *USER]}),
-    ("history", {"messages": [*USER, {"role": "assistant", "content": "They flow."}, {"role": "user", "content": "Where to?"}]}),
-    ("parts", {"messages": [{"role": "user", "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]}]}),
+    (
+        "history",
+        {
+            "messages": [
+                *USER,
+                {"role": "assistant", "content": "They flow."},
+                {"role": "user", "content": "Where to?"},
+            ]
+        },
+    ),
+    (
+        "parts",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}],
+                }
+            ]
+        },
+    ),
     ("russian", {"messages": [{"role": "user", "content": "Расскажи о реках. Ёж."}]}),
     ("emoji", {"messages": [{"role": "user", "content": "\U0001f30a \u200d \u0000x"}]}),
     ("seed and temperature", {"temperature": 0.7, "seed": 11}),
@@ -65,15 +96,32 @@ CHAT_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("logit bias", {"logit_bias": {"10": 50}}),
     ("tools auto", {"tools": [WEATHER], "tool_choice": "auto"}),
     ("tools none", {"tools": [WEATHER], "tool_choice": "none"}),
-    ("tools named", {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "weather"}}, "max_tokens": 24}),
+    (
+        "tools named",
+        {
+            "tools": [WEATHER],
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+            "max_tokens": 24,
+        },
+    ),
     ("tools required", {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 24}),
-    ("json schema", {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "max_tokens": 24}),
+    (
+        "json schema",
+        {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "max_tokens": 24},
+    ),
     ("json object", {"response_format": {"type": "json_object"}, "max_tokens": 24}),
     ("structured choice", {"structured_outputs": {"choice": ["red", "green"]}}),
     ("structured regex", {"structured_outputs": {"regex": "[a-c]{3}"}}),
     ("no thinking", {"chat_template_kwargs": {"enable_thinking": False}}),
     ("echo", {"echo": True}),
-    ("continue", {"messages": [*USER, {"role": "assistant", "content": "They"}], "add_generation_prompt": False, "continue_final_message": True}),
+    (
+        "continue",
+        {
+            "messages": [*USER, {"role": "assistant", "content": "They"}],
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+        },
+    ),
     ("token ids", {"return_token_ids": True}),
     ("user field", {"user": "somebody"}),
     ("unknown field", {"surprise": 1}),
@@ -98,13 +146,36 @@ CHAT_BAD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("top_logprobs alone", {"top_logprobs": 3}),
     ("top_logprobs many", {"logprobs": True, "top_logprobs": 99}),
     ("bad response format", {"response_format": {"type": "poem"}}),
-    ("bad schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}}),
+    (
+        "bad schema",
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "nothing"}},
+            }
+        },
+    ),
     ("bad regex", {"structured_outputs": {"regex": "["}}),
-    ("bad tool choice", {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}),
+    (
+        "bad tool choice",
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+    ),
     ("tool choice without tools", {"tool_choice": "required"}),
     ("stream options alone", {"stream_options": {"include_usage": True}}),
     ("logit bias word", {"logit_bias": {"word": 1}}),
-    ("image to a text model", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]}),
+    (
+        "image to a text model",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+                    ],
+                }
+            ]
+        },
+    ),
     ("too long", {"messages": [{"role": "user", "content": "river " * 6000}]}),
     ("answer too long", {"max_tokens": 1_000_000}),
 )
@@ -142,24 +213,64 @@ def cases() -> list[Case]:
     """Return all cases: each variant plain and streamed, the streamed ones with usage as well."""
     out: list[Case] = []
     for kind, route, base, good, bad in (
-        ("chat", CHAT, {"model": "$MODEL", "messages": USER, "max_tokens": 8, "temperature": 0}, CHAT_VARIANTS, CHAT_BAD),
-        ("text", TEXT, {"model": "$MODEL", "prompt": "A river is", "max_tokens": 8, "temperature": 0}, TEXT_VARIANTS, TEXT_BAD),
+        (
+            "chat",
+            CHAT,
+            {"model": "$MODEL", "messages": USER, "max_tokens": 8, "temperature": 0},
+            CHAT_VARIANTS,
+            CHAT_BAD,
+        ),
+        (
+            "text",
+            TEXT,
+            {"model": "$MODEL", "prompt": "A river is", "max_tokens": 8, "temperature": 0},
+            TEXT_VARIANTS,
+            TEXT_BAD,
+        ),
     ):
         for name, change in good:
             body = {**base, **change}
             out.append(Case(f"{kind} {name}", route, body))
             out.append(Case(f"{kind} {name}, streamed", route, {**body, "stream": True}))
         for name, change in bad:
-            out.append(Case(f"{kind} bad {name}", route, {k: v for k, v in {**base, **change}.items() if v is not None}))
-        out.append(Case(f"{kind} streamed with usage", route, {**base, "stream": True, "stream_options": {"include_usage": True}}))
+            out.append(
+                Case(
+                    f"{kind} bad {name}",
+                    route,
+                    {k: v for k, v in {**base, **change}.items() if v is not None},
+                )
+            )
         out.append(
-            Case(f"{kind} usage in each chunk", route, {**base, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+            Case(
+                f"{kind} streamed with usage",
+                route,
+                {**base, "stream": True, "stream_options": {"include_usage": True}},
+            )
         )
-        out.append(Case(f"{kind} bad value, streamed", route, {**base, "stream": True, "temperature": "hot"}))
+        out.append(
+            Case(
+                f"{kind} usage in each chunk",
+                route,
+                {
+                    **base,
+                    "stream": True,
+                    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+                },
+            )
+        )
+        out.append(
+            Case(
+                f"{kind} bad value, streamed", route, {**base, "stream": True, "temperature": "hot"}
+            )
+        )
     out += [
         Case("tokenize text", "/tokenize", {"model": "$MODEL", "prompt": "A river"}),
         Case("tokenize chat", "/tokenize", {"model": "$MODEL", "messages": USER}),
-        Case("tokenize with words", "/tokenize", {"model": "$MODEL", "prompt": "A river", "return_token_strs": True}),
+        Case(
+            "tokenize with words",
+            "/tokenize",
+            {"model": "$MODEL", "prompt": "A river", "return_token_strs": True},
+        ),
         Case("tokenize bad", "/tokenize", {"model": "$MODEL"}),
         Case("detokenize", "/detokenize", {"model": "$MODEL", "tokens": [5, 6, 7]}),
         Case("detokenize bad", "/detokenize", {"model": "$MODEL", "tokens": "x"}),

@@ -14,7 +14,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 BUF = Path(__file__).parents[2] / ".cache/buf/node_modules/.bin/buf"
 SERVICE = "consilium.v1.GenerationService"
-ASK = {"model": "base", "chat": {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "Hello"}]}]}, "sampling": {"max_tokens": 4}}
+ASK = {
+    "model": "base",
+    "chat": {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "Hello"}]}]},
+    "sampling": {"max_tokens": 4},
+}
 
 
 def said(words: list[str]) -> str:
@@ -37,14 +41,23 @@ def objects(text: str) -> list[dict]:
 def check(answers: list[dict]) -> None:
     assert answers[0]["metadata"]["executor"] == "core"
     usage = answers[-1]["final"]["usage"]
-    assert int(usage.get("completionTokens") or usage["completion_tokens"]) == 4  # grpcurl writes names as the proto has them
+    assert (
+        int(usage.get("completionTokens") or usage["completion_tokens"]) == 4
+    )  # grpcurl writes names as the proto has them
 
 
 @pytest.mark.skipif(not BUF.exists(), reason="buf is not installed: no npm on this machine")
 def test_buf_curl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
     base = [str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
     assert SERVICE in said([*base, "--list-services", f"http://{cluster.grpc}"])
-    words = [*base, "-H", f"authorization: Bearer {cluster.key}", "-d", json.dumps(ASK), f"http://{cluster.grpc}/{SERVICE}/Generate"]
+    words = [
+        *base,
+        "-H",
+        f"authorization: Bearer {cluster.key}",
+        "-d",
+        json.dumps(ASK),
+        f"http://{cluster.grpc}/{SERVICE}/Generate",
+    ]
     check(objects(said(words)))
 
 
@@ -52,5 +65,14 @@ def test_buf_curl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
 def test_grpcurl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
     assert SERVICE in said(["grpcurl", "-plaintext", cluster.grpc, "list"])
     assert "rpc Generate" in said(["grpcurl", "-plaintext", cluster.grpc, "describe", SERVICE])
-    words = ["grpcurl", "-plaintext", "-H", f"authorization: Bearer {cluster.key}", "-d", json.dumps(ASK), cluster.grpc, f"{SERVICE}/Generate"]
+    words = [
+        "grpcurl",
+        "-plaintext",
+        "-H",
+        f"authorization: Bearer {cluster.key}",
+        "-d",
+        json.dumps(ASK),
+        cluster.grpc,
+        f"{SERVICE}/Generate",
+    ]
     check(objects(said(words)))

@@ -11,7 +11,10 @@ from tests.e2e.conftest import Begun
 from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import Case, cases
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]  # the first one waits for a cluster and a bare server
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(400),
+]  # the first one waits for a cluster and a bare server
 
 TOO_LONG = "one sentence of the house with both numbers, the same over HTTP and gRPC; vLLM words it as a BadRequestError"
 
@@ -28,13 +31,18 @@ def wanted(begun: Begun) -> dict[str, Answer]:
 @pytest.fixture(scope="module")
 def ours(cluster: Ours) -> Iterator[httpx.Client]:
     """A client to our cluster."""
-    with httpx.Client(base_url=cluster.url, timeout=60, headers={"Authorization": f"Bearer {cluster.key}"}) as client:
+    with httpx.Client(
+        base_url=cluster.url, timeout=60, headers={"Authorization": f"Bearer {cluster.key}"}
+    ) as client:
         yield client
 
 
 def _compare(case: Case, wanted: Answer, ours: Answer) -> None:
     if case.name in DIFFERENT:
-        assert (wanted.status, wanted.body["error"]["param"]) == (ours.status, ours.body["error"]["param"]), DIFFERENT[case.name]
+        assert (wanted.status, wanted.body["error"]["param"]) == (
+            ours.status,
+            ours.body["error"]["param"],
+        ), DIFFERENT[case.name]
         assert "8193" in ours.body["error"]["message"]
         assert "8192" in ours.body["error"]["message"]
         return
@@ -43,7 +51,9 @@ def _compare(case: Case, wanted: Answer, ours: Answer) -> None:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_same_answer(case: Case, cluster: Ours, wanted: dict[str, Answer], ours: httpx.Client) -> None:
+def test_same_answer(
+    case: Case, cluster: Ours, wanted: dict[str, Answer], ours: httpx.Client
+) -> None:
     _compare(case, wanted[case.name], ask(ours, case, cluster.core.served))
 
 

@@ -32,11 +32,20 @@ OVER, STORM, STORM_EVERY_S = 40, 160, 0.015
 
 
 def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
-    return httpx.Client(base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"})
+    return httpx.Client(
+        base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"}
+    )
 
 
 def chat(tokens: int, **more: object) -> dict[str, object]:
-    return {"model": "base", "messages": [{"role": "user", "content": "Go on."}], "max_tokens": tokens, "ignore_eos": True, "temperature": 0, **more}
+    return {
+        "model": "base",
+        "messages": [{"role": "user", "content": "Go on."}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        **more,
+    }
 
 
 def wait_until_answers(ours: Ours, seconds: float = BACK_S) -> float:
@@ -73,8 +82,14 @@ def test_client_gone_frees_its_place(cluster: Ours) -> None:
         end = time.monotonic() + 1.0
         while True:
             page = http.get(address).text
-            running = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
-            inflight = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("consilium_gateway_inflight_requests")]
+            running = [
+                line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")
+            ]
+            inflight = [
+                float(line.split()[-1])
+                for line in page.splitlines()
+                if line.startswith("consilium_gateway_inflight_requests")
+            ]
             if (sum(inflight) == 0 and running[0].endswith(" 0.0")) or time.monotonic() > end:
                 break
             time.sleep(0.1)
@@ -86,7 +101,9 @@ def test_client_gone_frees_its_place(cluster: Ours) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_busy(cluster: Ours, stream: bool) -> None:
+def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_busy(
+    cluster: Ours, stream: bool
+) -> None:
     """The body goes in a packet of its own, as from most clients; HAProxy with splicing would not see the client go, and would spin."""
     metrics = StateFolder(cluster.state).metrics
     proxies = cluster.processes("haproxy")
@@ -106,7 +123,14 @@ def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_b
 
 def test_garbage_is_refused_with_words(cluster: Ours) -> None:
     rng = random.Random(5)
-    routes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
+    routes = (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+    )
     bodies: list[bytes] = [
         b"",
         rng.randbytes(10_000),
@@ -127,32 +151,57 @@ def test_garbage_is_refused_with_words(cluster: Ours) -> None:
         for route in routes:
             for body in bodies:
                 reply = http.post(route, content=body, headers={"Content-Type": "application/json"})
-                assert 400 <= reply.status_code < 500, (route, body[:60], reply.status_code, reply.text[:300])
+                assert 400 <= reply.status_code < 500, (
+                    route,
+                    body[:60],
+                    reply.status_code,
+                    reply.text[:300],
+                )
                 assert reply.json()["error"]["message"], (route, body[:60])
                 assert "Traceback" not in reply.text
         assert http.get("/v1/chat/completions").status_code == 405
         assert http.post("/v1/nothing", json={}).status_code == 404
-        assert http.post("/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_x_y"}).status_code == 401
+        assert (
+            http.post(
+                "/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_x_y"}
+            ).status_code
+            == 401
+        )
 
 
 def test_unmodified_openai_client(cluster: Ours) -> None:
     import openai
 
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, timeout=60, max_retries=0) as sdk:
+    with openai.OpenAI(
+        base_url=f"{cluster.url}/v1", api_key=cluster.key, timeout=60, max_retries=0
+    ) as sdk:
         assert "base" in {model.id for model in sdk.models.list()}
-        whole = sdk.chat.completions.create(model="base", messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+        whole = sdk.chat.completions.create(
+            model="base", messages=[{"role": "user", "content": "Hi"}], max_tokens=4
+        )
         assert whole.usage is not None
         assert whole.usage.completion_tokens == 4
-        pieces = list(sdk.chat.completions.create(model="base", messages=[{"role": "user", "content": "Hi"}], max_tokens=4, stream=True))
+        pieces = list(
+            sdk.chat.completions.create(
+                model="base",
+                messages=[{"role": "user", "content": "Hi"}],
+                max_tokens=4,
+                stream=True,
+            )
+        )
         assert pieces[-1].model_extra is not None
         assert "consilium" in pieces[-1].model_extra
         made = sdk.responses.create(model="base", input="Hi", max_output_tokens=8)
-        again = sdk.responses.create(model="base", input="And?", max_output_tokens=8, previous_response_id=made.id)
+        again = sdk.responses.create(
+            model="base", input="And?", max_output_tokens=8, previous_response_id=made.id
+        )
         assert again.previous_response_id == made.id
         assert sdk.responses.retrieve(made.id).id == made.id
         assert len(sdk.embeddings.create(model="auto", input=["a", "b"]).data) == 2
         with pytest.raises(openai.NotFoundError):
-            sdk.chat.completions.create(model="role/nobody", messages=[{"role": "user", "content": "Hi"}])
+            sdk.chat.completions.create(
+                model="role/nobody", messages=[{"role": "user", "content": "Hi"}]
+            )
 
 
 def test_slow_reader_holds_nobody_up(cluster: Ours) -> None:
@@ -173,7 +222,12 @@ def test_overload_is_refused_at_once_and_goodput_holds(cluster: Ours) -> None:
 
     async def storm() -> tuple[list[httpx.Response], list[httpx.Response]]:
         limits = httpx.Limits(max_connections=1000)
-        async with httpx.AsyncClient(base_url=cluster.url, timeout=120, limits=limits, headers={"Authorization": f"Bearer {cluster.key}"}) as http:
+        async with httpx.AsyncClient(
+            base_url=cluster.url,
+            timeout=120,
+            limits=limits,
+            headers={"Authorization": f"Bearer {cluster.key}"},
+        ) as http:
 
             def ask() -> asyncio.Task[httpx.Response]:
                 return asyncio.create_task(http.post("/v1/chat/completions", json=chat(6)))
@@ -195,7 +249,11 @@ def test_overload_is_refused_at_once_and_goodput_holds(cluster: Ours) -> None:
     print(f"while it worked {statuses.count(200)} of {STORM} more were answered")
     assert set(statuses) <= {200, 429}
     assert statuses.count(200) > STORM // 10
-    assert all(int(reply.headers["retry-after"]) >= 1 for reply in [*first, *then] if reply.status_code == 429)
+    assert all(
+        int(reply.headers["retry-after"]) >= 1
+        for reply in [*first, *then]
+        if reply.status_code == 429
+    )
 
 
 def test_redis_down(cluster: Ours) -> None:
@@ -208,9 +266,15 @@ def test_redis_down(cluster: Ours) -> None:
         try:
             reply = http.post("/v1/chat/completions", json=chat(1))
             assert reply.status_code == 200, reply.text
-            assert any("redis" in note.lower() for note in reply.json()["consilium"]["receipt"]["notes"])
+            assert any(
+                "redis" in note.lower() for note in reply.json()["consilium"]["receipt"]["notes"]
+            )
             stranger = http.post(
-                "/v1/chat/completions", json=chat(1), headers={"Authorization": "Bearer csl_0123456789abcdef_0123456789abcdef0123456789abcdef"}
+                "/v1/chat/completions",
+                json=chat(1),
+                headers={
+                    "Authorization": "Bearer csl_0123456789abcdef_0123456789abcdef0123456789abcdef"
+                },
             )
             assert stranger.status_code in {401, 503}
             if stranger.status_code == 503:
@@ -230,7 +294,10 @@ def test_gateway_replica_killed(cluster: Ours) -> None:
 def test_engine_core_killed_mid_stream(cluster: Ours) -> None:
     cores = cluster.cores()
     assert cores
-    with client(cluster, 60) as http, http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
+    with (
+        client(cluster, 60) as http,
+        http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply,
+    ):
         assert reply.status_code == 200
         seen: list[str] = []
         for event in events(reply):
@@ -241,4 +308,6 @@ def test_engine_core_killed_mid_stream(cluster: Ours) -> None:
     assert seen[-1] == "[DONE]"
     assert "error" in json.loads(seen[-2])
     spent = wait_until_answers(cluster)
-    print(f"the engine was back after {spent:.1f} s; its start took {cluster.first_token_s:.1f} s with everything around it")
+    print(
+        f"the engine was back after {spent:.1f} s; its start took {cluster.first_token_s:.1f} s with everything around it"
+    )

@@ -38,7 +38,13 @@ TOKENS = 100  # of each stream: few enough for the time that `down` gives them
 PATIENCE_S = 180
 EARLY, EARLY_TOKENS = 4, 250  # streams that have begun when the end begins, and tokens of each
 SHARDED = tuple(
-    word for setting in ("topology.kind=sharded", "topology.tensor_parallel=2", "engine.env.VLLM_CPU_OMP_THREADS_BIND=nobind") for word in ("--set", setting)
+    word
+    for setting in (
+        "topology.kind=sharded",
+        "topology.tensor_parallel=2",
+        "engine.env.VLLM_CPU_OMP_THREADS_BIND=nobind",
+    )
+    for word in ("--set", setting)
 )
 SAY = ("chat", "Count to ten.", "--max-tokens", "12", "--temperature", "0")
 DOWN = """
@@ -80,7 +86,13 @@ class Up:
 
 
 def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "consilium.cli.app", *words], check=False, capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(
+        [sys.executable, "-m", "consilium.cli.app", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 def until(what: Callable[[], bool], timeout_s: float, why: str) -> float:
@@ -104,7 +116,9 @@ def test_up_says_where_everything_is_and_its_curl_line_works(up: Up) -> None:
         assert up.cluster.addresses[name] in up.said
     curl = next(line for line in up.said.splitlines() if line.startswith("curl"))
     curl = curl.replace('"messages"', '"max_tokens": 8, "messages"')  # the tiny model knows no end
-    done = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", curl], check=True, capture_output=True, text=True, timeout=60
+    )
     assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
@@ -147,10 +161,17 @@ def test_a_second_up_says_that_one_is_running(up: Up) -> None:
 
 
 def test_keys(up: Up) -> None:
-    made = json.loads(up.call("keys", "create", "--name", "bob", "--expires", "1h", "--output", "json").stdout)
+    made = json.loads(
+        up.call("keys", "create", "--name", "bob", "--expires", "1h", "--output", "json").stdout
+    )
     ask = {"model": "base", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
     url = f"{up.cluster.addresses['openai']}/chat/completions"
-    assert httpx.post(url, json=ask, headers={"Authorization": f"Bearer {made['key']}"}, timeout=30).status_code == 200
+    assert (
+        httpx.post(
+            url, json=ask, headers={"Authorization": f"Bearer {made['key']}"}, timeout=30
+        ).status_code
+        == 200
+    )
     assert made["key"].rpartition("_")[2] not in up.call("keys", "list").stdout
     assert up.call("keys", "revoke", made["id"]).returncode == 0
     assert up.call("keys", "revoke", "000000000000").returncode == 4
@@ -165,7 +186,16 @@ def test_logs_show_the_engine_too(up: Up) -> None:
 
 def test_the_planner_reads_the_boot_log_of_our_own_engine_and_had_foretold_it(up: Up) -> None:
     log = up.call("logs", "engine", "-n", "5000").stdout
-    words = [sys.executable, "-m", "consilium.cli.app", "plan", "calibrate", "-", "--output", "json"]
+    words = [
+        sys.executable,
+        "-m",
+        "consilium.cli.app",
+        "plan",
+        "calibrate",
+        "-",
+        "--output",
+        "json",
+    ]
     done = subprocess.run(words, input=log, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -181,26 +211,47 @@ def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
     assert "\nray_" in page
 
 
-def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_ends_it_alone(up: Up, tmp_path: Path) -> None:
+def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_ends_it_alone(
+    up: Up, tmp_path: Path
+) -> None:
     """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second.
 
     The second one is tensor parallel: its two ranks say what the one of the first says.
     """
     folder = StateFolder(tmp_path / "state")
     before = up.restarts()
-    words = (*HEARING, "-m", "consilium.cli.app", "up", "--foreground", "--model", "tiny", *SHARDED, "--state", str(folder.root))
+    words = (
+        *HEARING,
+        "-m",
+        "consilium.cli.app",
+        "up",
+        "--foreground",
+        "--model",
+        "tiny",
+        *SHARDED,
+        "--state",
+        str(folder.root),
+    )
     said = [tmp_path / f"{number}.out" for number in range(2)]
     starts = []
     for path in said:
         with path.open("wb") as out:
             starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT))
     try:
-        until(lambda: any(start.poll() is not None for start in starts), 30, "one of two starts was refused")
+        until(
+            lambda: any(start.poll() is not None for start in starts),
+            30,
+            "one of two starts was refused",
+        )
         (refused,) = (number for number, start in enumerate(starts) if start.poll() is not None)
         assert starts[refused].returncode == 70
         assert "running already" in said[refused].read_text()
         running, told = starts[1 - refused], said[1 - refused]
-        until(lambda: running.poll() is not None or "Ctrl-C stops the cluster" in told.read_text(), START_S, "the second cluster came up")
+        until(
+            lambda: running.poll() is not None or "Ctrl-C stops the cluster" in told.read_text(),
+            START_S,
+            "the second cluster came up",
+        )
         assert running.poll() is None, told.read_text()
         assert alike(consilium(*SAY, "--state", str(folder.root)).stdout, up.call(*SAY).stdout)
         mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
@@ -221,7 +272,11 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
 
 def test_a_killed_redis_comes_back_with_its_keys(up: Up) -> None:
     processes.send(up.cluster.parts["redis"].pids[0], signal.SIGKILL)
-    until(lambda: up.cluster.parts["redis"].restarts == 1 and up.cluster.parts["redis"].state == "up", 30, "redis came back")
+    until(
+        lambda: up.cluster.parts["redis"].restarts == 1 and up.cluster.parts["redis"].state == "up",
+        30,
+        "redis came back",
+    )
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
@@ -235,7 +290,13 @@ def test_a_killed_ray_takes_everything_on_it_along_and_all_comes_back(up: Up) ->
 
 async def told(http: httpx.AsyncClient, begun: asyncio.Event, tokens: int = TOKENS) -> list[str]:
     """The events of one streamed answer."""
-    ask = {"model": "base", "max_tokens": tokens, "ignore_eos": True, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    ask = {
+        "model": "base",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
     seen: list[str] = []
     async with http.stream("POST", "/chat/completions", json=ask) as answer:
         assert answer.status_code == 200, await answer.aread()
@@ -249,22 +310,39 @@ async def told(http: httpx.AsyncClient, begun: asyncio.Event, tokens: int = TOKE
 async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
     """The tokens of one answer over gRPC, and whether its end came."""
     tokens, ended = 0, False
-    async for piece in client.stream([Message("user", "Hi")], model="base", max_tokens=TOKENS, extra={"ignore_eos": True}):
+    async for piece in client.stream(
+        [Message("user", "Hi")], model="base", max_tokens=TOKENS, extra={"ignore_eos": True}
+    ):
         if piece.done:
             tokens, ended = dict(piece.usage)["completion_tokens"], True
     return tokens, ended
 
 
-async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool], asyncio.subprocess.Process, str]:
+async def stopped_under_load(
+    up: Up,
+) -> tuple[list[list[str]], tuple[int, bool], asyncio.subprocess.Process, str]:
     """Say `down` while 32 streams and a gRPC call run, and try to begin others. Return what was streamed, and how `down` ended."""
-    openai, target, key = up.cluster.addresses["openai"], up.cluster.addresses["grpc"], f"Bearer {up.cluster.key}"
+    openai, target, key = (
+        up.cluster.addresses["openai"],
+        up.cluster.addresses["grpc"],
+        f"Bearer {up.cluster.key}",
+    )
     limits = httpx.Limits(max_connections=STREAMS + 1)
-    down = await asyncio.create_subprocess_exec(sys.executable, "-c", DOWN, str(up.folder.root), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    down = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        DOWN,
+        str(up.folder.root),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert down.stdin is not None
     assert down.stdout is not None
     await down.stdout.readline()
     async with (
-        httpx.AsyncClient(base_url=openai, headers={"Authorization": key}, timeout=PATIENCE_S, limits=limits) as http,
+        httpx.AsyncClient(
+            base_url=openai, headers={"Authorization": key}, timeout=PATIENCE_S, limits=limits
+        ) as http,
         GenerationClient(target, key=up.cluster.key, timeout_s=PATIENCE_S) as client,
         grpc.aio.insecure_channel(target) as late,
     ):
@@ -275,14 +353,28 @@ async def stopped_under_load(up: Up) -> tuple[list[list[str]], tuple[int, bool],
         with up.ours.standing_still():  # what is asked now is live when the end begins
             streams += [asyncio.create_task(told(http, event)) for event in begun[EARLY:]]
             call = asyncio.create_task(told_by_grpc(client))
-            await asyncio.to_thread(until, lambda: in_flight(up.folder.metrics) == sum(not stream.done() for stream in streams) + 1, 60, "all were taken in")
+            await asyncio.to_thread(
+                until,
+                lambda: (
+                    in_flight(up.folder.metrics) == sum(not stream.done() for stream in streams) + 1
+                ),
+                60,
+                "all were taken in",
+            )
             down.stdin.write(b"\n")
             await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
-            print(f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins")
+            print(
+                f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins"
+            )
             await asyncio.sleep(0.5)  # the gateway looks for that file five times a second
             ask = pb.GenerateRequest(model="base", prompt="x")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                [_ async for _ in rpc.GenerationServiceStub(late).Generate(ask, timeout=5, metadata=(("authorization", key),))]
+                [
+                    _
+                    async for _ in rpc.GenerationServiceStub(late).Generate(
+                        ask, timeout=5, metadata=(("authorization", key),)
+                    )
+                ]
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             with pytest.raises(httpx.TransportError):
                 await asyncio.to_thread(httpx.get, f"{openai}/models", timeout=5)
@@ -298,12 +390,19 @@ def test_down_lets_32_running_answers_finish_takes_no_new_one_and_leaves_nothing
     mark = up.cluster.mark
     shared = processes.shared_memory(processes.marked(mark))
     assert shared
-    assert list(up.folder.engine_sockets.iterdir()), "vLLM leaves its sockets in /tmp where it is not told otherwise"
+    assert list(up.folder.engine_sockets.iterdir()), (
+        "vLLM leaves its sockets in /tmp where it is not told otherwise"
+    )
     answers, over_grpc, down, said = asyncio.run(stopped_under_load(up))
     assert len(answers) == STREAMS
     for events in answers:
         assert events[-1] == "[DONE]"
-        ends = [choice["finish_reason"] for event in events[:-1] for choice in json.loads(event)["choices"] if choice["finish_reason"]]
+        ends = [
+            choice["finish_reason"]
+            for event in events[:-1]
+            for choice in json.loads(event)["choices"]
+            if choice["finish_reason"]
+        ]
         assert ends == ["length"]
     assert over_grpc == (TOKENS, True)
     assert down.returncode == 0

@@ -45,7 +45,10 @@ class Said:
             choice = self.json["choices"][0]
             return choice["message"]["content"] if "message" in choice else choice["text"]
         choices = [event["choices"][0] for event in self.events if event["choices"]]
-        return "".join(choice["delta"].get("content") or "" if "delta" in choice else choice["text"] for choice in choices)
+        return "".join(
+            choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
+            for choice in choices
+        )
 
 
 class Asker:
@@ -70,7 +73,15 @@ class Asker:
         return Said(head, raw, tail)
 
     async def chat(self, text: str = "Hello", **body: Any) -> Said:
-        return await self.ask("chat", **{"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **body})
+        return await self.ask(
+            "chat",
+            **{
+                "messages": [{"role": "user", "content": text}],
+                "temperature": 0,
+                "max_tokens": 8,
+                **body,
+            },
+        )
 
 
 def cores() -> set[int]:
@@ -93,7 +104,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Any:
     """Say nothing to anybody: no hub, no usage reports. Leave no sockets in /tmp; pytest's own folder would make their paths too long."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="csl-v") as sockets:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="csl-v") as sockets,
+    ):
         patch.setenv("VLLM_RPC_BASE_PATH", sockets)
         for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
             patch.setenv(name, "1")
@@ -116,10 +130,15 @@ async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker
         "max_model_len": CONTEXT,
         "max_num_seqs": 8,
         "kv_cache_memory_bytes": 64 << 20,
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},  # a random model would indent for ever
+        "structured_outputs_config": {
+            "backend": "xgrammar",
+            "disable_any_whitespace": True,
+        },  # a random model would indent for ever
     }
     parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}
-    asker.engine = VllmEngine(VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait)
+    asker.engine = VllmEngine(
+        VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait
+    )
     await asker.engine.start()
     warm_spawn.end_unused()
     asker.cores = cores()

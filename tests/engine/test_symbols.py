@@ -36,9 +36,20 @@ USED = {
     ("vllm.v1.metrics.stats", "RequestStateStats"): {"queued_ts", "scheduled_ts", "first_token_ts"},
 }  # fmt: skip
 # Attributes that init_app_state must set, because routes are read from there.
-STATE = {"openai_serving_chat", "openai_serving_completion", "openai_serving_responses", "openai_serving_models", "serving_tokenization", "serving_embedding"}
+STATE = {
+    "openai_serving_chat",
+    "openai_serving_completion",
+    "openai_serving_responses",
+    "openai_serving_models",
+    "serving_tokenization",
+    "serving_embedding",
+}
 SENTENCES = {
-    "vllm/renderers/params.py": ["This model's maximum context length is ", "contains {qualifier}{token_count} input tokens", "which is the upper bound "],
+    "vllm/renderers/params.py": [
+        "This model's maximum context length is ",
+        "contains {qualifier}{token_count} input tokens",
+        "which is the upper bound ",
+    ],
     "vllm/entrypoints/serve/utils/api_utils.py": ["exceeds model's maximum ", "Input length ("],
 }
 
@@ -49,10 +60,18 @@ def imports() -> list[tuple[str, str, str]]:
     for path in sorted(SERVICES.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             where = str(path.relative_to(SERVICES))
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").partition(".")[0] == "vllm":
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.level == 0
+                and (node.module or "").partition(".")[0] == "vllm"
+            ):
                 found += [(where, str(node.module), alias.name) for alias in node.names]
             elif isinstance(node, ast.Import):
-                found += [(where, alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "vllm"]
+                found += [
+                    (where, alias.name, "")
+                    for alias in node.names
+                    if alias.name.partition(".")[0] == "vllm"
+                ]
     return found
 
 
@@ -76,13 +95,20 @@ def tree_of(module: str) -> ast.Module:
 def defines(tree: ast.AST, name: str) -> bool:
     """Whether a body binds the name, also under if, try and with, or lazily through a table of names."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and node.name == name
+        ):
             return True
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
             return True
-        if isinstance(node, ast.ImportFrom | ast.Import) and any((alias.asname or alias.name.partition(".")[0]) == name for alias in node.names):
+        if isinstance(node, ast.ImportFrom | ast.Import) and any(
+            (alias.asname or alias.name.partition(".")[0]) == name for alias in node.names
+        ):
             return True
-        if isinstance(node, ast.Dict) and any(isinstance(key, ast.Constant) and key.value == name for key in node.keys):
+        if isinstance(node, ast.Dict) and any(
+            isinstance(key, ast.Constant) and key.value == name for key in node.keys
+        ):
             return True
     return False
 
@@ -103,7 +129,9 @@ def test_each_import_resolves(where: str, module: str, name: str) -> None:
 def test_each_method_exists(module: str, kind: str) -> None:
     for node in tree_of(module).body:
         if isinstance(node, ast.ClassDef) and node.name == kind:
-            missing = {name for name in USED[module, kind] if not defines(ast.Module(node.body, []), name)}
+            missing = {
+                name for name in USED[module, kind] if not defines(ast.Module(node.body, []), name)
+            }
             assert not missing
             return
     pytest.fail(f"{module} has no class {kind}")
@@ -112,8 +140,17 @@ def test_each_method_exists(module: str, kind: str) -> None:
 def test_the_state_is_filled_as_we_read_it() -> None:
     assert FOUND is not None
     assert FOUND.origin is not None
-    sources = [Path(FOUND.origin).parent / "entrypoints" / part for part in ("launchers/api_server/app_state.py", "generate/api_router.py")]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in [*sources, *(Path(FOUND.origin).parent / "entrypoints" / "pooling").rglob("*.py")])
+    sources = [
+        Path(FOUND.origin).parent / "entrypoints" / part
+        for part in ("launchers/api_server/app_state.py", "generate/api_router.py")
+    ]
+    text = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in [
+            *sources,
+            *(Path(FOUND.origin).parent / "entrypoints" / "pooling").rglob("*.py"),
+        ]
+    )
     assert not {name for name in STATE if f"state.{name}" not in text}
 
 
@@ -127,9 +164,17 @@ def test_the_sentences_that_we_read_are_still_said(path: str) -> None:
 
 def test_a_class_of_models_is_looked_at_by_the_function_that_an_engine_on_cores_replaces() -> None:
     tree = tree_of("vllm.model_executor.models.registry")
-    looks = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "inspect_model_cls"]
+    looks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "inspect_model_cls"
+    ]
     assert any("_run_in_subprocess(lambda:" in ast.unparse(node) for node in looks)
-    (given,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_run_in_subprocess")
+    (given,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "_run_in_subprocess"
+    )
     assert [argument.arg for argument in given.args.args] == ["fn"]
 
 

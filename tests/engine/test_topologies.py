@@ -34,11 +34,20 @@ def seen(tmp_path_factory):
     """What the driver saw on its cluster."""
     state = tmp_path_factory.mktemp("topologies")
     log = state / "driver.log"
-    rays = tempfile.mkdtemp(prefix="csl-t")  # short, because Ray puts sockets there, and not the folder of another Ray on this machine
+    rays = tempfile.mkdtemp(
+        prefix="csl-t"
+    )  # short, because Ray puts sockets there, and not the folder of another Ray on this machine
     command = [sys.executable, "-m", "tests.engine.topologies_driver", str(state)]
     environment = {**os.environ, **SETTINGS, "RAY_TMPDIR": rays, "VLLM_RPC_BASE_PATH": rays}
     with log.open("wb") as out:
-        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        driver = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         code = driver.wait(LIMIT_S)
     finally:  # also after Ctrl-C, which the driver does not hear
@@ -81,7 +90,10 @@ def test_both_replicas_answer_and_say_the_same(seen):
 
 
 def test_a_model_without_a_chat_template_is_asked_in_words_and_names(seen):
-    assert (seen["talk"]["core"]["template"], seen["talk"]["pair"]["template"]) == ("model", "plain")
+    assert (seen["talk"]["core"]["template"], seen["talk"]["pair"]["template"]) == (
+        "model",
+        "plain",
+    )
     assert seen["talk"]["words"] == "Be kind.\n\nUser: Hi\nAssistant:"
 
 

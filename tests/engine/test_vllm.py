@@ -28,15 +28,29 @@ TOOL = {
         "name": "weather",
         "strict": True,  # without it vLLM pins the name only, and a random model says anything
         "description": "w",
-        "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+        },
     },
 }
-SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"enum": [1, 2]}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
 
 
 async def test_it_is_ready_and_says_what_it_is(dense: Asker) -> None:
     info = dense.engine.info()
-    assert (info.state, info.model, info.context, info.template) == (State.READY, "tiny", CONTEXT, "model")
+    assert (info.state, info.model, info.context, info.template) == (
+        State.READY,
+        "tiny",
+        CONTEXT,
+        "model",
+    )
     await dense.engine.check()
 
 
@@ -45,13 +59,18 @@ async def test_chat(dense: Asker) -> None:
     assert (said.head.status, said.head.stream, said.head.content_type) == (200, False, wire.JSON)
     usage = said.json["usage"]
     assert said.json["object"] == "chat.completion"
-    assert (said.tail.usage.prompt_tokens, said.tail.usage.completion_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert (said.tail.usage.prompt_tokens, said.tail.usage.completion_tokens) == (
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+    )
     assert said.tail.finish_reason == said.json["choices"][0]["finish_reason"] == "length"
     times = said.tail.timings
     assert None not in (times.queue_ms, times.prefill_ms, times.first_token_ms, times.total_ms)
 
 
-async def test_a_stream_says_the_same_and_shows_no_usage_that_was_not_asked_for(dense: Asker) -> None:
+async def test_a_stream_says_the_same_and_shows_no_usage_that_was_not_asked_for(
+    dense: Asker,
+) -> None:
     whole, stream = await dense.chat(), await dense.chat(stream=True)
     assert (stream.head.stream, stream.head.content_type) == (True, wire.SSE)
     assert stream.body.endswith(wire.DONE)
@@ -82,7 +101,13 @@ async def test_several_choices_are_counted_together(dense: Asker) -> None:
 
 async def test_completions_with_two_prompts(dense: Asker) -> None:
     for stream in (False, True):
-        said = await dense.ask("completions", prompt=["one", "two and more"], max_tokens=3, temperature=0, stream=stream)
+        said = await dense.ask(
+            "completions",
+            prompt=["one", "two and more"],
+            max_tokens=3,
+            temperature=0,
+            stream=stream,
+        )
         assert said.tail.usage.completion_tokens == 6
     assert {event["choices"][0]["index"] for event in said.events} == {0, 1}
 
@@ -91,13 +116,17 @@ async def test_responses(dense: Asker) -> None:
     said = await dense.ask("responses", input="Hello", max_output_tokens=4, temperature=0)
     assert said.json["object"] == "response"
     assert said.json["usage"]["output_tokens"] == said.tail.usage.completion_tokens == 4
-    stream = await dense.ask("responses", input="Hello", max_output_tokens=4, temperature=0, stream=True)
+    stream = await dense.ask(
+        "responses", input="Hello", max_output_tokens=4, temperature=0, stream=True
+    )
     assert stream.events[0]["type"] == "response.created"
     assert stream.tail.usage.completion_tokens == 4
 
 
 async def test_tokenize_and_back(dense: Asker) -> None:
-    tokens = (await dense.ask("tokenize", prompt="Hello there", add_special_tokens=False)).json["tokens"]
+    tokens = (await dense.ask("tokenize", prompt="Hello there", add_special_tokens=False)).json[
+        "tokens"
+    ]
     assert (await dense.ask("detokenize", tokens=tokens)).json["prompt"] == "Hello there"
 
 
@@ -106,17 +135,27 @@ async def test_models_are_listed(dense: Asker) -> None:
 
 
 async def test_a_tool_is_called_when_required(dense: Asker) -> None:
-    said = await dense.chat("weather?", tools=[TOOL], tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=200)
+    said = await dense.chat(
+        "weather?",
+        tools=[TOOL],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        max_tokens=200,
+    )
     call = said.json["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "weather", said.body
     assert json.loads(call["arguments"])["city"] in {"Rome", "Oslo"}
-    stream = await dense.chat("weather?", tools=[TOOL], tool_choice="required", max_tokens=200, stream=True)
+    stream = await dense.chat(
+        "weather?", tools=[TOOL], tool_choice="required", max_tokens=200, stream=True
+    )
     deltas = [event["choices"][0]["delta"] for event in stream.events if event["choices"]]
     assert any(delta.get("tool_calls") for delta in deltas)
 
 
 async def test_structured_output_obeys_its_schema(dense: Asker) -> None:
-    said = await dense.chat(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, max_tokens=30)
+    said = await dense.chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
+        max_tokens=30,
+    )
     assert json.loads(said.text)["n"] in {1, 2}
 
 
@@ -136,7 +175,14 @@ async def test_figures_have_the_names_of_vllms_server_and_say_whose_they_are(den
         "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket",
         "vllm:inter_token_latency_seconds_bucket", "vllm:request_success_total", "vllm:cache_config_info",
     } <= names  # fmt: skip
-    assert next(float(line.split()[-1]) for line in own if line.startswith("vllm:generation_tokens_total")) >= 2
+    assert (
+        next(
+            float(line.split()[-1])
+            for line in own
+            if line.startswith("vllm:generation_tokens_total")
+        )
+        >= 2
+    )
 
 
 async def test_a_stop_string_stops(dense: Asker) -> None:
@@ -150,9 +196,16 @@ async def test_a_stop_string_stops(dense: Asker) -> None:
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({"temperature": "hot"}, "body.temperature"), ({"max_tokens": -1}, None), ({"top_p": 7}, None), ({"messages": "no"}, "body.messages")],
+    [
+        ({"temperature": "hot"}, "body.temperature"),
+        ({"max_tokens": -1}, None),
+        ({"top_p": 7}, None),
+        ({"messages": "no"}, "body.messages"),
+    ],
 )
-async def test_bad_values_are_the_callers_fault(dense: Asker, body: dict[str, Any], param: str | None) -> None:
+async def test_bad_values_are_the_callers_fault(
+    dense: Asker, body: dict[str, Any], param: str | None
+) -> None:
     said = await dense.chat(**{"stream": True, **body})
     assert said.head.status == 400
     assert not said.head.stream
@@ -167,7 +220,11 @@ async def test_another_model_is_not_found(dense: Asker) -> None:
 @pytest.mark.parametrize("words", [CONTEXT, CONTEXT * 100])
 async def test_too_long_names_both_numbers(dense: Asker, route: str, words: int) -> None:
     text = "word " * words
-    body: dict[str, Any] = {"chat": {"messages": [{"role": "user", "content": text}]}, "completions": {"prompt": text}, "responses": {"input": text}}[route]
+    body: dict[str, Any] = {
+        "chat": {"messages": [{"role": "user", "content": text}]},
+        "completions": {"prompt": text},
+        "responses": {"input": text},
+    }[route]
     said = await dense.ask(route, stream=True, **body)
     error = said.json["error"]
     assert said.head.status == 400
@@ -190,7 +247,15 @@ async def freed(dense: Asker) -> float:
 
 
 async def test_closing_a_stream_frees_its_place(dense: Asker) -> None:
-    stream = dense.engine.stream(dense.call("chat", messages=[{"role": "user", "content": "x"}], stream=True, max_tokens=400, ignore_eos=True))
+    stream = dense.engine.stream(
+        dense.call(
+            "chat",
+            messages=[{"role": "user", "content": "x"}],
+            stream=True,
+            max_tokens=400,
+            ignore_eos=True,
+        )
+    )
     await anext(stream)
     assert dense.engine.load() == {"streams": 1, "unfinished": 1}
     await stream.aclose()
@@ -198,8 +263,19 @@ async def test_closing_a_stream_frees_its_place(dense: Asker) -> None:
 
 
 @pytest.mark.parametrize("route", ["chat", "responses"])
-async def test_a_cancelled_caller_of_a_whole_answer_frees_its_place(dense: Asker, route: str) -> None:
-    task = asyncio.create_task(dense.ask(route, messages=[{"role": "user", "content": "x"}], input="x", max_tokens=400, max_output_tokens=400, ignore_eos=True))
+async def test_a_cancelled_caller_of_a_whole_answer_frees_its_place(
+    dense: Asker, route: str
+) -> None:
+    task = asyncio.create_task(
+        dense.ask(
+            route,
+            messages=[{"role": "user", "content": "x"}],
+            input="x",
+            max_tokens=400,
+            max_output_tokens=400,
+            ignore_eos=True,
+        )
+    )
     async with asyncio.timeout(5):
         while not dense.engine.load()["unfinished"]:  # noqa: ASYNC110  # the engine tells nobody when it takes a request
             await asyncio.sleep(0.01)
@@ -210,9 +286,13 @@ async def test_a_cancelled_caller_of_a_whole_answer_frees_its_place(dense: Asker
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancelled_caller_of_several_prompts_is_cancelled_and_frees_their_places(dense: Asker, stream: bool) -> None:
+async def test_a_cancelled_caller_of_several_prompts_is_cancelled_and_frees_their_places(
+    dense: Asker, stream: bool
+) -> None:
     prompts = ["one", "two", "three"]
-    task = asyncio.create_task(dense.ask("completions", prompt=prompts, max_tokens=400, ignore_eos=True, stream=stream))
+    task = asyncio.create_task(
+        dense.ask("completions", prompt=prompts, max_tokens=400, ignore_eos=True, stream=stream)
+    )
     async with asyncio.timeout(5):
         while dense.engine.load()["unfinished"] < len(prompts):  # noqa: ASYNC110  # the engine tells nobody when it takes a request
             await asyncio.sleep(0.01)
@@ -222,14 +302,18 @@ async def test_a_cancelled_caller_of_several_prompts_is_cancelled_and_frees_thei
     await freed(dense)
 
 
-async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_step_is_not(dense: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_step_is_not(
+    dense: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = dense.engine
 
     async def no_token() -> None:
         await asyncio.Event().wait()  # as when all of each step goes to the long prompt
 
     monkeypatch.setattr(engine, "_generate_one", no_token)
-    monkeypatch.setattr(engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=2.0))
+    monkeypatch.setattr(
+        engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=2.0)
+    )
     others = asyncio.create_task(dense.chat(max_tokens=400, ignore_eos=True))
     await engine.check()
     await others
@@ -243,7 +327,12 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 400, "ignore_eos": True}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "x"}],
+        "stream": True,
+        "max_tokens": 400,
+        "ignore_eos": True,
+    }
     streams = [dense.engine.stream(dense.call("chat", **body)) for _ in range(8)]
     await asyncio.gather(*(anext(stream) for stream in streams))
     waiting = asyncio.create_task(dense.chat(max_tokens=1))

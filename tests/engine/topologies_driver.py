@@ -55,7 +55,12 @@ def view(models: Path) -> EngineView:
             "topology": {"kind": "hybrid", "tensor_parallel": 2, "nodes": 2, "device": "cpu"},
             "engine": {"max_model_len": 1024, "max_num_seqs": 16, "kv_cache_gib": 0.1},
             "executors": {
-                "pair": {"model": str(base), "replicas": 2, "device": "gpu", "engine": {"env": UNBOUND}},
+                "pair": {
+                    "model": str(base),
+                    "replicas": 2,
+                    "device": "gpu",
+                    "engine": {"env": UNBOUND},
+                },
             },
         }
     )
@@ -63,7 +68,12 @@ def view(models: Path) -> EngineView:
 
 def cluster() -> Cluster:
     """Return two Ray nodes on this machine, the first with two logical GPUs; as `consilium up` starts a head, without what nobody here looks at."""
-    least = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True, "object_store_memory": STORE}
+    least = {
+        "include_dashboard": False,
+        "include_log_monitor": False,
+        "no_monitor": True,
+        "object_store_memory": STORE,
+    }
     with mock.patch.object(ray._private.node, "Node", Head):
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2, **least})
         made.add_node(num_cpus=1, object_store_memory=STORE)
@@ -75,10 +85,18 @@ def wait_until_running(names: set[str]) -> dict[str, str]:
     """Return the state of each application, once all run, one failed, or the time is over."""
     end = time.monotonic() + START_S
     while True:
-        found = {name: str(status.status.value) for name, status in serve.status().applications.items()}
-        if all(found.get(name) == "RUNNING" for name in names) or "DEPLOY_FAILED" in found.values() or time.monotonic() > end:
+        found = {
+            name: str(status.status.value) for name, status in serve.status().applications.items()
+        }
+        if (
+            all(found.get(name) == "RUNNING" for name in names)
+            or "DEPLOY_FAILED" in found.values()
+            or time.monotonic() > end
+        ):
             return found
-        time.sleep(2.0)  # each question costs the controller a tenth of a second of a core that the engines need
+        time.sleep(
+            2.0
+        )  # each question costs the controller a tenth of a second of a core that the engines need
 
 
 @dataclass(frozen=True)
@@ -89,15 +107,24 @@ class Talker:
     models: Mapping[str, str]
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    async def ask(self, executor: str, route: str, *, prefix: str = "same", **body: Any) -> tuple[Turn, bytes]:
+    async def ask(
+        self, executor: str, route: str, *, prefix: str = "same", **body: Any
+    ) -> tuple[Turn, bytes]:
         """Return a turn and the bytes of its answer."""
-        call = Call(f"{executor}-{next(self.numbers)}", route, {"model": self.models[executor], **body}, prefix_key=prefix)  # type: ignore[arg-type]
+        call = Call(
+            f"{executor}-{next(self.numbers)}",
+            route,
+            {"model": self.models[executor], **body},
+            prefix_key=prefix,
+        )  # type: ignore[arg-type]
         async with await self.client.open(executor, call) as turn:
             return turn, b"".join([chunk async for chunk in turn])
 
     async def say(self, executor: str, *, prefix: str = "same") -> dict[str, Any]:
         """Return one answer: its text, its replica, its template, its counts."""
-        turn, body = await self.ask(executor, "chat", prefix=prefix, messages=ASK, max_tokens=12, temperature=0)
+        turn, body = await self.ask(
+            executor, "chat", prefix=prefix, messages=ASK, max_tokens=12, temperature=0
+        )
         answer = json.loads(body)
         message = answer["choices"][0]["message"]
         return {
@@ -110,8 +137,14 @@ class Talker:
 
     async def complete(self, executor: str, *, stream: bool) -> str:
         """Return what a model makes of a beginning."""
-        _, body = await self.ask(executor, "completions", prompt="Once", max_tokens=6, temperature=0, stream=stream)
-        lines = [line[6:] for line in body.decode().splitlines() if line.startswith("data: {")] if stream else [body.decode()]
+        _, body = await self.ask(
+            executor, "completions", prompt="Once", max_tokens=6, temperature=0, stream=stream
+        )
+        lines = (
+            [line[6:] for line in body.decode().splitlines() if line.startswith("data: {")]
+            if stream
+            else [body.decode()]
+        )
         return "".join(choice["text"] for line in lines for choice in json.loads(line)["choices"])
 
     async def template(self, executor: str) -> str:
@@ -126,10 +159,14 @@ async def talk(talker: Talker) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for executor in ("core", "pair"):
         seen[executor] = await talker.say(executor)
-    seen["spread"] = await asyncio.gather(*(talker.say("pair", prefix=f"talk-{i}") for i in range(12)))
+    seen["spread"] = await asyncio.gather(
+        *(talker.say("pair", prefix=f"talk-{i}") for i in range(12))
+    )
     seen["sticky"] = [await talker.say("pair", prefix="one talk") for _ in range(6)]
     seen["words"] = await talker.template("pair")
-    seen["whole"], seen["streamed"] = [await talker.complete("pair", stream=stream) for stream in (False, True)]
+    seen["whole"], seen["streamed"] = [
+        await talker.complete("pair", stream=stream) for stream in (False, True)
+    ]
     return seen
 
 
@@ -148,7 +185,15 @@ def ours(title: str) -> list[psutil.Process]:
 
 def shared() -> frozenset[Path]:
     """Return what this cluster's processes have in /dev/shm: vLLM's queues. Processes that are killed leave them behind, and Ray kills."""
-    return processes.shared_memory(filter(None, (processes.identify(process.pid) for process in psutil.Process().children(recursive=True))))
+    return processes.shared_memory(
+        filter(
+            None,
+            (
+                processes.identify(process.pid)
+                for process in psutil.Process().children(recursive=True)
+            ),
+        )
+    )
 
 
 def gone_after(ending: list[psutil.Process]) -> float | None:
@@ -175,7 +220,9 @@ def kill() -> dict[str, Any]:
     leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
     children = follower.children(recursive=True)
     family = [leader, follower, *leader.children(recursive=True), *children]
-    ranks = [rank for rank in ours(warm_spawn.MODULE) if rank in children]  # one that vLLM had to start itself has another title
+    ranks = [
+        rank for rank in ours(warm_spawn.MODULE) if rank in children
+    ]  # one that vLLM had to start itself has another title
     ranks[0].kill()
     seen: dict[str, Any] = {"ranks_of_follower": len(ranks), "after_rank_died": gone_after(family)}
     known = {process.pid for process in family}
@@ -202,10 +249,23 @@ def main(state: Path) -> int:
         app.submit(specs, drain_s=1.0)
         seen["states"] = wait_until_running({app_name(spec.name) for spec in specs})
         seen["start_s"] = round(time.monotonic() - began, 1)
-        groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
-        seen["nodes_of_groups"] = [len(set(group["bundles_to_node_id"].values())) for group in groups if len(group["bundles"]) == 2]
-        client = EngineClient({spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name)) for spec in specs})
-        seen["talk"] = asyncio.run(talk(Talker(client, {spec.name: spec.served_name for spec in specs})))
+        groups = [
+            group for group in placement_group_table().values() if group["state"] == "CREATED"
+        ]
+        seen["nodes_of_groups"] = [
+            len(set(group["bundles_to_node_id"].values()))
+            for group in groups
+            if len(group["bundles"]) == 2
+        ]
+        client = EngineClient(
+            {
+                spec.name: ServeEngine(ExecutorInfo(spec.name, "engine", spec.served_name))
+                for spec in specs
+            }
+        )
+        seen["talk"] = asyncio.run(
+            talk(Talker(client, {spec.name: spec.served_name for spec in specs}))
+        )
         seen["talk_s"] = round(time.monotonic() - began, 1)
         left = shared()
         seen["kill"] = kill()

@@ -31,7 +31,9 @@ def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
     try:
         answer = httpx.get(f"{endpoint.openai}/{path}", headers=headers, timeout=TIMEOUT_S)
     except httpx.HTTPError as err:
-        raise ConsiliumError("upstream_down", str(err), name=endpoint.openai, retry_after=1) from err
+        raise ConsiliumError(
+            "upstream_down", str(err), name=endpoint.openai, retry_after=1
+        ) from err
     if answer.status_code != httpx.codes.OK:
         raise failure_of(answer.status_code, answer.text)
     try:
@@ -39,7 +41,10 @@ def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ConsiliumError("data_damaged", reason=f"{endpoint.openai}/{path} answered something that is no JSON object; is this a Consilium gateway?")
+        raise ConsiliumError(
+            "data_damaged",
+            reason=f"{endpoint.openai}/{path} answered something that is no JSON object; is this a Consilium gateway?",
+        )
     return found
 
 
@@ -51,5 +56,13 @@ def failure_of(status: int, text: str) -> ConsiliumError:
         error = json.loads(text)["error"]
         code, message, param = str(error.get("code")), str(error.get("message")), error.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, param = "upstream_down" if status >= 500 else "invalid_request", f"HTTP {status}: {text[:200]}", None
-    return SaidError(code if code in BY_CODE else "invalid_request", message, param=param if isinstance(param, str) else None)
+        code, message, param = (
+            "upstream_down" if status >= 500 else "invalid_request",
+            f"HTTP {status}: {text[:200]}",
+            None,
+        )
+    return SaidError(
+        code if code in BY_CODE else "invalid_request",
+        message,
+        param=param if isinstance(param, str) else None,
+    )

@@ -21,7 +21,10 @@ COMMANDS: Final = {
     "why": ("consilium.cli.why", "Show the receipt of an answer: what was done, when, and why."),
     "keys": ("consilium.cli.keys", "Make, list and revoke API keys."),
     "models": ("consilium.cli.models", "List the models, or say where one lies on disk."),
-    "config": ("consilium.cli.config_command", "Show the configuration and where each value came from."),
+    "config": (
+        "consilium.cli.config_command",
+        "Show the configuration and where each value came from.",
+    ),
     "plan": ("consilium.cli.plan", "Say what fits on which hardware, with the arithmetic."),
     "tokens": ("consilium.cli.tokens", "Show what words look like to the model."),
     "explain": ("consilium.cli.explain", "Explain a configuration file line by line."),
@@ -33,7 +36,16 @@ EXIT_USAGE: Final = 2
 EXIT_UNHEALTHY: Final = 3
 EXIT_NOT_FOUND: Final = 4
 EXIT_INTERRUPTED: Final = 130
-_NOT_FOUND: Final = frozenset({"receipt_unknown", "model_unknown", "job_unknown", "adapter_unknown", "collection_unknown", "route_unknown"})
+_NOT_FOUND: Final = frozenset(
+    {
+        "receipt_unknown",
+        "model_unknown",
+        "job_unknown",
+        "adapter_unknown",
+        "collection_unknown",
+        "route_unknown",
+    }
+)
 _PROFILE: Final = "consilium.profile"  # the field that names a profile: chat sends a name, so what is wrong with it is that nobody has it
 
 
@@ -41,7 +53,11 @@ def exit_code(err: ConsiliumError) -> int:
     """Return the exit code of an error: the catalogue's own, 4 for what was not found, else 1."""
     if err.row.exit_code != EXIT_FAILURE:
         return err.row.exit_code
-    return EXIT_NOT_FOUND if err.code in _NOT_FOUND or err.fields.get("param") == _PROFILE else EXIT_FAILURE
+    return (
+        EXIT_NOT_FOUND
+        if err.code in _NOT_FOUND or err.fields.get("param") == _PROFILE
+        else EXIT_FAILURE
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,8 +81,12 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(words: list[str]) -> int:
     """Parse the words and run the command. Only the module of the command that is named is imported."""
     named = next((word for word in words if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="consilium", description="A self-hosted Qwen cluster: one mind with many hands.")
-    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="Show the version and leave.")
+    parser = argparse.ArgumentParser(
+        prog="consilium", description="A self-hosted Qwen cluster: one mind with many hands."
+    )
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="Show the version and leave."
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     command = importlib.import_module(COMMANDS[named][0]) if named in COMMANDS else None
     for name, (_, line) in COMMANDS.items():

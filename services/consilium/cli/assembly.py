@@ -31,7 +31,9 @@ PARTS: Final = (
     Part("redis"),
     Part("ray"),
     Part("model", lives=False),
-    Part("engine", lives=False, within=("ray",)),  # waits by itself for Ray and the model, and imports meanwhile
+    Part(
+        "engine", lives=False, within=("ray",)
+    ),  # waits by itself for Ray and the model, and imports meanwhile
     Part("gateway", needs=("ray", "redis", "engine"), lives=False, within=("ray",)),
     Part("core", needs=("engine", "gateway"), lives=False, within=("ray",)),
     Part("metrics"),
@@ -82,7 +84,10 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     secret = folder.secret.read_text(encoding="ascii")
     site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), secret)
     metrics = MetricsServer(
-        host=metrics_host(site.config), port=cluster.ports["metrics"], folder=folder.metrics, ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics"
+        host=metrics_host(site.config),
+        port=cluster.ports["metrics"],
+        folder=folder.metrics,
+        ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics",
     )
     core = CoreWork(site)
     works: dict[str, Work] = {
@@ -155,14 +160,23 @@ class CoreWork(ProbeWork):
     def _ask(self) -> tuple[bool, str]:
         """Ask for a token. A local key is made first, once."""
         if not self._key:
-            self._key = ensure_local_key(self._site.folder, self._site.address("redis"), self._site.cluster.redis_prefix, self._site.cluster.key)
+            self._key = ensure_local_key(
+                self._site.folder,
+                self._site.address("redis"),
+                self._site.cluster.redis_prefix,
+                self._site.cluster.key,
+            )
             self.tell(self._key)
         if self._answered:
-            return probes.http_answers(f"{self._site.address('http')}/ready"), "the gateway says that the core is not ready"
+            return probes.http_answers(
+                f"{self._site.address('http')}/ready"
+            ), "the gateway says that the core is not ready"
         self._answered, code, why = probes.one_token(self._site.address("openai"), self._key)
         if code == FAILED:
             said = why_not_started(self._site.folder.ray_temp)
-            self._given_up = BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
+            self._given_up = (
+                BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
+            )
         return self._answered, why
 
 
@@ -190,8 +204,17 @@ def _redis(site: Site) -> Work:
     if "redis" not in site.cluster.ports:
         return ProbeWork(ready)
     conf = site.folder.redis / "redis.conf"
-    write_private(conf, launch.redis_conf(port=site.cluster.ports["redis"], password=derive(site.secret, "redis"), folder=site.folder.redis))
-    return ProcessWork(launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready)
+    write_private(
+        conf,
+        launch.redis_conf(
+            port=site.cluster.ports["redis"],
+            password=derive(site.secret, "redis"),
+            folder=site.folder.redis,
+        ),
+    )
+    return ProcessWork(
+        launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready
+    )
 
 
 def _redis_probe(url: str) -> Probe:
@@ -247,7 +270,13 @@ def _engine(site: Site) -> Work:
         return work.ended() == 0, ""
 
     work = ProcessWork(
-        launch.prepared_command("consilium.engine.app", "deploy", "--config", str(site.folder.config), until=(site.ray_ready, site.model_ready)),
+        launch.prepared_command(
+            "consilium.engine.app",
+            "deploy",
+            "--config",
+            str(site.folder.config),
+            until=(site.ray_ready, site.model_ready),
+        ),
         log=site.folder.log("engine"),
         probe=done,
     )
@@ -257,7 +286,9 @@ def _engine(site: Site) -> Work:
 def _gateway(site: Site) -> Work:
     url = f"{site.address('http')}/health"
     return ProcessWork(
-        launch.python_command("consilium.gateway.app", "deploy", "--config", str(site.folder.config)),
+        launch.python_command(
+            "consilium.gateway.app", "deploy", "--config", str(site.folder.config)
+        ),
         log=site.folder.log("gateway"),
         probe=lambda: (probes.http_answers(url), ""),
     )

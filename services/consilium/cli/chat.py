@@ -33,17 +33,25 @@ class Piece:
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
-        "chat", help="Ask the model.", description="Ask the model. Without a text: a conversation, ended by an empty line or Ctrl-D."
+        "chat",
+        help="Ask the model.",
+        description="Ask the model. Without a text: a conversation, ended by an empty line or Ctrl-D.",
     )
     parser.add_argument("text", nargs="?", help="the question; '-' reads it from standard input")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--role", metavar="R", help="role that answers")
-    chosen.add_argument("--model", metavar="M", help="auto, base, role/x, executor/x, or a model id (default: auto)")
-    parser.add_argument("--profile", metavar="P", help="profile: code, think, dialog, or one of your own")
+    chosen.add_argument(
+        "--model", metavar="M", help="auto, base, role/x, executor/x, or a model id (default: auto)"
+    )
+    parser.add_argument(
+        "--profile", metavar="P", help="profile: code, think, dialog, or one of your own"
+    )
     parser.add_argument("--system", metavar="S", help="system prompt")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens")
     parser.add_argument("--temperature", type=float, metavar="T")
-    parser.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
+    parser.add_argument(
+        "--no-stream", action="store_true", help="print the answer when it is whole"
+    )
     parser.add_argument("--why", action="store_true", help="print the receipt afterwards")
     add_endpoint(parser)
 
@@ -52,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
     """Ask once, or hold a conversation. An empty question is a usage error (2)."""
     text = sys.stdin.read() if args.text == "-" else args.text or ""
     if args.text is not None and not text.strip():
-        complain("the question is empty", "Write it in quotes: consilium chat 'What is a mind?'. Without a text a conversation begins.")
+        complain(
+            "the question is empty",
+            "Write it in quotes: consilium chat 'What is a mind?'. Without a text a conversation begins.",
+        )
         return EXIT_USAGE
     endpoint = endpoint_of(args)
     messages: list[Json] = [{"role": "system", "content": args.system}] if args.system else []
@@ -66,7 +77,11 @@ def run(args: argparse.Namespace) -> int:
 
 def body_of(args: argparse.Namespace, messages: Iterable[Mapping[str, object]]) -> Json:
     """Return the OpenAI request for the flags."""
-    body: Json = {"model": f"role/{args.role}" if args.role else args.model or "auto", "messages": list(messages), "stream": not args.no_stream}
+    body: Json = {
+        "model": f"role/{args.role}" if args.role else args.model or "auto",
+        "messages": list(messages),
+        "stream": not args.no_stream,
+    }
     if args.profile:
         body["consilium"] = {"profile": args.profile}
     if args.max_tokens is not None:
@@ -113,7 +128,11 @@ def _ask(endpoint: Endpoint, body: Json) -> tuple[str, str]:
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     try:
         with httpx.stream(
-            "POST", f"{endpoint.openai}/chat/completions", json=body, headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+            "POST",
+            f"{endpoint.openai}/chat/completions",
+            json=body,
+            headers=headers,
+            timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S),
         ) as answer:
             receipt = answer.headers.get(RECEIPT, "")
             if answer.status_code != httpx.codes.OK:
@@ -122,13 +141,20 @@ def _ask(endpoint: Endpoint, body: Json) -> tuple[str, str]:
             if not body["stream"]:
                 answer.read()
                 message = answer.json()["choices"][0]["message"]
-                said = [Piece(str(message.get("content") or ""), str(message.get("reasoning") or message.get("reasoning_content") or ""))]
+                said = [
+                    Piece(
+                        str(message.get("content") or ""),
+                        str(message.get("reasoning") or message.get("reasoning_content") or ""),
+                    )
+                ]
                 return _show(said), receipt
             return _show(pieces(answer.iter_lines())), receipt
     except httpx.TimeoutException as err:
         raise ConsiliumError("deadline", str(err), name="The cluster", seconds=TIMEOUT_S) from err
     except httpx.HTTPError as err:
-        raise ConsiliumError("upstream_down", str(err), name=endpoint.openai, retry_after=1) from err
+        raise ConsiliumError(
+            "upstream_down", str(err), name=endpoint.openai, retry_after=1
+        ) from err
 
 
 def _show(said: Iterable[Piece]) -> str:

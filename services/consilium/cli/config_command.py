@@ -13,9 +13,13 @@ from consilium.kernel.config import dump, environment_value, flatten
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("config", help="Show the configuration and where each value came from.")
+    parser = subparsers.add_parser(
+        "config", help="Show the configuration and where each value came from."
+    )
     commands = parser.add_subparsers(dest="what", metavar="show|example", required=True)
-    show = commands.add_parser("show", help="every value and where it came from: flag, environment, file or default")
+    show = commands.add_parser(
+        "show", help="every value and where it came from: flag, environment, file or default"
+    )
     tree.add_config_flags(show)
     add_state(show)
     show.add_argument("--output", choices=("table", "yaml", "json"), default="table")
@@ -30,12 +34,30 @@ def run(args: argparse.Namespace) -> int:
         print(example(), end="")
         return 0
     loaded = tree.load_tree(args)
-    tree.with_absolute_paths(loaded.value, tree.beside(args))  # files that are named must be there, as `up` wants them
+    tree.with_absolute_paths(
+        loaded.value, tree.beside(args)
+    )  # files that are named must be there, as `up` wants them
     plain = dump(loaded.value, masked=True)
     rows = [(key, value, loaded.origin(key)) for key, value in flatten(plain).items()]
-    rows.append(("state", str(folder_of(args).root), "flag" if args.state else "environment" if environment_value("CONSILIUM_STATE") else "default"))
+    rows.append(
+        (
+            "state",
+            str(folder_of(args).root),
+            "flag"
+            if args.state
+            else "environment"
+            if environment_value("CONSILIUM_STATE")
+            else "default",
+        )
+    )
     if args.output == "json":
-        print(json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {key: {"value": value, "origin": origin} for key, value, origin in rows},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     elif args.output == "yaml":
         import yaml
 
@@ -51,8 +73,16 @@ def _table(rows: Sequence[tuple[str, object, str]]) -> object:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("key", "value", "from", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(
+        "key", "value", "from", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
+    )
     for key, value, origin in rows:
-        shown = "" if value is None else json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+        shown = (
+            ""
+            if value is None
+            else json.dumps(value, ensure_ascii=False)
+            if not isinstance(value, str)
+            else value
+        )
         table.add_row(key, escape(shown), origin if origin == "default" else f"[bold]{origin}[/]")
     return table

@@ -19,7 +19,11 @@ ROUNDS: Final = 3
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("down", help="Stop the cluster.", description="Stop the cluster. Running answers get gateway.drain_s seconds to finish.")
+    parser = subparsers.add_parser(
+        "down",
+        help="Stop the cluster.",
+        description="Stop the cluster. Running answers get gateway.drain_s seconds to finish.",
+    )
     add_state(parser)
     parser.add_argument("--now", action="store_true", help="do not wait for running answers")
 
@@ -33,11 +37,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     begun = time.monotonic()
     ended = stop(folder, cluster, now=args.now)
-    print(f"Stopped: {ended} processes, {time.monotonic() - begun:.1f} s." if ended else f"No cluster runs in {folder.root}.")
+    print(
+        f"Stopped: {ended} processes, {time.monotonic() - begun:.1f} s."
+        if ended
+        else f"No cluster runs in {folder.root}."
+    )
     return 0
 
 
-def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: float = WAIT_S) -> int:
+def stop(
+    folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: float = WAIT_S
+) -> int:
     """End the supervisor, which ends its parts, and then whatever it may have left. Return how many processes were ended."""
     family = family_of(cluster)
     shared = processes.shared_memory(family)
@@ -45,7 +55,11 @@ def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: fl
         processes.send(cluster.supervisor, signal.SIGTERM)
         processes.wait_gone((cluster.supervisor,), wait_s + drain_seconds(folder))
     for _ in range(ROUNDS):
-        left = tuple(item for item in dict.fromkeys((*family, *family_of(cluster))) if processes.is_alive(item))
+        left = tuple(
+            item
+            for item in dict.fromkeys((*family, *family_of(cluster)))
+            if processes.is_alive(item)
+        )
         remaining = processes.end(left, grace_s=3.0)
         if not left or remaining:
             break
@@ -53,7 +67,9 @@ def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: fl
         processes.remove_shared(shared)
     last = folder.read_cluster() or cluster
     if last.mark == cluster.mark:  # else the next start has begun, and the record is its own
-        folder.write_cluster(replace(last, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0)))
+        folder.write_cluster(
+            replace(last, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0))
+        )
     return len(family)
 
 
@@ -62,7 +78,13 @@ def family_of(cluster: Cluster) -> tuple[Pid, ...]:
     if cluster.boot != processes.boot_id():
         return ()
     written = [pid for part in cluster.parts.values() for pid in part.pids]
-    known = [cluster.supervisor, *written, *cluster.left, *processes.descendants(cluster.supervisor), *processes.marked(cluster.mark)]
+    known = [
+        cluster.supervisor,
+        *written,
+        *cluster.left,
+        *processes.descendants(cluster.supervisor),
+        *processes.marked(cluster.mark),
+    ]
     return tuple(item for item in dict.fromkeys(known) if processes.is_alive(item))
 
 

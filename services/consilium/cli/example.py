@@ -26,9 +26,20 @@ HEAD: Final = """\
 _NAMED: Final[dict[str, tuple[tuple[str, type[BaseModel], dict[str, object]], ...]]] = {
     "executors": (
         ("coder", EngineExecutor, {"model": "Qwen/Qwen3-8B"}),
-        ("rented", RemoteExecutor, {"kind": "remote", "url": "https://example.org/v1", "model": "some-model", "key_env": "RENTED_KEY"}),
+        (
+            "rented",
+            RemoteExecutor,
+            {
+                "kind": "remote",
+                "url": "https://example.org/v1",
+                "model": "some-model",
+                "key_env": "RENTED_KEY",
+            },
+        ),
     ),
-    "roles": (("philosopher", Role, {"frame": "You think before you answer.", "profile": "think"}),),
+    "roles": (
+        ("philosopher", Role, {"frame": "You think before you answer.", "profile": "think"}),
+    ),
     "profiles": (("brief", Profile, {"thinking": False, "max_tokens": 200}),),
 }
 
@@ -47,7 +58,11 @@ def _field(name: str, field: FieldInfo, owner: BaseModel, depth: int) -> list[st
     value = getattr(owner, name)
     said = [f"{indent}# {line}" for line in _description(field)]
     if isinstance(value, BaseModel):
-        inner = [line for key, below in type(value).model_fields.items() for line in _field(key, below, value, depth + 1)]
+        inner = [
+            line
+            for key, below in type(value).model_fields.items()
+            for line in _field(key, below, value, depth + 1)
+        ]
         head = [f"{indent}# {line}" for line in [_doc(type(value))] if not said]
         return [*said, *head, f"{indent}{name}:", *inner]
     if name in _NAMED and depth == 0:
@@ -81,7 +96,11 @@ def _doc(model: type[BaseModel]) -> str:
 def _scalar(value: object) -> str:
     if value is None or isinstance(value, SecretStr):
         return "null"
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).replace("\n...", "").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+        .replace("\n...", "")
+        .strip()
+    )
 
 
 def _choices(field: FieldInfo) -> str:

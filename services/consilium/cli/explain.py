@@ -36,7 +36,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="Explain a configuration file line by line.",
         description="Explain config.json, tokenizer_config.json, adapter_config.json or consilium.yaml line by line.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="The file, or the name of a known model for its config.json; several are explained in turn.")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="The file, or the name of a known model for its config.json; several are explained in turn.",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
 
 
@@ -48,7 +53,13 @@ def run(args: argparse.Namespace) -> int:
         return guarded(lambda: _explain(args.files, "json"))
     codes = []
     for number, word in enumerate(args.files):
-        codes.append(guarded(partial(_explain, [word], args.output, title=("\n" if number else "") + f"== {word}\n")))
+        codes.append(
+            guarded(
+                partial(
+                    _explain, [word], args.output, title=("\n" if number else "") + f"== {word}\n"
+                )
+            )
+        )
     return max(codes)
 
 
@@ -56,9 +67,14 @@ def _explain(words: list[str], output: str, title: str = "") -> int:
     found = [_lines_of(word) for word in words]
     if output == "json":
         pages_found = [
-            {"file": word, "summary": sentences, "lines": [asdict(line) for line in lines]} for word, (lines, sentences) in zip(words, found, strict=True)
+            {"file": word, "summary": sentences, "lines": [asdict(line) for line in lines]}
+            for word, (lines, sentences) in zip(words, found, strict=True)
         ]
-        print(json.dumps(pages_found if len(words) > 1 else pages_found[0], ensure_ascii=False, indent=2))
+        print(
+            json.dumps(
+                pages_found if len(words) > 1 else pages_found[0], ensure_ascii=False, indent=2
+            )
+        )
         return EXIT_OK
     for lines, sentences in found:
         print(title, end="")
@@ -90,11 +106,17 @@ def _data(path: Path, word: str) -> tuple[Mapping[str, Any], str]:
     if path.is_dir() and word:
         path /= "config.json"
         if not path.is_file():
-            raise wrong("file", f"{path.parent} holds no config.json; give the folder of one checkpoint, or a file")
+            raise wrong(
+                "file",
+                f"{path.parent} holds no config.json; give the folder of one checkpoint, or a file",
+            )
     if path.is_file():
         return models.read_json(path), path.parent.name
     if path.suffix or ("/" in word and not word.count("/") == 1):
-        raise wrong("file", f"there is no file {word[:120]!r}; give config.json, tokenizer_config.json, adapter_config.json or consilium.yaml")
+        raise wrong(
+            "file",
+            f"there is no file {word[:120]!r}; give config.json, tokenizer_config.json, adapter_config.json or consilium.yaml",
+        )
     model = models.by_name(word)
     return model.config, model.shape.name
 
@@ -108,7 +130,9 @@ def yaml_lines(path: Path) -> list[pages.Line]:
     except ConsiliumError as err:
         raise wrong("file", f"{err.public()}; give a consilium.yaml") from err
     if not tree:
-        raise wrong("file", f"{path.name} holds no keys; give a consilium.yaml with at least a model")
+        raise wrong(
+            "file", f"{path.name} holds no keys; give a consilium.yaml with at least a model"
+        )
     from consilium.cli.tree import ConsiliumConfig
 
     found: list[pages.Line] = []
@@ -116,22 +140,37 @@ def yaml_lines(path: Path) -> list[pages.Line]:
     return found
 
 
-def _walk(tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str, found: list[pages.Line]) -> None:
+def _walk(
+    tree: Mapping[str, Any], model: type[BaseModel] | None, prefix: str, found: list[pages.Line]
+) -> None:
     fields = dict(model.model_fields) if model is not None else {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         known = fields.get(str(key))
         if model is not None and known is None:
-            near = next(iter(difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)), None)
+            near = next(
+                iter(difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)), None
+            )
             found.append(
-                pages.Line(name, pages.short(value), "No such key: the cluster refuses to start with it.", f"The nearest known key is {near}." if near else "")
+                pages.Line(
+                    name,
+                    pages.short(value),
+                    "No such key: the cluster refuses to start with it.",
+                    f"The nearest known key is {near}." if near else "",
+                )
             )
             continue
-        found.append(pages.Line(name, pages.short(value), _about(known, str(key), prefix), _note(known, value)))
+        found.append(
+            pages.Line(
+                name, pages.short(value), _about(known, str(key), prefix), _note(known, value)
+            )
+        )
         if isinstance(value, Mapping):
             inner, named = _inner(known.annotation if known is not None else None)
             for below, held in value.items() if named else ():
-                found.append(pages.Line(f"{name}.{below}", pages.short(held), f"One entry of {key}.", ""))
+                found.append(
+                    pages.Line(f"{name}.{below}", pages.short(held), f"One entry of {key}.", "")
+                )
                 if isinstance(held, Mapping):
                     _walk(held, _chosen(inner, held), f"{name}.{below}.", found)
             if not named and inner:
@@ -149,9 +188,18 @@ def _about(field: FieldInfo | None, key: str, prefix: str) -> str:
 
 
 def _note(field: FieldInfo | None, value: object) -> str:
-    if field is None or isinstance(value, Mapping) or field.is_required() or field.default_factory is not None:
+    if (
+        field is None
+        or isinstance(value, Mapping)
+        or field.is_required()
+        or field.default_factory is not None
+    ):
         return ""
-    return "Empty when it is left out." if field.default is None else f"The default is {pages.short(field.default)}."
+    return (
+        "Empty when it is left out."
+        if field.default is None
+        else f"The default is {pages.short(field.default)}."
+    )
 
 
 def _inner(annotation: object) -> tuple[list[type[BaseModel]], bool]:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LOCAL: Final = "local"
 _FRONTEND: Final = b"disable frontend http_frontend\n"
-_IN_FLIGHT: Final = re.compile(r"^consilium_gateway_inflight_requests\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
+_IN_FLIGHT: Final = re.compile(
+    r"^consilium_gateway_inflight_requests\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE
+)
 _POLL_S: Final = 0.1
 _IDLE_POLLS: Final = 5
 
@@ -35,7 +37,10 @@ def with_keys(redis_url: str, prefix: str, action: Callable[[KeyStore], Awaitabl
     from consilium.gateway.config import RedisSettings
 
     async def work() -> T:
-        stores = open_stores(RedisSettings(url=SecretStr(redis_url), prefix=prefix, timeout_s=5.0), receipt_ttl_s=86_400)
+        stores = open_stores(
+            RedisSettings(url=SecretStr(redis_url), prefix=prefix, timeout_s=5.0),
+            receipt_ttl_s=86_400,
+        )
         try:
             return await action(stores.keys)
         finally:
@@ -63,7 +68,9 @@ def ensure_local_key(folder: StateFolder, redis_url: str, prefix: str, known: st
             and keys.verify(record, keys.digest(pepper_of(folder), given.secret))
         ):
             return known
-        text, fresh = keys.mint(pepper_of(folder), name=LOCAL, now=time.time(), scopes=frozenset({keys.ADMIN}))
+        text, fresh = keys.mint(
+            pepper_of(folder), name=LOCAL, now=time.time(), scopes=frozenset({keys.ADMIN})
+        )
         await store.put(fresh)
         return text
 
@@ -79,7 +86,9 @@ def wait_until_idle(folder: StateFolder, config: Mapping[str, object]) -> None:
     limit_s = float(str(gateway.get("drain_s", 0.0))) if isinstance(gateway, Mapping) else 0.0
     until = time.monotonic() + limit_s
     idle = 0
-    while time.monotonic() < until and idle < _IDLE_POLLS:  # what was let in just now is counted a moment later
+    while (
+        time.monotonic() < until and idle < _IDLE_POLLS
+    ):  # what was let in just now is counted a moment later
         time.sleep(_POLL_S)
         idle = 0 if in_flight(folder.metrics) else idle + 1
 

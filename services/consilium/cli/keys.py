@@ -27,12 +27,31 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     create = commands.add_parser("create", help="make a key; it is shown once")
     create.add_argument("--name", required=True, type=_name, help="whose key it is")
     create.add_argument(
-        "--scopes", nargs="+", type=_scopes, default=[["generate"]], metavar="SCOPE", help="what it may do: generate, read, admin (default: generate)"
+        "--scopes",
+        nargs="+",
+        type=_scopes,
+        default=[["generate"]],
+        metavar="SCOPE",
+        help="what it may do: generate, read, admin (default: generate)",
     )
-    create.add_argument("--tenant", default="home", type=_tenant, help="keys of one tenant share a prefix cache, those of two never do (default: home)")
-    create.add_argument("--rpm", type=_count, default=0, metavar="N", help="requests per minute (default: no limit)")
-    create.add_argument("--tpm", type=_count, default=0, metavar="N", help="tokens per minute (default: no limit)")
-    create.add_argument("--expires", type=span_s, metavar="SPAN", help="lifetime, such as 12h, 30d or 8w (default: for ever)")
+    create.add_argument(
+        "--tenant",
+        default="home",
+        type=_tenant,
+        help="keys of one tenant share a prefix cache, those of two never do (default: home)",
+    )
+    create.add_argument(
+        "--rpm", type=_count, default=0, metavar="N", help="requests per minute (default: no limit)"
+    )
+    create.add_argument(
+        "--tpm", type=_count, default=0, metavar="N", help="tokens per minute (default: no limit)"
+    )
+    create.add_argument(
+        "--expires",
+        type=span_s,
+        metavar="SPAN",
+        help="lifetime, such as 12h, 30d or 8w (default: for ever)",
+    )
     listing = commands.add_parser("list", help="show the keys, never their secrets")
     revoke = commands.add_parser("revoke", help="close a key at once")
     revoke.add_argument("id", help="the 12 digits between the underscores, or the whole key")
@@ -68,7 +87,9 @@ def _scopes(text: str) -> list[str]:
 
 def _tenant(text: str) -> str:
     if not _TENANT.fullmatch(text):
-        msg = f"{text!r} is no name of a tenant: write up to 63 of a-z, 0-9, dot, dash and underscore"
+        msg = (
+            f"{text!r} is no name of a tenant: write up to 63 of a-z, 0-9, dot, dash and underscore"
+        )
         raise argparse.ArgumentTypeError(msg)
     return text
 
@@ -95,14 +116,25 @@ def _create(args: argparse.Namespace) -> int:
     cluster = running(folder)
     scopes = frozenset(scope for word in args.scopes for scope in word)
     text, record = keys.mint(
-        pepper_of(folder), name=args.name, now=time.time(), scopes=scopes, tenant=args.tenant, rpm=args.rpm, tpm=args.tpm, lifetime_s=args.expires
+        pepper_of(folder),
+        name=args.name,
+        now=time.time(),
+        scopes=scopes,
+        tenant=args.tenant,
+        rpm=args.rpm,
+        tpm=args.tpm,
+        lifetime_s=args.expires,
     )
     with_keys(cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.put(record))
     if args.output == "json":
         print(json.dumps({"key": text, **_row(record)}))
     else:
         print(text)
-        limits = [f"{count} {unit} per minute" for count, unit in ((record.rpm, "requests"), (record.tpm, "tokens")) if count]
+        limits = [
+            f"{count} {unit} per minute"
+            for count, unit in ((record.rpm, "requests"), (record.tpm, "tokens"))
+            if count
+        ]
         end = f"until {_when(record.expires)} UTC" if record.expires else "without an end"
         print(
             f"This is shown once. Id {record.id}, name {record.name}, scopes {', '.join(sorted(record.scopes))}, {' and '.join(limits) or 'no limits'}, {end}."
@@ -114,14 +146,33 @@ def _list(args: argparse.Namespace) -> int:
     from consilium.cli.gateway_link import with_keys
 
     cluster = running(folder_of(args))
-    rows = [_row(record) for record in with_keys(cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.list())]
+    rows = [
+        _row(record)
+        for record in with_keys(
+            cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.list()
+        )
+    ]
     if args.output == "json":
         print(json.dumps(rows, indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "name", "scopes", "tenant", "rpm", "tpm", "made", "ends", "state", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(
+        "id",
+        "name",
+        "scopes",
+        "tenant",
+        "rpm",
+        "tpm",
+        "made",
+        "ends",
+        "state",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+    )
     for row in rows:
         table.add_row(
             *(str(row[name]) for name in ("id", "name", "scopes", "tenant")),
@@ -139,7 +190,11 @@ def _revoke(args: argparse.Namespace) -> int:
     cluster = running(folder_of(args))
     whole = keys.parse(args.id)
     key_id = whole.id if whole is not None else args.id
-    if not with_keys(cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.revoke(key_id, time.time())):
+    if not with_keys(
+        cluster.addresses["redis"],
+        cluster.redis_prefix,
+        lambda store: store.revoke(key_id, time.time()),
+    ):
         complain(f"There is no key {key_id!r}.", "'consilium keys list' shows the ids.")
         return EXIT_NOT_FOUND
     print(json.dumps({"revoked": key_id}) if args.output == "json" else f"Revoked {key_id}.")

@@ -46,7 +46,15 @@ def redis_command(binary: Path, conf: Path) -> tuple[str, ...]:
 def ray_command(*, ports: Mapping[str, int], temp: Path) -> tuple[str, ...]:
     """Return the command of Ray's head: `ray start --head --block` with every port named, less three processes that nothing here uses."""
     named = json.dumps({name: port for name, port in ports.items() if name.startswith("ray")})
-    return python_command("consilium.engine.ray_head", "--ports", named, "--temp", str(temp), "--object-store-bytes", str(OBJECT_STORE_BYTES))
+    return python_command(
+        "consilium.engine.ray_head",
+        "--ports",
+        named,
+        "--temp",
+        str(temp),
+        "--object-store-bytes",
+        str(OBJECT_STORE_BYTES),
+    )
 
 
 def prepared_command(module: str, *words: str, until: tuple[Path, ...]) -> tuple[str, ...]:
@@ -60,7 +68,9 @@ def python_command(module: str, *words: str) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *words)
 
 
-def cluster_environment(*, ports: Mapping[str, int], temp: Path, sockets: Path, token: str, mark: str, metrics: Path) -> dict[str, str]:
+def cluster_environment(
+    *, ports: Mapping[str, int], temp: Path, sockets: Path, token: str, mark: str, metrics: Path
+) -> dict[str, str]:
     """Return the variables that every process of the cluster gets on top of the user's own.
 
     They must be set before Ray starts: workers inherit them from the raylet.
@@ -97,7 +107,9 @@ def cluster_environment(*, ports: Mapping[str, int], temp: Path, sockets: Path, 
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + INGRESS_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),  # 40000
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + INGRESS_PORTS),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(serve / "haproxy.cfg"),  # /tmp/haproxy-serve, shared by all users
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(
+            serve / "haproxy.cfg"
+        ),  # /tmp/haproxy-serve, shared by all users
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(serve / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),

@@ -23,8 +23,12 @@ _POLL_S: Final = 0.2
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("logs", help="Show what the parts said.")
-    parser.add_argument("part", nargs="?", choices=(*PARTS, *ELSEWHERE), help="one part; without it, all")
-    parser.add_argument("-n", type=int, default=50, metavar="LINES", help="last lines of each file (default 50)")
+    parser.add_argument(
+        "part", nargs="?", choices=(*PARTS, *ELSEWHERE), help="one part; without it, all"
+    )
+    parser.add_argument(
+        "-n", type=int, default=50, metavar="LINES", help="last lines of each file (default 50)"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on printing what comes")
     add_state(parser)
 
@@ -36,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     files = {path: part for part in chosen for path in files_of(folder, part)}
     if not files and not args.follow:
         raise ConsiliumError("not_running", "there are no logs", state=str(folder.root))
-    ends = {path: _show_tail(path, args.n, _title(path, part, several=len(files) > 1)) for path, part in files.items()}
+    ends = {
+        path: _show_tail(path, args.n, _title(path, part, several=len(files) > 1))
+        for path, part in files.items()
+    }
     if not any(ends.values()) and not args.follow:
         print(f"Nothing was written yet to {', '.join(map(str, files))}.", file=sys.stderr)
     if args.follow:

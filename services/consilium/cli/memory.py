@@ -42,7 +42,9 @@ def look(known: Iterable[Pid]) -> tuple[Process, ...]:
         if process is None:
             continue
         try:
-            found.append(Process(item, process.ppid(), " ".join(process.cmdline()) or process.name()))
+            found.append(
+                Process(item, process.ppid(), " ".join(process.cmdline()) or process.name())
+            )
         except processes.GONE:
             continue
     return tuple(found)
@@ -76,7 +78,9 @@ def weigh(cluster: Cluster) -> tuple[dict[str, int], tuple[Replica, ...]]:
     """Return bytes per part (`supervisor` and `other` among them) and every replica."""
     family = (cluster.supervisor, *processes.descendants(cluster.supervisor))
     found = look(family)
-    roots = {part.pids[0].pid: name for name, part in cluster.parts.items() if part.pids} | {cluster.supervisor.pid: "supervisor"}
+    roots = {part.pids[0].pid: name for name, part in cluster.parts.items() if part.pids} | {
+        cluster.supervisor.pid: "supervisor"
+    }
     parts = assign(found, roots)
     sizes = {process.pid.pid: processes.pss_bytes((process.pid,)) for process in found}
     totals: dict[str, int] = {}

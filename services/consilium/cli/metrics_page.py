@@ -20,7 +20,10 @@ _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 def parts_page(parts: Mapping[str, bool]) -> str:
     """Return `consilium_part_up{part}` in the text format."""
-    lines = ["# HELP consilium_part_up Whether a part of the cluster is up.", "# TYPE consilium_part_up gauge"]
+    lines = [
+        "# HELP consilium_part_up Whether a part of the cluster is up.",
+        "# TYPE consilium_part_up gauge",
+    ]
     lines += [f'consilium_part_up{{part="{name}"}} {int(up)}' for name, up in parts.items()]
     return "\n".join(lines) + "\n"
 
@@ -71,7 +74,9 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 known = self.path in {"/metrics", "/healthz"}
-                body = (page() if self.path == "/metrics" else "ok\n" if known else "not found\n").encode()
+                body = (
+                    page() if self.path == "/metrics" else "ok\n" if known else "not found\n"
+                ).encode()
                 self.send_response(200 if known else 404)
                 self.send_header("Content-Type", _TYPE)
                 self.send_header("Content-Length", str(len(body)))

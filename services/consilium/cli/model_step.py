@@ -26,7 +26,14 @@ def models_of(config: Mapping[str, object]) -> tuple[str, ...]:
     """Return the models that engines of ours will load, each once, the core's first."""
     executors = config.get("executors")
     rows = executors.values() if isinstance(executors, Mapping) else ()
-    names = [config["model"], *(row["model"] for row in rows if isinstance(row, Mapping) and row.get("kind", "engine") == "engine")]
+    names = [
+        config["model"],
+        *(
+            row["model"]
+            for row in rows
+            if isinstance(row, Mapping) and row.get("kind", "engine") == "engine"
+        ),
+    ]
     return tuple(dict.fromkeys(str(name) for name in names))
 
 

@@ -17,7 +17,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     listing = commands.add_parser("list", help="models, roles and executors that answer")
     add_endpoint(listing)
     add_output(listing)
-    path = commands.add_parser("path", help="folder of a model; it is made or downloaded if it is not there")
+    path = commands.add_parser(
+        "path", help="folder of a model; it is made or downloaded if it is not there"
+    )
     path.add_argument("name", help="demo, tiny, tiny-moe, a hub name, or a folder")
     add_state(path)
 
@@ -53,5 +55,7 @@ def _table(rows: list[Mapping[str, object]]) -> object:
 
     table = Table("model", "context", "what it is", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(str(row["id"]), str(row.get("max_model_len") or ""), str(row.get("description") or ""))
+        table.add_row(
+            str(row["id"]), str(row.get("max_model_len") or ""), str(row.get("description") or "")
+        )
     return table

@@ -90,7 +90,9 @@ class Board:
     def __init__(self, parts: Iterable[Part], now: float) -> None:
         self._live = {part.name: Live(part, since=now) for part in parts}
         for live in self._live.values():
-            unknown = [need for need in (*live.part.needs, *live.part.within) if need not in self._live]
+            unknown = [
+                need for need in (*live.part.needs, *live.part.within) if need not in self._live
+            ]
             if unknown:
                 msg = f"{live.part.name} needs {unknown}, which are no parts"
                 raise ValueError(msg)
@@ -108,7 +110,10 @@ class Board:
         return tuple(
             name
             for name, live in self._live.items()
-            if (live.state is PartState.WAITING or (live.state is PartState.CRASHED and now >= live.again_at))
+            if (
+                live.state is PartState.WAITING
+                or (live.state is PartState.CRASHED and now >= live.again_at)
+            )
             and all(self._live[need].state is PartState.UP for need in live.part.needs)
         )
 
@@ -128,11 +133,15 @@ class Board:
         fatal  True if another attempt would end the same way (a mistake in the configuration)
         """
         live = self._live[name]
-        failures = 1 if live.state is PartState.UP and now - live.since >= CALM_S else live.failures + 1
+        failures = (
+            1 if live.state is PartState.UP and now - live.since >= CALM_S else live.failures + 1
+        )
         gives_up = fatal or (not self.was_up and failures >= FIRST_TRIES)
         self._move(
             name,
-            PartState.FAILED if gives_up and live.state is PartState.STARTING else PartState.CRASHED,
+            PartState.FAILED
+            if gives_up and live.state is PartState.STARTING
+            else PartState.CRASHED,
             now,
             failures=failures,
             again_at=now + backoff_s(failures),
@@ -176,7 +185,10 @@ class Board:
 
     def next_at(self) -> float | None:
         """Return the nearest time at which a crashed part may be tried again."""
-        return min((live.again_at for live in self._live.values() if live.state is PartState.CRASHED), default=None)
+        return min(
+            (live.again_at for live in self._live.values() if live.state is PartState.CRASHED),
+            default=None,
+        )
 
     def _move(self, name: str, to: PartState, now: float, **changes: object) -> None:
         live = self._live[name]

@@ -26,7 +26,16 @@ def answer(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(
             json.dumps(
-                [{"engine": engine.name, "replicas": engine.replicas, "note": engine.note, **report.as_dict(engine.plan)} for engine in planned], indent=2
+                [
+                    {
+                        "engine": engine.name,
+                        "replicas": engine.replicas,
+                        "note": engine.note,
+                        **report.as_dict(engine.plan),
+                    }
+                    for engine in planned
+                ],
+                indent=2,
             )
         )
     else:
@@ -35,10 +44,14 @@ def answer(args: argparse.Namespace) -> int:
             print_plan(engine.plan, engine.replicas)
             if engine.note:
                 print(engine.note)
-            print_changes(engine.plan, list(search.changes(engine.ask)) if engine.plan.verdict == "no" else [])
+            print_changes(
+                engine.plan, list(search.changes(engine.ask)) if engine.plan.verdict == "no" else []
+            )
             print()
         for card, count in idle:
-            print(f"Idle: {count} x {card.name}; an executor in topology hybrid would use {'it' if count == 1 else 'them'}.")
+            print(
+                f"Idle: {count} x {card.name}; an executor in topology hybrid would use {'it' if count == 1 else 'them'}."
+            )
     return EXIT_OK if all(engine.plan.verdict != "no" for engine in planned) else EXIT_DOES_NOT_FIT
 
 
@@ -52,4 +65,6 @@ def _tree(path: Path) -> dict[str, Any]:
         yaml_source.read(path)
     except ConsiliumError as err:
         raise wrong("config", f"{err.public()}; give a consilium.yaml") from err
-    return load(ConsiliumConfig, path=path, env={}).value.model_dump(include={"model", "topology", "engine", "executors"})
+    return load(ConsiliumConfig, path=path, env={}).value.model_dump(
+        include={"model", "topology", "engine", "executors"}
+    )

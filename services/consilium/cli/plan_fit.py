@@ -17,7 +17,18 @@ from typing import Any
 
 from consilium.cli import plan_hardware
 from consilium.planner import cards as card_table
-from consilium.planner import kv, models, money, report, rope, search, sizes, speed, topologies, verdict
+from consilium.planner import (
+    kv,
+    models,
+    money,
+    report,
+    rope,
+    search,
+    sizes,
+    speed,
+    topologies,
+    verdict,
+)
 from consilium.planner.ask import Ask, checked
 from consilium.planner.calibrate import Measured
 from consilium.planner.cards import Card, Cpu
@@ -41,7 +52,9 @@ def answer(args: argparse.Namespace) -> int:
     if args.model is not None:
         return _model(args, found, ram, cpu)
     if not found:
-        raise wrong("model", "name a model with --model, or cards with --gpus to see what they can run")
+        raise wrong(
+            "model", "name a model with --model, or cards with --gpus to see what they can run"
+        )
     return plan_hardware.answer(args, found)
 
 
@@ -75,7 +88,9 @@ def this_machine() -> tuple[Card, ...]:
     if program is None:
         return ()
     try:
-        done = subprocess.run([program, *_SMI], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  a fixed command
+        done = subprocess.run(  # noqa: S603
+            [program, *_SMI], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ()
     seen = []
@@ -88,7 +103,11 @@ def this_machine() -> tuple[Card, ...]:
 
 def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
     model = models.find(args.model)
-    context = sizes.tokens(args.context) if args.context is not None else min(sizes.tokens(plan_hardware.USUAL_CONTEXT), model.shape.max_positions)
+    context = (
+        sizes.tokens(args.context)
+        if args.context is not None
+        else min(sizes.tokens(plan_hardware.USUAL_CONTEXT), model.shape.max_positions)
+    )
     reach = rope.reach(model.shape, context)
     if reach.way == "beyond":
         raise wrong("context", reach.sentence)
@@ -98,7 +117,9 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
         kv_dtype=kv.dtype_named(args.kv),
         context=context,
         requests=args.requests,
-        sequences=args.sequences if args.sequences is not None else int(constant("consilium_sequences")),
+        sequences=args.sequences
+        if args.sequences is not None
+        else int(constant("consilium_sequences")),
         batched_tokens=args.batched_tokens,
         utilisation=args.utilisation,
         kv_bytes=sizes.gib(args.kv_gib, "kv-gib") if args.kv_gib is not None else None,
@@ -106,19 +127,33 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
         eager=args.eager,
         version=args.vllm,
         ram_bytes=ram,
-        lora=Slots(args.adapters, args.rank, targets_named(args.targets), args.fully_sharded, args.shared_outer, args.max_cpu_loras),
+        lora=Slots(
+            args.adapters,
+            args.rank,
+            targets_named(args.targets),
+            args.fully_sharded,
+            args.shared_outer,
+            args.max_cpu_loras,
+        ),
         weights_bytes=model.file_bytes or None if not args.weights else None,
-        weights_to_ram=sizes.amount(args.weights_to_ram, "weights-to-ram") if args.weights_to_ram is not None else 0,
+        weights_to_ram=sizes.amount(args.weights_to_ram, "weights-to-ram")
+        if args.weights_to_ram is not None
+        else 0,
         kv_to_ram=sizes.amount(args.kv_to_ram, "kv-to-ram") if args.kv_to_ram is not None else 0,
     )
     return ask, model.hf_id or args.model
 
 
-def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None) -> int:
+def _model(
+    args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None
+) -> int:
     ask, name = _question(args, ram)
     replicas = 1
     if not 1 <= args.nodes <= max(1, len(cards)):
-        raise wrong("nodes", f"{args.nodes} machines with {len(cards)} cards cannot be planned; every machine has a card of the engine")
+        raise wrong(
+            "nodes",
+            f"{args.nodes} machines with {len(cards)} cards cannot be planned; every machine has a card of the engine",
+        )
     if cards:
         ask, replicas = _seat(args, ask, cards)
     elif args.tp not in {None, 1} or args.pp != 1 or args.ep:
@@ -128,10 +163,24 @@ def _model(args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, c
         ask = ask.with_(kv_bytes=-(-verdict.plan(ask).bill.kv_needed // GIB) * GIB)
     ask = _with_measured(args, checked(ask))
     plan = verdict.plan(ask)
-    changes = [change for change in search.changes(ask, limit=6) if plan.verdict == "no" or change.plan.verdict == "fits"][:4] if plan.verdict != "fits" else []
+    changes = (
+        [
+            change
+            for change in search.changes(ask, limit=6)
+            if plan.verdict == "no" or change.plan.verdict == "fits"
+        ][:4]
+        if plan.verdict != "fits"
+        else []
+    )
     best = plan if plan.verdict != "no" else changes[0].plan if changes else None
     rates = rates_of(best or plan, cpu, args.nodes)
-    costs = money.compare(best or plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas) if cards else []
+    costs = (
+        money.compare(
+            best or plan, rates, args.prices, hours_per_day=args.hours_per_day, replicas=replicas
+        )
+        if cards
+        else []
+    )
     idle = topologies.beside(cards, plan.ask.cards, replicas, plan.ask)
     page = _Page(name, plan, best, changes, replicas, rates, costs, idle, _ram_in_words(args, plan))
     if args.output == "json":
@@ -157,11 +206,26 @@ class _Page:
 
     def tree(self) -> dict[str, Any] | None:
         """Return the configuration to paste, or None when nothing fits."""
-        return document(self.best.ask, self.name, self.replicas, rope.reach(self.best.ask.shape, self.best.ask.context)) if self.best else None
+        return (
+            document(
+                self.best.ask,
+                self.name,
+                self.replicas,
+                rope.reach(self.best.ask.shape, self.best.ask.context),
+            )
+            if self.best
+            else None
+        )
 
     def command(self) -> str | None:
         """Return the same as a vLLM command."""
-        return command(self.best.ask, self.name, rope.reach(self.best.ask.shape, self.best.ask.context)) if self.best else None
+        return (
+            command(
+                self.best.ask, self.name, rope.reach(self.best.ask.shape, self.best.ask.context)
+            )
+            if self.best
+            else None
+        )
 
 
 def _page_dict(page: _Page) -> dict[str, Any]:
@@ -171,10 +235,16 @@ def _page_dict(page: _Page) -> dict[str, Any]:
         "replicas": page.replicas,
         "context_reach": {"way": reach.way, "factor": reach.factor, "sentence": reach.sentence},
         "speed": {title: report.rate_dict(rate) for title, rate in page.rates.items()},
-        "changes": [{"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict} for change in page.changes],
+        "changes": [
+            {"words": change.words, "knobs": dict(change.knobs), "verdict": change.plan.verdict}
+            for change in page.changes
+        ],
         "configuration": page.tree(),
         "command": page.command(),
-        "idle": [{"card": idle.card.name, "count": idle.count, "sentence": idle.sentence} for idle in page.idle],
+        "idle": [
+            {"card": idle.card.name, "count": idle.count, "sentence": idle.sentence}
+            for idle in page.idle
+        ],
         "ram": page.ram,
         "money": [cost.as_dict() for cost in page.costs],
     }
@@ -191,12 +261,22 @@ def _print_page(page: _Page, prices: str | None) -> None:
     if page.ram:
         print(page.ram)
     changed = plan.verdict == "no" and page.best is not None
-    print("\n" + ("After the nearest change:\n\n" if changed else "") + report.speed_lines(page.rates.items()))
+    print(
+        "\n"
+        + ("After the nearest change:\n\n" if changed else "")
+        + report.speed_lines(page.rates.items())
+    )
     if page.costs:
         print("\n" + money.lines(page.costs, prices))
     if tree is not None:
-        print(f"\nConfiguration{' after the nearest change' if changed else ''} (consilium.yaml):\n\n{yaml_text(tree)}")
-        if page.best is not None and (note := checkpoint_note([(page.best.ask.weights, models.find(page.name).weights or "bf16")])):
+        print(
+            f"\nConfiguration{' after the nearest change' if changed else ''} (consilium.yaml):\n\n{yaml_text(tree)}"
+        )
+        if page.best is not None and (
+            note := checkpoint_note(
+                [(page.best.ask.weights, models.find(page.name).weights or "bf16")]
+            )
+        ):
             print(f"{note}\n")
         print(f"The same by hand: {page.command()}")
 
@@ -208,7 +288,10 @@ def _seat(args: argparse.Namespace, ask: Ask, cards: tuple[Card, ...]) -> tuple[
         if cut.tp < 1 or cut.pp < 1:
             raise wrong("tp", "tensor and pipeline parallel are at least 1")
         if cut.cards > len(cards):
-            raise wrong("tp", f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are given")
+            raise wrong(
+                "tp",
+                f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are given",
+            )
         return ask.with_(cut=cut, cards=cards[: cut.cards]), len(cards) // cut.cards
     checked(ask.with_(cards=cards[:1]))
     group = topologies.groups(cards)[0]
@@ -233,8 +316,20 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
     """Return the speeds worth telling: one stream, the batch that fits, and reading the prompt."""
     ask = plan.ask
     short = min(ask.context, 4096)
-    batch = max(1, min(ask.batch.sequences, int(plan.tokens[1] / max(short, 1)))) if plan.tokens[1] else 1
-    load = speed.Load(1, short, ask.weights, ask.kv_dtype, eager=ask.eager, nodes=nodes, host_bytes=ask.weights_to_ram)
+    batch = (
+        max(1, min(ask.batch.sequences, int(plan.tokens[1] / max(short, 1))))
+        if plan.tokens[1]
+        else 1
+    )
+    load = speed.Load(
+        1,
+        short,
+        ask.weights,
+        ask.kv_dtype,
+        eager=ask.eager,
+        nodes=nodes,
+        host_bytes=ask.weights_to_ram,
+    )
     many = replace(load, batch=batch)
     whole = replace(load, context=ask.context)
     words = tokens_in_words(short)
@@ -243,29 +338,43 @@ def rates_of(plan: Plan, cpu: Cpu | None, nodes: int = 1) -> dict[str, speed.Rat
         return {
             f"writing, one stream at {words}": speed.decode(ask.shape, card, cut, load),
             f"writing, {batch} streams at {words}": speed.decode(ask.shape, card, cut, many),
-            f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill(ask.shape, card, cut, whole),
+            f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill(
+                ask.shape, card, cut, whole
+            ),
         }
     if cpu is None:
         return {}
     return {
         f"writing, one stream at {words}": speed.decode_on_cpu(ask.shape, cpu, load),
         f"writing, {batch} streams at {words}": speed.decode_on_cpu(ask.shape, cpu, many),
-        f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill_on_cpu(ask.shape, cpu, whole),
+        f"reading a prompt of {tokens_in_words(ask.context)}": speed.prefill_on_cpu(
+            ask.shape, cpu, whole
+        ),
     }
 
 
 def print_plan(plan: Plan, replicas: int) -> None:
     """Print the verdict, the table, the bar, the binding limit and what to mind."""
     ask = plan.ask
-    where = "CPU" if ask.on_cpu else " and ".join(f"{count} x {name}" for name, count in Counter(card.name for card in ask.cards).items())
+    where = (
+        "CPU"
+        if ask.on_cpu
+        else " and ".join(
+            f"{count} x {name}" for name, count in Counter(card.name for card in ask.cards).items()
+        )
+    )
     where += f", {replicas} copies" if replicas > 1 else ""
-    print(f"{ask.shape.name}, {ask.weights} weights, {ask.kv_dtype} KV, {tokens_in_words(ask.context)} context, on {where}: {report.WORDS[plan.verdict]}.\n")
+    print(
+        f"{ask.shape.name}, {ask.weights} weights, {ask.kv_dtype} KV, {tokens_in_words(ask.context)} context, on {where}: {report.WORDS[plan.verdict]}.\n"
+    )
     print(report.memory_table(plan))
     print("\n" + report.bar(plan) + "\n")
     print(plan.binding)
     if plan.tokens[1] > 0:
         low, likely, high = (tokens_in_words(count) for count in plan.tokens)
-        print(f"Room for {likely} tokens ({low} to {high}): {plan.concurrency:.1f} requests of {tokens_in_words(ask.context)} at once.")
+        print(
+            f"Room for {likely} tokens ({low} to {high}): {plan.concurrency:.1f} requests of {tokens_in_words(ask.context)} at once."
+        )
     for sentence in plan.warnings:
         print(f"Mind: {sentence}")
 
@@ -284,7 +393,18 @@ def print_changes(plan: Plan, changes: list[search.Change]) -> None:
 def _print_offload(plan: Plan) -> None:
     ask = plan.ask
     if ask.kv_to_ram:
-        room = kv.room(ask.shape, ask.kv_dtype, ask.kv_to_ram / ask.cut.tp, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching)
-        print(f"KV parked in RAM: {tokens_in_words(room.tokens)} more tokens of finished prefixes; a running request still needs its KV on the card.")
+        room = kv.room(
+            ask.shape,
+            ask.kv_dtype,
+            ask.kv_to_ram / ask.cut.tp,
+            ask.context,
+            ask.cut.tp,
+            prefix_caching=ask.prefix_caching,
+        )
+        print(
+            f"KV parked in RAM: {tokens_in_words(room.tokens)} more tokens of finished prefixes; a running request still needs its KV on the card."
+        )
     if ask.weights_to_ram:
-        print(f"Weights in RAM: {ask.weights_to_ram / GIB:.1f} GiB per card cross the bus in every step, which caps the speed at the bus.")
+        print(
+            f"Weights in RAM: {ask.weights_to_ram / GIB:.1f} GiB per card cross the bus in every step, which caps the speed at the bus."
+        )

@@ -41,15 +41,23 @@ def check_config(args: argparse.Namespace) -> int:
         print("The files say the same.")
     else:
         for edit in found:
-            print(f"{edit.effect.replace('_', ' ')}: {edit.key} {edit.old!s:.40} -> {edit.new!s:.40}\n  {edit.sentence}")
+            print(
+                f"{edit.effect.replace('_', ' ')}: {edit.key} {edit.old!s:.40} -> {edit.new!s:.40}\n  {edit.sentence}"
+            )
     return EXIT_BREAKS if any(edit.effect == "breaks" for edit in found) else EXIT_OK
 
 
 def _config_of(word: str) -> Mapping[str, Any]:
     """Return the config.json that a file, a folder or the name of a known model stands for. Raises invalid_request for any other file."""
-    config = models.find(word).config if not Path(word).expanduser().is_file() else models.read_json(Path(word).expanduser())
+    config = (
+        models.find(word).config
+        if not Path(word).expanduser().is_file()
+        else models.read_json(Path(word).expanduser())
+    )
     if pages.kind_of(config) != "config":
-        raise wrong("file", f"{word[:120]} is no config.json; give two config.json files of language models")
+        raise wrong(
+            "file", f"{word[:120]} is no config.json; give two config.json files of language models"
+        )
     return config
 
 
@@ -58,7 +66,16 @@ def change_base(args: argparse.Namespace) -> int:
     old, new = models.find(args.old), models.find(args.new)
     found = base_change.survivors(old, new)
     if args.output == "json":
-        print(json.dumps({"old": old.shape.name, "new": new.shape.name, "survivors": [asdict(one) for one in found]}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "old": old.shape.name,
+                    "new": new.shape.name,
+                    "survivors": [asdict(one) for one in found],
+                },
+                indent=2,
+            )
+        )
     else:
         print(f"{old.shape.name} -> {new.shape.name}\n")
         for one in found:
@@ -68,16 +85,23 @@ def change_base(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> int:
     """Print what a boot log measured beside the forecast, and keep it when asked."""
-    boot = boot_logs.read(sys.stdin.read()) if args.log == "-" else boot_logs.read_file(Path(args.log))
+    boot = (
+        boot_logs.read(sys.stdin.read()) if args.log == "-" else boot_logs.read_file(Path(args.log))
+    )
     name = args.model or boot.model
     card = card_table.card(args.gpu) if args.gpu else None
     total = card.total_gib if card else boot.total_gib
     if boot.budget_gib is None and total is not None and not boot.on_cpu:
-        boot = replace(boot, budget_gib=total * default_utilisation(boot.version or ""), total_gib=total)
+        boot = replace(
+            boot, budget_gib=total * default_utilisation(boot.version or ""), total_gib=total
+        )
     told = _forecast(boot, name, card)
     if args.save:
         if not name or card is None:
-            raise wrong("save", "name the card with --gpu (and the model with --model where the log does not), so that the figure can be found again")
+            raise wrong(
+                "save",
+                "name the card with --gpu (and the model with --model where the log does not), so that the figure can be found again",
+            )
         key = boot_logs.save(Path(args.save), models.find(name).shape.name, card.name, boot)
         print(f"kept as {key} in {args.save}", file=sys.stderr)
     if args.output == "json":
@@ -100,8 +124,15 @@ def calibrate(args: argparse.Namespace) -> int:
         ("KV bytes per token and card", boot.token_bytes(), told.get("token_bytes")),
         ("KV tokens", boot.tokens(), told.get("kv_tokens")),
     ]
-    print(f"{name or 'a model that the log does not name'}, vLLM {boot.version or 'unknown'}{', CPU' if boot.on_cpu else ''}\n")
-    print(report.table(("", "measured", "forecast"), [(title, _figure(seen), _figure(said)) for title, seen, said in rows]))
+    print(
+        f"{name or 'a model that the log does not name'}, vLLM {boot.version or 'unknown'}{', CPU' if boot.on_cpu else ''}\n"
+    )
+    print(
+        report.table(
+            ("", "measured", "forecast"),
+            [(title, _figure(seen), _figure(said)) for title, seen, said in rows],
+        )
+    )
     return EXIT_OK
 
 
@@ -109,7 +140,9 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
-def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | None) -> dict[str, float]:
+def _forecast(
+    boot: boot_logs.Boot, name: str | None, card: card_table.Card | None
+) -> dict[str, float]:
     """Return the forecast for what the log was started with; empty where the model is not known."""
     from consilium.kernel.errors import ConsiliumError
 
@@ -117,14 +150,22 @@ def _forecast(boot: boot_logs.Boot, name: str | None, card: card_table.Card | No
         return {}
     try:
         model = models.find(name)
-        weights = of_method(boot.quantization, model.weights or "bf16") if boot.quantization else model.weights or "bf16"
+        weights = (
+            of_method(boot.quantization, model.weights or "bf16")
+            if boot.quantization
+            else model.weights or "bf16"
+        )
         kv_dtype = kv.dtype_named(boot.kv_dtype or "auto")
     except ConsiliumError:
         return {}
     cut = Cut(boot.tensor_parallel or 1, boot.pipeline_parallel or 1)
     found: dict[str, float] = {"token_bytes": float(kv.token_bytes(model.shape, kv_dtype, cut.tp))}
     if boot.kv_gib is not None:
-        found["kv_tokens"] = float(kv.room(model.shape, kv_dtype, boot.kv_gib * GIB, boot.max_model_len or 4096, cut.tp).tokens)
+        found["kv_tokens"] = float(
+            kv.room(
+                model.shape, kv_dtype, boot.kv_gib * GIB, boot.max_model_len or 4096, cut.tp
+            ).tokens
+        )
     total = card.total_gib if card else boot.total_gib
     if total is None or boot.on_cpu:
         return found
@@ -172,12 +213,21 @@ def training(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps({**asdict(found), "beside": beside}, indent=2))
     else:
-        print(f"{args.method} training of {model.shape.name} on {card.name}: {report.WORDS[found.verdict]}.\n")
+        print(
+            f"{args.method} training of {model.shape.name} on {card.name}: {report.WORDS[found.verdict]}.\n"
+        )
         lines = [(name, f"{size / GIB:.2f}", why) for name, size, why in found.parts]
-        print(report.table(("GiB", "", "why"), [*lines, ("all", f"{found.total / GIB:.2f}", f"of {found.card_bytes / GIB:.2f}")]))
+        print(
+            report.table(
+                ("GiB", "", "why"),
+                [*lines, ("all", f"{found.total / GIB:.2f}", f"of {found.card_bytes / GIB:.2f}")],
+            )
+        )
         print(f"\n{found.sentence}")
         if found.hours:
-            print(f"{run.tokens:,} tokens take about {found.hours[1]:.1f} hours ({found.hours[0]:.1f} to {found.hours[2]:.1f}).")
+            print(
+                f"{run.tokens:,} tokens take about {found.hours[1]:.1f} hours ({found.hours[0]:.1f} to {found.hours[2]:.1f})."
+            )
         if beside:
             print(beside)
     return EXIT_OK if found.verdict != "no" else EXIT_BREAKS
@@ -186,19 +236,35 @@ def training(args: argparse.Namespace) -> int:
 def library(args: argparse.Namespace) -> int:
     """Print the sizes of a library."""
     card = card_table.card(args.gpu) if args.gpu else None
-    found = books.sizes(sizes.count(args.pages, "pages"), script=args.script, dimensions=args.dimensions, vectors=args.vectors, card=card)
+    found = books.sizes(
+        sizes.count(args.pages, "pages"),
+        script=args.script,
+        dimensions=args.dimensions,
+        vectors=args.vectors,
+        card=card,
+    )
     if args.output == "json":
         print(json.dumps(asdict(found), indent=2))
         return EXIT_OK
     giga = 1e9
     rows = [
-        ("text", found.text / giga, f"{found.pages:,} pages, {found.characters / 1e6:,.0f} M characters, {args.script}"),
-        ("index in RAM", found.index / giga, f"{found.chunks:,} vectors of {found.vector} bytes and their links"),
+        (
+            "text",
+            found.text / giga,
+            f"{found.pages:,} pages, {found.characters / 1e6:,.0f} M characters, {args.script}",
+        ),
+        (
+            "index in RAM",
+            found.index / giga,
+            f"{found.chunks:,} vectors of {found.vector} bytes and their links",
+        ),
         ("RAM while searching", found.ram / giga, "index and a warm part of the word index"),
         ("RAM while building", found.build_peak / giga, "32-bit vectors beside the index"),
         ("SSD", found.ssd / giga, "text with ids, word index, stored vectors"),
     ]
-    print(report.table(("GB", "", "what"), [(name, f"{size:.2f}", what) for name, size, what in rows]))
+    print(
+        report.table(("GB", "", "what"), [(name, f"{size:.2f}", what) for name, size, what in rows])
+    )
     who = card.name if card else "processor"
     print(
         f"\nReading {_hours(found.hours_parse)}, embedding {_hours(found.hours_embed)} ({found.tokens / 1e6:,.0f} M tokens, {who}), indexing {_hours(found.hours_index)}."
@@ -209,7 +275,13 @@ def library(args: argparse.Namespace) -> int:
 
 
 def _hours(value: float) -> str:
-    return f"{value:.1f} h" if value >= 1 else f"{value * 60:.0f} min" if value * 60 >= 1 else "less than a minute"
+    return (
+        f"{value:.1f} h"
+        if value >= 1
+        else f"{value * 60:.0f} min"
+        if value * 60 >= 1
+        else "less than a minute"
+    )
 
 
 def context(args: argparse.Namespace) -> int:
@@ -224,7 +296,15 @@ def context(args: argparse.Namespace) -> int:
         need = kv.request_bytes(model.shape, "bf16", length, cut.tp)
         small = kv.request_bytes(model.shape, "fp8", length, cut.tp)
         first = speed.prefill(model.shape, cards[0], cut, speed.Load(1, length, weights))
-        rows.append((tokens_in_words(length), f"{need / GIB:.1f}", f"{small / GIB:.1f}", f"{first.seconds:.0f}" if first else "", reach.way.replace("_", " ")))
+        rows.append(
+            (
+                tokens_in_words(length),
+                f"{need / GIB:.1f}",
+                f"{small / GIB:.1f}",
+                f"{first.seconds:.0f}" if first else "",
+                reach.way.replace("_", " "),
+            )
+        )
         dicts.append(
             {
                 "tokens": length,
@@ -236,9 +316,20 @@ def context(args: argparse.Namespace) -> int:
             }
         )
     if args.output == "json":
-        print(json.dumps({"model": model.shape.name, "weights_bytes": checkpoint_bytes(model.shape, weights), "lengths": dicts}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "model": model.shape.name,
+                    "weights_bytes": checkpoint_bytes(model.shape, weights),
+                    "lengths": dicts,
+                },
+                indent=2,
+            )
+        )
         return EXIT_OK
-    print(f"{model.shape.name} on {cut.tp} x {cards[0].name}, {weights}: {checkpoint_bytes(model.shape, weights) / GIB:.1f} GiB of weights in all\n")
+    print(
+        f"{model.shape.name} on {cut.tp} x {cards[0].name}, {weights}: {checkpoint_bytes(model.shape, weights) / GIB:.1f} GiB of weights in all\n"
+    )
     print(report.table(("tokens", "KV GiB per card", "with fp8", "s to first token", "how"), rows))
     print()
     for sentence in dict.fromkeys(str(entry["sentence"]) for entry in dicts):

@@ -23,11 +23,16 @@ def answer(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
     context = args.context or USUAL_CONTEXT
     found = topologies.suggest(cards, sizes.tokens(context))
     if not found:
-        raise wrong("gpus", "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work")
+        raise wrong(
+            "gpus",
+            "none of the known models fits these cards; a larger card, or a GGUF on the processor, would work",
+        )
     if args.output == "json":
         print(json.dumps([as_dict(topology, cards) for topology in found], indent=2))
         return EXIT_OK
-    print(f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {context} of context:\n")
+    print(
+        f"What {', '.join(f'{len(group)} x {group[0].name}' for group in topologies.groups(cards))} can run with {context} of context:\n"
+    )
     for topology in found:
         print(f"{topology.kind}: {topology.good_for}.")
         for seat in topology.seats:
@@ -36,7 +41,10 @@ def answer(args: argparse.Namespace, cards: tuple[Card, ...]) -> int:
             print(f"  {count} x {card.name} {'stays' if count == 1 else 'stay'} idle")
         print()
     print(f"The first as consilium.yaml:\n\n{yaml_text(configuration(found[0]))}", end="")
-    formats = [(seat.plan.ask.weights, models.by_name(seat.plan.ask.shape.name).weights or "bf16") for seat in found[0].seats]
+    formats = [
+        (seat.plan.ask.weights, models.by_name(seat.plan.ask.shape.name).weights or "bf16")
+        for seat in found[0].seats
+    ]
     if note := checkpoint_note(formats):
         print(f"\n{note}")
     return EXIT_OK
@@ -50,7 +58,10 @@ def left_out(topology: topologies.Topology, cards: tuple[Card, ...]) -> list[tup
 
 def configuration(topology: topologies.Topology) -> dict[str, Any]:
     """Return the consilium.yaml tree of a topology: one model, or a core and executors."""
-    seats = [(seat.plan.ask, models.by_name(seat.plan.ask.shape.name).hf_id, seat.replicas) for seat in topology.seats]
+    seats = [
+        (seat.plan.ask, models.by_name(seat.plan.ask.shape.name).hf_id, seat.replicas)
+        for seat in topology.seats
+    ]
     if topology.kind == "hybrid":
         return hybrid(seats)
     ask, name, copies = seats[0]
@@ -64,5 +75,12 @@ def as_dict(topology: topologies.Topology, cards: tuple[Card, ...]) -> dict[str,
         "good_for": topology.good_for,
         "configuration": configuration(topology),
         "idle": [{"card": card.name, "count": count} for card, count in left_out(topology, cards)],
-        "seats": [{**report.as_dict(seat.plan), "replicas": seat.replicas, "one_stream": report.rate_dict(seat.rate)} for seat in topology.seats],
+        "seats": [
+            {
+                **report.as_dict(seat.plan),
+                "replicas": seat.replicas,
+                "one_stream": report.rate_dict(seat.rate),
+            }
+            for seat in topology.seats
+        ],
     }

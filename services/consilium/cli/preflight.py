@@ -37,14 +37,21 @@ _GIB: Final = 2**30
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
     """Raise ConsiliumError(wrong_python) unless this is the Python that the engine's wheels are made for."""
     if version != PYTHON:
-        raise ConsiliumError("wrong_python", seen=f"{version[0]}.{version[1]}", wanted=f"{PYTHON[0]}.{PYTHON[1]}")
+        raise ConsiliumError(
+            "wrong_python", seen=f"{version[0]}.{version[1]}", wanted=f"{PYTHON[0]}.{PYTHON[1]}"
+        )
 
 
 def check_disk(folder: Path, free_bytes: int | None = None) -> None:
     """Raise ConsiliumError(disk_full) unless logs, Redis and the demo model have room."""
     free = shutil.disk_usage(folder).free if free_bytes is None else free_bytes
     if free < LEAST_DISK_BYTES:
-        raise ConsiliumError("disk_full", path=str(folder), free=f"{free / _GIB:.2f} GiB", needed=f"{LEAST_DISK_BYTES / _GIB:.1f} GiB")
+        raise ConsiliumError(
+            "disk_full",
+            path=str(folder),
+            free=f"{free / _GIB:.2f} GiB",
+            needed=f"{LEAST_DISK_BYTES / _GIB:.1f} GiB",
+        )
 
 
 def check_alone(folder: StateFolder) -> IO[str]:
@@ -66,7 +73,9 @@ def end_leftovers(folder: StateFolder, say: Callable[[str], None]) -> None:
     remaining = processes.end(left, grace_s=3.0)
     processes.remove_shared(shared)
     if remaining:
-        raise ConsiliumError("part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end")
+        raise ConsiliumError(
+            "part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end"
+        )
 
 
 def _last(folder: StateFolder) -> Cluster | None:
@@ -84,7 +93,11 @@ def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Port
 
     Raises ConsiliumError(port_taken).
     """
-    asked = {"http": tree.gateway.port, "grpc": tree.gateway.grpc_port, "metrics": tree.metrics.port}
+    asked = {
+        "http": tree.gateway.port,
+        "grpc": tree.gateway.grpc_port,
+        "metrics": tree.metrics.port,
+    }
     skip = ("redis",) if tree.redis.url is not None else ()
     while True:
         ports = allot(asked, skip=skip)
@@ -94,7 +107,9 @@ def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Port
             continue
         usual = BY_NAME["http"].usual
         if tree.gateway.port is None and ports["http"] != usual:
-            say(f"note: port {usual} is taken by {owner(usual)}; this cluster answers on port {ports['http']}. gateway.port or --port names one.")
+            say(
+                f"note: port {usual} is taken by {owner(usual)}; this cluster answers on port {ports['http']}. gateway.port or --port names one."
+            )
         return ports, promise
 
 
@@ -112,7 +127,9 @@ def check_model(tree: ConsiliumConfig) -> None:
             resolve(name, Path("/nonexistent"))
 
 
-def check_fit(tree: ConsiliumConfig, folder: StateFolder, cards: tuple[Card, ...], say: Callable[[str], None]) -> None:
+def check_fit(
+    tree: ConsiliumConfig, folder: StateFolder, cards: tuple[Card, ...], say: Callable[[str], None]
+) -> None:
     """Raise ConsiliumError(does_not_fit) if the planner refuses an engine of the configuration, before anything is downloaded. Says so when it is tight.
 
     A model that is neither here nor in the planner's table is not judged.
@@ -131,10 +148,15 @@ def check_fit(tree: ConsiliumConfig, folder: StateFolder, cards: tuple[Card, ...
 
     ram = psutil.virtual_memory()
     plain = tree.model_dump(include={"model", "topology", "engine", "executors"})
-    found = gates(plain, cards=cards, ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of)
+    found = gates(
+        plain, cards=cards, ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of
+    )
     for name, gate in found:
         if gate.verdict == "no":
-            raise ConsiliumError("does_not_fit", reason=gate.sentence if name == "core" else f"executors.{name}: {gate.sentence}")
+            raise ConsiliumError(
+                "does_not_fit",
+                reason=gate.sentence if name == "core" else f"executors.{name}: {gate.sentence}",
+            )
         if gate.verdict == "tight":
             say(f"warning: {name}: {gate.sentence}")
 
@@ -160,7 +182,11 @@ def gpus() -> tuple[Card, ...]:
 def check_gpus(tree: ConsiliumConfig, cards: tuple[Card, ...]) -> None:
     """Raise ConsiliumError(gpu_missing) if the configuration asks for GPUs by name of the device and the driver shows none."""
     asked = {"topology.device": tree.topology.device}
-    asked |= {f"executors.{name}.device": executor.device for name, executor in tree.executors.items() if isinstance(executor, EngineExecutor)}
+    asked |= {
+        f"executors.{name}.device": executor.device
+        for name, executor in tree.executors.items()
+        if isinstance(executor, EngineExecutor)
+    }
     for key, device in asked.items():
         if device == "gpu" and not cards:
             raise ConsiliumError("gpu_missing", key=key, asked="1 or more", seen=0)
@@ -168,12 +194,21 @@ def check_gpus(tree: ConsiliumConfig, cards: tuple[Card, ...]) -> None:
 
 def check_keys(tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
     """Raise ConsiliumError(config_invalid) if the key of a remote server is not in the environment. Warn where anyone on the network may ask."""
-    named = {f"executors.{name}.key_env": getattr(executor, "key_env", None) for name, executor in tree.executors.items()}
+    named = {
+        f"executors.{name}.key_env": getattr(executor, "key_env", None)
+        for name, executor in tree.executors.items()
+    }
     for key, variable in {**named, "embedding.key_env": tree.embedding.key_env}.items():
         if variable and environment_value(variable) is None:
-            raise ConsiliumError("config_invalid", key=key, reason=f"the environment variable {variable} is empty or not set")
+            raise ConsiliumError(
+                "config_invalid",
+                key=key,
+                reason=f"the environment variable {variable} is empty or not set",
+            )
     if not tree.gateway.auth and tree.gateway.host not in LOOPBACK:
-        say(f"warning: gateway.auth is false and gateway.host is {tree.gateway.host}: whoever reaches that address may use this cluster without a key")
+        say(
+            f"warning: gateway.auth is false and gateway.host is {tree.gateway.host}: whoever reaches that address may use this cluster without a key"
+        )
 
 
 def check_redis(tree: ConsiliumConfig) -> None:
@@ -188,4 +223,8 @@ def check_redis(tree: ConsiliumConfig) -> None:
         client.ping()
         client.close()
     except (redis.RedisError, OSError, ValueError) as err:
-        raise ConsiliumError("redis_missing", str(err), reason=f"redis.url: {shown_address(url)} does not answer ({err})") from err
+        raise ConsiliumError(
+            "redis_missing",
+            str(err),
+            reason=f"redis.url: {shown_address(url)} does not answer ({err})",
+        ) from err

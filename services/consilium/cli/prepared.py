@@ -18,7 +18,14 @@ _POLL_S: Final = 0.02
 def main(argv: list[str] | None = None) -> int:
     """Import, wait, run. Return what the module's main returns."""
     parser = argparse.ArgumentParser(prog="python -m consilium.cli.prepared")
-    parser.add_argument("--until", action="append", default=[], type=Path, metavar="FILE", help="wait until this file exists")
+    parser.add_argument(
+        "--until",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="wait until this file exists",
+    )
     parser.add_argument("module")
     parser.add_argument("words", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(argv)

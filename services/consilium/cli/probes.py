@@ -26,7 +26,9 @@ def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
         commands.append([b"AUTH", *user, unquote(parts.password).encode()])
     commands.append(words)
     try:
-        with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=timeout_s) as connection:
+        with socket.create_connection(
+            (parts.hostname or "127.0.0.1", parts.port or 6379), timeout=timeout_s
+        ) as connection:
             connection.settimeout(timeout_s)
             connection.sendall(b"".join(_resp(command) for command in commands))
             answer = b""
@@ -41,7 +43,9 @@ def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
 
 
 def _resp(words: list[bytes]) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+    return b"*%d\r\n" % len(words) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(word), word) for word in words
+    )
 
 
 def http_answers(url: str, timeout_s: float = 2.0) -> bool:
@@ -54,9 +58,18 @@ def http_get(url: str, *, key: str = "", timeout_s: float = 2.0) -> tuple[int, b
     return _ask("GET", url, b"", key, timeout_s)
 
 
-def one_token(openai_url: str, key: str, model: str = "base", timeout_s: float = 30.0) -> tuple[bool, str, str]:
+def one_token(
+    openai_url: str, key: str, model: str = "base", timeout_s: float = 30.0
+) -> tuple[bool, str, str]:
     """Ask for one token of a chat. Return whether it came, and else the code of the error, where the answer has one, and its sentence."""
-    body = json.dumps({"model": model, "max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    body = json.dumps(
+        {
+            "model": model,
+            "max_tokens": 1,
+            "temperature": 0,
+            "messages": [{"role": "user", "content": "Hi"}],
+        }
+    ).encode()
     status, answer = _ask("POST", f"{openai_url}/chat/completions", body, key, timeout_s)
     if status == http.client.OK:
         return True, "", ""
@@ -64,12 +77,20 @@ def one_token(openai_url: str, key: str, model: str = "base", timeout_s: float =
         error = json.loads(answer)["error"]
         return False, str(error.get("code") or ""), str(error["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False, "", f"HTTP {status}: {answer[:200].decode(errors='replace')}" if status else answer.decode(errors="replace")
+        return (
+            False,
+            "",
+            f"HTTP {status}: {answer[:200].decode(errors='replace')}"
+            if status
+            else answer.decode(errors="replace"),
+        )
 
 
 def _ask(method: str, url: str, body: bytes, key: str, timeout_s: float) -> tuple[int, bytes]:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s
+    )
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if body:
         headers["Content-Type"] = "application/json"

@@ -45,7 +45,12 @@ def identify(pid: int) -> Pid | None:
 def _started(pid: int) -> float | None:
     """Return the start time in seconds since boot (field 22 of stat, which no change of the clock moves), None if gone or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return None
     return None if fields[0] in {"Z", "X"} else int(fields[19]) / _TICKS
@@ -155,7 +160,11 @@ def orphans() -> tuple[Pid, ...]:
     """Return adopted children with everything below them: what a part that has died was the parent of. Empty in a process that adopts none."""
     if os.getpid() not in _ADOPTED:
         return ()
-    adopted = [known for child in psutil.Process().children() if child.pid not in _OWNED and (known := identify(child.pid)) is not None]
+    adopted = [
+        known
+        for child in psutil.Process().children()
+        if child.pid not in _OWNED and (known := identify(child.pid)) is not None
+    ]
     return tuple(dict.fromkeys(item for known in adopted for item in (known, *descendants(known))))
 
 

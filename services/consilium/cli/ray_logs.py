@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 _ACTOR: Final = re.compile(rb"^:actor_name:(\S+)", re.MULTILINE)
-_REASON: Final = re.compile(r'\bevent=engine_start_failed .*?\breason=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
+_REASON: Final = re.compile(
+    r'\bevent=engine_start_failed .*?\breason=(?:"((?:[^"\\]|\\.)*)"|(\S+))'
+)
 _HEAD_BYTES: Final = 4096
 _RAY_FILES: Final = ("gcs_server.err", "raylet.err", "ray_process_exit.log")
 
@@ -32,7 +34,9 @@ def worker_logs(ray_temp: Path, part: str) -> tuple[Path, ...]:
     found = [path for path in folder.glob("worker-*") if _part_of_file(path) == part]
     if part == "ray":
         found += [folder / name for name in _RAY_FILES]
-    return tuple(sorted((path for path in found if _size(path) > 0), key=lambda path: path.stat().st_mtime))
+    return tuple(
+        sorted((path for path in found if _size(path) > 0), key=lambda path: path.stat().st_mtime)
+    )
 
 
 def why_not_started(ray_temp: Path) -> str:
@@ -61,7 +65,11 @@ def _part_of_file(path: Path) -> str | None:
 
 def _said(head: bytes) -> bytes:
     """Return what is left of a log without Ray's own marks: a file that holds nothing else is not worth showing."""
-    return b"\n".join(line for line in head.splitlines() if line and not line.startswith((b":job_id:", b":actor_name:", b":task_name:")))
+    return b"\n".join(
+        line
+        for line in head.splitlines()
+        if line and not line.startswith((b":job_id:", b":actor_name:", b":task_name:"))
+    )
 
 
 def _size(path: Path) -> int:

@@ -30,19 +30,29 @@ class Endpoint:
 
 def add_state(parser: argparse.ArgumentParser) -> None:
     """Add --state."""
-    parser.add_argument("--state", metavar="DIR", help="state folder of the cluster (default: CONSILIUM_STATE, else ~/.local/state/consilium)")
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        help="state folder of the cluster (default: CONSILIUM_STATE, else ~/.local/state/consilium)",
+    )
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
     """Add --state, --endpoint and --key."""
     add_state(parser)
-    parser.add_argument("--endpoint", metavar="URL", help="base URL of a cluster elsewhere, such as http://host:8000/v1 (or CONSILIUM_ENDPOINT)")
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="base URL of a cluster elsewhere, such as http://host:8000/v1 (or CONSILIUM_ENDPOINT)",
+    )
     parser.add_argument("--key", metavar="KEY", help="API key (or CONSILIUM_KEY)")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add --output."""
-    parser.add_argument("--output", choices=("table", "json"), default="table", help="for people or for programs")
+    parser.add_argument(
+        "--output", choices=("table", "json"), default="table", help="for people or for programs"
+    )
 
 
 def folder_of(args: argparse.Namespace) -> StateFolder:

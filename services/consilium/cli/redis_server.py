@@ -44,7 +44,9 @@ def choose_binary(names: tuple[str, ...] = _NAMES) -> Path:
 
 def _installed_major(path: str) -> int | None:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=False)  # noqa: S603  a program of the machine
+        done = subprocess.run(  # noqa: S603
+            [path, "--version"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return major_version(done.stdout)

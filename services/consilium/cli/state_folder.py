@@ -185,7 +185,9 @@ class StateFolder:
         folder = self.ray_temp.parent
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise ConsiliumError("state_damaged", path=str(folder), reason="it belongs to another user")
+            raise ConsiliumError(
+                "state_damaged", path=str(folder), reason="it belongs to another user"
+            )
         folder.chmod(0o700)
         self.ray_temp.mkdir(exist_ok=True)
         self.forget_engine_sockets()
@@ -202,11 +204,18 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except OSError as err:
-            raise ConsiliumError("state_damaged", path=str(self.cluster), reason=err.strerror or str(err)) from err
+            raise ConsiliumError(
+                "state_damaged", path=str(self.cluster), reason=err.strerror or str(err)
+            ) from err
         try:
             return parse_cluster(_dict(json.loads(text)))
         except (ValueError, TypeError, KeyError) as err:
-            raise ConsiliumError("state_damaged", str(err), path=str(self.cluster), reason="it is not readable as JSON of this version") from err
+            raise ConsiliumError(
+                "state_damaged",
+                str(err),
+                path=str(self.cluster),
+                reason="it is not readable as JSON of this version",
+            ) from err
 
     def write_cluster(self, cluster: Cluster) -> None:
         """Write cluster.json in one step, 0600."""

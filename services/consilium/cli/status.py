@@ -26,15 +26,24 @@ def run(args: argparse.Namespace) -> int:
     cluster = running(folder_of(args))
     sizes, replicas = weigh(cluster)
     executors = executors_of(cluster)
-    healthy = cluster.phase == "up" and all(part.state == "up" for part in cluster.parts.values()) and all(row.get("state") == "ready" for row in executors)
+    healthy = (
+        cluster.phase == "up"
+        and all(part.state == "up" for part in cluster.parts.values())
+        and all(row.get("state") == "ready" for row in executors)
+    )
     if args.output == "json":
         found = {
             "state": cluster.state,
             "phase": cluster.phase,
             "healthy": healthy,
             "model": cluster.model,
-            "addresses": {name: address for name, address in cluster.addresses.items() if name != "redis"},
-            "parts": {name: {**asdict(part), "pss_bytes": sizes.get(name, 0)} for name, part in cluster.parts.items()},
+            "addresses": {
+                name: address for name, address in cluster.addresses.items() if name != "redis"
+            },
+            "parts": {
+                name: {**asdict(part), "pss_bytes": sizes.get(name, 0)}
+                for name, part in cluster.parts.items()
+            },
             "executors": executors,
             "replicas": [asdict(replica) for replica in replicas],
             "pss_bytes": sum(sizes.values()),
@@ -49,7 +58,15 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     console.print(tables.running(cluster, sizes))
     if executors or replicas:
-        table = Table("executor", "state", "replicas", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table = Table(
+            "executor",
+            "state",
+            "replicas",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            padding=(0, 2, 0, 0),
+        )
         for row in executors:
             mine = [replica for replica in replicas if replica.app == f"executor-{row.get('name')}"]
             table.add_row(
@@ -70,10 +87,22 @@ def run(args: argparse.Namespace) -> int:
 
 def ailing(cluster: Cluster, executors: list[dict[str, str]]) -> list[str]:
     """Return why the cluster is called unhealthy, a line each."""
-    parts = [f"{name} is {part.state}" + (f": {part.detail}" if part.detail else "") for name, part in cluster.parts.items() if part.state != "up"]
-    down = [f"the executor {row.get('name')} is {row.get('state')}" for row in executors if row.get("state") != "ready"]
+    parts = [
+        f"{name} is {part.state}" + (f": {part.detail}" if part.detail else "")
+        for name, part in cluster.parts.items()
+        if part.state != "up"
+    ]
+    down = [
+        f"the executor {row.get('name')} is {row.get('state')}"
+        for row in executors
+        if row.get("state") != "ready"
+    ]
     found = [*parts, *down] or [f"the cluster is {cluster.phase}"]
-    return ["", *(f"unhealthy: {why}" for why in found), "next: 'consilium logs engine' and 'consilium logs gateway' show what they say."]
+    return [
+        "",
+        *(f"unhealthy: {why}" for why in found),
+        "next: 'consilium logs engine' and 'consilium logs gateway' show what they say.",
+    ]
 
 
 def executors_of(cluster: Cluster) -> list[dict[str, str]]:

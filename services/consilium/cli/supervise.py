@@ -24,12 +24,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run the supervisor of one state folder, whose cluster.json and config.json `up` has written."""
     parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervise")
     parser.add_argument("--state", required=True, type=Path)
-    parser.add_argument("--lock-fd", type=int, help="the lock of the state folder, already held by who starts us")
+    parser.add_argument(
+        "--lock-fd", type=int, help="the lock of the state folder, already held by who starts us"
+    )
     args = parser.parse_args(argv)
     folder = StateFolder(args.state.resolve())
-    lock = hold_lock(folder) if args.lock_fd is None else os.fdopen(args.lock_fd, "a", encoding="utf-8")
+    lock = (
+        hold_lock(folder)
+        if args.lock_fd is None
+        else os.fdopen(args.lock_fd, "a", encoding="utf-8")
+    )
     if lock is None:
-        print(f"error: {ConsiliumError('already_running', state=str(folder.root)).public()}", file=sys.stderr)
+        print(
+            f"error: {ConsiliumError('already_running', state=str(folder.root)).public()}",
+            file=sys.stderr,
+        )
         return BY_CODE["already_running"].exit_code
     processes.become_reaper()
     cluster = folder.read_cluster()
@@ -37,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     if cluster is None or me is None:
         print("error: cluster.json is missing; start with 'consilium up'", file=sys.stderr)
         return 1
-    supervisor = assemble(folder, replace(cluster, supervisor=me, boot=processes.boot_id(), phase="starting", failure=None))
+    supervisor = assemble(
+        folder,
+        replace(cluster, supervisor=me, boot=processes.boot_id(), phase="starting", failure=None),
+    )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     with lock:

@@ -160,13 +160,26 @@ class Supervisor:
         failure = failure_of(name, exit_code, self._works[name].tail())
         self._words[name] = failure
         with contextlib.suppress(OSError):
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name} was lost: {failure.sentence}", file=sys.stderr, flush=True)
+            print(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name} was lost: {failure.sentence}",
+                file=sys.stderr,
+                flush=True,
+            )
         self._works[name].stop(1.0)  # what is left of its family
-        left = processes.orphans() if any(name in other.part.within for other in self._board.all()) else ()
+        left = (
+            processes.orphans()
+            if any(name in other.part.within for other in self._board.all())
+            else ()
+        )
         shared = processes.shared_memory(left)
         processes.end(left, grace_s=1.0)
         processes.remove_shared(shared)
-        self._board.lost(name, now, failure.sentence, fatal=not self._board.was_up and failure.code != "part_failed")
+        self._board.lost(
+            name,
+            now,
+            failure.sentence,
+            fatal=not self._board.was_up and failure.code != "part_failed",
+        )
         for other in self._board.all():
             if name in other.part.within and other.state is PartState.WAITING:
                 self._works[other.part.name].stop(1.0)
@@ -190,7 +203,9 @@ class Supervisor:
             self._write()
         rest = dict.fromkeys((*_below_us(), *processes.marked(self._cluster.mark)))
         processes.end((item for item in rest if item not in self._before), grace_s=2.0)
-        self._cluster = replace(self._cluster, phase="failed" if self._cluster.failure else "stopped", left=())
+        self._cluster = replace(
+            self._cluster, phase="failed" if self._cluster.failure else "stopped", left=()
+        )
         self._write(pids=False)
 
     def _sleep(self) -> None:
@@ -221,7 +236,9 @@ class Supervisor:
         }
         self._cluster = replace(self._cluster, phase=phase, parts=records, **self._learned)  # type: ignore[arg-type]
         if self._cluster != self._written:
-            with contextlib.suppress(OSError):  # a full disk: what runs is looked after all the same, and this is tried again
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk: what runs is looked after all the same, and this is tried again
                 self._folder.write_cluster(self._cluster)
                 self._written = self._cluster
 
@@ -254,14 +271,32 @@ def failure_of(name: str, exit_code: int, tail: Sequence[str]) -> Failure:
 
     tail  last lines of its log; `error:` and `next:` lines are what our own programs write before they end
     """
-    row = next((row for row in BY_CODE.values() if row.exit_code == exit_code and exit_code != 1), BY_CODE["part_failed"])
-    said = next((line.removeprefix("error:").strip() for line in reversed(tail) if line.startswith("error:")), "")
-    step = next((line.removeprefix("next:").strip() for line in reversed(tail) if line.startswith("next:")), "")
+    row = next(
+        (row for row in BY_CODE.values() if row.exit_code == exit_code and exit_code != 1),
+        BY_CODE["part_failed"],
+    )
+    said = next(
+        (
+            line.removeprefix("error:").strip()
+            for line in reversed(tail)
+            if line.startswith("error:")
+        ),
+        "",
+    )
+    step = next(
+        (line.removeprefix("next:").strip() for line in reversed(tail) if line.startswith("next:")),
+        "",
+    )
     if row.code != "part_failed" and said:
         return Failure(row.code, said, step or row.next_step, name)
     how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     reason = said or " | ".join((f"it ended with {how}", *tail[-3:]))
-    return Failure("part_failed", BY_CODE["part_failed"].sentence.format(name=name, reason=reason), f"'consilium logs {name}' shows what it said.", name)
+    return Failure(
+        "part_failed",
+        BY_CODE["part_failed"].sentence.format(name=name, reason=reason),
+        f"'consilium logs {name}' shows what it said.",
+        name,
+    )
 
 
 def hold_lock(folder: StateFolder) -> IO[str] | None:

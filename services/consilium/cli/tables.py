@@ -13,7 +13,15 @@ from consilium.cli.state_folder import Cluster
 if TYPE_CHECKING:
     from rich.table import Table
 
-_STYLE: Final = {"up": "green", "starting": "yellow", "waiting": "dim", "crashed": "red", "failed": "bold red", "stopping": "yellow", "stopped": "dim"}
+_STYLE: Final = {
+    "up": "green",
+    "starting": "yellow",
+    "waiting": "dim",
+    "crashed": "red",
+    "failed": "bold red",
+    "stopping": "yellow",
+    "stopped": "dim",
+}
 WORDS: Final = {
     "redis": "Redis: keys, quotas, receipts",
     "ray": "Ray: places and watches the engines",
@@ -36,7 +44,12 @@ def starting(cluster: Cluster, now: float) -> Table:
     for name, part in cluster.parts.items():
         end = part.since if part.state in {"up", "failed"} else now
         seconds = "" if part.state == "waiting" else f"{max(0.0, end - cluster.started):.1f}"
-        table.add_row(name, f"[{_STYLE[part.state]}]{part.state}[/]", seconds, part.detail[:90] or f"[dim]{WORDS.get(name, '')}[/]")
+        table.add_row(
+            name,
+            f"[{_STYLE[part.state]}]{part.state}[/]",
+            seconds,
+            part.detail[:90] or f"[dim]{WORDS.get(name, '')}[/]",
+        )
     return table
 
 
@@ -44,8 +57,15 @@ def running(cluster: Cluster, sizes: Mapping[str, int]) -> Table:
     """Return the table of a running cluster: part, state, address, memory."""
     table = _table("part", "state", "address", "memory")
     for name, part in cluster.parts.items():
-        state = f"[{_STYLE[part.state]}]{part.state}[/]" + (f" [dim](restarted {part.restarts} x)[/]" if part.restarts else "")
-        table.add_row(name, state, part.address or (f"[dim]{part.detail[:60]}[/]" if part.detail else ""), human(sizes[name]) if sizes.get(name) else "")
+        state = f"[{_STYLE[part.state]}]{part.state}[/]" + (
+            f" [dim](restarted {part.restarts} x)[/]" if part.restarts else ""
+        )
+        table.add_row(
+            name,
+            state,
+            part.address or (f"[dim]{part.detail[:60]}[/]" if part.detail else ""),
+            human(sizes[name]) if sizes.get(name) else "",
+        )
     rest = sizes.get("supervisor", 0) + sizes.get("other", 0)
     table.add_row("supervisor", "[green]up[/]", "", human(rest))
     table.add_row("[bold]all[/]", "", "", f"[bold]{human(sum(sizes.values()))}[/]")

@@ -31,7 +31,9 @@ class Metrics(Section):
     """The metrics page of one machine."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int | None = Field(None, ge=1, le=65535, description="Port of the Prometheus page; empty = a free one.")
+    port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the Prometheus page; empty = a free one."
+    )
 
 
 class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
@@ -45,18 +47,22 @@ class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
     @classmethod
     def _state_is_no_key(cls, tree: object) -> object:
         if isinstance(tree, Mapping) and "state" in tree:
-            reason = (
-                "the state folder is not named in a file, because status, down and the other commands would not find it; use --state DIR or CONSILIUM_STATE"
-            )
+            reason = "the state folder is not named in a file, because status, down and the other commands would not find it; use --state DIR or CONSILIUM_STATE"
             raise WrongValueError(("state",), reason)
         return tree
 
     @model_validator(mode="after")
     def _models_are_named(self) -> ConsiliumConfig:
-        named = {("model",): self.model} | {("executors", name, "model"): executor.model for name, executor in self.executors.items()}
+        named = {("model",): self.model} | {
+            ("executors", name, "model"): executor.model
+            for name, executor in self.executors.items()
+        }
         for place, model in named.items():
             if not model.strip():
-                raise WrongValueError(place, "the name is empty; write demo, a hub name such as Qwen/Qwen3-8B, or a folder")
+                raise WrongValueError(
+                    place,
+                    "the name is empty; write demo, a hub name such as Qwen/Qwen3-8B, or a folder",
+                )
         return self
 
     @model_validator(mode="after")
@@ -66,7 +72,12 @@ class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
         for name, role in self.roles.items():
             for key in ("executor", "fallback"):
                 _must_be_known(("roles", name, key), getattr(role, key), executors, "executor")
-            _must_be_known(("roles", name, "profile"), None if role.profile == "auto" else role.profile, profiles, "profile")
+            _must_be_known(
+                ("roles", name, "profile"),
+                None if role.profile == "auto" else role.profile,
+                profiles,
+                "profile",
+            )
         for name, profile in self.profiles.items():
             _must_be_known(("profiles", name, "executor"), profile.executor, executors, "executor")
         _must_be_known(("embedding", "executor"), self.embedding.executor, executors, "executor")
@@ -84,27 +95,50 @@ def parse_settings(pairs: list[str]) -> dict[str, object]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key:
-            raise ConsiliumError("config_invalid", key=f"--set {pair}", reason="write key=value, such as engine.max_num_seqs=16")
+            raise ConsiliumError(
+                "config_invalid",
+                key=f"--set {pair}",
+                reason="write key=value, such as engine.max_num_seqs=16",
+            )
         try:
             found[key] = value_of(text)
         except yaml.YAMLError as err:
-            raise ConsiliumError("config_invalid", key=key, reason=f"{text!r} is not a YAML value") from err
+            raise ConsiliumError(
+                "config_invalid", key=key, reason=f"{text!r} is not a YAML value"
+            ) from err
     return found
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that set keys of the configuration."""
-    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help=f"configuration file (default: ./{FILE} if there is one)")
-    parser.add_argument("--model", metavar="X", help="demo, tiny, tiny-moe, a hub name, or a local folder")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"configuration file (default: ./{FILE} if there is one)",
+    )
+    parser.add_argument(
+        "--model", metavar="X", help="demo, tiny, tiny-moe, a hub name, or a local folder"
+    )
     parser.add_argument("--port", type=int, metavar="N", help="HTTP port")
     parser.add_argument("--grpc-port", type=int, metavar="N", help="gRPC port")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration, such as engine.max_num_seqs=16")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the configuration, such as engine.max_num_seqs=16",
+    )
 
 
 def load_tree(args: argparse.Namespace) -> Loaded[ConsiliumConfig]:
     """Return the tree for the flags of `add_config_flags`. Raises ConsiliumError(config_invalid)."""
     named = {"model": args.model, "gateway.port": args.port, "gateway.grpc_port": args.grpc_port}
-    flags = {**parse_settings(args.set), **{key: value for key, value in named.items() if value is not None}}
+    flags = {
+        **parse_settings(args.set),
+        **{key: value for key, value in named.items() if value is not None},
+    }
     return load(ConsiliumConfig, path=file_of(args), flags=flags)
 
 
@@ -128,18 +162,37 @@ def with_absolute_paths(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
     """
     roles = {}
     for name, role in tree.roles.items():
-        file = None if role.frame_file is None else str(_file(f"roles.{name}.frame_file", role.frame_file, beside))
+        file = (
+            None
+            if role.frame_file is None
+            else str(_file(f"roles.{name}.frame_file", role.frame_file, beside))
+        )
         roles[name] = role.model_copy(update={"frame_file": file})
     executors: dict[str, Executor] = {}
     for name, executor in tree.executors.items():
         if isinstance(executor, EngineExecutor):
-            template = _template(f"executors.{name}.engine.chat_template", executor.engine.chat_template, beside)
+            template = _template(
+                f"executors.{name}.engine.chat_template", executor.engine.chat_template, beside
+            )
             engine = executor.engine.model_copy(update={"chat_template": template})
-            executors[name] = executor.model_copy(update={"model": _model(executor.model, beside), "engine": engine})
+            executors[name] = executor.model_copy(
+                update={"model": _model(executor.model, beside), "engine": engine}
+            )
         else:
             executors[name] = executor
-    core = tree.engine.model_copy(update={"chat_template": _template("engine.chat_template", tree.engine.chat_template, beside)})
-    return tree.model_copy(update={"roles": roles, "executors": executors, "engine": core, "model": _model(tree.model, beside)})
+    core = tree.engine.model_copy(
+        update={
+            "chat_template": _template("engine.chat_template", tree.engine.chat_template, beside)
+        }
+    )
+    return tree.model_copy(
+        update={
+            "roles": roles,
+            "executors": executors,
+            "engine": core,
+            "model": _model(tree.model, beside),
+        }
+    )
 
 
 def _model(name: str, beside: Path) -> str:
@@ -160,4 +213,6 @@ def _file(key: str, name: str, beside: Path) -> Path:
         path = (folder / Path(name).expanduser()).resolve()
         if path.is_file():
             return path
-    raise ConsiliumError("config_invalid", key=key, reason=f"there is no file {(beside / name).resolve()}")
+    raise ConsiliumError(
+        "config_invalid", key=key, reason=f"there is no file {(beside / name).resolve()}"
+    )

@@ -36,11 +36,23 @@ _STOP_S: Final = 60.0
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("up", help="Start the cluster and wait until it answers.", description="Start the cluster and wait until it answers.")
+    parser = subparsers.add_parser(
+        "up",
+        help="Start the cluster and wait until it answers.",
+        description="Start the cluster and wait until it answers.",
+    )
     tree.add_config_flags(parser)
     add_state(parser)
-    parser.add_argument("--foreground", action="store_true", help="stay until Ctrl-C, then stop the cluster")
-    parser.add_argument("--wait", type=float, default=WAIT_S, metavar="SECONDS", help=f"give up, and undo, after this long (default {WAIT_S:.0f})")
+    parser.add_argument(
+        "--foreground", action="store_true", help="stay until Ctrl-C, then stop the cluster"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=WAIT_S,
+        metavar="SECONDS",
+        help=f"give up, and undo, after this long (default {WAIT_S:.0f})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     loaded = tree.load_tree(args)
     folder = folder_of(args)
     folder.make()
-    with preflight.check_alone(folder) as lock:  # ours until the supervisor has it: two starts at once never write the same files
+    with preflight.check_alone(
+        folder
+    ) as lock:  # ours until the supervisor has it: two starts at once never write the same files
         resolved = _checked(tree.with_absolute_paths(loaded.value, tree.beside(args)), folder)
         folder.make_secret()
         ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))
@@ -82,12 +96,22 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
     return wanted
 
 
-def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, begun: float, held: tuple[IO[str], socket.socket]) -> subprocess.Popen[bytes]:
+def _launch(
+    folder: StateFolder,
+    wanted: tree.ConsiliumConfig,
+    ports: Ports,
+    begun: float,
+    held: tuple[IO[str], socket.socket],
+) -> subprocess.Popen[bytes]:
     """Write config.json and cluster.json, then start the supervisor, detached from this terminal. What is held is handed on: the lock, the promise of a port."""
     from consilium.cli.assembly import derive, own_redis_url
 
     secret = folder.secret.read_text(encoding="ascii")
-    redis_url = wanted.redis.url.get_secret_value() if wanted.redis.url is not None else own_redis_url(secret, ports["redis"])
+    redis_url = (
+        wanted.redis.url.get_secret_value()
+        if wanted.redis.url is not None
+        else own_redis_url(secret, ports["redis"])
+    )
     shown = _reached_at(wanted.gateway.host)
     resolved = dump(wanted, masked=False)
     resolved["gateway"] |= {"port": ports["http"], "grpc_port": ports["grpc"]}
@@ -122,12 +146,25 @@ def _launch(folder: StateFolder, wanted: tree.ConsiliumConfig, ports: Ports, beg
         old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(secret, f"ray {cluster.mark}")
     variables = launch.cluster_environment(
-        ports=ports, temp=folder.ray_temp, sockets=folder.engine_sockets, token=token, mark=cluster.mark, metrics=folder.metrics
+        ports=ports,
+        temp=folder.ray_temp,
+        sockets=folder.engine_sockets,
+        token=token,
+        mark=cluster.mark,
+        metrics=folder.metrics,
     )
     variables |= without_splicing(folder.root)
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
-            (sys.executable, "-m", "consilium.cli.supervise", "--state", str(folder.root), "--lock-fd", str(held[0].fileno())),
+            (
+                sys.executable,
+                "-m",
+                "consilium.cli.supervise",
+                "--state",
+                str(folder.root),
+                "--lock-fd",
+                str(held[0].fileno()),
+            ),
             pass_fds=tuple(one.fileno() for one in held),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -166,12 +203,21 @@ def _watch(folder: StateFolder, supervisor: subprocess.Popen[bytes], wait_s: flo
         while True:
             cluster = folder.read_cluster()
             if cluster is None:
-                raise ConsiliumError("state_damaged", path=str(folder.cluster), reason="it disappeared while the cluster was starting")
+                raise ConsiliumError(
+                    "state_damaged",
+                    path=str(folder.cluster),
+                    reason="it disappeared while the cluster was starting",
+                )
             if console.is_terminal:
                 live.update(tables.starting(cluster, time.time()))
             else:
                 _say_changes(cluster, seen)
-            if cluster.phase in {"up", "failed"} or (cluster.failure is not None) or supervisor.poll() is not None or time.monotonic() > until:
+            if (
+                cluster.phase in {"up", "failed"}
+                or (cluster.failure is not None)
+                or supervisor.poll() is not None
+                or time.monotonic() > until
+            ):
                 return cluster
             time.sleep(_POLL_S)
 
@@ -180,7 +226,11 @@ def _say_changes(cluster: Cluster, seen: dict[str, str]) -> None:
     """Print one line for each part that changed its state, where there is no terminal to draw on."""
     for name, part in cluster.parts.items():
         if seen.get(name) != part.state and part.state != "waiting":
-            print(f"{part.since - cluster.started:6.1f} s  {name:10} {part.state}" + (f"  {part.detail}" if part.detail else ""), flush=True)
+            print(
+                f"{part.since - cluster.started:6.1f} s  {name:10} {part.state}"
+                + (f"  {part.detail}" if part.detail else ""),
+                flush=True,
+            )
         seen[name] = part.state
 
 
@@ -194,7 +244,11 @@ def _failed(folder: StateFolder, supervisor: subprocess.Popen[bytes], cluster: C
         complain(failure.sentence, failure.next_step)
         return BY_CODE[failure.code].exit_code
     late = [name for name, part in cluster.parts.items() if part.state != "up"]
-    reason = "the supervisor ended; see 'consilium logs supervisor'" if ended else "it was not ready in time (--wait)"
+    reason = (
+        "the supervisor ended; see 'consilium logs supervisor'"
+        if ended
+        else "it was not ready in time (--wait)"
+    )
     raise ConsiliumError("part_failed", name=", ".join(late) or "the supervisor", reason=reason)
 
 
@@ -221,7 +275,9 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def _stay(folder: StateFolder, supervisor: subprocess.Popen[bytes], tell: Callable[[], None]) -> int:
+def _stay(
+    folder: StateFolder, supervisor: subprocess.Popen[bytes], tell: Callable[[], None]
+) -> int:
     """Tell what runs, and wait until the supervisor ends or Ctrl-C is pressed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -254,7 +310,11 @@ def _tell(cluster: Cluster, seconds: float) -> None:
         print(line)
     for row in executors_of(cluster):
         if row["state"] != "ready":
-            why = "is still starting" if row["state"] == "starting" else "does not answer; 'consilium logs engine' and 'consilium logs gateway' say more"
+            why = (
+                "is still starting"
+                if row["state"] == "starting"
+                else "does not answer; 'consilium logs engine' and 'consilium logs gateway' say more"
+            )
             print(f"note: the executor {row['name']} {why}.", file=sys.stderr)
 
 

@@ -11,8 +11,12 @@ from consilium.cli.reach import Endpoint, add_endpoint, add_output, endpoint_of
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("why", help="Show the receipt of an answer: what was done, when, and why.")
-    parser.add_argument("id", help="receipt id, from the header x-consilium-receipt or from 'chat --why'")
+    parser = subparsers.add_parser(
+        "why", help="Show the receipt of an answer: what was done, when, and why."
+    )
+    parser.add_argument(
+        "id", help="receipt id, from the header x-consilium-receipt or from 'chat --why'"
+    )
     add_endpoint(parser)
     add_output(parser)
 

@@ -43,7 +43,9 @@ def silent(_step: Step) -> None:
     """Report nothing."""
 
 
-def make_whole(folder: Path, recipe: str, fill: Callable[[Path], None], *, needs_bytes: int) -> bool:
+def make_whole(
+    folder: Path, recipe: str, fill: Callable[[Path], None], *, needs_bytes: int
+) -> bool:
     """Make `folder` with `fill` unless it stands there whole, made by the same recipe. Return whether it was made now.
 
     recipe       says how it is made; another recipe, a missing or a damaged file make it again
@@ -77,7 +79,10 @@ def is_whole(folder: Path, recipe: str) -> bool:
     try:
         marker = json.loads((folder / MARKER).read_text("utf-8"))
         files: dict[str, list[object]] = marker["files"]
-        return marker["recipe"] == recipe and all([(folder / name).stat().st_size, sha256(folder / name)] == row for name, row in files.items())
+        return marker["recipe"] == recipe and all(
+            [(folder / name).stat().st_size, sha256(folder / name)] == row
+            for name, row in files.items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -86,7 +91,12 @@ def require_room(path: Path, needed_bytes: int) -> None:
     """Raise ConsiliumError(disk_full) unless the disk under `path` has `needed_bytes` and a margin of 64 MiB free."""
     free = shutil.disk_usage(path).free
     if free < needed_bytes + _MARGIN_BYTES:
-        raise ConsiliumError("disk_full", path=str(path), free=human_bytes(free), needed=human_bytes(needed_bytes + _MARGIN_BYTES))
+        raise ConsiliumError(
+            "disk_full",
+            path=str(path),
+            free=human_bytes(free),
+            needed=human_bytes(needed_bytes + _MARGIN_BYTES),
+        )
 
 
 def human_bytes(count: int) -> str:

@@ -84,7 +84,9 @@ class _Reader:
         self.at = 4
         version = self._scalar(_INT)
         if magic != _MAGIC or version not in _VERSIONS:
-            raise BrokenGgufError(f"it begins with {magic!r} version {version}, and not with GGUF 2 or 3")
+            raise BrokenGgufError(
+                f"it begins with {magic!r} version {version}, and not with GGUF 2 or 3"
+            )
         tensor_count, key_count = int(self._scalar(_LONG)), int(self._scalar(_LONG))
         metadata: dict[str, Value] = {}
         for _ in range(key_count):
@@ -93,7 +95,13 @@ class _Reader:
         heads = [self._tensor_head() for _ in range(tensor_count)]
         alignment = int(str(metadata.get("general.alignment", 32)))
         start = -(-self.at // alignment) * alignment
-        return Gguf(metadata, {name: self._tensor(name, shape, kind, data, start + offset) for name, shape, kind, offset in heads})
+        return Gguf(
+            metadata,
+            {
+                name: self._tensor(name, shape, kind, data, start + offset)
+                for name, shape, kind, offset in heads
+            },
+        )
 
     def _tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
@@ -103,7 +111,9 @@ class _Reader:
     @staticmethod
     def _tensor(name: str, shape: tuple[int, ...], kind: int, data: Raw, begin: int) -> Tensor:
         if kind not in _KINDS:
-            raise BrokenGgufError(f"{name} has the quantisation type {kind}, which this reader does not know")
+            raise BrokenGgufError(
+                f"{name} has the quantisation type {kind}, which this reader does not know"
+            )
         size = int(np.prod(shape)) // _KINDS[kind].values * _KINDS[kind].size_bytes
         if begin + size > len(data):
             raise BrokenGgufError(f"{name} lies beyond the end of the file")
@@ -168,4 +178,9 @@ def _q4_1(raw: Raw) -> Floats:
     return values
 
 
-_KINDS: Final = {0: _Kind(1, 4, _f32), 1: _Kind(1, 2, _f16), 3: _Kind(_BLOCK, 4 + _BLOCK // 2, _q4_1), 8: _Kind(_BLOCK, 2 + _BLOCK, _q8_0)}
+_KINDS: Final = {
+    0: _Kind(1, 4, _f32),
+    1: _Kind(1, 2, _f16),
+    3: _Kind(_BLOCK, 4 + _BLOCK // 2, _q4_1),
+    8: _Kind(_BLOCK, 2 + _BLOCK, _q8_0),
+}

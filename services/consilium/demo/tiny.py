@@ -59,29 +59,47 @@ def make(folder: Path, kind: Kind = "tiny", *, seed: int = 0, report: Report = s
         _write_configs(aside, kind, vocabulary)
         _write_weights(aside, kind, vocabulary, seed, report)
 
-    make_whole(folder, f"{_RECIPE} {kind} seed={seed} vocabulary={vocabulary.source}", fill, needs_bytes=_SIZE_BYTES)
+    make_whole(
+        folder,
+        f"{_RECIPE} {kind} seed={seed} vocabulary={vocabulary.source}",
+        fill,
+        needs_bytes=_SIZE_BYTES,
+    )
     return folder
 
 
 def _added(vocabulary: tokenizer.Vocabulary) -> list[tuple[str, int, bool]]:
-    marks = [(token, True) for token in tokenizer.SPECIALS] + [(token, False) for token in tokenizer.TEXT_MARKS]
-    return [(token, len(vocabulary.tokens) + index, special) for index, (token, special) in enumerate(marks)]
+    marks = [(token, True) for token in tokenizer.SPECIALS] + [
+        (token, False) for token in tokenizer.TEXT_MARKS
+    ]
+    return [
+        (token, len(vocabulary.tokens) + index, special)
+        for index, (token, special) in enumerate(marks)
+    ]
 
 
 def _write_tokenizer(folder: Path, vocabulary: tokenizer.Vocabulary, *, base: bool) -> None:
     added = _added(vocabulary)
     whole = tokenizer.tokenizer_json(
         vocab={tokenizer.spell(token): number for number, token in enumerate(vocabulary.tokens)},
-        merges=[(tokenizer.spell(left), tokenizer.spell(right)) for left, right in tokenizer.merges(vocabulary.tokens)],
+        merges=[
+            (tokenizer.spell(left), tokenizer.spell(right))
+            for left, right in tokenizer.merges(vocabulary.tokens)
+        ],
         added=added,
         pre=[tokenizer.split(tokenizer.QWEN_SPLIT), tokenizer.byte_level(use_regex=False)],
         nfc=True,
     )
     _dump(folder / "tokenizer.json", whole)
     eos = "<|endoftext|>" if base else "<|im_end|>"
-    _dump(folder / "tokenizer_config.json", tokenizer.tokenizer_config(added=added, eos=eos, pad="<|endoftext|>", context=CONTEXT))
+    _dump(
+        folder / "tokenizer_config.json",
+        tokenizer.tokenizer_config(added=added, eos=eos, pad="<|endoftext|>", context=CONTEXT),
+    )
     if not base:
-        (folder / "chat_template.jinja").write_bytes(Path(__file__).with_name("qwen3.jinja").read_bytes())
+        (folder / "chat_template.jinja").write_bytes(
+            Path(__file__).with_name("qwen3.jinja").read_bytes()
+        )
 
 
 def _write_configs(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary) -> None:
@@ -128,7 +146,10 @@ def _write_configs(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary) -
         }
     _dump(folder / "config.json", config)
     stops = [end] if kind == "tiny-base" else [turn, end]
-    _dump(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": stops, "pad_token_id": end})
+    _dump(
+        folder / "generation_config.json",
+        {"bos_token_id": end, "eos_token_id": stops, "pad_token_id": end},
+    )
 
 
 def _plan(kind: Kind) -> list[_Tensor]:
@@ -169,12 +190,16 @@ def _linear(stem: str, rows: int, columns: int) -> _Tensor:
     return _Tensor(f"{stem}.weight", (rows, columns), columns**-0.5)
 
 
-def _write_weights(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary, seed: int, report: Report) -> None:
+def _write_weights(
+    folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary, seed: int, report: Report
+) -> None:
     plan = _plan(kind)
     shapes = {tensor.name: tensor.shape for tensor in plan}
     total = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
     silent_rows = np.ones(VOCAB, dtype=bool)
-    silent_rows[[number for number, token in enumerate(vocabulary.tokens) if _is_text(token)]] = False
+    silent_rows[[number for number, token in enumerate(vocabulary.tokens) if _is_text(token)]] = (
+        False
+    )
     heard: Callable[[Step], None] = report
 
     def tensors() -> Iterator[tuple[str, Bf16]]:
@@ -183,7 +208,9 @@ def _write_weights(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary, s
         for tensor in plan:
             values = np.ones(tensor.shape, np.float32)
             if tensor.spread:
-                values = random.standard_normal(tensor.shape, dtype=np.float32) * np.float32(tensor.spread)
+                values = random.standard_normal(tensor.shape, dtype=np.float32) * np.float32(
+                    tensor.spread
+                )
             if tensor.name == "lm_head.weight":
                 values[silent_rows] = 0
             yield tensor.name, to_bf16(values)
@@ -201,4 +228,7 @@ def _is_text(token: bytes) -> bool:
 
 
 def _dump(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 1), "utf-8")
+    path.write_text(
+        json.dumps(value, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 1),
+        "utf-8",
+    )

@@ -49,7 +49,10 @@ def qwen_vocabulary(size: int) -> Vocabulary:
     file = Path(spec.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
     try:
         with file.open("rb") as lines:
-            tokens = tuple(base64.b64decode(line.split()[0]) for line, _ in zip(lines, range(size), strict=False))
+            tokens = tuple(
+                base64.b64decode(line.split()[0])
+                for line, _ in zip(lines, range(size), strict=False)
+            )
     except OSError:
         return byte_vocabulary()
     return Vocabulary(tokens, f"qwen-{size}")
@@ -73,7 +76,10 @@ def merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
 def _merged(token: bytes, ranks: Mapping[bytes, int], below: int) -> list[bytes]:
     parts = [bytes([value]) for value in token]
     while len(parts) > 2:
-        best, at = min((ranks.get(left + right, below), index) for index, (left, right) in enumerate(itertools.pairwise(parts)))
+        best, at = min(
+            (ranks.get(left + right, below), index)
+            for index, (left, right) in enumerate(itertools.pairwise(parts))
+        )
         if best >= below:
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -85,7 +91,9 @@ def _alphabet() -> tuple[str, ...]:
     """Return the printable character that stands for each byte (OpenAI's GPT-2 encoder)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [value for value in range(256) if value not in plain]
-    return tuple(chr(value) if value in plain else chr(256 + rest.index(value)) for value in range(256))
+    return tuple(
+        chr(value) if value in plain else chr(256 + rest.index(value)) for value in range(256)
+    )
 
 
 def spell(token: bytes) -> str:
@@ -95,7 +103,12 @@ def spell(token: bytes) -> str:
 
 
 def tokenizer_json(
-    *, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], added: Sequence[tuple[str, int, bool]], pre: Sequence[Json], nfc: bool
+    *,
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    added: Sequence[tuple[str, int, bool]],
+    pre: Sequence[Json],
+    nfc: bool,
 ) -> Json:
     """Return the content of tokenizer.json.
 
@@ -123,7 +136,12 @@ def tokenizer_json(
 
 def byte_level(*, use_regex: bool) -> Json:
     """Return the byte-level step; `use_regex` also splits words as GPT-2 did."""
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": use_regex}
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": use_regex,
+    }
 
 
 def split(pattern: str) -> Json:
@@ -131,11 +149,25 @@ def split(pattern: str) -> Json:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-def tokenizer_config(*, added: Sequence[tuple[str, int, bool]], eos: str, pad: str, context: int, extra: Mapping[str, object] | None = None) -> Json:
+def tokenizer_config(
+    *,
+    added: Sequence[tuple[str, int, bool]],
+    eos: str,
+    pad: str,
+    context: int,
+    extra: Mapping[str, object] | None = None,
+) -> Json:
     """Return the content of tokenizer_config.json; the chat template stands in its own file."""
     return {
         "added_tokens_decoder": {
-            str(number): {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": special}
+            str(number): {
+                "content": token,
+                "lstrip": False,
+                "normalized": False,
+                "rstrip": False,
+                "single_word": False,
+                "special": special,
+            }
             for token, number, special in added
         },
         "tokenizer_class": "PreTrainedTokenizerFast",

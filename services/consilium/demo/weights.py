@@ -40,7 +40,9 @@ def from_bf16(bits: Bf16) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def write_bf16(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, Bf16]]) -> None:
+def write_bf16(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, Bf16]]
+) -> None:
     """Write one safetensors file; tensors come one at a time, in the order of `shapes`, so that only one is in memory.
 
     Raises ValueError if a tensor is not the next one or has another shape, OSError if the disk refuses.
@@ -49,7 +51,11 @@ def write_bf16(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Itera
     offset = 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % _ALIGNMENT_BYTES)
@@ -74,10 +80,14 @@ def check_file(path: Path) -> dict[str, tuple[int, ...]]:
             raise BrokenFileError(f"it has {size} bytes and no header")
         (length,) = _LENGTH.unpack(start)
         if length > _HEADER_LIMIT_BYTES:
-            raise BrokenFileError("it does not begin with a safetensors header (a Git LFS pointer perhaps)")
+            raise BrokenFileError(
+                "it does not begin with a safetensors header (a Git LFS pointer perhaps)"
+            )
         raw = file.read(length)
     if len(raw) < length:
-        raise BrokenFileError(f"its header has {length} bytes and the file holds only {len(raw)} of them")
+        raise BrokenFileError(
+            f"its header has {length} bytes and the file holds only {len(raw)} of them"
+        )
     shapes, end = _tensors(raw)
     expected = _LENGTH.size + length + end
     if size != expected:

@@ -28,7 +28,12 @@ def parse(raw: bytes, texts: Sequence[str], name: str) -> Vectors:
         total = int((body.get("usage") or {}).get("prompt_tokens") or 0)
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
         raise _nonsense(name, f"{type(cause).__name__}: {cause}") from cause
-    if len(rows) != len(texts) or values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
+    if (
+        len(rows) != len(texts)
+        or values.ndim != 2
+        or not values.shape[1]
+        or not np.isfinite(values).all()
+    ):
         raise _nonsense(name, f"{len(rows)} vectors of shape {values.shape} for {len(texts)} texts")
     return Vectors(normalised(values), divided(total, [len(text.encode()) for text in texts]))
 
@@ -37,12 +42,29 @@ def refusal(status: int, raw: bytes, name: str, retry_after_s: float | None) -> 
     """Return our error for a status that is not 200."""
     said = _message(raw)
     if status in (401, 403):
-        return ConsiliumError("config_invalid", said, key="embedding.key_env", reason=f"{name} refuses the key (HTTP {status})")
+        return ConsiliumError(
+            "config_invalid",
+            said,
+            key="embedding.key_env",
+            reason=f"{name} refuses the key (HTTP {status})",
+        )
     if status == 404:
-        return ConsiliumError("config_invalid", said, key="embedding.model", reason=f"{name} knows no such model or path (HTTP 404): {said}")
+        return ConsiliumError(
+            "config_invalid",
+            said,
+            key="embedding.model",
+            reason=f"{name} knows no such model or path (HTTP 404): {said}",
+        )
     if status == 429 or status >= 500:
-        return ConsiliumError("upstream_down", f"HTTP {status}: {said}", name=name, retry_after_s=retry_after_s or 1.0)
-    return ConsiliumError("invalid_request", f"HTTP {status}", field="input", reason=said or f"{name} refuses it (HTTP {status})")
+        return ConsiliumError(
+            "upstream_down", f"HTTP {status}: {said}", name=name, retry_after_s=retry_after_s or 1.0
+        )
+    return ConsiliumError(
+        "invalid_request",
+        f"HTTP {status}",
+        field="input",
+        reason=said or f"{name} refuses it (HTTP {status})",
+    )
 
 
 def _row(embedding: object) -> Array:
@@ -60,4 +82,6 @@ def _message(raw: bytes) -> str:
 
 
 def _nonsense(name: str, detail: str) -> ConsiliumError:
-    return ConsiliumError("upstream_down", f"no embeddings answer: {detail}", name=name, retry_after_s=1.0)
+    return ConsiliumError(
+        "upstream_down", f"no embeddings answer: {detail}", name=name, retry_after_s=1.0
+    )

@@ -42,10 +42,18 @@ class Cached:
         if missing:
             fresh = await self._inner.embed(list(missing.values()), kind)
             # The fingerprint may have been completed by this answer (the width of a remote model).
-            for key, new, row, count in zip(missing, self._keys(list(missing.values()), kind), fresh.values, fresh.tokens, strict=True):
+            for key, new, row, count in zip(
+                missing,
+                self._keys(list(missing.values()), kind),
+                fresh.values,
+                fresh.tokens,
+                strict=True,
+            ):
                 found[key] = (row, count)
                 self._remember(new, row, count)
-        return Vectors(np.stack([found[key][0] for key in keys]), tuple(found[key][1] for key in keys))
+        return Vectors(
+            np.stack([found[key][0] for key in keys]), tuple(found[key][1] for key in keys)
+        )
 
     async def aclose(self) -> None:
         """Forget everything and close the embedder."""
@@ -60,7 +68,9 @@ class Cached:
 
     def _keys(self, texts: Sequence[str], kind: Kind) -> list[bytes]:
         stem = f"{self._inner.fingerprint().key()} {kind} ".encode()
-        return [hashlib.sha256(stem + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+        return [
+            hashlib.sha256(stem + text.encode("utf-8", "surrogatepass")).digest() for text in texts
+        ]
 
     def _recall(self, key: bytes) -> tuple[Array, int] | None:
         entry = self._entries.get(key)

@@ -39,18 +39,44 @@ def _backend(config: Embedding, engines: EngineClient | None) -> Embedder:
     if config.backend == "offline":
         from consilium.embedding.backends.offline import Offline  # noqa: PLC0415
 
-        return Offline(max_tokens=config.max_tokens, truncate=config.truncate, batch=config.batch, threads=config.threads, **prefixes)
+        return Offline(
+            max_tokens=config.max_tokens,
+            truncate=config.truncate,
+            batch=config.batch,
+            threads=config.threads,
+            **prefixes,
+        )
     if config.backend == "openai":
         from consilium.embedding.backends.openai import OpenAI  # noqa: PLC0415
 
         key = _key(config.key_env)
-        return OpenAI(str(config.url), str(config.model), key=key, batch=config.batch, timeout_s=config.timeout_s, max_tokens=config.max_tokens, **prefixes)
+        return OpenAI(
+            str(config.url),
+            str(config.model),
+            key=key,
+            batch=config.batch,
+            timeout_s=config.timeout_s,
+            max_tokens=config.max_tokens,
+            **prefixes,
+        )
     from consilium.embedding.backends.engine import EngineEmbedder  # noqa: PLC0415
 
     if engines is None:
-        raise ConsiliumError("config_invalid", key="embedding.backend", reason="engine needs the executors, and this process has none")
+        raise ConsiliumError(
+            "config_invalid",
+            key="embedding.backend",
+            reason="engine needs the executors, and this process has none",
+        )
     executor, model = str(config.executor), str(config.model)
-    return EngineEmbedder(engines, executor, model, batch=config.batch, timeout_s=config.timeout_s, max_tokens=config.max_tokens, **prefixes)
+    return EngineEmbedder(
+        engines,
+        executor,
+        model,
+        batch=config.batch,
+        timeout_s=config.timeout_s,
+        max_tokens=config.max_tokens,
+        **prefixes,
+    )
 
 
 def _key(variable: str | None) -> str | None:
@@ -58,5 +84,9 @@ def _key(variable: str | None) -> str | None:
         return None
     key = environment_value(variable)
     if key is None:
-        raise ConsiliumError("config_invalid", key="embedding.key_env", reason=f"the environment variable {variable} is empty or not set")
+        raise ConsiliumError(
+            "config_invalid",
+            key="embedding.key_env",
+            reason=f"the environment variable {variable} is empty or not set",
+        )
     return key

@@ -17,20 +17,46 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 class Embedding(Section):
     """Where vectors come from."""
 
-    backend: Literal["offline", "openai", "engine"] = Field("offline", description="offline = a small English model from a wheel, on the CPU.")
-    model: str | None = Field(None, min_length=1, description="Name that callers send, and that the endpoint knows; offline it is all-MiniLM-L6-v2.")
+    backend: Literal["offline", "openai", "engine"] = Field(
+        "offline", description="offline = a small English model from a wheel, on the CPU."
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="Name that callers send, and that the endpoint knows; offline it is all-MiniLM-L6-v2.",
+    )
     url: str | None = Field(None, pattern=r"^https?://", description="openai: base URL with /v1.")
-    key_env: str | None = Field(None, description="openai: environment variable that holds the key.")
-    executor: Name | None = Field(None, description="engine: the executor that serves an embedding model.")
-    dimensions: int | None = Field(None, ge=1, description="Keep only the first N numbers of a vector, for models that were trained for it.")
-    query_prefix: str = Field("", description="Text before a query, such as the instruction that Qwen3-Embedding wants.")
+    key_env: str | None = Field(
+        None, description="openai: environment variable that holds the key."
+    )
+    executor: Name | None = Field(
+        None, description="engine: the executor that serves an embedding model."
+    )
+    dimensions: int | None = Field(
+        None,
+        ge=1,
+        description="Keep only the first N numbers of a vector, for models that were trained for it.",
+    )
+    query_prefix: str = Field(
+        "", description="Text before a query, such as the instruction that Qwen3-Embedding wants."
+    )
     passage_prefix: str = Field("", description="Text before a passage.")
-    max_tokens: int | None = Field(None, ge=8, description="Longest text in tokens; offline at most 512. Empty = what the model takes.")
+    max_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="Longest text in tokens; offline at most 512. Empty = what the model takes.",
+    )
     truncate: bool = Field(False, description="Offline: cut longer texts instead of refusing them.")
     batch: int = Field(32, ge=1, le=2048, description="Texts in one run or one call.")
-    threads: int | None = Field(None, ge=1, description="Offline: CPU threads of one run; empty = half of the cores, at most 4.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Offline: CPU threads of one run; empty = half of the cores, at most 4.",
+    )
     timeout_s: float = Field(60, gt=0, description="openai: longest wait for one call.")
-    cache_mib: int = Field(64, ge=0, description="Memory for vectors of texts seen before; 0 = none.")
+    cache_mib: int = Field(
+        64, ge=0, description="Memory for vectors of texts seen before; 0 = none."
+    )
 
     @model_validator(mode="after")
     def _backend_has_what_it_needs(self) -> Embedding:

@@ -20,7 +20,12 @@ MOST_TEXTS: Final = 2048  # OpenAI's own limit
 MOST_AT_ONCE: Final = 64
 """Requests in work; texts and tokens of those that wait are in memory."""
 ALIASES: Final = ("auto", "embedding")
-_KINDS: Final[dict[object, Kind]] = {None: "passage", "passage": "passage", "document": "passage", "query": "query"}
+_KINDS: Final[dict[object, Kind]] = {
+    None: "passage",
+    "passage": "passage",
+    "document": "passage",
+    "query": "query",
+}
 
 
 class Embeddings:
@@ -51,7 +56,13 @@ class Embeddings:
         kind = _kind(body.get("input_type"))
         dimensions = _dimensions(body.get("dimensions"))
         if self._running >= MOST_AT_ONCE:
-            raise ConsiliumError("queue_full", name="The embedding model", running=self._running, limit=MOST_AT_ONCE, retry_after_s=1.0)
+            raise ConsiliumError(
+                "queue_full",
+                name="The embedding model",
+                running=self._running,
+                limit=MOST_AT_ONCE,
+                retry_after_s=1.0,
+            )
         self._running += 1
         try:
             found = await self.embed(texts, kind, dimensions=dimensions)
@@ -60,12 +71,21 @@ class Embeddings:
         total = sum(found.tokens)
         return {
             "object": "list",
-            "data": [{"object": "embedding", "index": index, "embedding": _written(row, packed=form == "base64")} for index, row in enumerate(found.values)],
+            "data": [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _written(row, packed=form == "base64"),
+                }
+                for index, row in enumerate(found.values)
+            ],
             "model": self.model,
             "usage": {"prompt_tokens": total, "total_tokens": total},
         }
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage", *, dimensions: int | None = None) -> Vectors:
+    async def embed(
+        self, texts: Sequence[str], kind: Kind = "passage", *, dimensions: int | None = None
+    ) -> Vectors:
         """Return one unit vector per text; `dimensions` keeps the first numbers only. Raises ConsiliumError as `create` does."""
         found = await self._embedder.embed(texts, kind)
         wanted = dimensions or self._dimensions
@@ -96,13 +116,17 @@ def _texts(given: object) -> list[str]:
         raise _bad("input", f"it holds {len(texts)} texts, and {MOST_TEXTS} go into one request")
     for number, text in enumerate(texts):
         if isinstance(text, list) or (isinstance(text, int) and not isinstance(text, bool)):
-            raise _bad("input", "token ids are not taken, because they belong to one tokenizer; send text")
+            raise _bad(
+                "input", "token ids are not taken, because they belong to one tokenizer; send text"
+            )
         if not isinstance(text, str):
             raise _bad(f"input[{number}]", "it is not a text")
         if not text:
             raise _bad(f"input[{number}]", "it is empty")
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise _bad(f"input[{number}]", "it holds half of a surrogate pair, which is no character")
+            raise _bad(
+                f"input[{number}]", "it holds half of a surrogate pair, which is no character"
+            )
     return texts
 
 
@@ -129,4 +153,6 @@ def _written(row: Array, *, packed: bool) -> list[float] | str:
 
 
 def _bad(field: str, reason: str) -> ConsiliumError:
-    return ConsiliumError("invalid_request", field=field, reason=reason, param=field.partition("[")[0])
+    return ConsiliumError(
+        "invalid_request", field=field, reason=reason, param=field.partition("[")[0]
+    )

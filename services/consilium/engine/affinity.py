@@ -63,7 +63,9 @@ class Decision:
         """Return the decision as a sentence."""
         if self.reason == "only":
             return "the only replica"
-        here = f"{self.load:g} requests here, {self.least:g} in the least loaded of {len(self.order)}"
+        here = (
+            f"{self.load:g} requests here, {self.least:g} in the least loaded of {len(self.order)}"
+        )
         if self.reason == "prefix":
             return f"holds the beginning of the prompt; {here}"
         if self.holds:
@@ -71,7 +73,9 @@ class Decision:
         return f"least loaded; {here}"
 
 
-def decide(loads: Mapping[str, float], holders: Collection[str], rules: Rules, turn: int = 0) -> Decision:
+def decide(
+    loads: Mapping[str, float], holders: Collection[str], rules: Rules, turn: int = 0
+) -> Decision:
     """Return the decision for one request.
 
     loads    replica -> requests in it now; not empty
@@ -86,11 +90,16 @@ def decide(loads: Mapping[str, float], holders: Collection[str], rules: Rules, t
     names = names[shift:] + names[:shift]
     slack = rules.slack
     # Equal scores: a holder first, so that equal prefixes stay together.
-    scored = sorted((loads[name] - slack, 0, i) if name in holders else (loads[name], 1, i) for i, name in enumerate(names))
+    scored = sorted(
+        (loads[name] - slack, 0, i) if name in holders else (loads[name], 1, i)
+        for i, name in enumerate(names)
+    )
     order = tuple(names[i] for _, _, i in scored)
     chosen = order[0]
     held = sum(1 for name in names if name in holders)
-    return Decision(order, "prefix" if chosen in holders else "load", loads[chosen], min(loads.values()), held)
+    return Decision(
+        order, "prefix" if chosen in holders else "load", loads[chosen], min(loads.values()), held
+    )
 
 
 class PrefixTable:
@@ -113,7 +122,9 @@ class PrefixTable:
             return
         known = self._rows.get(key, ())
         if known[:1] != (replica,):
-            self._rows[key] = (replica, *(name for name in known if name != replica))[: self._rules.holders]
+            self._rows[key] = (replica, *(name for name in known if name != replica))[
+                : self._rules.holders
+            ]
         self._rows.move_to_end(key)
         if len(self._rows) > self._rules.keys:
             self._rows.popitem(last=False)
@@ -196,9 +207,15 @@ class LoadTable:
             if row is None:
                 found[name] = 0.0
             else:
-                while row.promised and (first := next(iter(row.promised))) and row.promised[first] < now_s - _PROMISE_S:
+                while (
+                    row.promised
+                    and (first := next(iter(row.promised)))
+                    and row.promised[first] < now_s - _PROMISE_S
+                ):
                     self._break_promise(first)  # its caller went away before it was sent
-                found[name] = row.own + len(row.promised) + (row.others if row.known_s >= oldest else 0.0)
+                found[name] = (
+                    row.own + len(row.promised) + (row.others if row.known_s >= oldest else 0.0)
+                )
         return found
 
     def keep_only(self, alive: Collection[str]) -> None:

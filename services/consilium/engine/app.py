@@ -38,7 +38,9 @@ from consilium.planner.gate_file import breaking_edit
 
 _log = logs.get("engine")
 
-HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone; while tokens come the question generates none
+HEALTH_PERIOD_S: Final = (
+    2.0  # so soon Serve sees that a process is gone; while tokens come the question generates none
+)
 HEALTH_PERIOD_OVER_NODES_S: Final = 10.0  # Serve takes a connection that is broken for a moment for a dead replica, and a group over nodes starts long
 HEALTH_TIMEOUT_S: Final = 90.0
 DRAIN_S: Final = 600.0
@@ -56,10 +58,16 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     drain_s = float(args.pop("drain_s", DRAIN_S))
     spec = DeploymentSpec(**args)
     warm_ranks = spec.ranks // spec.nodes if spec.device == "cpu" else 0
-    engine = serve.deployment(EngineReplica, name=DEPLOYMENT).options(**options(spec, drain_s)).bind(settings(spec), tuple(spec.cpu_lists), warm_ranks)
+    engine = (
+        serve.deployment(EngineReplica, name=DEPLOYMENT)
+        .options(**options(spec, drain_s))
+        .bind(settings(spec), tuple(spec.cpu_lists), warm_ranks)
+    )
     if spec.replicas == 1:
         return engine
-    return serve.deployment(Door, name="Door").options(ray_actor_options={"num_cpus": 0}).bind(engine)
+    return (
+        serve.deployment(Door, name="Door").options(ray_actor_options={"num_cpus": 0}).bind(engine)
+    )
 
 
 def settings(spec: DeploymentSpec) -> dict[str, Any]:
@@ -82,9 +90,14 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
 def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
     """Return the options of the Serve deployment."""
     own = spec.bundles[0]
-    actor: dict[str, Any] = {"num_cpus": own.get("CPU", 0.0), "runtime_env": {"env_vars": dict(spec.env)}}
+    actor: dict[str, Any] = {
+        "num_cpus": own.get("CPU", 0.0),
+        "runtime_env": {"env_vars": dict(spec.env)},
+    }
     if spec.python:
-        actor["runtime_env"]["py_executable"] = spec.python  # another environment, with another build of vLLM
+        actor["runtime_env"]["py_executable"] = (
+            spec.python
+        )  # another environment, with another build of vLLM
     if own.get("GPU"):
         actor["num_gpus"] = own["GPU"]
     chosen: dict[str, Any] = {
@@ -95,7 +108,9 @@ def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": drain_s,
         "graceful_shutdown_wait_loop_s": 0.5,
         "ray_actor_options": actor,
-        "logging_config": {"enable_access_log": False},  # a line per call and per health ping of HAProxy; the gateway logs turns
+        "logging_config": {
+            "enable_access_log": False
+        },  # a line per call and per health ping of HAProxy; the gateway logs turns
     }
     if spec.replicas > 1:
         chosen["request_router_config"] = RequestRouterConfig(
@@ -105,21 +120,35 @@ def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
             request_routing_stats_timeout_s=STATS_TIMEOUT_S,
         )
     if len(spec.bundles) > 1:
-        chosen |= {"placement_group_bundles": [dict(bundle) for bundle in spec.bundles], "placement_group_strategy": spec.strategy}
+        chosen |= {
+            "placement_group_bundles": [dict(bundle) for bundle in spec.bundles],
+            "placement_group_strategy": spec.strategy,
+        }
     return chosen
 
 
 def submit(specs: Sequence[DeploymentSpec], *, drain_s: float = DRAIN_S) -> None:
     """Hand all applications to Serve at once. Returns when they are accepted, long before an engine answers."""
-    targets = [serve.RunTarget(target=build({**asdict(spec), "drain_s": drain_s}), name=app_name(spec.name), route_prefix=None) for spec in specs]
-    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    targets = [
+        serve.RunTarget(
+            target=build({**asdict(spec), "drain_s": drain_s}),
+            name=app_name(spec.name),
+            route_prefix=None,
+        )
+        for spec in specs
+    ]
+    serve.run_many(
+        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m consilium.engine.app")
     commands = parser.add_subparsers(dest="command", required=True)
-    deploy = commands.add_parser("deploy", help="submit the executors of a configuration to Ray Serve")
+    deploy = commands.add_parser(
+        "deploy", help="submit the executors of a configuration to Ray Serve"
+    )
     deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
     deploy.add_argument("--only", help="name of one executor")
     chosen = parser.parse_args(argv)
@@ -142,23 +171,34 @@ class _View(EngineView):
     gateway: _Face = Field(default_factory=_Face)
 
 
-def plan(view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mapping[str, object]]) -> tuple[DeploymentSpec, ...]:
+def plan(
+    view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mapping[str, object]]
+) -> tuple[DeploymentSpec, ...]:
     """Return the deployments of a configuration on this cluster. Models that are not on disk are made or downloaded.
 
     rows  Ray's node table
 
     Raises ConsiliumError: model_missing, config_invalid, gpu_missing, does_not_fit.
     """
-    names = {view.model, *(row.model for row in view.executors.values() if isinstance(row, EngineExecutor))}
+    names = {
+        view.model,
+        *(row.model for row in view.executors.values() if isinstance(row, EngineExecutor)),
+    }
     models: dict[str, ModelFacts] = {}
     for name in names:
         found = resolve(name, models_dir)
-        models[name] = replace(read(found.path, found.name), revision=found.revision, note=found.note)
-    broken = breaking_edit(view.model_dump(), lambda name: Path(models[name].path) if name in models else None)
+        models[name] = replace(
+            read(found.path, found.name), revision=found.revision, note=found.note
+        )
+    broken = breaking_edit(
+        view.model_dump(), lambda name: Path(models[name].path) if name in models else None
+    )
     if broken is not None:
         raise ConsiliumError("config_invalid", key=broken[0], reason=broken[1])
     version = installed_version() or PINNED
-    return topology.plan(view, from_ray(rows, here), models, version=version, fields=installed_fields())
+    return topology.plan(
+        view, from_ray(rows, here), models, version=version, fields=installed_fields()
+    )
 
 
 class _Deploy:
@@ -175,14 +215,24 @@ class _Deploy:
         if self._only is not None:
             specs = tuple(spec for spec in specs if spec.name == self._only)
             if not specs:
-                raise ConsiliumError("config_invalid", key=f"executors.{self._only}", reason="there is no such executor of our own")
+                raise ConsiliumError(
+                    "config_invalid",
+                    key=f"executors.{self._only}",
+                    reason="there is no such executor of our own",
+                )
         http: dict[str, Any] = {"host": view.gateway.host}
         if view.gateway.port is not None:
             http["port"] = view.gateway.port
         serve.start(http_options=http)
         submit(specs)
         for spec in specs:
-            _log.info("executor_submitted", executor=spec.name, model=spec.served_name, replicas=spec.replicas, ranks=spec.ranks)
+            _log.info(
+                "executor_submitted",
+                executor=spec.name,
+                model=spec.served_name,
+                replicas=spec.replicas,
+                ranks=spec.ranks,
+            )
 
     async def wait(self) -> None:
         """Nothing is left to do."""

@@ -20,7 +20,17 @@ from consilium.engine.frame_socket import Landing
 from consilium.engine.ports import CORE, Call, Engine, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
-__all__ = ["CORE", "Call", "EngineClient", "ExecutorInfo", "Head", "State", "Tail", "Turn", "open_executors"]
+__all__ = [
+    "CORE",
+    "Call",
+    "EngineClient",
+    "ExecutorInfo",
+    "Head",
+    "State",
+    "Tail",
+    "Turn",
+    "open_executors",
+]
 
 CLOSE_S = 1.0
 
@@ -31,7 +41,9 @@ class Turn:
     Iterate once for the bytes of the body. `aclose` (or leaving the `async with`) stops the generation, if it still runs.
     """
 
-    def __init__(self, executor: str, frames: AsyncGenerator[bytes, None], deadline: float | None) -> None:
+    def __init__(
+        self, executor: str, frames: AsyncGenerator[bytes, None], deadline: float | None
+    ) -> None:
         self._executor = executor
         self._frames = frames
         self._deadline = deadline
@@ -46,11 +58,20 @@ class Turn:
 
     async def begin(self) -> Self:
         """Wait for the head. Raises ConsiliumError when the answer fails before it."""
-        if self._deadline is not None:  # one timer for the whole turn; one per chunk would cost more than the chunk
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, self._deadline - time.time()), self._expire)
+        if (
+            self._deadline is not None
+        ):  # one timer for the whole turn; one per chunk would cost more than the chunk
+            self._timer = asyncio.get_running_loop().call_later(
+                max(0.0, self._deadline - time.time()), self._expire
+            )
         item = await self._next()
         if item is None:
-            raise ConsiliumError("upstream_down", "the answer ended before its head", name=self._executor, retry_after_s=1.0)
+            raise ConsiliumError(
+                "upstream_down",
+                "the answer ended before its head",
+                name=self._executor,
+                retry_after_s=1.0,
+            )
         first = self._reader.take(item)
         if first.head is not None:
             self.head = first.head
@@ -64,7 +85,12 @@ class Turn:
         while self.tail is None:
             raw = await self._next()
             if raw is None:
-                raise ConsiliumError("upstream_down", "the answer ended without a tail", name=self._executor, retry_after_s=1.0)
+                raise ConsiliumError(
+                    "upstream_down",
+                    "the answer ended without a tail",
+                    name=self._executor,
+                    retry_after_s=1.0,
+                )
             item = self._reader.take(raw)
             self.tail = item.tail
             if item.body:
@@ -86,7 +112,12 @@ class Turn:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
     def _expire(self) -> None:
@@ -161,7 +192,11 @@ class EngineClient:
             return self._engines[executor]
         except KeyError:
             near = get_close_matches(executor, self._engines, n=1) or list(self._engines)[:1]
-            raise ConsiliumError("model_unknown", name=f"executor/{executor}", nearest=f"executor/{near[0]}" if near else None) from None
+            raise ConsiliumError(
+                "model_unknown",
+                name=f"executor/{executor}",
+                nearest=f"executor/{near[0]}" if near else None,
+            ) from None
 
 
 def open_executors(view: EngineView) -> EngineClient:
@@ -173,7 +208,9 @@ def open_executors(view: EngineView) -> EngineClient:
     engines: dict[str, Engine] = {CORE: ServeEngine(ExecutorInfo(CORE, "engine", ""), landing)}
     for name, executor in view.executors.items():
         if isinstance(executor, EngineExecutor):
-            engines[name] = ServeEngine(ExecutorInfo(name, "engine", "", fallback=executor.fallback), landing)
+            engines[name] = ServeEngine(
+                ExecutorInfo(name, "engine", "", fallback=executor.fallback), landing
+            )
         elif isinstance(executor, RemoteExecutor):
             engines[name] = _remote(name, executor)
     return EngineClient(engines)

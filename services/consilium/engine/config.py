@@ -21,23 +21,58 @@ Device = Literal["auto", "gpu", "cpu"]
 class EngineSettings(Section):
     """Settings of one vLLM engine. `engine:` holds the defaults, `executors.<name>.engine:` overrides single keys."""
 
-    max_model_len: int | None = Field(None, ge=16, description="Context in tokens; empty = what the model was made for, or less if the KV cache is smaller.")
+    max_model_len: int | None = Field(
+        None,
+        ge=16,
+        description="Context in tokens; empty = what the model was made for, or less if the KV cache is smaller.",
+    )
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Requests in one batch.")
-    max_num_batched_tokens: int | None = Field(None, ge=16, description="Tokens in one step; empty = 8192 on a GPU, 2048 on CPU.")
-    gpu_memory_utilization: float = Field(0.9, gt=0.05, le=0.98, description="Share of the card that the engine may take.")
-    kv_cache_gib: float | None = Field(None, gt=0, description="Exact size of the KV cache per rank in GiB; overrides utilisation. On CPU the default is 1.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Type of the weights in memory.")
-    quantization: str | None = Field(None, description="vLLM quantisation method; empty = what the checkpoint says.")
-    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"] = Field("auto", description="Type of the KV cache.")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=16, description="Tokens in one step; empty = 8192 on a GPU, 2048 on CPU."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0.05, le=0.98, description="Share of the card that the engine may take."
+    )
+    kv_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Exact size of the KV cache per rank in GiB; overrides utilisation. On CPU the default is 1.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Type of the weights in memory."
+    )
+    quantization: str | None = Field(
+        None, description="vLLM quantisation method; empty = what the checkpoint says."
+    )
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"] = Field(
+        "auto", description="Type of the KV cache."
+    )
     prefix_caching: bool = Field(True, description="Reuse the KV of equal beginnings.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; empty = only on CPU.")
-    hf_overrides: dict[str, object] = Field(default_factory=dict, description="Legal edits of config.json, such as num_experts_per_tok or YaRN.")
-    reasoning_parser: str | None = Field(None, description="vLLM reasoning parser; empty = by model family, 'none' = off.")
-    tool_parser: str | None = Field(None, description="vLLM tool call parser; empty = by model family, 'none' = off.")
-    chat_template: str | None = Field(None, description="Path of a Jinja template that replaces the model's own.")
-    cpu_cores: int | None = Field(None, ge=1, description="CPU engines: cores per rank; empty = shared evenly.")
-    extra_args: dict[str, object] = Field(default_factory=dict, description="Further vLLM engine arguments by name, checked against the installed version.")
-    env: dict[str, str] = Field(default_factory=dict, description="Environment of the engine process, such as NCCL_P2P_DISABLE.")
+    hf_overrides: dict[str, object] = Field(
+        default_factory=dict,
+        description="Legal edits of config.json, such as num_experts_per_tok or YaRN.",
+    )
+    reasoning_parser: str | None = Field(
+        None, description="vLLM reasoning parser; empty = by model family, 'none' = off."
+    )
+    tool_parser: str | None = Field(
+        None, description="vLLM tool call parser; empty = by model family, 'none' = off."
+    )
+    chat_template: str | None = Field(
+        None, description="Path of a Jinja template that replaces the model's own."
+    )
+    cpu_cores: int | None = Field(
+        None, ge=1, description="CPU engines: cores per rank; empty = shared evenly."
+    )
+    extra_args: dict[str, object] = Field(
+        default_factory=dict,
+        description="Further vLLM engine arguments by name, checked against the installed version.",
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment of the engine process, such as NCCL_P2P_DISABLE.",
+    )
 
 
 class EngineOverride(Section):
@@ -69,7 +104,9 @@ class EngineOverride(Section):
 class Shape(Section):
     """How many cards and nodes one engine takes, and how many copies there are."""
 
-    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Copies; auto = one per GPU for kind replicas, else 1.")
+    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Copies; auto = one per GPU for kind replicas, else 1."
+    )
     tensor_parallel: int = Field(1, ge=1, description="Cards that share each layer.")
     pipeline_parallel: int = Field(1, ge=1, description="Stages of layers.")
     nodes: int = Field(1, ge=1, description="Nodes over which one engine is spread.")
@@ -79,11 +116,15 @@ class Shape(Section):
 class Topology(Shape):
     """The core: replicas (one Qwen per GPU), sharded (one over several), hybrid (a core and executors beside it)."""
 
-    kind: Literal["replicas", "sharded", "hybrid"] = Field("replicas", description="The form of the cluster.")
+    kind: Literal["replicas", "sharded", "hybrid"] = Field(
+        "replicas", description="The form of the cluster."
+    )
 
     @model_validator(mode="after")
     def _shape_matches_kind(self) -> Topology:
-        if self.kind == "replicas" and (self.tensor_parallel * self.pipeline_parallel > 1 or self.nodes > 1):
+        if self.kind == "replicas" and (
+            self.tensor_parallel * self.pipeline_parallel > 1 or self.nodes > 1
+        ):
             msg = "kind replicas pins one model per GPU, so tensor_parallel, pipeline_parallel and nodes stay 1; use kind sharded or hybrid"
             raise ValueError(msg)
         if self.kind == "sharded" and self.tensor_parallel * self.pipeline_parallel == 1:
@@ -108,7 +149,11 @@ class RemoteExecutor(Section):
     url: str = Field(pattern=r"^https?://", description="Base URL with /v1.")
     model: str = Field(description="Model name at that server.")
     key_env: str | None = Field(None, description="Environment variable that holds its key.")
-    timeout_s: float = Field(600, gt=0, description="Longest silence in seconds: before the answer, and between two pieces of it.")
+    timeout_s: float = Field(
+        600,
+        gt=0,
+        description="Longest silence in seconds: before the answer, and between two pieces of it.",
+    )
     connect_timeout_s: float = Field(5, gt=0)
     max_in_flight: int = Field(64, ge=1, description="Requests at once; above that 429.")
     context: int | None = Field(None, ge=16, description="Context in tokens, where known.")
@@ -122,7 +167,10 @@ def _kind_of(raw: object) -> str | None:
     return str(raw["kind"]) if "kind" in raw else "remote" if "url" in raw else "engine"
 
 
-Executor = Annotated[Annotated[EngineExecutor, Tag("engine")] | Annotated[RemoteExecutor, Tag("remote")], Discriminator(_kind_of)]
+Executor = Annotated[
+    Annotated[EngineExecutor, Tag("engine")] | Annotated[RemoteExecutor, Tag("remote")],
+    Discriminator(_kind_of),
+]
 
 
 class EngineView(Section):
@@ -130,7 +178,9 @@ class EngineView(Section):
 
     model_config = Section.model_config | {"extra": "ignore"}
 
-    model: str = Field("demo", description="The core: demo, tiny, tiny-moe, a hub name, or a local folder.")
+    model: str = Field(
+        "demo", description="The core: demo, tiny, tiny-moe, a hub name, or a local folder."
+    )
     topology: Topology = Field(default_factory=Topology)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     executors: dict[Name, Executor] = Field(default_factory=dict)
@@ -139,12 +189,21 @@ class EngineView(Section):
     def _executors_fit_kind(self) -> EngineView:
         for name, executor in self.executors.items():
             if name == CORE:
-                raise WrongValueError(("executors", name), "the name core belongs to the model itself; choose another")
+                raise WrongValueError(
+                    ("executors", name), "the name core belongs to the model itself; choose another"
+                )
             if isinstance(executor, EngineExecutor) and self.topology.kind != "hybrid":
                 raise WrongValueError(
-                    ("executors", name), f"it is an engine of its own, and topology.kind is {self.topology.kind}; set topology.kind to hybrid"
+                    ("executors", name),
+                    f"it is an engine of its own, and topology.kind is {self.topology.kind}; set topology.kind to hybrid",
                 )
-            if executor.fallback is not None and executor.fallback != CORE and executor.fallback not in self.executors:
-                reason, nearest = no_such(executor.fallback, "executor", {CORE, *self.executors} - {name})
+            if (
+                executor.fallback is not None
+                and executor.fallback != CORE
+                and executor.fallback not in self.executors
+            ):
+                reason, nearest = no_such(
+                    executor.fallback, "executor", {CORE, *self.executors} - {name}
+                )
                 raise WrongValueError(("executors", name, "fallback"), reason, nearest)
         return self

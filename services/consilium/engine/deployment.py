@@ -45,7 +45,9 @@ class EngineReplica:
     warm_ranks workers on cores in each node, whose processes are started beside this one; 0 = as vLLM starts them
     """
 
-    async def __init__(self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0
+    ) -> None:
         logs.configure("engine")
         context = serve.get_replica_context()
         self._leash = _leashed()
@@ -54,16 +56,30 @@ class EngineReplica:
         settings = dict(settings)
         is_spread = multinode.is_spread(settings["engine_args"])
         if warm_ranks:
-            warm_spawn.prepare(cpu_engine(child_environment({}), warm_ranks, alone=warm_ranks == 1 and not is_spread))
+            warm_spawn.prepare(
+                cpu_engine(
+                    child_environment({}), warm_ranks, alone=warm_ranks == 1 and not is_spread
+                )
+            )
         self._followers: multinode.Followers | None = None
         if is_spread:
-            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"], warm_ranks)
-            self._followers.watch(_end_process)  # from now on: a follower that cannot start would leave this one waiting for it
+            settings["engine_args"], self._followers = multinode.lead(
+                settings["engine_args"], warm_ranks
+            )
+            self._followers.watch(
+                _end_process
+            )  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
         await asyncio.to_thread(warm_spawn.load, BACKEND)
         backend = importlib.import_module(BACKEND)
-        through_ray = environment_value("PROMETHEUS_MULTIPROC_DIR") is None  # such as on a node that was joined by hand
-        settings |= {"replica": context.replica_tag, "rank": context.rank.rank, "ray_metrics": through_ray}
+        through_ray = (
+            environment_value("PROMETHEUS_MULTIPROC_DIR") is None
+        )  # such as on a node that was joined by hand
+        settings |= {
+            "replica": context.replica_tag,
+            "rank": context.rank.rank,
+            "ray_metrics": through_ray,
+        }
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=_end_process)
         await self._engine.start()
         warm_spawn.end_unused()
@@ -88,7 +104,10 @@ class EngineReplica:
     async def info(self) -> dict[str, Any]:
         """Return the fields of ExecutorInfo, for all copies together."""
         info = self._engine.info()
-        return {**asdict(info), "places": info.places * max(1, serve.get_replica_context().world_size)}
+        return {
+            **asdict(info),
+            "places": info.places * max(1, serve.get_replica_context().world_size),
+        }
 
     async def check_health(self) -> None:
         """Raise if no token can be generated."""
@@ -128,7 +147,9 @@ def _leashed() -> subprocess.Popen[bytes]:
     """Let all that this replica starts end with it, also when it is killed. Called before it starts anything."""
     name = secrets.token_hex(8)
     set_variable(leash.VARIABLE, name)
-    set_variable("SPT_NOENV", "1")  # vLLM names its processes, and setproctitle would write that over their environment
+    set_variable(
+        "SPT_NOENV", "1"
+    )  # vLLM names its processes, and setproctitle would write that over their environment
     return leash.tie(name)
 
 

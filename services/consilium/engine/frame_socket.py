@@ -73,7 +73,9 @@ class Inbox:
     def follow(self, response: AsyncIterator[bytes]) -> None:
         """Take what Serve says of the call: frames, or that they were sent here, and errors."""
         self._follower = asyncio.ensure_future(self._follow(response))
-        _followers.add(self._follower)  # it reads to the end of what Serve says, also when the inbox is no longer needed
+        _followers.add(
+            self._follower
+        )  # it reads to the end of what Serve says, also when the inbox is no longer needed
         self._follower.add_done_callback(_followers.discard)
 
     async def _follow(self, response: AsyncIterator[bytes]) -> None:
@@ -85,7 +87,9 @@ class Inbox:
                     continue
                 self.put(item)
                 await self._room.wait()
-        except asyncio.CancelledError:  # the call was cancelled elsewhere; where it is cancelled here, it is over before
+        except (
+            asyncio.CancelledError
+        ):  # the call was cancelled elsewhere; where it is cancelled here, it is over before
             self.end(_broken())
             raise
         except Exception as error:
@@ -233,7 +237,9 @@ class Landing:
     async def _open(self) -> str:
         name = f"consilium-{secrets.token_hex(16)}"
         try:
-            self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Arrivals(self.claim), f"\0{name}", backlog=_BACKLOG)
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: _Arrivals(self.claim), f"\0{name}", backlog=_BACKLOG
+            )
         except (OSError, NotImplementedError) as error:
             _log.warning("frames_through_serve", reason=repr(error))
             if getattr(error, "errno", None) in _PASSING:
@@ -344,7 +350,9 @@ async def open_line(address: str) -> Line | None:
     except ConnectionRefusedError as error:
         _absent.append(name)
         _log.info("frames_through_serve", reason=repr(error))
-    except OSError as error:  # too many wait to be let in, or no descriptor is free: the next call tries again
+    except (
+        OSError
+    ) as error:  # too many wait to be let in, or no descriptor is free: the next call tries again
         _log.debug("frames_through_serve", reason=repr(error))
     return None
 
@@ -363,7 +371,9 @@ def _connected(name: str) -> socket.socket:
 
 def _is_ours(transport: Any) -> bool:
     """Say whether the process at the other end belongs to our user (SO_PEERCRED, unix(7)). Raises OSError if it is gone."""
-    raw = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    raw = transport.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
     return bool(struct.unpack("3i", raw)[1] == os.geteuid())
 
 

@@ -27,8 +27,13 @@ CPU_KV_GIB: Final = 1.0
 NO_HOSTS: Final = ("remote-media-is-off.invalid",)
 """Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
 `extra_args.allowed_media_domains` names others. Images sent as data are not concerned."""
-FIT_CONTEXT: Final = -1  # vLLM: the longest context that fits the cache, at most what the model was made for
-OLDEST: Final = (0, 29)  # before it, loading an adapter beside a running batch could answer with another caller's adapter (vllm#47724)
+FIT_CONTEXT: Final = (
+    -1
+)  # vLLM: the longest context that fits the cache, at most what the model was made for
+OLDEST: Final = (
+    0,
+    29,
+)  # before it, loading an adapter beside a running batch could answer with another caller's adapter (vllm#47724)
 
 # Our word -> field of EngineArgs. 0.33 removes no field of 0.32, so both read the same table.
 _FIELDS_0_32: Final = MappingProxyType(
@@ -58,7 +63,9 @@ _FIELDS_0_32: Final = MappingProxyType(
         "master_port": "master_port",
     }
 )
-TABLES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({"0.32": _FIELDS_0_32, "0.33": _FIELDS_0_32})
+TABLES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {"0.32": _FIELDS_0_32, "0.33": _FIELDS_0_32}
+)
 
 # Fields that extra_args may not touch, and why.
 RESERVED: Final[Mapping[str, str]] = MappingProxyType(
@@ -110,7 +117,15 @@ class Parsers:
 
 
 def build(
-    *, settings: EngineSettings, facts: ModelFacts, device: Literal["cpu", "gpu"], tensor: int, pipeline: int, nodes: int, version: str, key: str
+    *,
+    settings: EngineSettings,
+    facts: ModelFacts,
+    device: Literal["cpu", "gpu"],
+    tensor: int,
+    pipeline: int,
+    nodes: int,
+    version: str,
+    key: str,
 ) -> dict[str, object]:
     """Return the arguments of one engine.
 
@@ -159,17 +174,27 @@ def build(
     return args
 
 
-def on_node(args: Mapping[str, object], *, rank: int, address: str, port: int, version: str) -> dict[str, object]:
+def on_node(
+    args: Mapping[str, object], *, rank: int, address: str, port: int, version: str
+) -> dict[str, object]:
     """Return the arguments of one node of an engine that is spread over several; rank 0 leads."""
     names = table(version)
-    return {**args, names["node_rank"]: rank, names["master_address"]: address, names["master_port"]: port}
+    return {
+        **args,
+        names["node_rank"]: rank,
+        names["master_address"]: address,
+        names["master_port"]: port,
+    }
 
 
 def parsers(settings: EngineSettings, facts: ModelFacts) -> Parsers:
     """Return the parsers: what the settings say ('none' = off), else what the chat template shows, and none for a base model."""
     reasoning = "qwen3" if facts.thinks and facts.model_type.startswith("qwen") else None
     found = Parsers(None, None) if facts.is_base else Parsers(reasoning, facts.tool_style)
-    return Parsers(_chosen(settings.reasoning_parser, found.reasoning), _chosen(settings.tool_parser, found.tools))
+    return Parsers(
+        _chosen(settings.reasoning_parser, found.reasoning),
+        _chosen(settings.tool_parser, found.tools),
+    )
 
 
 def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
@@ -179,7 +204,9 @@ def environment(settings: EngineSettings, *, key: str) -> dict[str, str]:
     """
     for name in settings.env:
         if name in FORBIDDEN_ENV:
-            raise _invalid(f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}")
+            raise _invalid(
+                f"{key}.env.{name}", f"this variable is not allowed: {FORBIDDEN_ENV[name]}"
+            )
     # Models are on disk before an engine starts, so the engine itself never asks a hub and reports to nobody.
     return {
         "HF_HUB_OFFLINE": "1",
@@ -198,11 +225,18 @@ def table(version: str) -> Mapping[str, str]:
     except KeyError:
         known = ", ".join(sorted(TABLES))
         too_old = tuple(int(part) for part in short.split(".") if part.isdigit()) < OLDEST
-        why = "it could answer one caller with another's adapter" if too_old else "it was not tested"
-        raise _invalid("vllm", f"version {version} is not supported: {why}. Install one of {known} with 'make setup'") from None
+        why = (
+            "it could answer one caller with another's adapter" if too_old else "it was not tested"
+        )
+        raise _invalid(
+            "vllm",
+            f"version {version} is not supported: {why}. Install one of {known} with 'make setup'",
+        ) from None
 
 
-def check_fields(args: Mapping[str, object], fields: frozenset[str], *, key: str, version: str) -> None:
+def check_fields(
+    args: Mapping[str, object], fields: frozenset[str], *, key: str, version: str
+) -> None:
     """Raise ConsiliumError(config_invalid), naming the nearest field, if an argument is no field of the installed EngineArgs."""
     for name in args:
         if name not in fields:
@@ -215,7 +249,11 @@ def fields_of(source: str) -> frozenset[str]:
     """Return the fields of the dataclass EngineArgs in the source text of vllm/engine/arg_utils.py."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
-            names = (item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name))
+            names = (
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            )
             return frozenset(name for name in names if not name.startswith("_"))
     return frozenset()
 
@@ -247,7 +285,9 @@ def installed_version() -> str | None:
 def _extra(extra: Mapping[str, object], key: str) -> dict[str, object]:
     for name in extra:
         if name in RESERVED:
-            raise _invalid(f"{key}.extra_args.{name}", f"this argument is not set here: {RESERVED[name]}")
+            raise _invalid(
+                f"{key}.extra_args.{name}", f"this argument is not set here: {RESERVED[name]}"
+            )
     return dict(extra)
 
 

@@ -45,7 +45,9 @@ def tied(name: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def end(name: str, grace_s: float = GRACE_S, *, look: Callable[[str], tuple[int, ...]] = tied) -> None:
+def end(
+    name: str, grace_s: float = GRACE_S, *, look: Callable[[str], tuple[int, ...]] = tied
+) -> None:
     """Ask the processes to end, wait `grace_s` seconds, then end them."""
     until = time.monotonic() + grace_s
     asked: set[int] = set()

@@ -75,8 +75,15 @@ class Machine:
 
 def local() -> Machine:
     """Return this machine alone, with the CPU build of vLLM in an environment `.venv-cpu` beside this one, if there is one."""
-    cores = physical_cores(sorted(psutil.Process().cpu_affinity() or range(psutil.cpu_count() or 1)))
-    node = Node(gpus=cards(), cpus=float(len(cores)), cores=cores, memory_bytes=psutil.virtual_memory().total)
+    cores = physical_cores(
+        sorted(psutil.Process().cpu_affinity() or range(psutil.cpu_count() or 1))
+    )
+    node = Node(
+        gpus=cards(),
+        cpus=float(len(cores)),
+        cores=cores,
+        memory_bytes=psutil.virtual_memory().total,
+    )
     return Machine(nodes=(node,), builds=installed_builds(_second_environment(Path(sys.prefix))))
 
 
@@ -99,7 +106,14 @@ def from_ray(rows: Iterable[Mapping[str, object]], here: Machine) -> Machine:
         known = mine.gpus[:count]
         cards_here = known if len(known) == count else tuple(Gpu() for _ in range(count))
         address = str(row.get("NodeManagerAddress", ""))
-        nodes.append(Node(address=address, gpus=cards_here, cpus=float(have.get("CPU", 0)), memory_bytes=int(have.get("memory", 0))))
+        nodes.append(
+            Node(
+                address=address,
+                gpus=cards_here,
+                cpus=float(have.get("CPU", 0)),
+                memory_bytes=int(have.get("memory", 0)),
+            )
+        )
     if len(nodes) == 1:
         nodes[0] = replace(nodes[0], cores=mine.cores)
     only_cpu = here.interpreter("gpu") is None
@@ -130,7 +144,10 @@ def cards() -> tuple[Gpu, ...]:
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(Gpu(_text(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total)) for h in handles)
+        return tuple(
+            Gpu(_text(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
+            for h in handles
+        )
     except pynvml.NVMLError:
         return ()
 

@@ -92,7 +92,9 @@ def read(folder: str | Path, name: str, revision: str = "") -> ModelFacts:
         hidden=_number(text, "hidden_size"),
         heads=_number(text, "num_attention_heads"),
         kv_heads=_number(text, "num_key_value_heads", "num_attention_heads"),
-        intermediate=_number(text, "moe_intermediate_size", "intermediate_size") if experts else _number(text, "intermediate_size"),
+        intermediate=_number(text, "moe_intermediate_size", "intermediate_size")
+        if experts
+        else _number(text, "intermediate_size"),
         experts=experts,
         context=_number(text, "max_position_embeddings") or None,
         weight_bytes=sum(file.stat().st_size for file in weights),
@@ -138,7 +140,9 @@ def _template(root: Path) -> str:
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(found, list):  # several named templates
-            found = next((row.get("template") for row in found if row.get("name") == "default"), None)
+            found = next(
+                (row.get("template") for row in found if row.get("name") == "default"), None
+            )
         if isinstance(found, str) and found:
             return found
     return ""

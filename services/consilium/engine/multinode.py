@@ -45,7 +45,9 @@ class Follower:
 
         from consilium.engine.backends import vllm_config
 
-        executor = MultiprocExecutor(vllm_config.create(AsyncEngineArgs(**args), headless=True), monitor_workers=False)
+        executor = MultiprocExecutor(
+            vllm_config.create(AsyncEngineArgs(**args), headless=True), monitor_workers=False
+        )
         warm_spawn.end_unused()
         executor.start_worker_monitor(inline=True)
         return "a rank ended"
@@ -91,17 +93,26 @@ def lead(args: Mapping[str, Any], warm_ranks: int = 0) -> tuple[dict[str, Any], 
     group = ray.util.get_current_placement_group()
     if group is None or group.bundle_count < nodes:
         have = 0 if group is None else group.bundle_count
-        raise ConsiliumError("part_failed", name="engine", reason=f"it spreads over {nodes} nodes and its placement group has {have} bundles")
+        raise ConsiliumError(
+            "part_failed",
+            name="engine",
+            reason=f"it spreads over {nodes} nodes and its placement group has {have} bundles",
+        )
     address = ray.util.get_node_ip_address()
     set_variable(_HOST_IP, address)
     port = _free_port(address)
     actors, runs = [], {}
     for rank in range(1, nodes):
         actor = _place(group, rank)
-        runs[rank] = actor.run.remote(launch_args.on_node(args, rank=rank, address=address, port=port, version=version), warm_ranks)
+        runs[rank] = actor.run.remote(
+            launch_args.on_node(args, rank=rank, address=address, port=port, version=version),
+            warm_ranks,
+        )
         actors.append(actor)
     _log.info("followers_started", nodes=nodes, master=f"{address}:{port}")
-    return launch_args.on_node(args, rank=0, address=address, port=port, version=version), Followers(runs, actors)
+    return launch_args.on_node(
+        args, rank=0, address=address, port=port, version=version
+    ), Followers(runs, actors)
 
 
 def _words() -> Mapping[str, str]:
@@ -110,8 +121,14 @@ def _words() -> Mapping[str, str]:
 
 def _place(group: PlacementGroup, bundle: int) -> Any:
     wants = group.bundle_specs[bundle]
-    strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
-    options = {"num_cpus": wants.get("CPU", 0), "num_gpus": wants.get("GPU", 0), "scheduling_strategy": strategy}
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=bundle
+    )
+    options = {
+        "num_cpus": wants.get("CPU", 0),
+        "num_gpus": wants.get("GPU", 0),
+        "scheduling_strategy": strategy,
+    }
     return ray.remote(Follower).options(**options).remote()
 
 
@@ -120,7 +137,14 @@ async def _wait(rank: int, run: Any, on_lost: Callable[[BaseException], None]) -
         why = str(await run)
     except Exception as error:
         why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-    on_lost(ConsiliumError("upstream_down", f"follower {rank} of the engine is gone: {why}", name=f"node {rank} of the engine", retry_after_s=5.0))
+    on_lost(
+        ConsiliumError(
+            "upstream_down",
+            f"follower {rank} of the engine is gone: {why}",
+            name=f"node {rank} of the engine",
+            retry_after_s=5.0,
+        )
+    )
 
 
 def _free_port(address: str) -> int:

@@ -51,7 +51,9 @@ def booked_cpus(*, node_cpus: float, engines_on_node: int, ranks_per_node: int) 
     return max(0.01, int(booked * 100) / 100)
 
 
-def core_groups(cores: Sequence[int], groups: int, per_group: int | None = None) -> tuple[tuple[int, ...], ...]:
+def core_groups(
+    cores: Sequence[int], groups: int, per_group: int | None = None
+) -> tuple[tuple[int, ...], ...]:
     """Split the cores among `groups` ranks.
 
     cores      ids in NUMA order
@@ -68,7 +70,10 @@ def core_groups(cores: Sequence[int], groups: int, per_group: int | None = None)
     wanted = per_group * groups
     if wanted <= len(cores):
         return tuple(tuple(cores[i * per_group : (i + 1) * per_group]) for i in range(groups))
-    return tuple(tuple(sorted({cores[(i * per_group + k) % len(cores)] for k in range(per_group)})) for i in range(groups))
+    return tuple(
+        tuple(sorted({cores[(i * per_group + k) % len(cores)] for k in range(per_group)}))
+        for i in range(groups)
+    )
 
 
 def bind_string(groups: Sequence[Sequence[int]]) -> str:
@@ -96,7 +101,9 @@ def unplaced(free: Sequence[int], wants: Sequence[Want]) -> Want | None:
     for want in sorted(wants, key=lambda w: (-w.per_node, -w.nodes)):
         for _ in range(want.copies):
             # Fullest node that still fits: keeps large holes for large engines.
-            fitting = sorted((i for i, cards in enumerate(left) if cards >= want.per_node), key=lambda i: left[i])
+            fitting = sorted(
+                (i for i, cards in enumerate(left) if cards >= want.per_node), key=lambda i: left[i]
+            )
             if len(fitting) < want.nodes:
                 return want
             for i in fitting[: want.nodes]:

@@ -11,7 +11,9 @@ from enum import StrEnum
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 Json: TypeAlias = "dict[str, object]"
-Route = Literal["chat", "completions", "responses", "tokenize", "detokenize", "embeddings", "models"]
+Route = Literal[
+    "chat", "completions", "responses", "tokenize", "detokenize", "embeddings", "models"
+]
 Template = Literal["model", "plain"]
 Kind = Literal["engine", "remote", "echo"]
 

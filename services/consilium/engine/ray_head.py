@@ -30,7 +30,13 @@ class Head(Node):  # type: ignore[misc]  # Ray is seen as Any
         """Start nothing: metrics come from the node's agent, and nobody opens the dashboard."""
 
 
-def start(*, ports: dict[str, int], temp: str, object_store_bytes: int, resources: dict[str, float] | None = None) -> Head:
+def start(
+    *,
+    ports: dict[str, int],
+    temp: str,
+    object_store_bytes: int,
+    resources: dict[str, float] | None = None,
+) -> Head:
     """Start the head's processes and return when the raylet has registered."""
     parameters = RayParams(
         node_ip_address=services.get_node_ip_address(),
@@ -62,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--temp", required=True, type=Path)
     parser.add_argument("--object-store-bytes", type=int, required=True)
     chosen = parser.parse_args(argv)
-    node = start(ports=chosen.ports, temp=str(chosen.temp), object_store_bytes=chosen.object_store_bytes)
+    node = start(
+        ports=chosen.ports, temp=str(chosen.temp), object_store_bytes=chosen.object_store_bytes
+    )
     sys.stdout.write(f"Ray listens on {node.gcs_address}\n")
     sys.stdout.flush()
     while True:

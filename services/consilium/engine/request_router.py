@@ -20,7 +20,13 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from ray.serve._private.common import RequestMetadata
-from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+from ray.serve.request_router import (
+    PendingRequest,
+    ReplicaID,
+    ReplicaResult,
+    RequestRouter,
+    RunningReplica,
+)
 
 from consilium.engine.affinity import STATS_ONGOING, Decision, LoadTable, PrefixTable, Rules, decide
 
@@ -45,7 +51,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         self._decisions: deque[tuple[str, Decision]] = deque(maxlen=_KEPT)
         self._routing: WeakKeyDictionary[asyncio.Task[Any], PendingRequest] = WeakKeyDictionary()
 
-    async def choose_replicas(self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None) -> list[list[RunningReplica]]:
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
         """Return one replica per rank, best first. Ray goes down the ranks while replicas are full."""
         if not candidate_replicas:
             return []
@@ -55,7 +65,9 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         key = prefix_of(pending_request)
         self._turn += 1
         decision = decide(loads, self._prefixes.holders(key), self._rules, self._turn)
-        self._prefixes.saw(key, decision.replica)  # at once: a burst of equal prefixes stays together
+        self._prefixes.saw(
+            key, decision.replica
+        )  # at once: a burst of equal prefixes stays together
         self._spare_the_probe(by_name[decision.replica], decision.load)
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
@@ -65,12 +77,24 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
             _write_reason(pending_request, decision)
             self._decisions.append((pending_request.metadata.request_id, decision))
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("event=routed request=%s replica=%s why=%r", pending_request.metadata.request_id, decision.replica, decision.why())
+                _log.debug(
+                    "event=routed request=%s replica=%s why=%r",
+                    pending_request.metadata.request_id,
+                    decision.replica,
+                    decision.why(),
+                )
         return [[by_name[name]] for name in decision.order]
 
     def explain(self, request_id: str) -> str | None:
         """Return why the latest attempt of that request went where it went, or None if it is no longer known."""
-        return next((decision.why() for known, decision in reversed(self._decisions) if known == request_id), None)
+        return next(
+            (
+                decision.why()
+                for known, decision in reversed(self._decisions)
+                if known == request_id
+            ),
+            None,
+        )
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
         """Count a request out."""
@@ -82,7 +106,9 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         super().on_request_completed(replica_id, internal_request_id)
         self._loads.done(replica_id.unique_id)
 
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
+    ) -> None:
         """Remember the replica that took the request; it may not be the first choice."""
         super().on_request_routed(pending_request, replica_id, result)
         self._prefixes.saw(prefix_of(pending_request), replica_id.unique_id)
@@ -109,7 +135,9 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
                 self._reports[name] = report
                 self._loads.heard(name, total, now)
 
-    def _fulfill_next_pending_request(self, replica: RunningReplica, request_metadata: RequestMetadata | None = None) -> None:
+    def _fulfill_next_pending_request(
+        self, replica: RunningReplica, request_metadata: RequestMetadata | None = None
+    ) -> None:
         """Give the replica to the request that it was chosen for.
 
         Ray finds that one by its internal id, which calls made side by side within one HTTP request share; the second of them would wait for ever.

@@ -19,7 +19,9 @@ from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
 
 PINNED: Final = launch_args.PINNED
-_QUEUE_SHARE: Final = 4  # a replica takes a quarter more than it runs, so that the batch is refilled at once
+_QUEUE_SHARE: Final = (
+    4  # a replica takes a quarter more than it runs, so that the batch is refilled at once
+)
 
 ComputesOn = Literal["cpu", "gpu"]
 Cores: TypeAlias = tuple[tuple[tuple[int, ...], ...], ...]  # replica -> rank -> core ids
@@ -107,7 +109,12 @@ class _Seat:
 
 
 def plan(
-    view: EngineView, machine: Machine, models: Mapping[str, ModelFacts], *, version: str = PINNED, fields: frozenset[str] | None = None
+    view: EngineView,
+    machine: Machine,
+    models: Mapping[str, ModelFacts],
+    *,
+    version: str = PINNED,
+    fields: frozenset[str] | None = None,
 ) -> tuple[DeploymentSpec, ...]:
     """Return the deployments of a configuration, in the order in which they should be deployed (largest first, so that room is not split).
 
@@ -124,15 +131,21 @@ def plan(
         sharding.check_shape(seat.shape, seat.facts, key=seat.key, on_cores=seat.device == "cpu")
         if seat.device == "gpu":
             use = seat.settings.gpu_memory_utilization
-            sharding.check_weights_on_cards(seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name)
+            sharding.check_weights_on_cards(
+                seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name
+            )
         else:
-            sharding.check_weights_in_memory(seat.facts, nodes=seat.shape.nodes, machine=machine, executor=seat.name)
+            sharding.check_weights_in_memory(
+                seat.facts, nodes=seat.shape.nodes, machine=machine, executor=seat.name
+            )
     _check_room(seats, machine)
     cores = _cores(seats, machine)
     specs = [_spec(seat, machine, seats, cores.get(seat.name, ()), version) for seat in seats]
     if fields is not None:
         for seat, spec in zip(seats, specs, strict=True):
-            launch_args.check_fields(spec.launch_args, fields, key=seat.settings_key, version=version)
+            launch_args.check_fields(
+                spec.launch_args, fields, key=seat.settings_key, version=version
+            )
     return tuple(sorted(specs, key=lambda spec: -(spec.ranks // spec.nodes)))
 
 
@@ -144,16 +157,42 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
     for name, executor in view.executors.items():
         if isinstance(executor, EngineExecutor):
             key = f"executors.{name}"
-            rows.append((name, key, f"{key}.engine", executor, executor.model, executor.engine.over(view.engine), False, executor.fallback))
+            rows.append(
+                (
+                    name,
+                    key,
+                    f"{key}.engine",
+                    executor,
+                    executor.model,
+                    executor.engine.over(view.engine),
+                    False,
+                    executor.fallback,
+                )
+            )
     seats = []
     for name, key, settings_key, shape, model, settings, one_per_gpu, fallback in rows:
         if model not in models:
-            raise ConsiliumError("model_missing", name=model, reason=f"{key} names it, and it was not found")
+            raise ConsiliumError(
+                "model_missing", name=model, reason=f"{key} names it, and it was not found"
+            )
         takes_gpu = _takes_gpu(shape, machine, key)
         device: ComputesOn = "gpu" if takes_gpu and not machine.logical_gpus else "cpu"
         _check_build(device, machine, key)
         replicas = _replicas(shape, settings, machine, one_per_gpu=one_per_gpu, takes_gpu=takes_gpu)
-        seats.append(_Seat(name, key, settings_key, shape, settings, models[model], device, takes_gpu, replicas, fallback))
+        seats.append(
+            _Seat(
+                name,
+                key,
+                settings_key,
+                shape,
+                settings,
+                models[model],
+                device,
+                takes_gpu,
+                replicas,
+                fallback,
+            )
+        )
     return seats
 
 
@@ -161,7 +200,12 @@ def _takes_gpu(shape: Shape, machine: Machine, key: str) -> bool:
     only_gpu_build = machine.interpreter("cpu") is None and machine.interpreter("gpu") is not None
     wants = shape.device == "gpu" or (shape.device == "auto" and only_gpu_build)
     if wants and not machine.gpu_count:
-        raise ConsiliumError("gpu_missing", key=f"{key}.device", asked=shape.tensor_parallel * shape.pipeline_parallel, seen=0)
+        raise ConsiliumError(
+            "gpu_missing",
+            key=f"{key}.device",
+            asked=shape.tensor_parallel * shape.pipeline_parallel,
+            seen=0,
+        )
     return shape.device != "cpu" and machine.gpu_count > 0
 
 
@@ -171,13 +215,19 @@ def _check_build(device: ComputesOn, machine: Machine, key: str) -> None:
     if not machine.builds:
         raise sharding.invalid(f"{key}.device", "no vLLM is installed here. Run 'make setup'")
     if device == "gpu":
-        raise sharding.invalid(f"{key}.device", "this environment holds vLLM's CPU build only. Run 'make setup LANE=gpu', or set device: cpu")
+        raise sharding.invalid(
+            f"{key}.device",
+            "this environment holds vLLM's CPU build only. Run 'make setup LANE=gpu', or set device: cpu",
+        )
     raise sharding.invalid(
-        f"{key}.device", "an engine on CPU needs vLLM's CPU build in an environment of its own. Run 'make setup LANE=cpu VENV=.venv-cpu', or set device: gpu"
+        f"{key}.device",
+        "an engine on CPU needs vLLM's CPU build in an environment of its own. Run 'make setup LANE=cpu VENV=.venv-cpu', or set device: gpu",
     )
 
 
-def _replicas(shape: Shape, settings: EngineSettings, machine: Machine, *, one_per_gpu: bool, takes_gpu: bool) -> int:
+def _replicas(
+    shape: Shape, settings: EngineSettings, machine: Machine, *, one_per_gpu: bool, takes_gpu: bool
+) -> int:
     if shape.replicas != "auto":
         return shape.replicas
     if not one_per_gpu:
@@ -192,22 +242,36 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
     have = len(machine.nodes)
     for seat in seats:
         if seat.shape.nodes > have:
-            can = max(n for n in sharding.working_nodes(seat.shape, on_cores=seat.device == "cpu") if n <= have)
-            raise sharding.invalid(
-                f"{seat.key}.nodes", f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {can}"
+            can = max(
+                n
+                for n in sharding.working_nodes(seat.shape, on_cores=seat.device == "cpu")
+                if n <= have
             )
-    wants = [placement.Want(s.name, s.replicas, s.shape.nodes, s.per_node) for s in seats if s.takes_gpu]
+            raise sharding.invalid(
+                f"{seat.key}.nodes",
+                f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {can}",
+            )
+    wants = [
+        placement.Want(s.name, s.replicas, s.shape.nodes, s.per_node) for s in seats if s.takes_gpu
+    ]
     asked = sum(want.copies * want.nodes * want.per_node for want in wants)
     if asked > machine.gpu_count:
-        rows = ", ".join(f"{want.name}: {want.copies} x {want.nodes * want.per_node}" for want in wants)
-        raise ConsiliumError("gpu_missing", rows, key="The configuration", asked=asked, seen=machine.gpu_count)
+        rows = ", ".join(
+            f"{want.name}: {want.copies} x {want.nodes * want.per_node}" for want in wants
+        )
+        raise ConsiliumError(
+            "gpu_missing", rows, key="The configuration", asked=asked, seen=machine.gpu_count
+        )
     lost = placement.unplaced([len(node.gpus) for node in machine.nodes], wants)
     if lost is None:
         return
     spread = ", ".join(str(len(node.gpus)) for node in machine.nodes)
     needs = f"a copy needs {lost.per_node} card(s) on each of {lost.nodes} node(s), and the nodes have {spread}"
     key = next(seat.key for seat in seats if seat.name == lost.name)
-    raise sharding.invalid(f"{key}.nodes", f"there are enough cards, but not together: {needs}. Raise nodes, or lower tensor_parallel or other replicas")
+    raise sharding.invalid(
+        f"{key}.nodes",
+        f"there are enough cards, but not together: {needs}. Raise nodes, or lower tensor_parallel or other replicas",
+    )
 
 
 def _cores(seats: list[_Seat], machine: Machine) -> dict[str, Cores]:
@@ -226,17 +290,27 @@ def _cores(seats: list[_Seat], machine: Machine) -> dict[str, Cores]:
         spare = 1 if len(left) > ranks else 0
         per_rank = seat.settings.cpu_cores or max(1, (len(left) - spare) // ranks)
         flat = placement.core_groups(left or known, mine, per_rank)
-        result[seat.name] = tuple(flat[i * seat.ranks : (i + 1) * seat.ranks] for i in range(seat.replicas))
+        result[seat.name] = tuple(
+            flat[i * seat.ranks : (i + 1) * seat.ranks] for i in range(seat.replicas)
+        )
         left, ranks = left[mine * per_rank :], ranks - mine
     return result
 
 
-def _spec(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, version: str) -> DeploymentSpec:
+def _spec(
+    seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, version: str
+) -> DeploymentSpec:
     shape, settings, facts = seat.shape, seat.settings, seat.facts
     parsers = launch_args.parsers(settings, facts)
     per_node = -(-sum(s.replicas * s.shape.nodes for s in seats) // len(machine.nodes))
-    booked = placement.booked_cpus(node_cpus=min(n.cpus for n in machine.nodes), engines_on_node=per_node, ranks_per_node=seat.per_node)
-    wanted = placement.bundles(ranks=seat.ranks, nodes=shape.nodes, gpu=seat.takes_gpu, cpus_per_node=booked)
+    booked = placement.booked_cpus(
+        node_cpus=min(n.cpus for n in machine.nodes),
+        engines_on_node=per_node,
+        ranks_per_node=seat.per_node,
+    )
+    wanted = placement.bundles(
+        ranks=seat.ranks, nodes=shape.nodes, gpu=seat.takes_gpu, cpus_per_node=booked
+    )
     args = launch_args.build(
         settings=settings,
         facts=facts,
@@ -278,7 +352,9 @@ def _spec(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores, versi
     )
 
 
-def _environment(seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: bool) -> dict[str, str]:
+def _environment(
+    seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: bool
+) -> dict[str, str]:
     env = launch_args.environment(seat.settings, key=seat.settings_key)
     if seat.device == "gpu" or pinned:
         return env
@@ -287,5 +363,7 @@ def _environment(seat: _Seat, machine: Machine, seats: list[_Seat], *, pinned: b
         return env
     # Cores of other machines are not known by number: count them, and leave the places to the kernel.
     per_node = -(-total // len(machine.nodes))
-    threads = seat.settings.cpu_cores or max(1, int(min(node.cpus for node in machine.nodes)) // per_node)
+    threads = seat.settings.cpu_cores or max(
+        1, int(min(node.cpus for node in machine.nodes)) // per_node
+    )
     return {BIND: "nobind", "OMP_NUM_THREADS": str(threads), **env}

@@ -21,13 +21,29 @@ from consilium.engine.warm_spawn import Plan
 
 RESERVED: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 SIMULATED: Final = "VLLM_CPU_SIM_MULTI_NUMA"
-CORE_MODULES: Final = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor", "vllm.v1.engine.async_llm")
-WORKER_MODULES: Final = ("vllm.v1.executor.multiproc_executor", "vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner")
+CORE_MODULES: Final = (
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.engine.async_llm",
+)
+WORKER_MODULES: Final = (
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+)
 THREADS: Final = ("OMP_", "GOMP_", "KMP_")
-NO_THREADS: Final = {"OPENBLAS_NUM_THREADS": "1"}  # it starts its threads when NumPy is imported, and a process with threads is not forked
-INDUCTOR: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}  # vLLM's CPU platform sets them
+NO_THREADS: Final = {
+    "OPENBLAS_NUM_THREADS": "1"
+}  # it starts its threads when NumPy is imported, and a process with threads is not forked
+INDUCTOR: Final = {
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+}  # vLLM's CPU platform sets them
 _GOMP: Final = (("torch", "../torch.libs", "libgomp*.so*"), ("torch", "lib", "libgomp*.so*"))
-_TCMALLOC: Final = (("vllm", "libs", "libtcmalloc_minimal*.so*"), ("vllm", "libs", "libtcmalloc.so*"))
+_TCMALLOC: Final = (
+    ("vllm", "libs", "libtcmalloc_minimal*.so*"),
+    ("vllm", "libs", "libtcmalloc.so*"),
+)
 _NODES: Final = Path("/sys/devices/system/node")
 
 
@@ -61,10 +77,14 @@ def cpu_engine(environment: Mapping[str, str], ranks: int, *, alone: bool) -> Pl
 def cpu_workers(environment: Mapping[str, str], ranks: int) -> tuple[Plan, ...]:
     """Return the plans for the workers alone, for a process that spawns them itself; empty where their threads are not known."""
     common = _common(environment)
-    return tuple(Plan(WORKER_MODULES, {**common, **one}) for one in _threads(environment, common, ranks))
+    return tuple(
+        Plan(WORKER_MODULES, {**common, **one}) for one in _threads(environment, common, ranks)
+    )
 
 
-def _threads(environment: Mapping[str, str], common: Mapping[str, str], ranks: int) -> tuple[dict[str, str], ...]:
+def _threads(
+    environment: Mapping[str, str], common: Mapping[str, str], ranks: int
+) -> tuple[dict[str, str], ...]:
     return thread_environments({**environment, **common}, ranks, allowed_cores(), numa_nodes())
 
 
@@ -76,7 +96,9 @@ def _common(environment: Mapping[str, str]) -> dict[str, str]:
 def preloaded(before: str) -> str:
     """Return LD_PRELOAD as vLLM's CPU platform leaves it: PyTorch's own OpenMP behind what was there, vLLM's allocator before it."""
     libraries = before
-    if not any(name in before for name in ("libomp", "libgomp", "libiomp")) and (found := _library(_GOMP)):
+    if not any(name in before for name in ("libomp", "libgomp", "libiomp")) and (
+        found := _library(_GOMP)
+    ):
         libraries = f"{libraries}:{found}" if libraries else found
     if "libtcmalloc" not in libraries and (found := _library(_TCMALLOC)):
         libraries = f"{found}:{libraries}" if libraries else found
@@ -94,7 +116,9 @@ def _library(places: tuple[tuple[str, str, str], ...]) -> str | None:
     return None
 
 
-def thread_environments(environment: Mapping[str, str], ranks: int, cores: tuple[int, ...], nodes: int) -> tuple[dict[str, str], ...]:
+def thread_environments(
+    environment: Mapping[str, str], ranks: int, cores: tuple[int, ...], nodes: int
+) -> tuple[dict[str, str], ...]:
     """Return the OpenMP variables of each rank, or nothing where the rule is not known here (several NUMA nodes without a list, another OpenMP).
 
     cores  one logical CPU per physical core, in ascending order
@@ -106,9 +130,16 @@ def thread_environments(environment: Mapping[str, str], ranks: int, cores: tuple
     if "libiomp" in preload or "libomp" in preload:
         return ()
     if bind == "auto":
-        if ranks != 1 or nodes != 1 or environment.get(RESERVED) or environment.get(SIMULATED, "0") != "0":
+        if (
+            ranks != 1
+            or nodes != 1
+            or environment.get(RESERVED)
+            or environment.get(SIMULATED, "0") != "0"
+        ):
             return ()
-        lists = [cores[:-1] if len(cores) > 1 else cores]  # the last core is left to the other processes
+        lists = [
+            cores[:-1] if len(cores) > 1 else cores
+        ]  # the last core is left to the other processes
     else:
         try:
             lists = [tuple(sorted(set(parse_cpu_list(part)))) for part in bind.split("|")]
@@ -116,7 +147,10 @@ def thread_environments(environment: Mapping[str, str], ranks: int, cores: tuple
             return ()
     if len(lists) != ranks:
         return ()
-    return tuple({"OMP_NUM_THREADS": str(len(ids)), **_places(ids, gomp="libgomp" in preload)} for ids in lists)
+    return tuple(
+        {"OMP_NUM_THREADS": str(len(ids)), **_places(ids, gomp="libgomp" in preload)}
+        for ids in lists
+    )
 
 
 def _places(ids: tuple[int, ...], *, gomp: bool) -> dict[str, str]:

@@ -35,9 +35,21 @@ from consilium.kernel.process import become_environment, child_environment
 
 _log = logs.get("engine")
 
-PLACES: Final = 512  # descriptors below this number are kept free in a child for those of its parent
+PLACES: Final = (
+    512  # descriptors below this number are kept free in a child for those of its parent
+)
 ANSWER_S: Final = 60.0
-READ_EARLY: Final = ("OMP_", "KMP_", "GOMP_", "MKL_", "MALLOC_", "LD_PRELOAD", "PYTHONHASHSEED", "TORCHINDUCTOR_COMPILE_THREADS", "TORCHINDUCTOR_CPP")
+READ_EARLY: Final = (
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "MKL_",
+    "MALLOC_",
+    "LD_PRELOAD",
+    "PYTHONHASHSEED",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCHINDUCTOR_CPP",
+)
 """Beginnings of variables that libraries read when they are loaded. Others are set before the child goes on."""
 MODULE: Final = "consilium.engine.warm_spawn"
 _TASKS: Final = Path("/proc/self/task")
@@ -65,7 +77,11 @@ class Plan:
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Plan:
         """Return the plan that `asdict` wrote."""
-        lists = {"modules": tuple(raw["modules"]), "then": tuple(cls.of(child) for child in raw["then"]), "indifferent": tuple(raw["indifferent"])}
+        lists = {
+            "modules": tuple(raw["modules"]),
+            "then": tuple(cls.of(child) for child in raw["then"]),
+            "indifferent": tuple(raw["indifferent"]),
+        }
         return cls(**{**raw, **lists})
 
 
@@ -110,7 +126,9 @@ class _Forked:
 class _Child:
     """One warm process and the line to it."""
 
-    def __init__(self, plan: Plan, line: socket.socket, process: _Process, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, plan: Plan, line: socket.socket, process: _Process, environment: Mapping[str, str]
+    ) -> None:
         self.plan, self.line, self.process, self.environment = plan, line, process, environment
 
     @classmethod
@@ -120,7 +138,9 @@ class _Child:
         line, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", MODULE, str(theirs.fileno())]
-            process = subprocess.Popen(command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
+                command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+            )
         with suppress(OSError):  # it died at once; whoever wants it sees that
             line.sendall(_framed(json.dumps(asdict(plan)).encode()))
         return cls(plan, line, process, environment)
@@ -129,7 +149,16 @@ class _Child:
         """Ask the child to go on with these descriptors, the pipe first. False if it cannot."""
         self.line.settimeout(ANSWER_S)
         cores = sorted(os.sched_getaffinity(0))
-        raw = _framed(json.dumps({"fds": fds, "tracker": tracker, "environment": child_environment({}), "cores": cores}).encode())
+        raw = _framed(
+            json.dumps(
+                {
+                    "fds": fds,
+                    "tracker": tracker,
+                    "environment": child_environment({}),
+                    "cores": cores,
+                }
+            ).encode()
+        )
         socket.send_fds(self.line, [raw[:1]], fds)
         self.line.sendall(raw[1:])
         return self.line.recv(1) == b"y"
@@ -139,7 +168,11 @@ class _Child:
         if self.process.poll() is not None:
             return f"it ended with {self.process.returncode}"
         now = child_environment({})
-        names = {name for name in {*now, *self.environment} if name.startswith(READ_EARLY) and not name.startswith(self.plan.indifferent)}
+        names = {
+            name
+            for name in {*now, *self.environment}
+            if name.startswith(READ_EARLY) and not name.startswith(self.plan.indifferent)
+        }
         other = {name for name in names if now.get(name) != self.environment.get(name)}
         return f"the environment differs in {', '.join(sorted(other))}" if other else ""
 
@@ -164,7 +197,10 @@ class _WarmPopen(popen_spawn_posix.Popen):
     def _into(self, child: _Child, process_obj: Any) -> bool:
         tracker = int(resource_tracker.getfd() or 0)
         prepared = spawn.get_preparation_data(process_obj.name)
-        for key in ("init_main_from_name", "init_main_from_path"):  # the target's module is imported already, and it is not the main one
+        for key in (
+            "init_main_from_name",
+            "init_main_from_path",
+        ):  # the target's module is imported already, and it is not the main one
             prepared.pop(key, None)
         data = io.BytesIO()
         context.set_spawning_popen(self)
@@ -292,13 +328,17 @@ def _child_main(number: int) -> int:
         high.sendall(b"n")
         end_unused()
         return 0
-    for have, want in zip(received, asked["fds"], strict=True):  # what came lies above the places, so nothing is overwritten that is still needed
+    for have, want in zip(
+        received, asked["fds"], strict=True
+    ):  # what came lies above the places, so nothing is overwritten that is still needed
         os.dup2(have, want)
         os.close(have)
     for fd in free.difference(asked["fds"]):
         os.close(fd)
     become_environment(asked["environment"])
-    if plan.indifferent:  # loaded as another is, so the cores that its OpenMP has bound it to are another's
+    if (
+        plan.indifferent
+    ):  # loaded as another is, so the cores that its OpenMP has bound it to are another's
         os.sched_setaffinity(0, asked["cores"])
     high.sendall(b"y")
     high.close()

@@ -24,7 +24,9 @@ SSE: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 DONE: Final = b"data: [DONE]\n\n"
 
-_FIELDS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in (Head, Usage, Timings)}
+_FIELDS: Final = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (Head, Usage, Timings)
+}
 
 
 def head_frame(head: Head, body: bytes = b"") -> bytes:
@@ -34,7 +36,17 @@ def head_frame(head: Head, body: bytes = b"") -> bytes:
 
 def tail_frame(tail: Tail, body: bytes = b"") -> bytes:
     """Return the last item: the last bytes of the body and the tail."""
-    return body + TAIL + dumps({"usage": _flat(tail.usage), "finish_reason": tail.finish_reason, "timings": _flat(tail.timings)})
+    return (
+        body
+        + TAIL
+        + dumps(
+            {
+                "usage": _flat(tail.usage),
+                "finish_reason": tail.finish_reason,
+                "timings": _flat(tail.timings),
+            }
+        )
+    )
 
 
 def document(head: Head, body: bytes, tail: Tail) -> bytes:
@@ -82,14 +94,20 @@ class Reader:
 def split_head(item: bytes) -> tuple[Head, bytes]:
     """Return head and first body bytes of the first item. Raises ConsiliumError(internal) if it is none."""
     if not item.startswith(HEAD):
-        raise ConsiliumError("internal", f"first frame begins with {item[:1]!r} and not with a head")
+        raise ConsiliumError(
+            "internal", f"first frame begins with {item[:1]!r} and not with a head"
+        )
     raw, _, body = item[1:].partition(b"\n")
     return Head(**json.loads(raw)), body
 
 
 def _tail(raw: bytes) -> Tail:
     parts = json.loads(raw)
-    return Tail(usage=Usage(**parts["usage"]), finish_reason=parts["finish_reason"], timings=Timings(**parts["timings"]))
+    return Tail(
+        usage=Usage(**parts["usage"]),
+        finish_reason=parts["finish_reason"],
+        timings=Timings(**parts["timings"]),
+    )
 
 
 def _flat(part: Head | Usage | Timings) -> dict[str, Any]:

@@ -35,7 +35,14 @@ LATER: Final = frozenset({"adapters", "collections", "dual"})
 
 def estimate_tokens(body: Mapping[str, object], size: int) -> int:
     """Return tokens to reserve for a request: its bytes over four, and the answer it asks for, times n and the number of prompts."""
-    answer = count_of(body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")) or USUAL_ANSWER
+    answer = (
+        count_of(
+            body.get("max_completion_tokens")
+            or body.get("max_tokens")
+            or body.get("max_output_tokens")
+        )
+        or USUAL_ANSWER
+    )
     answers = (count_of(body.get("n")) or 1) * _prompts(body)
     return size // BYTES_PER_TOKEN + min(answer, LONGEST_ANSWER) * min(answers, MOST_ANSWERS)
 
@@ -44,34 +51,54 @@ def check_shape(body: Json, limits: Gateway, route: Route) -> None:
     """Raise ConsiliumError(invalid_request) if a field that the gateway itself reads is of the wrong kind, or asks for too much."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
-        raise _bad("model", f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names")
+        raise _bad(
+            "model",
+            f"it must be a string (it is a {type(model).__name__}). GET /v1/models lists the names",
+        )
     if isinstance(model, str) and len(model) > LONGEST_NAME:
-        raise _bad("model", f"it has {len(model)} characters, and no name has more than {LONGEST_NAME}")
+        raise _bad(
+            "model", f"it has {len(model)} characters, and no name has more than {LONGEST_NAME}"
+        )
     copies, prompts = count_of(body.get("n")) or 1, _prompts(body)
     if route != "responses" and copies > limits.max_n:
         raise _bad("n", f"{copies} answers at once were asked for, and the limit is {limits.max_n}")
     if route == "completions" and copies * prompts > MOST_ANSWERS:
-        raise _bad("prompt", f"{prompts} prompts with n {copies} ask for {copies * prompts} answers at once, and the limit is {MOST_ANSWERS}")
+        raise _bad(
+            "prompt",
+            f"{prompts} prompts with n {copies} ask for {copies * prompts} answers at once, and the limit is {MOST_ANSWERS}",
+        )
     check_caps(body)
     wish = body.get("consilium")
     if wish is None:
         return
     if not isinstance(wish, dict):
-        raise _bad("consilium", f"it must be an object (it is a {type(wish).__name__}) with the keys {', '.join(sorted(WISHES))}")
+        raise _bad(
+            "consilium",
+            f"it must be an object (it is a {type(wish).__name__}) with the keys {', '.join(sorted(WISHES))}",
+        )
     for key, value in wish.items():
         _check_wish(str(key), value)
 
 
 def _check_wish(key: str, value: object) -> None:
     if key in LATER:
-        raise ConsiliumError("not_supported", reason=f"consilium.{key} is not supported by this version", param=f"consilium.{key}")
+        raise ConsiliumError(
+            "not_supported",
+            reason=f"consilium.{key} is not supported by this version",
+            param=f"consilium.{key}",
+        )
     if key not in WISHES:
-        raise _bad(f"consilium.{key}", f"there is no such key. Known keys are {', '.join(sorted(WISHES))}")
+        raise _bad(
+            f"consilium.{key}", f"there is no such key. Known keys are {', '.join(sorted(WISHES))}"
+        )
     if key == "receipt":
         if not isinstance(value, bool):
             raise _bad("consilium.receipt", "it must be true or false")
     elif isinstance(value, str) and len(value) > LONGEST_NAME:
-        raise _bad(f"consilium.{key}", f"it has {len(value)} characters, and no name has more than {LONGEST_NAME}")
+        raise _bad(
+            f"consilium.{key}",
+            f"it has {len(value)} characters, and no name has more than {LONGEST_NAME}",
+        )
     elif value is not None and not isinstance(value, str):
         raise _bad(f"consilium.{key}", f"it must be a string (it is a {type(value).__name__})")
 
@@ -91,7 +118,9 @@ def count_of(value: object) -> int:
 def _prompts(body: Mapping[str, object]) -> int:
     """Return the number of prompts of a completion; a list of token ids is one."""
     prompt = body.get("prompt")
-    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    return (
+        len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    )
 
 
 def _bad(field: str, reason: str) -> ConsiliumError:
@@ -124,14 +153,22 @@ class Gate:
         lane = self._lane(executor)
         if lane.running >= lane.limit:
             wait_s = min(60.0, max(1.0, math.ceil(lane.mean_s / lane.limit * 2)))
-            raise ConsiliumError("queue_full", name=f"executor/{executor}", running=lane.running, limit=lane.limit, retry_after_s=wait_s)
+            raise ConsiliumError(
+                "queue_full",
+                name=f"executor/{executor}",
+                running=lane.running,
+                limit=lane.limit,
+                retry_after_s=wait_s,
+            )
         lane.running += 1
 
     def leave(self, executor: str, seconds: float) -> None:
         """Give a place back after so many seconds."""
         lane = self._lane(executor)
         lane.running = max(0, lane.running - 1)
-        lane.mean_s = seconds if lane.mean_s == 0 else lane.mean_s + SMOOTH * (seconds - lane.mean_s)
+        lane.mean_s = (
+            seconds if lane.mean_s == 0 else lane.mean_s + SMOOTH * (seconds - lane.mean_s)
+        )
 
     @contextmanager
     def beside(self, name: str) -> Iterator[None]:

@@ -87,7 +87,13 @@ class GatewayReplica:
         gate = Gate(UNKNOWN_PLACES)
         meter = GatewayMeter(metrics, gate)
         pepper = _pepper(Path(config))
-        authority = Authority(self._stores.keys, pepper=pepper, clock=clock, cache_s=view.gateway.key_cache_s, required=view.gateway.auth)
+        authority = Authority(
+            self._stores.keys,
+            pepper=pepper,
+            clock=clock,
+            cache_s=view.gateway.key_cache_s,
+            required=view.gateway.auth,
+        )
         cast = turn.Cast(
             engine=self._engines,
             frames=read_roles(view.roles, Path(config).parent),
@@ -101,7 +107,14 @@ class GatewayReplica:
             meter=meter,
         )
         watch = Watch(self._engines, gate, view.gateway, clock)
-        face = Face(cast, authority, self._stores.receipts, self._stores.responses, open_embeddings(view.embedding, self._engines), watch)
+        face = Face(
+            cast,
+            authority,
+            self._stores.receipts,
+            self._stores.responses,
+            open_embeddings(view.embedding, self._engines),
+            watch,
+        )
         self._http = HttpFace(face, tells_request_id=False)
         self._grpc = GrpcServer(
             Settings(
@@ -115,7 +128,9 @@ class GatewayReplica:
             ),
             [servicer.service(face)],
             ids=ids,
-            observe=lambda ended: meter.rpc(ended.method.rpartition("/")[2], ended.code, ended.seconds),
+            observe=lambda ended: meter.rpc(
+                ended.method.rpartition("/")[2], ended.code, ended.seconds
+            ),
         )
         await self._grpc.start()
         self._looking = asyncio.gather(watch.run(), self._drained(Path(config).parent / DRAINING))
@@ -158,7 +173,9 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
-        logging_config={"enable_access_log": False},  # it knows no paths; routes.py and turn.py write better lines
+        logging_config={
+            "enable_access_log": False
+        },  # it knows no paths; routes.py and turn.py write better lines
         ray_actor_options={"num_cpus": float(args.get("num_cpus", 0.1))},
     )
     return deployment.bind(str(args["config"]))
@@ -168,7 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m consilium.gateway.app")
     commands = parser.add_subparsers(dest="command", required=True)
-    deploy = commands.add_parser("deploy", help="submit the gateway of a configuration to Ray Serve")
+    deploy = commands.add_parser(
+        "deploy", help="submit the gateway of a configuration to Ray Serve"
+    )
     deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
     chosen = parser.parse_args(argv)
     logs.configure("gateway")
@@ -188,7 +207,11 @@ class _Deploy:
         if view.gateway.port is not None:
             http["port"] = view.gateway.port
         serve.start(http_options=http)
-        args = {"config": str(self._config), "replicas": view.gateway.replicas, "drain_s": view.gateway.drain_s}
+        args = {
+            "config": str(self._config),
+            "replicas": view.gateway.replicas,
+            "drain_s": view.gateway.drain_s,
+        }
         serve.run(build(args), name=APP, route_prefix="/")
         _log.info("gateway_submitted", replicas=view.gateway.replicas)
 
@@ -207,7 +230,9 @@ def _pepper(config: Path) -> bytes:
         named = file.read_text(encoding="ascii").strip()
     if not named:
         raise ConsiliumError(
-            "config_invalid", key="CONSILIUM_SECRET", reason=f"the secret that key hashes are made with is missing; put it there or into {file}"
+            "config_invalid",
+            key="CONSILIUM_SECRET",
+            reason=f"the secret that key hashes are made with is missing; put it there or into {file}",
         )
     return named.encode()
 

@@ -43,8 +43,18 @@ class Request:
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send) -> Request:
         """Return the request of an ASGI scope."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        return cls(scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"), headers, receive, send)
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        return cls(
+            scope["method"],
+            scope["path"],
+            scope.get("query_string", b"").decode("latin-1"),
+            headers,
+            receive,
+            send,
+        )
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -70,15 +80,31 @@ async def read_body(request: Request, limit: int) -> bytes:
 def parse_object(raw: bytes, max_depth: int) -> dict[str, Any]:
     """Return a JSON object. Raises ConsiliumError(invalid_request) for anything else, and for one that nests deeper than `max_depth`."""
     if _depth_bound(raw) > max_depth and _depth(raw, max_depth) > max_depth:
-        raise ConsiliumError("invalid_request", field="body", reason=f"the JSON nests deeper than {max_depth} levels. Send a flatter one")
+        raise ConsiliumError(
+            "invalid_request",
+            field="body",
+            reason=f"the JSON nests deeper than {max_depth} levels. Send a flatter one",
+        )
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as err:
-        raise ConsiliumError("invalid_request", field="body", reason=f"not JSON: {str(err)[:120]}. Send one JSON object") from None
+        raise ConsiliumError(
+            "invalid_request",
+            field="body",
+            reason=f"not JSON: {str(err)[:120]}. Send one JSON object",
+        ) from None
     if _HALF_PAIR.search(raw) and not _is_text(value):
-        raise ConsiliumError("invalid_request", field="body", reason="it holds half of a surrogate pair, which is no character. Send whole characters")
+        raise ConsiliumError(
+            "invalid_request",
+            field="body",
+            reason="it holds half of a surrogate pair, which is no character. Send whole characters",
+        )
     if not isinstance(value, dict):
-        raise ConsiliumError("invalid_request", field="body", reason=f"the JSON is a {type(value).__name__}. Send one JSON object")
+        raise ConsiliumError(
+            "invalid_request",
+            field="body",
+            reason=f"the JSON is a {type(value).__name__}. Send one JSON object",
+        )
     return value
 
 
@@ -111,19 +137,39 @@ def _depth(raw: bytes, enough: int) -> int:
     return deepest
 
 
-async def answer(request: Request, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), media: bytes = JSON_TYPE) -> None:
+async def answer(
+    request: Request,
+    status: int,
+    body: bytes,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    media: bytes = JSON_TYPE,
+) -> None:
     """Send a whole answer."""
     fixed = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
-    await request.send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-    await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+    await request.send(
+        {"type": "http.response.start", "status": status, "headers": [*fixed, *headers]}
+    )
+    await request.send(
+        {"type": "http.response.body", "body": b"" if request.method == "HEAD" else body}
+    )
 
 
-async def stream(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:
+async def stream(
+    request: Request,
+    status: int,
+    chunks: AsyncIterator[bytes],
+    headers: Iterable[tuple[bytes, bytes]],
+    media: bytes,
+) -> None:
     """Send chunks as they come. Raises ConsiliumError(client_gone) when the client closes the connection; the chunks' source is left to the caller."""
-    await unless_gone(request, asyncio.ensure_future(_pump(request, status, chunks, headers, media)))
+    await unless_gone(
+        request, asyncio.ensure_future(_pump(request, status, chunks, headers, media))
+    )
 
 
-async def unless_gone(request: Request, work: asyncio.Future[T], drop: Callable[[T], Awaitable[None]] | None = None) -> T:
+async def unless_gone(
+    request: Request, work: asyncio.Future[T], drop: Callable[[T], Awaitable[None]] | None = None
+) -> T:
     """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone).
 
     drop  takes what `work` has returned where nobody else will: it was done in the moment in which the client left or we were cancelled
@@ -150,10 +196,22 @@ async def unless_gone(request: Request, work: asyncio.Future[T], drop: Callable[
                     await drop(left)
 
 
-async def _pump(request: Request, status: int, chunks: AsyncIterator[bytes], headers: Iterable[tuple[bytes, bytes]], media: bytes) -> None:
+async def _pump(
+    request: Request,
+    status: int,
+    chunks: AsyncIterator[bytes],
+    headers: Iterable[tuple[bytes, bytes]],
+    media: bytes,
+) -> None:
     # No buffering on the way: nginx reads x-accel-buffering, caches read cache-control.
-    fixed = [(b"content-type", media), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-    await request.send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    fixed = [
+        (b"content-type", media),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    ]
+    await request.send(
+        {"type": "http.response.start", "status": status, "headers": [*fixed, *headers]}
+    )
     try:
         async for chunk in chunks:
             await request.send({"type": "http.response.body", "body": chunk, "more_body": True})

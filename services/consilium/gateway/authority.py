@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from consilium.gateway.backends.memory import MemoryQuotas
-from consilium.gateway.keys import ADMIN, ANYONE, GENERATE, KeyRecord, Presented, Principal, bearer, digest, principal, verify
+from consilium.gateway.keys import (
+    ADMIN,
+    ANYONE,
+    GENERATE,
+    KeyRecord,
+    Presented,
+    Principal,
+    bearer,
+    digest,
+    principal,
+    verify,
+)
 from consilium.gateway.stores import FREE, KeyDesk, Verdict
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
@@ -64,20 +75,34 @@ class Admitted:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that say what is left, as OpenAI names them; none for a key without limits."""
-        rows = (("requests", self.rpm, self.verdict.remaining_requests), ("tokens", self.tpm, self.verdict.remaining_tokens))
+        rows = (
+            ("requests", self.rpm, self.verdict.remaining_requests),
+            ("tokens", self.tpm, self.verdict.remaining_tokens),
+        )
         found: list[tuple[bytes, bytes]] = []
         for unit, limit, left in rows:
             if limit and left is not None:
-                found += [(f"x-ratelimit-limit-{unit}".encode(), b"%d" % limit), (f"x-ratelimit-remaining-{unit}".encode(), b"%d" % left)]
+                found += [
+                    (f"x-ratelimit-limit-{unit}".encode(), b"%d" % limit),
+                    (f"x-ratelimit-remaining-{unit}".encode(), b"%d" % left),
+                ]
         return found
 
 
 class Authority:
     """Asks the store, and remembers."""
 
-    def __init__(self, store: KeyDesk, *, pepper: bytes, clock: Clock, cache_s: float, required: bool = True) -> None:
+    def __init__(
+        self, store: KeyDesk, *, pepper: bytes, clock: Clock, cache_s: float, required: bool = True
+    ) -> None:
         """Take the wiring: `pepper` of the key hashes, `cache_s` seconds that a key goes on while the store is down, `required` False to let anyone in."""
-        self._store, self._pepper, self._clock, self._cache_s, self._required = store, pepper, clock, cache_s, required
+        self._store, self._pepper, self._clock, self._cache_s, self._required = (
+            store,
+            pepper,
+            clock,
+            cache_s,
+            required,
+        )
         self._seen: OrderedDict[str, tuple[float, KeyRecord]] = OrderedDict()
         self._local = MemoryQuotas(clock)
         self._down = False
@@ -93,7 +118,9 @@ class Authority:
         if self._required:
             _presented(header)
 
-    async def authenticate(self, header: str | None, tokens: int, scope: str = GENERATE) -> Admitted:
+    async def authenticate(
+        self, header: str | None, tokens: int, scope: str = GENERATE
+    ) -> Admitted:
         """Return who sent this Authorization header, with one request and the tokens taken from the quota.
 
         Raises ConsiliumError: unauthenticated, forbidden (scope), rate_limited (Retry-After), upstream_down (store down and key not seen lately).
@@ -108,20 +135,41 @@ class Authority:
         else:
             record, verdict = self._recalled(given.id), None
         if record is None or not verify(record, hashed):
-            raise ConsiliumError("unauthenticated", f"key {given.id} is unknown or its secret is wrong", reason="This API key is not known here.")
+            raise ConsiliumError(
+                "unauthenticated",
+                f"key {given.id} is unknown or its secret is wrong",
+                reason="This API key is not known here.",
+            )
         if (refusal := record.refusal(self._clock.now())) is not None:
             raise ConsiliumError("unauthenticated", f"key {given.id}", reason=refusal)
         if scope and not principal(record).may(scope):
             if found is not None:
                 await self.settle(given.id, tokens, 0)
             held = ", ".join(sorted(record.scopes)) or "none"
-            raise ConsiliumError("forbidden", f"key {given.id}", reason=f"This needs the scope {scope!r}; this key has: {held}.")
+            raise ConsiliumError(
+                "forbidden",
+                f"key {given.id}",
+                reason=f"This needs the scope {scope!r}; this key has: {held}.",
+            )
         if verdict is None:
             verdict = self._local.take(given.id, record.rpm, record.tpm, tokens)
         if not verdict.allowed:
             wait_s = max(0.1, math.ceil(verdict.retry_after_s * 10) / 10)
-            raise ConsiliumError("rate_limited", f"key {given.id}", retry_after_s=wait_s, limit=verdict.limit, unit=verdict.unit)
-        return Admitted(principal(record), verdict, "redis" if found is not None else "cache", tokens if record.tpm else 0, record.rpm, record.tpm)
+            raise ConsiliumError(
+                "rate_limited",
+                f"key {given.id}",
+                retry_after_s=wait_s,
+                limit=verdict.limit,
+                unit=verdict.unit,
+            )
+        return Admitted(
+            principal(record),
+            verdict,
+            "redis" if found is not None else "cache",
+            tokens if record.tpm else 0,
+            record.rpm,
+            record.tpm,
+        )
 
     async def settle(self, key_id: str, reserved: int, used: int) -> None:
         """Correct the tokens that were taken by those that were used. Never raises: what the store cannot be told is counted here."""
@@ -136,7 +184,9 @@ class Authority:
                 return
         await self._local.settle(key_id, reserved, used)
 
-    async def _asked(self, key_id: str, hashed: str, tokens: int) -> tuple[KeyRecord | None, Verdict] | None:
+    async def _asked(
+        self, key_id: str, hashed: str, tokens: int
+    ) -> tuple[KeyRecord | None, Verdict] | None:
         """Return the store's answer, or None while it is down."""
         now = self._clock.monotonic()
         if self._down and now < self._try_at:
@@ -160,7 +210,10 @@ class Authority:
         seen = self._seen.get(key_id)
         if seen is None or self._down or seen[1].rpm or seen[1].tpm:
             return None
-        is_fresh = self._clock.monotonic() - seen[0] < FRESH_S and seen[1].refusal(self._clock.now()) is None
+        is_fresh = (
+            self._clock.monotonic() - seen[0] < FRESH_S
+            and seen[1].refusal(self._clock.now()) is None
+        )
         return (seen[1], FREE) if is_fresh and verify(seen[1], hashed) else None
 
     def _mark_down(self, err: ConsiliumError) -> None:
@@ -183,7 +236,12 @@ class Authority:
         """Return a key seen lately. Raises ConsiliumError(upstream_down) for another."""
         seen = self._seen.get(key_id)
         if seen is None or self._clock.monotonic() - seen[0] > self._cache_s:
-            raise ConsiliumError("upstream_down", f"key {key_id} was not seen lately", name="The store of API keys", retry_after_s=1.0)
+            raise ConsiliumError(
+                "upstream_down",
+                f"key {key_id} was not seen lately",
+                name="The store of API keys",
+                retry_after_s=1.0,
+            )
         return seen[1]
 
     def _is_limited(self, key_id: str) -> bool:
@@ -196,5 +254,8 @@ def _presented(header: str | None) -> Presented:
         raise ConsiliumError("unauthenticated")
     given = bearer(header)
     if given is None:
-        raise ConsiliumError("unauthenticated", reason="The Authorization header holds no API key of this cluster. Send it as 'Authorization: Bearer csl_...'.")
+        raise ConsiliumError(
+            "unauthenticated",
+            reason="The Authorization header holds no API key of this cluster. Send it as 'Authorization: Bearer csl_...'.",
+        )
     return given

@@ -85,4 +85,6 @@ def _texts(value: object) -> Sequence[str]:
 
 
 def _above(field: str, size: int, limit: int, unit: str) -> ConsiliumError:
-    return ConsiliumError("invalid_request", field=field, reason=f"it has {size} {unit}, and the limit is {limit}")
+    return ConsiliumError(
+        "invalid_request", field=field, reason=f"it has {size} {unit}, and the limit is {limit}"
+    )

@@ -18,13 +18,30 @@ from consilium.kernel.grpc_channel import Channel
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 
-__all__ = ["Answer", "Begun", "ChatPiece", "GenerationClient", "Message", "Piece", "Reader", "TokenChance", "ToolCall", "ToolCallPiece", "chat_piece"]
+__all__ = [
+    "Answer",
+    "Begun",
+    "ChatPiece",
+    "GenerationClient",
+    "Message",
+    "Piece",
+    "Reader",
+    "TokenChance",
+    "ToolCall",
+    "ToolCallPiece",
+    "chat_piece",
+]
 
 Json: TypeAlias = dict[str, Any]
 
 TIMEOUT_S: Final = 600.0
 SHORT_S: Final = 30.0
-_AUTHORS: Final = {"system": pb.AUTHOR_SYSTEM, "user": pb.AUTHOR_USER, "assistant": pb.AUTHOR_ASSISTANT, "tool": pb.AUTHOR_TOOL}
+_AUTHORS: Final = {
+    "system": pb.AUTHOR_SYSTEM,
+    "user": pb.AUTHOR_USER,
+    "assistant": pb.AUTHOR_ASSISTANT,
+    "tool": pb.AUTHOR_TOOL,
+}
 _REASONS: Final = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
@@ -126,7 +143,9 @@ class GenerationClient:
     timeout_s  deadline of a generation that names none
     """
 
-    def __init__(self, target: str, *, key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, target: str, *, key: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._channel = Channel(target, name="gateway", key=key, timeout_s=timeout_s)
         self._stub = rpc.GenerationServiceStub(self._channel.raw)
 
@@ -144,14 +163,18 @@ class GenerationClient:
 
         extra  further OpenAI or vLLM fields, such as temperature, tools or response_format
         """
-        request = pb.GenerateRequest(model=model, chat=pb.Chat(messages=[_message(message) for message in messages]))
+        request = pb.GenerateRequest(
+            model=model, chat=pb.Chat(messages=[_message(message) for message in messages])
+        )
         if profile is not None:
             request.profile = profile
         if max_tokens is not None:
             request.sampling.max_tokens = max_tokens
         if extra:
             request.extra_json = json.dumps(extra, ensure_ascii=False)
-        async with aclosing(self._channel.listen(self._stub.Generate, request, timeout_s=timeout_s)) as answers:
+        async with aclosing(
+            self._channel.listen(self._stub.Generate, request, timeout_s=timeout_s)
+        ) as answers:
             async for answer in answers:
                 piece = _piece(answer)
                 if piece is not None:
@@ -171,28 +194,55 @@ class GenerationClient:
                 chances += piece.chances
                 if (next_ := piece.tool_call) is not None:
                     known = calls.get(next_.index, ToolCall("", "", ""))
-                    calls[next_.index] = ToolCall(known.id or next_.id, known.name or next_.name, known.arguments + next_.arguments)
+                    calls[next_.index] = ToolCall(
+                        known.id or next_.id,
+                        known.name or next_.name,
+                        known.arguments + next_.arguments,
+                    )
                 if piece.done:
                     last = piece
         wanted = tuple(calls[index] for index in sorted(calls))
-        return Answer("".join(texts), "".join(thoughts), last.finish_reason, last.usage, last.receipt, wanted, tuple(chances))
+        return Answer(
+            "".join(texts),
+            "".join(thoughts),
+            last.finish_reason,
+            last.usage,
+            last.receipt,
+            wanted,
+            tuple(chances),
+        )
 
-    async def count_tokens(self, messages: Sequence[Message], *, model: str = "auto", timeout_s: float = SHORT_S) -> int:
+    async def count_tokens(
+        self, messages: Sequence[Message], *, model: str = "auto", timeout_s: float = SHORT_S
+    ) -> int:
         """Return the tokens of a conversation, chat template included."""
-        request = pb.CountTokensRequest(model=model, chat=pb.Chat(messages=[_message(message) for message in messages]))
-        return int((await self._channel.ask(self._stub.CountTokens, request, timeout_s=timeout_s)).tokens)
+        request = pb.CountTokensRequest(
+            model=model, chat=pb.Chat(messages=[_message(message) for message in messages])
+        )
+        return int(
+            (await self._channel.ask(self._stub.CountTokens, request, timeout_s=timeout_s)).tokens
+        )
 
-    async def embed(self, texts: Sequence[str], *, model: str = "", timeout_s: float = SHORT_S) -> list[tuple[float, ...]]:
+    async def embed(
+        self, texts: Sequence[str], *, model: str = "", timeout_s: float = SHORT_S
+    ) -> list[tuple[float, ...]]:
         """Return one vector per text."""
-        found = await self._channel.ask(self._stub.Embed, pb.EmbedRequest(model=model, texts=texts), timeout_s=timeout_s)
-        return [struct.unpack(f"<{len(row.values_f32) // 4}f", row.values_f32) for row in found.embeddings]
+        found = await self._channel.ask(
+            self._stub.Embed, pb.EmbedRequest(model=model, texts=texts), timeout_s=timeout_s
+        )
+        return [
+            struct.unpack(f"<{len(row.values_f32) // 4}f", row.values_f32)
+            for row in found.embeddings
+        ]
 
     async def models(self, *, timeout_s: float = SHORT_S) -> list[str]:
         """Return every name that can stand in `model`."""
         names: list[str] = []
         token = ""
         while True:
-            page = await self._channel.ask(self._stub.ListModels, pb.ListModelsRequest(page_token=token), timeout_s=timeout_s)
+            page = await self._channel.ask(
+                self._stub.ListModels, pb.ListModelsRequest(page_token=token), timeout_s=timeout_s
+            )
             names += [model.id for model in page.models]
             token = page.next_page_token
             if not token:
@@ -200,7 +250,9 @@ class GenerationClient:
 
     async def receipt(self, name: str, *, timeout_s: float = SHORT_S) -> Json:
         """Return a receipt as it was stored."""
-        found = await self._channel.ask(self._stub.GetReceipt, pb.GetReceiptRequest(id=name), timeout_s=timeout_s)
+        found = await self._channel.ask(
+            self._stub.GetReceipt, pb.GetReceiptRequest(id=name), timeout_s=timeout_s
+        )
         stored: Json = json.loads(found.receipt.json)
         return stored
 
@@ -211,7 +263,12 @@ class GenerationClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
 
@@ -219,13 +276,25 @@ def _message(message: Message) -> pb.Message:
     return pb.Message(
         author=_AUTHORS.get(message.author, pb.AUTHOR_UNSPECIFIED),
         content=[pb.ContentPart(text=message.text)],
-        tool_calls=[pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments) for call in message.tool_calls],
+        tool_calls=[
+            pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments)
+            for call in message.tool_calls
+        ],
         tool_call_id=message.tool_call_id,
     )
 
 
 def _begun(first: pb.Metadata) -> Begun:
-    return Begun(first.receipt_id, first.request_id, first.executor, first.replica, first.model, first.role, first.profile, first.template)
+    return Begun(
+        first.receipt_id,
+        first.request_id,
+        first.executor,
+        first.replica,
+        first.model,
+        first.role,
+        first.profile,
+        first.template,
+    )
 
 
 def _chance(found: pb.TokenLogprob) -> TokenChance:
@@ -244,9 +313,17 @@ def _tool_piece(call: pb.ToolCallDelta) -> ToolCallPiece:
 
 
 def _last(final: pb.Final) -> Piece:
-    usage = {"prompt_tokens": final.usage.prompt_tokens, "completion_tokens": final.usage.completion_tokens, "cached_tokens": final.usage.cached_tokens}
-    note = json.loads(final.receipt.json) if final.HasField("receipt") and final.receipt.json else None
-    return Piece(done=True, finish_reason=_REASONS.get(final.finish_reason), usage=usage, receipt=note)
+    usage = {
+        "prompt_tokens": final.usage.prompt_tokens,
+        "completion_tokens": final.usage.completion_tokens,
+        "cached_tokens": final.usage.cached_tokens,
+    }
+    note = (
+        json.loads(final.receipt.json) if final.HasField("receipt") and final.receipt.json else None
+    )
+    return Piece(
+        done=True, finish_reason=_REASONS.get(final.finish_reason), usage=usage, receipt=note
+    )
 
 
 _READERS: Final[Mapping[str, Callable[[pb.GenerateResponse], Piece]]] = {
@@ -254,6 +331,8 @@ _READERS: Final[Mapping[str, Callable[[pb.GenerateResponse], Piece]]] = {
     "text": lambda answer: Piece(text=answer.text),
     "reasoning": lambda answer: Piece(thinking=answer.reasoning),
     "tool_call": lambda answer: Piece(tool_call=_tool_piece(answer.tool_call)),
-    "logprobs": lambda answer: Piece(chances=tuple(_chance(token) for token in answer.logprobs.tokens)),
+    "logprobs": lambda answer: Piece(
+        chances=tuple(_chance(token) for token in answer.logprobs.tokens)
+    ),
     "final": lambda answer: _last(answer.final),
 }

@@ -17,25 +17,52 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 class Profile(Section):
     """How to think and sample. Every key is optional; what the caller sends wins."""
 
-    thinking: bool | None = Field(None, description="Ask the model to think first, where its template can; empty = the model's own default.")
+    thinking: bool | None = Field(
+        None,
+        description="Ask the model to think first, where its template can; empty = the model's own default.",
+    )
     thinking_budget: int | None = Field(None, ge=16, description="Tokens for thinking at most.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 = always the likeliest token; higher = more varied.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Choose among the likeliest tokens that make up this share.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 = always the likeliest token; higher = more varied."
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Choose among the likeliest tokens that make up this share."
+    )
     top_k: int | None = Field(None, ge=0, description="Choose among this many tokens; 0 = all.")
-    min_p: float | None = Field(None, ge=0, le=1, description="Leave out tokens less likely than this share of the likeliest.")
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="Above 0: words that were used already become less likely.")
-    max_tokens: int | None = Field(None, ge=1, description="Longest answer in tokens when the caller names none.")
-    context: int | None = Field(None, ge=16, description="Longest prompt plus answer in tokens under this profile.")
-    executor: Name | None = Field(None, description="Executor that answers, such as one that was started with more experts or YaRN.")
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out tokens less likely than this share of the likeliest.",
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Above 0: words that were used already become less likely."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="Longest answer in tokens when the caller names none."
+    )
+    context: int | None = Field(
+        None, ge=16, description="Longest prompt plus answer in tokens under this profile."
+    )
+    executor: Name | None = Field(
+        None,
+        description="Executor that answers, such as one that was started with more experts or YaRN.",
+    )
 
 
 class Role(Section):
     """A named frame: callers just say model: role/<name>."""
 
     frame: str | None = Field(None, description="System prompt.")
-    frame_file: str | None = Field(None, description="File that holds the system prompt; relative to consilium.yaml.")
-    profile: Name | Literal["auto"] = Field("auto", description="Profile, or auto to choose one per turn.")
-    executor: Name | None = Field(None, description="Executor; empty = the profile's, else the core.")
+    frame_file: str | None = Field(
+        None, description="File that holds the system prompt; relative to consilium.yaml."
+    )
+    profile: Name | Literal["auto"] = Field(
+        "auto", description="Profile, or auto to choose one per turn."
+    )
+    executor: Name | None = Field(
+        None, description="Executor; empty = the profile's, else the core."
+    )
     fallback: Name | None = Field(None, description="Executor that answers when the first is down.")
 
     @model_validator(mode="after")
@@ -49,7 +76,9 @@ class Role(Section):
 class RedisSettings(Section):
     """Where Redis is. Without a URL the cluster starts its own."""
 
-    url: SecretStr | None = Field(None, description="redis://user:password@host:port/db; empty = our own server.")
+    url: SecretStr | None = Field(
+        None, description="redis://user:password@host:port/db; empty = our own server."
+    )
     timeout_s: float = Field(1.0, gt=0, description="Longest wait for one command.")
     prefix: str = Field("csl", pattern=r"^[a-z0-9_-]{1,16}$", description="Beginning of every key.")
 
@@ -58,21 +87,41 @@ class Gateway(Section):
     """The public face."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int | None = Field(None, ge=1, le=65535, description="HTTP port; empty = a free one, 8000 if it is free.")
-    grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port; empty = a free one.")
+    port: int | None = Field(
+        None, ge=1, le=65535, description="HTTP port; empty = a free one, 8000 if it is free."
+    )
+    grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="gRPC port; empty = a free one."
+    )
     replicas: int = Field(1, ge=1, le=32, description="Gateway processes.")
     auth: bool = Field(True, description="Require an API key.")
     reflection: bool = Field(True, description="gRPC reflection on the public face.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body.")
     max_json_depth: int = Field(64, ge=4)
     max_n: int = Field(16, ge=1, description="Largest n of a request.")
-    max_in_flight_factor: float = Field(2.0, ge=1, description="Requests per place in the engines' batches before 429 is the answer.")
-    request_timeout_s: float = Field(600, gt=0, description="Longest turn in seconds when the caller gives no deadline.")
-    drain_s: float = Field(30, ge=0, description="Time that running streams get when the gateway is stopped.")
+    max_in_flight_factor: float = Field(
+        2.0,
+        ge=1,
+        description="Requests per place in the engines' batches before 429 is the answer.",
+    )
+    request_timeout_s: float = Field(
+        600, gt=0, description="Longest turn in seconds when the caller gives no deadline."
+    )
+    drain_s: float = Field(
+        30, ge=0, description="Time that running streams get when the gateway is stopped."
+    )
     receipt_ttl_s: int = Field(86_400, ge=60, description="How long receipts are kept.")
-    receipts_max_bytes: int = Field(64 * 2**20, ge=2**20, description="Room for receipts in Redis; the oldest make room.")
-    responses_max_bytes: int = Field(64 * 2**20, ge=2**20, description="Room in Redis for the stored responses of each key; the oldest make room.")
-    key_cache_s: float = Field(60, ge=0, description="How long a key that was seen goes on when Redis is down.")
+    receipts_max_bytes: int = Field(
+        64 * 2**20, ge=2**20, description="Room for receipts in Redis; the oldest make room."
+    )
+    responses_max_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="Room in Redis for the stored responses of each key; the oldest make room.",
+    )
+    key_cache_s: float = Field(
+        60, ge=0, description="How long a key that was seen goes on when Redis is down."
+    )
 
 
 class GatewayView(Section):
@@ -83,4 +132,7 @@ class GatewayView(Section):
     gateway: Gateway = Field(default_factory=Gateway)
     redis: RedisSettings = Field(default_factory=RedisSettings)
     roles: dict[Name, Role] = Field(default_factory=dict)
-    profiles: dict[Name, Profile] = Field(default_factory=dict, description="code, think and dialog exist from the start; the same name replaces one.")
+    profiles: dict[Name, Profile] = Field(
+        default_factory=dict,
+        description="code, think and dialog exist from the start; the same name replaces one.",
+    )

@@ -22,10 +22,20 @@ LENGTHS: Final[Mapping[Route, tuple[str, ...]]] = {
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
 }
-_PASSED_ON: Final = ("messages", "tools", "chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message", "add_special_tokens")
+_PASSED_ON: Final = (
+    "messages",
+    "tools",
+    "chat_template_kwargs",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+)
 
 
-async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, call_id: str, deadline: float) -> None:
+async def fit(
+    engine: EngineClient, plan: Plan, given: Json, route: Route, *, call_id: str, deadline: float
+) -> None:
     """Make the answer end where the profile's context does.
 
     Raises ConsiliumError(invalid_request) if the prompt alone, or with the length that the caller asks for, is longer. What the engine cannot count it will
@@ -35,14 +45,18 @@ async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, ca
         return
     body = {**_prompt(plan.body, route), "model": engine.info(plan.executor).model}
     try:
-        async with await engine.open(plan.executor, Call(f"{call_id}-count", "tokenize", body, deadline=deadline)) as turn:
+        async with await engine.open(
+            plan.executor, Call(f"{call_id}-count", "tokenize", body, deadline=deadline)
+        ) as turn:
             used = _counted(b"".join([chunk async for chunk in turn]))
     except ConsiliumError as error:
         if error.code != "not_supported":
             raise
         used = None
     if used is None:
-        plan.notes.append(f"the context of the profile {plan.profile!r} was not kept: the executor {plan.executor} did not count the prompt")
+        plan.notes.append(
+            f"the context of the profile {plan.profile!r} was not kept: the executor {plan.executor} did not count the prompt"
+        )
         return
     left = plan.context - used
     names = LENGTHS[route]
@@ -54,7 +68,10 @@ async def fit(engine: EngineClient, plan: Plan, given: Json, route: Route, *, ca
         raise ConsiliumError("invalid_request", field=field, reason=reason)
     if not asked:
         wished = next((count for name in names if (count := count_of(plan.body.get(name)))), left)
-        plan.body = {**{key: value for key, value in plan.body.items() if key not in names}, names[0]: min(left, wished)}
+        plan.body = {
+            **{key: value for key, value in plan.body.items() if key not in names},
+            names[0]: min(left, wished),
+        }
 
 
 def _counted(raw: bytes) -> int | None:
@@ -72,7 +89,11 @@ def _prompt(body: Json, route: Route) -> dict[str, Any]:
         return {name: body[name] for name in _PASSED_ON if body.get(name) is not None}
     if route == "completions":
         return {"prompt": body.get("prompt")}
-    messages: list[dict[str, str]] = [{"role": "system", "content": str(body["instructions"])}] if body.get("instructions") else []
+    messages: list[dict[str, str]] = (
+        [{"role": "system", "content": str(body["instructions"])}]
+        if body.get("instructions")
+        else []
+    )
     for item in conversation.items(body.get("input")):
         if isinstance(item, dict):
             role = str(item.get("role") or ("tool" if "output" in item else "assistant"))

@@ -42,7 +42,9 @@ def items(value: object) -> list[Any]:
 
 def continued(body: Json, earlier: Stored | None) -> Json:
     """Return the request for an engine that remembers nothing: earlier items stand in front of the new ones, and nothing is stored there."""
-    plain = {key: value for key, value in body.items() if key not in {"previous_response_id", "store"}}
+    plain = {
+        key: value for key, value in body.items() if key not in {"previous_response_id", "store"}
+    }
     plain["store"] = False
     if earlier is None:
         return plain
@@ -67,7 +69,11 @@ def finished(raw: bytes, *, streamed: bool) -> Json | None:
 
 def told(response: Json, request: Json) -> Json:
     """Return a response with the fields that this room owns: the id of the earlier one, and whether it is kept."""
-    return {**response, "previous_response_id": request.get("previous_response_id"), "store": wants_store(request)}
+    return {
+        **response,
+        "previous_response_id": request.get("previous_response_id"),
+        "store": wants_store(request),
+    }
 
 
 def _said(response: Json) -> list[Any]:
@@ -75,7 +81,11 @@ def _said(response: Json) -> list[Any]:
     out: list[Any] = []
     for item in response.get("output") or []:
         if isinstance(item, dict) and item.get("type") == "message":
-            text = "".join(str(part.get("text", "")) for part in item.get("content") or [] if isinstance(part, dict))
+            text = "".join(
+                str(part.get("text", ""))
+                for part in item.get("content") or []
+                if isinstance(part, dict)
+            )
             out.append({"type": "message", "role": "assistant", "content": text})
         elif isinstance(item, dict) and item.get("type") == "function_call":
             out.append(item)

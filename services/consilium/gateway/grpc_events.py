@@ -59,7 +59,9 @@ class Events:
 
     def final(self, usage: Json) -> pb.GenerateResponse:
         """Return the last message."""
-        message = pb.Final(finish_reason=self._reason, usage=usage_of(usage), stop_text=self._stop_text)
+        message = pb.Final(
+            finish_reason=self._reason, usage=usage_of(usage), stop_text=self._stop_text
+        )
         if self._receipt:
             message.receipt.CopyFrom(receipt(self._receipt))
         return pb.GenerateResponse(final=message)
@@ -79,7 +81,11 @@ def receipt(found: Json) -> pb.Receipt:
     ended, took_ms = found.get("created"), mapping(found.get("timings")).get("total")
     stamp = Timestamp()
     if isinstance(ended, int | float):  # a receipt is dated by the end of its answer
-        stamp.FromDatetime(datetime.fromtimestamp(ended - (took_ms / 1000 if isinstance(took_ms, int | float) else 0.0), UTC))
+        stamp.FromDatetime(
+            datetime.fromtimestamp(
+                ended - (took_ms / 1000 if isinstance(took_ms, int | float) else 0.0), UTC
+            )
+        )
     return pb.Receipt(
         id=str(found.get("id", "")),
         created=stamp,
@@ -97,21 +103,42 @@ def receipt(found: Json) -> pb.Receipt:
 
 def _steps(found: Json) -> Iterator[pb.ReceiptStep]:
     """Yield the timeline: what was decided at once, then the stages of which a time is known, oldest first."""
-    yield pb.ReceiptStep(at_ms=0.0, name="received", detail=f"{found.get('route', '')} for {found.get('model_asked', '')}")
+    yield pb.ReceiptStep(
+        at_ms=0.0,
+        name="received",
+        detail=f"{found.get('route', '')} for {found.get('model_asked', '')}",
+    )
     for note in found.get("notes") or ():
         yield pb.ReceiptStep(at_ms=0.0, name="note", detail=str(note))
     if found.get("profile"):
-        yield pb.ReceiptStep(at_ms=0.0, name="profile_chosen", detail=f"{found['profile']}: {found.get('profile_why') or ''}")
+        yield pb.ReceiptStep(
+            at_ms=0.0,
+            name="profile_chosen",
+            detail=f"{found['profile']}: {found.get('profile_why') or ''}",
+        )
     chosen = str(found.get("executor", ""))
     if found.get("fallback_from"):
         chosen += f" instead of {found['fallback_from']} ({found.get('fallback_why') or ''})"
-    times = {name: float(value) for name, value in mapping(found.get("timings")).items() if isinstance(value, int | float)}
+    times = {
+        name: float(value)
+        for name, value in mapping(found.get("timings")).items()
+        if isinstance(value, int | float)
+    }
     at = times.get("gateway", 0.0)
     yield pb.ReceiptStep(at_ms=at, name="executor_chosen", detail=chosen, took_ms=at)
     if "first_byte" in times:
-        yield pb.ReceiptStep(at_ms=times["first_byte"], name="first_token", took_ms=max(0.0, times["first_byte"] - at))
+        yield pb.ReceiptStep(
+            at_ms=times["first_byte"],
+            name="first_token",
+            took_ms=max(0.0, times["first_byte"] - at),
+        )
     if "total" in times:
-        yield pb.ReceiptStep(at_ms=times["total"], name="done", detail=str(found.get("finish_reason") or ""), took_ms=times["total"])
+        yield pb.ReceiptStep(
+            at_ms=times["total"],
+            name="done",
+            detail=str(found.get("finish_reason") or ""),
+            took_ms=times["total"],
+        )
 
 
 def _tool_call(call: Json) -> pb.ToolCallDelta:
@@ -129,12 +156,20 @@ def _logprobs(found: Json) -> pb.Logprobs:
     content = found.get("content")
     if isinstance(content, list):
         return pb.Logprobs(tokens=[_token(mapping(item)) for item in content])
-    tokens, values, tops = (found.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
+    tokens, values, tops = (
+        found.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs")
+    )
     made = []
     for number, token in enumerate(tokens):
         value = values[number] if number < len(values) else None
         top = mapping(tops[number]) if number < len(tops) else {}
-        made.append(pb.TokenLogprob(token=str(token), logprob=value or 0.0, top=[pb.TokenLogprob(token=name, logprob=chance) for name, chance in top.items()]))
+        made.append(
+            pb.TokenLogprob(
+                token=str(token),
+                logprob=value or 0.0,
+                top=[pb.TokenLogprob(token=name, logprob=chance) for name, chance in top.items()],
+            )
+        )
     return pb.Logprobs(tokens=made)
 
 
@@ -150,7 +185,11 @@ def _token(item: Json) -> pb.TokenLogprob:
 
 def tokens(value: object) -> list[int]:
     """Return token ids that fit the wire."""
-    return [number for number in value if isinstance(number, int) and 0 <= number <= _INT32] if isinstance(value, list) else []
+    return (
+        [number for number in value if isinstance(number, int) and 0 <= number <= _INT32]
+        if isinstance(value, list)
+        else []
+    )
 
 
 def unpacked(value: object) -> bytes:

@@ -16,17 +16,42 @@ from consilium.v1 import generation_pb2 as pb
 
 Json: TypeAlias = dict[str, Any]
 
-_AUTHORS: Final = {pb.AUTHOR_SYSTEM: "system", pb.AUTHOR_USER: "user", pb.AUTHOR_ASSISTANT: "assistant", pb.AUTHOR_TOOL: "tool"}
-_CHOICES: Final = {pb.TOOL_CHOICE_AUTO: "auto", pb.TOOL_CHOICE_NONE: "none", pb.TOOL_CHOICE_REQUIRED: "required"}
-_SAMPLING: Final = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
-_FLOATS: Final = frozenset({"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"})
+_AUTHORS: Final = {
+    pb.AUTHOR_SYSTEM: "system",
+    pb.AUTHOR_USER: "user",
+    pb.AUTHOR_ASSISTANT: "assistant",
+    pb.AUTHOR_TOOL: "tool",
+}
+_CHOICES: Final = {
+    pb.TOOL_CHOICE_AUTO: "auto",
+    pb.TOOL_CHOICE_NONE: "none",
+    pb.TOOL_CHOICE_REQUIRED: "required",
+}
+_SAMPLING: Final = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+)
+_FLOATS: Final = frozenset(
+    {"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"}
+)
 _OURS: Final = ("role", "profile", "executor")
 _DEPTH: Final = 64
 """Levels that a JSON text in a message may nest, where the configuration names no other number."""
 _INPUTS: Final = frozenset({"messages", "prompt"})
 _SHAPES: Final = frozenset({"response_format", "structured_outputs"})
 _LIMITS: Final = frozenset({"max_completion_tokens"})
-_SIGNATURES: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+_SIGNATURES: Final = (
+    (b"\x89PNG", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+)
 
 
 def generation(request: pb.GenerateRequest, max_depth: int = _DEPTH) -> tuple[Route, Json]:
@@ -44,7 +69,10 @@ def generation(request: pb.GenerateRequest, max_depth: int = _DEPTH) -> tuple[Ro
         body["consilium"] = ours
     if request.HasField("thinking"):
         known = body.get("chat_template_kwargs")
-        body["chat_template_kwargs"] = {**(known if isinstance(known, dict) else {}), "enable_thinking": request.thinking}
+        body["chat_template_kwargs"] = {
+            **(known if isinstance(known, dict) else {}),
+            "enable_thinking": request.thinking,
+        }
     if request.HasField("thinking_budget"):
         body["thinking_token_budget"] = request.thinking_budget
     if request.HasField("end_user"):
@@ -67,14 +95,21 @@ def prompt(request: pb.GenerateRequest | pb.CountTokensRequest) -> tuple[Route, 
     if which == "prompt":
         return "completions", {"prompt": request.prompt}
     if which == "chat":
-        return "chat", {"messages": [_message(message, number) for number, message in enumerate(request.chat.messages)]}
+        return "chat", {
+            "messages": [
+                _message(message, number) for number, message in enumerate(request.chat.messages)
+            ]
+        }
     raise _bad("input", "it is not set; give chat or prompt")
 
 
 def _message(message: pb.Message, number: int) -> Json:
     role = _AUTHORS.get(message.author)
     if role is None:
-        raise _bad(f"chat.messages[{number}].author", "it is not set; it must be system, user, assistant or tool")
+        raise _bad(
+            f"chat.messages[{number}].author",
+            "it is not set; it must be system, user, assistant or tool",
+        )
     made: Json = {"role": role, "content": _content(message.content)}
     if message.HasField("name"):
         made["name"] = message.name
@@ -84,7 +119,12 @@ def _message(message: pb.Message, number: int) -> Json:
         made["reasoning"] = message.reasoning
     if message.tool_calls:
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}} for call in message.tool_calls
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments_json},
+            }
+            for call in message.tool_calls
         ]
         made["content"] = made["content"] or None
     return made
@@ -105,8 +145,13 @@ def _part(part: pb.ContentPart) -> Json:
     image = part.image
     if image.WhichOneof("source") == "url":
         return {"type": "image_url", "image_url": {"url": image.url}}
-    media = image.media_type or next((media for begin, media in _SIGNATURES if image.data.startswith(begin)), "image/webp")
-    return {"type": "image_url", "image_url": {"url": f"data:{media};base64,{base64.b64encode(image.data).decode('ascii')}"}}
+    media = image.media_type or next(
+        (media for begin, media in _SIGNATURES if image.data.startswith(begin)), "image/webp"
+    )
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:{media};base64,{base64.b64encode(image.data).decode('ascii')}"},
+    }
 
 
 def _sampling(sampling: pb.Sampling, route: Route) -> Json:
@@ -114,11 +159,17 @@ def _sampling(sampling: pb.Sampling, route: Route) -> Json:
     for name in _SAMPLING:
         if sampling.HasField(name):
             value = getattr(sampling, name)
-            made[name] = round(value, 6) if name in _FLOATS else value  # a float32 says 0.699999988 for 0.7
+            made[name] = (
+                round(value, 6) if name in _FLOATS else value
+            )  # a float32 says 0.699999988 for 0.7
     if sampling.stop:
         made["stop"] = list(sampling.stop)
     if sampling.HasField("top_logprobs"):
-        made |= {"logprobs": True, "top_logprobs": sampling.top_logprobs} if route == "chat" else {"logprobs": sampling.top_logprobs}
+        made |= (
+            {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+            if route == "chat"
+            else {"logprobs": sampling.top_logprobs}
+        )
     return made
 
 
@@ -138,7 +189,9 @@ def _functions(tools: Iterable[pb.Tool], max_depth: int) -> list[Json]:
             "function": {
                 "name": tool.name,
                 "description": tool.description,
-                "parameters": _json(tool.parameters_json or "{}", f"tools[{number}].parameters_json", max_depth),
+                "parameters": _json(
+                    tool.parameters_json or "{}", f"tools[{number}].parameters_json", max_depth
+                ),
             },
         }
         for number, tool in enumerate(tools)
@@ -151,7 +204,10 @@ def _format(request: pb.GenerateRequest, max_depth: int) -> Json:
     if which == "json_object":
         return {"response_format": {"type": "json_object"}} if shape.json_object else {}
     if which == "json_schema":
-        schema: Json = {"name": shape.name or "answer", "schema": _json(shape.json_schema, "output_format.json_schema", max_depth)}
+        schema: Json = {
+            "name": shape.name or "answer",
+            "schema": _json(shape.json_schema, "output_format.json_schema", max_depth),
+        }
         if shape.HasField("strict"):
             schema["strict"] = shape.strict
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
@@ -164,12 +220,21 @@ def _extra(request: pb.GenerateRequest, max_depth: int) -> Json:
     """Return the further fields, without those that a field of the message says in other words."""
     if not request.HasField("extra_json"):
         return {}
-    hidden = {"stream", "stream_options", "n", *_INPUTS}  # the shape of the answer and its beginning are this interface's own
+    hidden = {
+        "stream",
+        "stream_options",
+        "n",
+        *_INPUTS,
+    }  # the shape of the answer and its beginning are this interface's own
     if request.sampling.HasField("max_tokens"):
         hidden |= _LIMITS
     if request.output_format.WhichOneof("format") is not None:
         hidden |= _SHAPES
-    return {key: value for key, value in _json(request.extra_json, "extra_json", max_depth).items() if key not in hidden}
+    return {
+        key: value
+        for key, value in _json(request.extra_json, "extra_json", max_depth).items()
+        if key not in hidden
+    }
 
 
 def _json(text: str, name: str, max_depth: int) -> Json:

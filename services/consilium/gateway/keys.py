@@ -67,7 +67,11 @@ class Principal:
 
     def may(self, scope: str) -> bool:
         """Say whether a scope is held: admin holds all, and whoever may generate may read."""
-        return scope in self.scopes or ADMIN in self.scopes or (scope == READ and GENERATE in self.scopes)
+        return (
+            scope in self.scopes
+            or ADMIN in self.scopes
+            or (scope == READ and GENERATE in self.scopes)
+        )
 
 
 ANYONE: Final = Principal("", "anyone", DEFAULT_SCOPES, DEFAULT_TENANT)
@@ -96,7 +100,9 @@ def mint(
     """Return (text of a new key, what to store). `now` is Unix seconds; without a lifetime the key never expires."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
     expires = now + lifetime_s if lifetime_s is not None else 0.0
-    return f"{PREFIX}_{key_id}_{secret}", KeyRecord(key_id, name, digest(pepper, secret), scopes, tenant, rpm, tpm, now, expires)
+    return f"{PREFIX}_{key_id}_{secret}", KeyRecord(
+        key_id, name, digest(pepper, secret), scopes, tenant, rpm, tpm, now, expires
+    )
 
 
 def parse(text: str) -> Presented | None:

@@ -16,23 +16,41 @@ class GatewayMeter:
         self._metrics = metrics
         self._gate = gate
 
-    def turn(self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]) -> None:
+    def turn(
+        self,
+        *,
+        route: str,
+        status: int,
+        executor: str,
+        role: str,
+        seconds: float,
+        first_s: float | None,
+        usage: dict[str, int],
+    ) -> None:
         """Count one turn that has ended; `executor` is empty if it never reached one."""
         name = executor or "none"
-        self._metrics.add("consilium_gateway_requests_total", route=route, code=str(status), executor=name)
+        self._metrics.add(
+            "consilium_gateway_requests_total", route=route, code=str(status), executor=name
+        )
         if not executor:
             return
         self._metrics.observe("consilium_gateway_turn_seconds", seconds, route=route, executor=name)
         if first_s is not None:
-            self._metrics.observe("consilium_gateway_first_token_seconds", first_s, route=route, executor=name)
+            self._metrics.observe(
+                "consilium_gateway_first_token_seconds", first_s, route=route, executor=name
+            )
         for kind in ("prompt", "completion", "cached"):
             if count := usage.get(f"{kind}_tokens", 0):
-                self._metrics.add("consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role)
+                self._metrics.add(
+                    "consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role
+                )
         self.inflight(name)
 
     def inflight(self, executor: str) -> None:
         """Tell how many turns an executor has in work now."""
-        self._metrics.set("consilium_gateway_inflight_requests", self._gate.running(executor), executor=executor)
+        self._metrics.set(
+            "consilium_gateway_inflight_requests", self._gate.running(executor), executor=executor
+        )
 
     def refused(self, code: str) -> None:
         """Count a request that no engine saw, by error code."""

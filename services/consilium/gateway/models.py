@@ -60,7 +60,9 @@ def resolve(model: str | None, *, roles: Collection[str], executors: Mapping[str
     if (found := _serving(model, executors)) is not None:
         return Target("executor", found, executor=found)
     if slash and kind == "adapter":
-        raise ConsiliumError("adapter_unknown", "no adapters are registered", name=name, param="model")
+        raise ConsiliumError(
+            "adapter_unknown", "no adapters are registered", name=name, param="model"
+        )
     raise unknown(model, roles=roles, executors=executors)
 
 
@@ -74,7 +76,14 @@ def unknown(model: str, *, roles: Collection[str], executors: Mapping[str, str])
 
 def known_names(roles: Collection[str], executors: Mapping[str, str]) -> list[str]:
     """Return every name that `resolve` takes, in the order of the list of models, without repetition."""
-    names = [AUTO, BASE, *(f"role/{role}" for role in roles), *(f"executor/{name}" for name in executors), *executors, *executors.values()]
+    names = [
+        AUTO,
+        BASE,
+        *(f"role/{role}" for role in roles),
+        *(f"executor/{name}" for name in executors),
+        *executors,
+        *executors.values(),
+    ]
     return list(dict.fromkeys(names))
 
 
@@ -90,14 +99,31 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created: int, embeds: str = "") -> list[dict[str, object]]:
+def listing(
+    roles: Collection[str], executors: Collection[ExecutorInfo], created: int, embeds: str = ""
+) -> list[dict[str, object]]:
     """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids, the model behind /v1/embeddings. `created` is Unix seconds.
 
     Each row has OpenAI's fields and a plain `description`; executors and served ids add vLLM's `root` and `max_model_len`; `consilium` says what a row is.
     """
-    rows = [_row(AUTO, created, "auto", "The core; how it thinks and samples is chosen for each turn from its words.")]
+    rows = [
+        _row(
+            AUTO,
+            created,
+            "auto",
+            "The core; how it thinks and samples is chosen for each turn from its words.",
+        )
+    ]
     rows.append(_row(BASE, created, "base", "The core as it is, without role or profile."))
-    rows += [_row(f"role/{name}", created, "role", f"The role {name}: its frame stands before what the caller says.") for name in roles]
+    rows += [
+        _row(
+            f"role/{name}",
+            created,
+            "role",
+            f"The role {name}: its frame stands before what the caller says.",
+        )
+        for name in roles
+    ]
     rows += [
         _row(
             f"executor/{info.name}",
@@ -112,7 +138,15 @@ def listing(roles: Collection[str], executors: Collection[ExecutorInfo], created
     for info in sorted(executors, key=lambda info: info.name != CORE):
         if info.model not in taken:
             taken.add(info.model)
-            rows.append(_row(info.model, created, "model", f"The model that the executor {info.name} serves{_told(info)}.", info))
+            rows.append(
+                _row(
+                    info.model,
+                    created,
+                    "model",
+                    f"The model that the executor {info.name} serves{_told(info)}.",
+                    info,
+                )
+            )
     if embeds and embeds not in taken:
         rows.append(_row(embeds, created, "embedding", "The model behind /v1/embeddings."))
     return rows
@@ -129,10 +163,24 @@ def _serving(model: str, executors: Mapping[str, str]) -> str | None:
     return next((name for name, served in executors.items() if served == model), None)
 
 
-def _row(name: str, created: int, kind: str, description: str, info: ExecutorInfo | None = None) -> dict[str, object]:
+def _row(
+    name: str, created: int, kind: str, description: str, info: ExecutorInfo | None = None
+) -> dict[str, object]:
     ours: dict[str, object] = {"kind": kind}
-    row: dict[str, object] = {"id": name, "object": "model", "created": created, "owned_by": OWNER, "description": description}
+    row: dict[str, object] = {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": OWNER,
+        "description": description,
+    }
     if info is not None:
         row |= {"root": info.model, "parent": None, "max_model_len": info.context}
-        ours |= {"executor": info.name, "state": str(info.state), "revision": info.revision, "template": info.template, "backend": info.kind}
+        ours |= {
+            "executor": info.name,
+            "state": str(info.state),
+            "revision": info.revision,
+            "template": info.template,
+            "backend": info.kind,
+        }
     return row | {"consilium": ours}

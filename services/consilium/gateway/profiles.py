@@ -104,7 +104,18 @@ PHRASES: Final[dict[str, tuple[str, ...]]] = {
             "in sql",
             "in bash",
         ),
-        *("на python", "на питоне", "на rust", "на golang", "на typescript", "на javascript", "на kotlin", "на c++", "на sql", "на bash"),
+        *(
+            "на python",
+            "на питоне",
+            "на rust",
+            "на golang",
+            "на typescript",
+            "на javascript",
+            "на kotlin",
+            "на c++",
+            "на sql",
+            "на bash",
+        ),
         *("рефактор", "регулярное выражение", "регулярку", "стектрейс", "юнит-тест"),
     ),
     MATHS: (
@@ -140,7 +151,9 @@ PHRASES: Final[dict[str, tuple[str, ...]]] = {
         *("собственные значения", "собственное значение"),
     ),
 }
-WRITE: Final = frozenset({"write", "fix", "debug", "imple", "revie", "напиш", "испра", "отлад", "реали", "прове"})
+WRITE: Final = frozenset(
+    {"write", "fix", "debug", "imple", "revie", "напиш", "испра", "отлад", "реали", "прове"}
+)
 CODE_THINGS: Final = frozenset(
     {
         "funct",
@@ -170,7 +183,9 @@ NEAR_CHARACTERS: Final = 48
 SIGNS: Final = ("\\frac", "\\int", "\\sum", "\\sqrt", "\\lim", "∫", "∑", "√", "≤", "≥", "∀", "∃")
 
 _SUM: Final = re.compile(r"\d\)?\s*[-+*/^]\s*\(?\d+\)?\s*[-+*/^]\s*\(?\d")
-_CODE_LINE: Final = re.compile(r"^\s*(?:def \w+\(|import \w+$|public (?:static|class) |func \w+\()", re.MULTILINE)
+_CODE_LINE: Final = re.compile(
+    r"^\s*(?:def \w+\(|import \w+$|public (?:static|class) |func \w+\()", re.MULTILINE
+)
 _CODE_LINE_STEMS: Final = frozenset({"def", "impor", "publi", "func"})
 _NUMBERS: Final = re.compile(r"[\d=^]")
 
@@ -201,7 +216,9 @@ def known(configured: Mapping[str, Profile]) -> dict[str, Profile]:
     return {**BUILT_IN, **configured}
 
 
-def choose(asked: str | None, role_profile: str | None, text: str, *, profiles: Mapping[str, Profile]) -> Chosen:
+def choose(
+    asked: str | None, role_profile: str | None, text: str, *, profiles: Mapping[str, Profile]
+) -> Chosen:
     """Return the profile of a turn.
 
     asked         what the request names, or None
@@ -229,10 +246,19 @@ def pick(text: str) -> tuple[str, str]:
 
     One pass makes the set of word beginnings; phrases are looked for only where a word begins like them. Under 50 us for 2 kB.
     """
-    read = text if len(text) <= READ_CHARACTERS else f"{text[: READ_CHARACTERS // 2]} {text[-READ_CHARACTERS // 2 :]}"
+    read = (
+        text
+        if len(text) <= READ_CHARACTERS
+        else f"{text[: READ_CHARACTERS // 2]} {text[-READ_CHARACTERS // 2 :]}"
+    )
     lower = read.lower()
     stems = {word[:STEM] for word in set(lower.split())}
-    said = {kind: phrase for stem in sorted(stems & _STEMS) for kind, phrase in _INDEX[stem] if phrase in lower}
+    said = {
+        kind: phrase
+        for stem in sorted(stems & _STEMS)
+        for kind, phrase in _INDEX[stem]
+        if phrase in lower
+    }
     if THINK in said:
         return THINK, f"the words {said[THINK]!r}"
     if (why := _code(read, lower, stems)) or (why := said.get(CODE)):
@@ -300,7 +326,11 @@ def apply(profile: Profile, body: Json, route: Route) -> Json:
         sent = body.get("chat_template_kwargs")
         words = sent if isinstance(sent, dict) else {}
         thinking = words.get("enable_thinking", thinking)
-        if profile.thinking is not None and "enable_thinking" not in words and (sent is None or isinstance(sent, dict)):
+        if (
+            profile.thinking is not None
+            and "enable_thinking" not in words
+            and (sent is None or isinstance(sent, dict))
+        ):
             added["chat_template_kwargs"] = {**words, "enable_thinking": profile.thinking}
     if route in BUDGET_ROUTES and thinking is not False:
         _offer(added, body, BUDGET, profile.thinking_budget)
@@ -314,5 +344,14 @@ def _offer(added: Json, body: Json, key: str, value: object) -> None:
 
 def _unknown(name: str, every: Mapping[str, Profile]) -> ConsiliumError:
     near = nearest(name, [*every, AUTO])
-    hint = f"the nearest known profile is {near!r}" if near else f"there are {', '.join([*sorted(every), AUTO])}"
-    return ConsiliumError("invalid_request", field="consilium.profile", reason=f"there is no profile {name!r}; {hint}", nearest=near)
+    hint = (
+        f"the nearest known profile is {near!r}"
+        if near
+        else f"there are {', '.join([*sorted(every), AUTO])}"
+    )
+    return ConsiliumError(
+        "invalid_request",
+        field="consilium.profile",
+        reason=f"there is no profile {name!r}; {hint}",
+        nearest=near,
+    )

@@ -24,7 +24,11 @@ def framed(frame: roles.Frame, body: Json, route: Route) -> Json:
         return {**body, "messages": roles.frame_messages(frame, messages)} if whole else body
     if route == "responses":
         own = body.get("instructions")
-        return {**body, "instructions": roles.frame_instructions(frame, own)} if own is None or isinstance(own, str) else body
+        return (
+            {**body, "instructions": roles.frame_instructions(frame, own)}
+            if own is None or isinstance(own, str)
+            else body
+        )
     if route == "completions" and body.get("prompt") is not None:
         return {**body, "prompt": roles.frame_prompt(frame, body["prompt"])}
     return body

@@ -63,18 +63,32 @@ class Receipt:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the caller sees: fields that say something, without the key."""
-        return {key: value for key, value in self.stored().items() if value not in (None, "", (), {}, []) and key != "key_id"}
+        return {
+            key: value
+            for key, value in self.stored().items()
+            if value not in (None, "", (), {}, []) and key != "key_id"
+        }
 
     def stored(self) -> dict[str, Any]:
         """Return every field, as it is kept."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"notes": list(self.notes)}  # asdict copies deeply, a quarter of a turn's cost here
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "notes": list(self.notes)
+        }  # asdict copies deeply, a quarter of a turn's cost here
 
 
 def timeline(raw: Mapping[str, Any]) -> str:
     """Return a stored receipt as lines for a person: what was asked, each decision with its reason, each stage with its time."""
-    lines = [f"receipt   {raw.get('id', '')}", f"answered  {_when(raw.get('created'))}, status {raw.get('status', '')}", *_decisions(raw)]
+    lines = [
+        f"receipt   {raw.get('id', '')}",
+        f"answered  {_when(raw.get('created'))}, status {raw.get('status', '')}",
+        *_decisions(raw),
+    ]
     timings = raw.get("timings") or {}
-    stages = [(name, words, timings[name]) for name, words in STAGES if isinstance(timings.get(name), int | float)]
+    stages = [
+        (name, words, timings[name])
+        for name, words in STAGES
+        if isinstance(timings.get(name), int | float)
+    ]
     if stages:
         lines += ["", "      ms  stage"]
         lines += [f"{took:8.1f}  {name:<12} {words}" for name, words, took in stages]
@@ -88,16 +102,43 @@ def _decisions(raw: Mapping[str, Any]) -> list[str]:
     if raw.get("profile"):
         rows.append(("profile", f"{raw['profile']}: {raw.get('profile_why', '')}"))
     if raw.get("fallback_from"):
-        rows.append(("fallback", f"{raw['fallback_from']} did not answer ({raw.get('fallback_why', '')}), so {raw.get('executor', '')} did"))
-    rows.append(("executor", " ".join(part for part in (str(raw.get("executor", "")), str(raw.get("replica") or ""), str(raw.get("revision") or "")) if part)))
+        rows.append(
+            (
+                "fallback",
+                f"{raw['fallback_from']} did not answer ({raw.get('fallback_why', '')}), so {raw.get('executor', '')} did",
+            )
+        )
+    rows.append(
+        (
+            "executor",
+            " ".join(
+                part
+                for part in (
+                    str(raw.get("executor", "")),
+                    str(raw.get("replica") or ""),
+                    str(raw.get("revision") or ""),
+                )
+                if part
+            ),
+        )
+    )
     if raw.get("replica_why"):
         rows.append(("replica", str(raw["replica_why"])))
     if raw.get("template") == "plain":
         rows.append(("template", "plain: the model has no chat template, so ours was used"))
     usage = raw.get("usage") or {}
     if usage:
-        cached = f", {usage.get('cached_tokens', 0)} of them from the cache" if usage.get("cached_tokens") else ""
-        rows.append(("tokens", f"{usage.get('prompt_tokens', 0)} read{cached}, {usage.get('completion_tokens', 0)} written"))
+        cached = (
+            f", {usage.get('cached_tokens', 0)} of them from the cache"
+            if usage.get("cached_tokens")
+            else ""
+        )
+        rows.append(
+            (
+                "tokens",
+                f"{usage.get('prompt_tokens', 0)} read{cached}, {usage.get('completion_tokens', 0)} written",
+            )
+        )
     if raw.get("finish_reason"):
         rows.append(("ended by", str(raw["finish_reason"])))
     rows += [("note", str(note)) for note in raw.get("notes") or ()]

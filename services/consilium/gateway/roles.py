@@ -38,7 +38,12 @@ class Frame:
 
 def read(roles: Mapping[str, Role], base_dir: Path) -> dict[str, Frame]:
     """Return role -> frame. Frame files are read here, once; relative ones lie under `base_dir`. Raises ConsiliumError(config_invalid) with the path."""
-    return {name: Frame(name, _text(name, role, base_dir).strip(), role.profile, role.executor, role.fallback) for name, role in roles.items()}
+    return {
+        name: Frame(
+            name, _text(name, role, base_dir).strip(), role.profile, role.executor, role.fallback
+        )
+        for name, role in roles.items()
+    }
 
 
 def frame_messages(frame: Frame, messages: Sequence[Json]) -> list[Json]:
@@ -53,7 +58,11 @@ def frame_messages(frame: Frame, messages: Sequence[Json]) -> list[Json]:
     while own < len(messages) and messages[own].get("role") in SYSTEM:
         own += 1
     contents = [message.get("content") for message in messages[:own]]
-    first: Json = {**(messages[0] if own else {}), "role": "system", "content": _joined(frame.text, contents)}
+    first: Json = {
+        **(messages[0] if own else {}),
+        "role": "system",
+        "content": _joined(frame.text, contents),
+    }
     return [first, *messages[own:]]
 
 
@@ -69,7 +78,9 @@ def frame_prompt(frame: Frame, prompt: object) -> object:
     if _is_texts(prompt):
         return [frame_prompt(frame, text) for text in prompt]
     raise ConsiliumError(
-        "invalid_request", field="prompt", reason=f"role/{frame.role} has a frame, and that is joined to text only; send text instead of token ids"
+        "invalid_request",
+        field="prompt",
+        reason=f"role/{frame.role} has a frame, and that is joined to text only; send text instead of token ids",
     )
 
 
@@ -89,7 +100,12 @@ def _text(name: str, role: Role, base_dir: Path) -> str:
         reason = err.strerror or str(err)
     except UnicodeDecodeError as err:
         reason = f"not UTF-8 text (byte {err.start})"
-    raise ConsiliumError("config_invalid", key=f"roles.{name}.frame_file", reason=f"{path} cannot be read: {reason}", path=str(path))
+    raise ConsiliumError(
+        "config_invalid",
+        key=f"roles.{name}.frame_file",
+        reason=f"{path} cannot be read: {reason}",
+        path=str(path),
+    )
 
 
 def _joined(text: str, contents: Sequence[object]) -> object:
@@ -103,7 +119,11 @@ def _joined(text: str, contents: Sequence[object]) -> object:
         elif isinstance(content, list):
             parts += content
         elif content is not None:
-            raise ConsiliumError("invalid_request", field="messages", reason="the content of a system message must be text or a list of parts")
+            raise ConsiliumError(
+                "invalid_request",
+                field="messages",
+                reason="the content of a system message must be text or a list of parts",
+            )
     joined = BLANK_LINE.join(found for found in texts if found)
     return [{"type": "text", "text": joined}, *parts] if parts else joined
 
@@ -113,4 +133,6 @@ def _is_texts(prompt: object) -> TypeGuard[list[str]]:
 
 
 def _is_text_part(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )

@@ -96,15 +96,24 @@ class HttpFace:
         request = Request.of(scope, receive, send)
         request_id = _request_id(request) or self._face.cast.ids.new()
         sent = _Sent(send)
-        request = Request(request.method, request.path, request.query, request.headers, receive, sent)
-        headers: Headers = [(b"x-request-id", request_id.encode())] if self._tells_request_id else []
+        request = Request(
+            request.method, request.path, request.query, request.headers, receive, sent
+        )
+        headers: Headers = (
+            [(b"x-request-id", request_id.encode())] if self._tells_request_id else []
+        )
         self.streams += 1
         with logs.request(request_id):
             try:
                 path = request.path.rstrip("/") or "/"
                 await self._route(request, path, headers)
                 if path not in QUIET:
-                    _log.info("answered", method=request.method, path=request.path[:100], status=sent.status)
+                    _log.info(
+                        "answered",
+                        method=request.method,
+                        path=request.path[:100],
+                        status=sent.status,
+                    )
             except ConsiliumError as error:
                 await _refuse(request, sent, error, headers, request_id)
             except Exception as error:
@@ -133,7 +142,9 @@ class HttpFace:
             _only(request, "GET", "HEAD", "DELETE")
             await self._response(request, path.removeprefix("/v1/responses/"), headers)
         else:
-            near = difflib.get_close_matches(path[:100], KNOWN, n=1, cutoff=0.3) or ["/v1/chat/completions"]
+            near = difflib.get_close_matches(path[:100], KNOWN, n=1, cutoff=0.3) or [
+                "/v1/chat/completions"
+            ]
             raise ConsiliumError("route_unknown", name=path[:100], nearest=near[0])
 
     async def _turn(self, request: Request, route: Route, headers: Headers) -> None:
@@ -146,7 +157,16 @@ class HttpFace:
             except ConsiliumError:
                 await self._face.cast.settle(admitted.key_id, admitted.reserved, 0)
                 raise
-        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, deadline, admitted.notes, admitted.principal.tenant)
+        ask = turn.Ask(
+            route,
+            body,
+            size,
+            admitted.key_id,
+            admitted.reserved,
+            deadline,
+            admitted.notes,
+            admitted.principal.tenant,
+        )
         while_here = asyncio.ensure_future(turn.play(self._face.cast, ask))
         playing = await asgi.unless_gone(request, while_here, turn.Playing.aclose)
         head = playing.head
@@ -156,30 +176,53 @@ class HttpFace:
         keep = route == "responses" and head.status == HTTP_OK
         try:
             if head.stream:
-                chunks = self._remembering(given, body, playing, admitted) if keep else aiter(playing)
-                async with asyncio.timeout(self._left_s(deadline) + READ_S):  # who does not read holds no place for longer than an answer may take
-                    await asgi.stream(request, head.status, chunks, headers, head.content_type.encode())
+                chunks = (
+                    self._remembering(given, body, playing, admitted) if keep else aiter(playing)
+                )
+                async with asyncio.timeout(
+                    self._left_s(deadline) + READ_S
+                ):  # who does not read holds no place for longer than an answer may take
+                    await asgi.stream(
+                        request, head.status, chunks, headers, head.content_type.encode()
+                    )
             else:
                 whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
                 if keep:
                     whole = await self._remembered(whole, given, body, admitted)
                 await asgi.answer(request, head.status, whole, headers, head.content_type.encode())
         except TimeoutError:
-            raise ConsiliumError("deadline", "the caller did not read its answer", name=playing.executor, receipt=playing.receipt_id) from None
+            raise ConsiliumError(
+                "deadline",
+                "the caller did not read its answer",
+                name=playing.executor,
+                receipt=playing.receipt_id,
+            ) from None
         finally:
             await playing.aclose()
 
     def _left_s(self, deadline: float | None) -> float:
         """Return the seconds until a deadline in Unix seconds, or those that a turn may take."""
-        return self._face.cast.limits.request_timeout_s if deadline is None else max(0.0, deadline - time.time())
+        return (
+            self._face.cast.limits.request_timeout_s
+            if deadline is None
+            else max(0.0, deadline - time.time())
+        )
 
-    async def _enter(self, request: Request, headers: Headers) -> tuple[dict[str, Any], int, Admitted]:
+    async def _enter(
+        self, request: Request, headers: Headers
+    ) -> tuple[dict[str, Any], int, Admitted]:
         """Read the body and let the caller in: key, scope, quota. The headers get the quota's state."""
         limits = self._face.cast.limits
-        self._face.authority.check_spelling(request.headers.get("authorization"))  # who shows no key costs no reading and no parsing
+        self._face.authority.check_spelling(
+            request.headers.get("authorization")
+        )  # who shows no key costs no reading and no parsing
         raw = await asgi.read_body(request, limits.max_body_bytes)
         body = asgi.parse_object(raw, limits.max_json_depth)
-        admitted = await self._face.authority.authenticate(request.headers.get("authorization"), admission.estimate_tokens(body, len(raw)), GENERATE)
+        admitted = await self._face.authority.authenticate(
+            request.headers.get("authorization"),
+            admission.estimate_tokens(body, len(raw)),
+            GENERATE,
+        )
         headers += admitted.headers()
         return body, len(raw), admitted
 
@@ -189,7 +232,9 @@ class HttpFace:
         used = 0
         try:
             async with asyncio.timeout(self._left_s(deadline)):
-                made = await asgi.unless_gone(request, asyncio.ensure_future(self._face.embed(body)))
+                made = await asgi.unless_gone(
+                    request, asyncio.ensure_future(self._face.embed(body))
+                )
             used = int(made["usage"]["total_tokens"])
         except TimeoutError:
             raise ConsiliumError("deadline", name="The embedder", retry_after_s=1.0) from None
@@ -200,7 +245,12 @@ class HttpFace:
     async def _models(self, request: Request, name: str, headers: Headers) -> None:
         await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
         cast = self._face.cast
-        listed = models.listing(cast.frames, cast.engine.executors(), created=int(_STARTED), embeds=self._face.embeddings.model)
+        listed = models.listing(
+            cast.frames,
+            cast.engine.executors(),
+            created=int(_STARTED),
+            embeds=self._face.embeddings.model,
+        )
         if not name:
             await asgi.answer(request, HTTP_OK, dumps({"object": "list", "data": listed}), headers)
             return
@@ -212,48 +262,79 @@ class HttpFace:
         raise ConsiliumError("model_unknown", name=name[:100], nearest=near[0] if near else "base")
 
     async def _receipt(self, request: Request, name: str, headers: Headers) -> None:
-        admitted = await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
+        admitted = await self._face.authority.authenticate(
+            request.headers.get("authorization"), 0, READ
+        )
         found = await self._face.receipts.get(name[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
-            raise ConsiliumError("receipt_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
+            raise ConsiliumError(
+                "receipt_unknown",
+                name=name[:LONGEST_ID],
+                kept=span(self._face.cast.limits.receipt_ttl_s),
+            )
         if not admitted.principal.may(ADMIN):
             found = {name: value for name, value in found.items() if name != "key_id"}
         await asgi.answer(request, HTTP_OK, dumps(found), headers)
 
     async def _response(self, request: Request, name: str, headers: Headers) -> None:
-        admitted = await self._face.authority.authenticate(request.headers.get("authorization"), 0, READ)
+        admitted = await self._face.authority.authenticate(
+            request.headers.get("authorization"), 0, READ
+        )
         stored = await self._stored(name, admitted)
         if request.method == "DELETE":
             await self._face.responses.delete(name[:LONGEST_ID])
-            await asgi.answer(request, HTTP_OK, dumps({"id": name, "object": "response", "deleted": True}), headers)
+            await asgi.answer(
+                request,
+                HTTP_OK,
+                dumps({"id": name, "object": "response", "deleted": True}),
+                headers,
+            )
             return
         await asgi.answer(request, HTTP_OK, dumps(stored.response), headers)
 
     async def _continue(self, body: dict[str, Any], admitted: Admitted) -> dict[str, Any]:
         if body.get("background") is True:
-            raise ConsiliumError("not_supported", reason="background: true is not supported yet; send the request without it", param="background")
+            raise ConsiliumError(
+                "not_supported",
+                reason="background: true is not supported yet; send the request without it",
+                param="background",
+            )
         previous = body.get("previous_response_id")
         if previous is None:
             return conversation.continued(body, None)
         if not isinstance(previous, str):
-            raise ConsiliumError("invalid_request", field="previous_response_id", reason="it must be a string, the id of an earlier response")
+            raise ConsiliumError(
+                "invalid_request",
+                field="previous_response_id",
+                reason="it must be a string, the id of an earlier response",
+            )
         return conversation.continued(body, await self._stored(previous, admitted))
 
     async def _stored(self, name: str, admitted: Admitted) -> conversation.Stored:
         raw = await self._face.responses.get(name[:LONGEST_ID])
         stored = conversation.of(raw) if raw is not None else None
         if stored is None or not admitted.may_read(stored.owner):
-            raise ConsiliumError("response_unknown", name=name[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
+            raise ConsiliumError(
+                "response_unknown",
+                name=name[:LONGEST_ID],
+                kept=span(self._face.cast.limits.receipt_ttl_s),
+            )
         return stored
 
-    async def _remembering(self, given: dict[str, Any], sent: dict[str, Any], playing: turn.Playing, admitted: Admitted) -> AsyncIterator[bytes]:
+    async def _remembering(
+        self, given: dict[str, Any], sent: dict[str, Any], playing: turn.Playing, admitted: Admitted
+    ) -> AsyncIterator[bytes]:
         """Yield a stream; its response is stored before its last bytes go out, so that the next request may name it at once."""
         async for chunk in playing:
             if playing.last:
-                await self._store(conversation.finished(playing.last, streamed=True), given, sent, admitted)
+                await self._store(
+                    conversation.finished(playing.last, streamed=True), given, sent, admitted
+                )
             yield chunk
 
-    async def _remembered(self, whole: bytes, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted) -> bytes:
+    async def _remembered(
+        self, whole: bytes, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted
+    ) -> bytes:
         """Store a response and return it with what this room adds: the earlier one's id, and whether it is kept."""
         made = conversation.finished(whole, streamed=False)
         if made is None:
@@ -262,15 +343,27 @@ class HttpFace:
         await self._store(made, given, sent, admitted)
         return dumps(told)
 
-    async def _store(self, made: dict[str, Any] | None, given: dict[str, Any], sent: dict[str, Any], admitted: Admitted) -> None:
+    async def _store(
+        self,
+        made: dict[str, Any] | None,
+        given: dict[str, Any],
+        sent: dict[str, Any],
+        admitted: Admitted,
+    ) -> None:
         if made is None or not conversation.wants_store(given):
             return
-        plain = {key: value for key, value in conversation.told(made, given).items() if key != "consilium"}
+        plain = {
+            key: value
+            for key, value in conversation.told(made, given).items()
+            if key != "consilium"
+        }
         kept = conversation.Stored(plain, conversation.items(sent.get("input")), admitted.key_id)
         name = str(plain["id"])
         try:
             earlier = await self._face.responses.get(name)
-            if earlier is not None and conversation.of(earlier).owner != admitted.key_id:  # a remote server chooses its ids itself
+            if (
+                earlier is not None and conversation.of(earlier).owner != admitted.key_id
+            ):  # a remote server chooses its ids itself
                 _log.warning("response_not_kept", code="id_taken")
                 return
             await self._face.responses.put(name, kept.as_dict(), admitted.key_id)
@@ -285,7 +378,12 @@ class HttpFace:
         states = await self._face.watch.states()
         ready = states.get(CORE) is State.READY and not self.draining
         body = {"ready": ready, "executors": {name: state.value for name, state in states.items()}}
-        await asgi.answer(request, HTTP_OK if ready else 503, dumps(body), [] if ready else [(b"retry-after", b"2")])
+        await asgi.answer(
+            request,
+            HTTP_OK if ready else 503,
+            dumps(body),
+            [] if ready else [(b"retry-after", b"2")],
+        )
 
 
 class _Sent:
@@ -302,9 +400,16 @@ class _Sent:
         await self._send(message)
 
 
-async def _refuse(request: Request, sent: _Sent, error: ConsiliumError, headers: Headers, request_id: str) -> None:
+async def _refuse(
+    request: Request, sent: _Sent, error: ConsiliumError, headers: Headers, request_id: str
+) -> None:
     level = _log.warning if http_status(error) < 500 else _log.error
-    level("refused", code=error.code, path=request.path[:100], **({"detail": error.detail} if error.detail else {}))
+    level(
+        "refused",
+        code=error.code,
+        path=request.path[:100],
+        **({"detail": error.detail} if error.detail else {}),
+    )
     if sent.begun or error.code == "client_gone":
         return  # nobody reads it, or the answer has begun and ended itself
     if error.code == "internal":
@@ -323,7 +428,12 @@ async def _collect(playing: turn.Playing) -> bytes:
 
 def _only(request: Request, *methods: str) -> None:
     if request.method not in methods:
-        raise ConsiliumError("method_not_allowed", name=request.path[:100], method=request.method, allowed=" and ".join(methods))
+        raise ConsiliumError(
+            "method_not_allowed",
+            name=request.path[:100],
+            method=request.method,
+            allowed=" and ".join(methods),
+        )
 
 
 def _request_id(request: Request) -> str:
@@ -341,7 +451,11 @@ def _deadline(request: Request) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < 86_400:
-        raise ConsiliumError("invalid_request", field="x-consilium-timeout", reason=f"it must be seconds between 0 and 86400 (it is {given[:20]!r})")
+        raise ConsiliumError(
+            "invalid_request",
+            field="x-consilium-timeout",
+            reason=f"it must be seconds between 0 and 86400 (it is {given[:20]!r})",
+        )
     return time.time() + seconds
 
 

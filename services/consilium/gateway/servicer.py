@@ -45,19 +45,41 @@ class Generation(rpc.GenerationServiceServicer):
     def __init__(self, face: Face) -> None:
         self._face = face
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802  the name in the proto
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateResponse]:
         """Answer one turn. Raises ConsiliumError; the kernel's server tells it."""
-        self._face.authority.check_spelling(_authorization(context))  # who shows no key costs no parsing
+        self._face.authority.check_spelling(
+            _authorization(context)
+        )  # who shows no key costs no parsing
         route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
-        ask = turn.Ask(route, body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes, admitted.principal.tenant)
+        ask = turn.Ask(
+            route,
+            body,
+            size,
+            admitted.key_id,
+            admitted.reserved,
+            calls.current().deadline,
+            admitted.notes,
+            admitted.principal.tenant,
+        )
         playing = await turn.play(self._face.cast, ask)
         try:
             head = playing.head
             if not head.stream or head.status != HTTP_OK:
-                raise told(_json(b"".join([chunk async for chunk in playing])), head.status, retry_after_s=head.retry_after)
-            await context.send_initial_metadata(((RECEIPT_KEY, playing.receipt_id), (calls.REQUEST_ID_KEY, calls.current().request_id)))
+                raise told(
+                    _json(b"".join([chunk async for chunk in playing])),
+                    head.status,
+                    retry_after_s=head.retry_after,
+                )
+            await context.send_initial_metadata(
+                (
+                    (RECEIPT_KEY, playing.receipt_id),
+                    (calls.REQUEST_ID_KEY, calls.current().request_id),
+                )
+            )
             yield pb.GenerateResponse(metadata=self._metadata(playing))
             reader, events = Reader(), grpc_events.Events()
             async with aclosing(aiter(playing)) as chunks:
@@ -72,36 +94,69 @@ class Generation(rpc.GenerationServiceServicer):
         finally:
             await playing.aclose()
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802  the name in the proto
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Any
+    ) -> pb.ListModelsResponse:
         """Return a page of names, sorted by id."""
         await self._enter(context, 0, READ)
         cast = self._face.cast
-        rows = sorted(models.listing(cast.frames, cast.engine.executors(), created=0, embeds=self._face.embeddings.model), key=lambda row: str(row["id"]))
+        rows = sorted(
+            models.listing(
+                cast.frames, cast.engine.executors(), created=0, embeds=self._face.embeddings.model
+            ),
+            key=lambda row: str(row["id"]),
+        )
         rows = [row for row in rows if str(row["id"]) > request.page_token]
         size = min(request.page_size or PAGE, MOST)
         if size < 0:
-            raise ConsiliumError("invalid_request", field="page_size", reason="it must not be negative")
+            raise ConsiliumError(
+                "invalid_request", field="page_size", reason="it must not be negative"
+            )
         page = rows[:size]
-        return pb.ListModelsResponse(models=[_model(row) for row in page], next_page_token=str(page[-1]["id"]) if len(rows) > len(page) and page else "")
+        return pb.ListModelsResponse(
+            models=[_model(row) for row in page],
+            next_page_token=str(page[-1]["id"]) if len(rows) > len(page) and page else "",
+        )
 
-    async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:  # noqa: N802  the name in the proto
+    async def CountTokens(
+        self, request: pb.CountTokensRequest, context: Any
+    ) -> pb.CountTokensResponse:
         """Count the tokens of a prompt, template included."""
         self._face.authority.check_spelling(_authorization(context))
         body = grpc_request.counting(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, 0, GENERATE)
         found = await self._document(
-            turn.Ask("tokenize", body, size, admitted.key_id, admitted.reserved, calls.current().deadline, admitted.notes, admitted.principal.tenant)
+            turn.Ask(
+                "tokenize",
+                body,
+                size,
+                admitted.key_id,
+                admitted.reserved,
+                calls.current().deadline,
+                admitted.notes,
+                admitted.principal.tenant,
+            )
         )
         tokens = grpc_events.tokens(found.get("tokens")) if request.return_tokens else []
-        return pb.CountTokensResponse(tokens=int(found.get("count") or 0), context_tokens=int(found.get("max_model_len") or 0), token_ids=tokens)
+        return pb.CountTokensResponse(
+            tokens=int(found.get("count") or 0),
+            context_tokens=int(found.get("max_model_len") or 0),
+            token_ids=tokens,
+        )
 
-    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802  the name in the proto
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Return one vector for each text."""
-        body: dict[str, Any] = {"model": request.model or "auto", "input": list(request.texts), "encoding_format": "base64"}
+        body: dict[str, Any] = {
+            "model": request.model or "auto",
+            "input": list(request.texts),
+            "encoding_format": "base64",
+        }
         if request.HasField("dimensions"):
             body["dimensions"] = request.dimensions
-        admitted = await self._enter(context, admission.estimate_tokens(body, request.ByteSize()), GENERATE)
+        admitted = await self._enter(
+            context, admission.estimate_tokens(body, request.ByteSize()), GENERATE
+        )
         used = 0
         try:
             made = await self._face.embed(body)
@@ -116,12 +171,18 @@ class Generation(rpc.GenerationServiceServicer):
             usage=pb.Usage(prompt_tokens=used),
         )
 
-    async def GetReceipt(self, request: pb.GetReceiptRequest, context: Any) -> pb.GetReceiptResponse:  # noqa: N802  the name in the proto
+    async def GetReceipt(
+        self, request: pb.GetReceiptRequest, context: Any
+    ) -> pb.GetReceiptResponse:
         """Return what was decided for an earlier answer."""
         admitted = await self._enter(context, 0, READ)
         found = await self._face.receipts.get(request.id[:LONGEST_ID])
         if found is None or not admitted.may_read(str(found.get("key_id", ""))):
-            raise ConsiliumError("receipt_unknown", name=request.id[:LONGEST_ID], kept=span(self._face.cast.limits.receipt_ttl_s))
+            raise ConsiliumError(
+                "receipt_unknown",
+                name=request.id[:LONGEST_ID],
+                kept=span(self._face.cast.limits.receipt_ttl_s),
+            )
         return pb.GetReceiptResponse(receipt=grpc_events.receipt(found))
 
     async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:
@@ -156,7 +217,9 @@ class Generation(rpc.GenerationServiceServicer):
 def service(face: Face) -> Service:
     """Return the service as the kernel's server takes it."""
     servicer = Generation(face)
-    return Service(NAME, lambda server: rpc.add_GenerationServiceServicer_to_server(servicer, server))
+    return Service(
+        NAME, lambda server: rpc.add_GenerationServiceServicer_to_server(servicer, server)
+    )
 
 
 def _model(row: Mapping[str, Any]) -> pb.Model:

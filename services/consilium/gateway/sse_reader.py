@@ -57,7 +57,9 @@ class Reader:
         return self.feed(b"\n\n")
 
     def _event(self, raw: bytes) -> Json | None:
-        text = b"\n".join(line[5:].lstrip() for line in raw.splitlines() if line.startswith(b"data:"))
+        text = b"\n".join(
+            line[5:].lstrip() for line in raw.splitlines() if line.startswith(b"data:")
+        )
         if not text:
             return None
         if text == DONE:
@@ -125,12 +127,22 @@ def told(body: object, status: int, *, retry_after_s: float | None = None) -> Co
     if isinstance(code, str) and code in BY_CODE:
         row = BY_CODE[code]
         fields = fields_of(row, message)
-        return ToldError(code, message, retry_after_s=retry_after_s or _seconds(fields.get("retry_after")), **fields, param=_text(error.get("param")))
+        return ToldError(
+            code,
+            message,
+            retry_after_s=retry_after_s or _seconds(fields.get("retry_after")),
+            **fields,
+            param=_text(error.get("param")),
+        )
     if isinstance(code, int) and code in _BY_STATUS:
         status = code
     known = _BY_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
     param = _text(error.get("param"))
-    shown: dict[str, FieldValue] = {"field": param or "request", "reason": message} if known == "invalid_request" else {"reason": message}
+    shown: dict[str, FieldValue] = (
+        {"field": param or "request", "reason": message}
+        if known == "invalid_request"
+        else {"reason": message}
+    )
     return ToldError(known, message, retry_after_s=retry_after_s, **shown, param=param)
 
 
@@ -141,7 +153,9 @@ def fields_of(row: Row, message: str) -> dict[str, FieldValue]:
         pattern += re.escape(literal)
         if name:
             quote = "'" if conversion == "r" else ""
-            pattern += f"(?P={name})" if f"(?P<{name}>" in pattern else f"{quote}(?P<{name}>.+?){quote}"
+            pattern += (
+                f"(?P={name})" if f"(?P<{name}>" in pattern else f"{quote}(?P<{name}>.+?){quote}"
+            )
     found = re.fullmatch(pattern, message, re.DOTALL)
     return {name: _number(text) for name, text in found.groupdict().items()} if found else {}
 

@@ -68,7 +68,9 @@ class QuotaStore(Protocol):
 class KeyDesk(KeyStore, QuotaStore, Protocol):
     """Keys and quotas in one place, so that a request costs one round trip."""
 
-    async def check(self, key_id: str, digest: str, tokens: int) -> tuple[KeyRecord | None, Verdict]:
+    async def check(
+        self, key_id: str, digest: str, tokens: int
+    ) -> tuple[KeyRecord | None, Verdict]:
         """Return the key and take one request and the tokens from its bucket, at once.
 
         Taken is only from a key that is good: with this digest, neither revoked nor expired by the store's own clock. Another one is returned as it is, with a
@@ -89,7 +91,9 @@ class ReceiptStore(Protocol):
 class ResponseStore(Protocol):
     """Answers of /v1/responses that were asked to be stored, by id."""
 
-    async def put(self, response_id: str, response: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+    async def put(
+        self, response_id: str, response: Json, owner: str = "", *, ttl_s: float | None = None
+    ) -> None:
         """Keep an answer for so many seconds, by default as long as receipts are kept. The owner's oldest answers make room for it."""
 
     async def get(self, response_id: str) -> Json | None:

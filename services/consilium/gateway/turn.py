@@ -34,7 +34,17 @@ _log = logs.get("gateway")
 class Meter(Protocol):
     """Where counts go."""
 
-    def turn(self, *, route: str, status: int, executor: str, role: str, seconds: float, first_s: float | None, usage: dict[str, int]) -> None:
+    def turn(
+        self,
+        *,
+        route: str,
+        status: int,
+        executor: str,
+        role: str,
+        seconds: float,
+        first_s: float | None,
+        usage: dict[str, int],
+    ) -> None:
         """Count one turn that has ended."""
 
     def inflight(self, executor: str) -> None:
@@ -91,7 +101,17 @@ class Cast:
 class Playing:
     """An answer that has begun. Iterate once for its bytes, then it ends itself; `aclose` ends it early and stops the engine."""
 
-    def __init__(self, cast: Cast, ask: Ask, plan: Plan, turn: Turn, *, receipt_id: str, began: float, moved: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        cast: Cast,
+        ask: Ask,
+        plan: Plan,
+        turn: Turn,
+        *,
+        receipt_id: str,
+        began: float,
+        moved: tuple[str, str],
+    ) -> None:
         self._cast, self._ask, self._plan, self._turn = cast, ask, plan, turn
         self._began, self._moved = began, moved
         self._first: float | None = None
@@ -170,7 +190,14 @@ class Playing:
             first_s=None if self._first is None else self._first - self._began,
             usage=receipt.usage,
         )
-        _log.info("turn_done", route=self._ask.route, status=self._status, executor=self._plan.executor, receipt=self.receipt_id, took_ms=round(seconds * 1000))
+        _log.info(
+            "turn_done",
+            route=self._ask.route,
+            status=self._status,
+            executor=self._plan.executor,
+            receipt=self.receipt_id,
+            took_ms=round(seconds * 1000),
+        )
         _spawn(self._after(receipt))
         await self._turn.aclose()
 
@@ -178,27 +205,50 @@ class Playing:
         """Do what the caller need not wait for."""
         usage = receipt.usage
         used = int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
-        if receipt.status == GONE:  # nobody knows what was used: leaving just before the end is no way around a quota; a chunk is a token or more
-            used = max(self._ask.tokens_held, self._ask.size // admission.BYTES_PER_TOKEN + self._chunks)
-        elif not used and receipt.status == HTTP_OK and self._ask.route in GENERATING:  # a remote server that counts nothing
+        if (
+            receipt.status == GONE
+        ):  # nobody knows what was used: leaving just before the end is no way around a quota; a chunk is a token or more
+            used = max(
+                self._ask.tokens_held, self._ask.size // admission.BYTES_PER_TOKEN + self._chunks
+            )
+        elif (
+            not used and receipt.status == HTTP_OK and self._ask.route in GENERATING
+        ):  # a remote server that counts nothing
             used = self._ask.tokens_held
         await _close(self._cast, self._ask, used, receipt)
 
     def _with_receipt(self, body: bytes) -> bytes:
         self.last = body
-        if not self._plan.with_receipt or self.head.status != 200 or self._ask.route not in GENERATING:
+        if (
+            not self._plan.with_receipt
+            or self.head.status != 200
+            or self._ask.route not in GENERATING
+        ):
             return body
         note = dumps({"receipt": self._receipt().as_dict()})
         if not self.head.stream:
             return receipt_bytes.into_document(body, note)
-        kind = {"chat": b"chat.completion.chunk", "completions": b"text_completion"}.get(self._ask.route, b"consilium.receipt")
-        spare = b'data: {"id":"' + self.receipt_id.encode() + b'","object":"' + kind + b'","choices":[],"consilium":' + note + b"}\n\n"
+        kind = {"chat": b"chat.completion.chunk", "completions": b"text_completion"}.get(
+            self._ask.route, b"consilium.receipt"
+        )
+        spare = (
+            b'data: {"id":"'
+            + self.receipt_id.encode()
+            + b'","object":"'
+            + kind
+            + b'","choices":[],"consilium":'
+            + note
+            + b"}\n\n"
+        )
         return receipt_bytes.into_stream(body, note, spare)
 
     def _receipt(self) -> Receipt:
         plan, head, tail = self._plan, self.head, self._turn.tail
         now = self._cast.clock.monotonic()
-        stages: dict[str, float] = {"gateway": _ms(max(0.0, self._plan.sent - self._began)), "total": _ms(now - self._began)}
+        stages: dict[str, float] = {
+            "gateway": _ms(max(0.0, self._plan.sent - self._began)),
+            "total": _ms(now - self._began),
+        }
         if self._first is not None:
             stages["first_byte"] = _ms(self._first - self._began)
         usage: dict[str, int] = {}
@@ -215,7 +265,15 @@ class Playing:
                 "engine": tail.timings.total_ms,
             }
             stages |= {name: value for name, value in engine.items() if value is not None}
-        known = _receipt_of(self._cast, self._ask, plan, self.receipt_id, moved=self._moved, status=self._status, timings=stages)
+        known = _receipt_of(
+            self._cast,
+            self._ask,
+            plan,
+            self.receipt_id,
+            moved=self._moved,
+            status=self._status,
+            timings=stages,
+        )
         return replace(
             known,
             replica=head.replica,
@@ -238,8 +296,19 @@ async def play(cast: Cast, ask: Ask) -> Playing:
     plan: Plan | None = None
     moved = ("", "")
     try:
-        plan = decide(ask.body, ask.route, engine=cast.engine, frames=cast.frames, profiles=cast.profiles, limits=cast.limits)
-        deadline = ask.deadline if ask.deadline is not None else cast.clock.now() + cast.limits.request_timeout_s
+        plan = decide(
+            ask.body,
+            ask.route,
+            engine=cast.engine,
+            frames=cast.frames,
+            profiles=cast.profiles,
+            limits=cast.limits,
+        )
+        deadline = (
+            ask.deadline
+            if ask.deadline is not None
+            else cast.clock.now() + cast.limits.request_timeout_s
+        )
         try:
             turn = await _open(cast, ask, plan, receipt_id, deadline)
         except ConsiliumError as error:
@@ -252,16 +321,29 @@ async def play(cast: Cast, ask: Ask) -> Playing:
             turn = await _open(cast, ask, plan, receipt_id, deadline)
     except ConsiliumError as error:
         cast.meter.refused(error.code)
-        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=error.row.http, code=error.code)
+        _not_played(
+            cast,
+            ask,
+            plan,
+            receipt_id,
+            began=began,
+            moved=moved,
+            status=error.row.http,
+            code=error.code,
+        )
         if plan is not None:
             error.fields["receipt"] = receipt_id
         raise
     except asyncio.CancelledError:
-        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=GONE, code="client_gone")
+        _not_played(
+            cast, ask, plan, receipt_id, began=began, moved=moved, status=GONE, code="client_gone"
+        )
         raise
     except Exception as error:
         _log.exception("turn_failed", receipt=receipt_id)
-        _not_played(cast, ask, plan, receipt_id, began=began, moved=moved, status=500, code="internal")
+        _not_played(
+            cast, ask, plan, receipt_id, began=began, moved=moved, status=500, code="internal"
+        )
         failed = unknown(receipt_id, error)
         if plan is not None:
             failed.fields["receipt"] = receipt_id
@@ -269,16 +351,43 @@ async def play(cast: Cast, ask: Ask) -> Playing:
     return Playing(cast, ask, plan, turn, receipt_id=receipt_id, began=began, moved=moved)
 
 
-def _not_played(cast: Cast, ask: Ask, plan: Plan | None, receipt_id: str, *, began: float, moved: tuple[str, str], status: int, code: str) -> None:
+def _not_played(
+    cast: Cast,
+    ask: Ask,
+    plan: Plan | None,
+    receipt_id: str,
+    *,
+    began: float,
+    moved: tuple[str, str],
+    status: int,
+    code: str,
+) -> None:
     """Count a turn that ended before its answer began, settle its quota, and keep its receipt."""
     seconds = cast.clock.monotonic() - began
     executor, role = (plan.executor, plan.role or "") if plan is not None else ("", "")
-    cast.meter.turn(route=ask.route, status=status, executor=executor, role=role, seconds=seconds, first_s=None, usage={})
+    cast.meter.turn(
+        route=ask.route,
+        status=status,
+        executor=executor,
+        role=role,
+        seconds=seconds,
+        first_s=None,
+        usage={},
+    )
     # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.
     used = min(ask.tokens_held, ask.size // admission.BYTES_PER_TOKEN) if status == GONE else 0
     receipt = None
     if plan is not None:
-        receipt = _receipt_of(cast, ask, plan, receipt_id, moved=moved, status=status, timings={"total": _ms(seconds)}, notes=(f"ended by: {code}",))
+        receipt = _receipt_of(
+            cast,
+            ask,
+            plan,
+            receipt_id,
+            moved=moved,
+            status=status,
+            timings={"total": _ms(seconds)},
+            notes=(f"ended by: {code}",),
+        )
     _spawn(_close(cast, ask, used, receipt))
 
 
@@ -289,11 +398,24 @@ async def _close(cast: Cast, ask: Ask, used: int, receipt: Receipt | None) -> No
         if receipt is not None:
             await cast.keep(receipt)
     except ConsiliumError as error:
-        _log.warning("receipt_not_kept", receipt=receipt.id if receipt is not None else "", code=error.code, detail=error.detail)
+        _log.warning(
+            "receipt_not_kept",
+            receipt=receipt.id if receipt is not None else "",
+            code=error.code,
+            detail=error.detail,
+        )
 
 
 def _receipt_of(
-    cast: Cast, ask: Ask, plan: Plan, receipt_id: str, *, moved: tuple[str, str], status: int, timings: dict[str, float], notes: tuple[str, ...] = ()
+    cast: Cast,
+    ask: Ask,
+    plan: Plan,
+    receipt_id: str,
+    *,
+    moved: tuple[str, str],
+    status: int,
+    timings: dict[str, float],
+    notes: tuple[str, ...] = (),
 ) -> Receipt:
     """Return what is known of a turn whether or not anything was answered."""
     return Receipt(
@@ -301,7 +423,9 @@ def _receipt_of(
         created=cast.clock.now(),
         route=ask.route,
         model_asked=str(ask.body.get("model") or "auto"),
-        target=plan.target.kind if plan.target.kind in {"auto", "base"} else f"{plan.target.kind}/{plan.target.name}",
+        target=plan.target.kind
+        if plan.target.kind in {"auto", "base"}
+        else f"{plan.target.kind}/{plan.target.name}",
         role=plan.role,
         profile=plan.profile,
         profile_why=plan.profile_why,
@@ -325,13 +449,18 @@ async def _open(cast: Cast, ask: Ask, plan: Plan, receipt_id: str, deadline: flo
     cast.meter.inflight(plan.executor)
     begun = cast.clock.monotonic()
     try:
-        await context.fit(cast.engine, plan, ask.body, ask.route, call_id=receipt_id, deadline=deadline)
+        await context.fit(
+            cast.engine, plan, ask.body, ask.route, call_id=receipt_id, deadline=deadline
+        )
         body = {**plan.body, "model": info.model}
         if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
             # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.
             body["cache_salt"] = f"{ask.tenant}/{body.get('cache_salt') or ''}"
         plan.sent = cast.clock.monotonic()
-        return await cast.engine.open(plan.executor, Call(receipt_id, ask.route, body, deadline=deadline, prefix_key=plan.prefix_key))
+        return await cast.engine.open(
+            plan.executor,
+            Call(receipt_id, ask.route, body, deadline=deadline, prefix_key=plan.prefix_key),
+        )
     except BaseException:
         cast.gate.leave(plan.executor, cast.clock.monotonic() - begun)
         cast.meter.inflight(plan.executor)

@@ -28,7 +28,9 @@ class Watch:
 
     def __init__(self, engine: EngineClient, gate: Gate, limits: Gateway, clock: Clock) -> None:
         self._engine, self._gate, self._limits, self._clock = engine, gate, limits, clock
-        self._states: Mapping[str, State] = {info.name: State.STARTING for info in engine.executors()}
+        self._states: Mapping[str, State] = {
+            info.name: State.STARTING for info in engine.executors()
+        }
         self._at = -FRESH_S
         self._asking: asyncio.Task[Mapping[str, State]] | None = None
 

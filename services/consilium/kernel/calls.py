@@ -99,14 +99,22 @@ def status_of(err: ConsiliumError) -> grpc.StatusCode:
 
 def trailing(err: ConsiliumError) -> tuple[tuple[str, str], ...]:
     """Return the trailing metadata of an error: its code, the fields of its public sentence, seconds until a retry makes sense."""
-    fields = {name: _short(value) for name, value in err.fields.items() if name in _public_names(err.row)}
+    fields = {
+        name: _short(value) for name, value in err.fields.items() if name in _public_names(err.row)
+    }
     pairs = [(ERROR_KEY, err.code), (FIELDS_KEY, json.dumps(fields))]
     if err.retry_after_s is not None:
         pairs.append((RETRY_KEY, f"{err.retry_after_s:g}"))
     return tuple(pairs)
 
 
-def from_status(status: grpc.StatusCode | None, details: str, metadata: Iterable[tuple[str, str | bytes]], *, name: str) -> ConsiliumError:
+def from_status(
+    status: grpc.StatusCode | None,
+    details: str,
+    metadata: Iterable[tuple[str, str | bytes]],
+    *,
+    name: str,
+) -> ConsiliumError:
     """Return the error that a failed call means.
 
     name  who was called, for sentences that name it
@@ -115,14 +123,21 @@ def from_status(status: grpc.StatusCode | None, details: str, metadata: Iterable
     retry_after_s = _seconds(told.get(RETRY_KEY))
     code = told.get(ERROR_KEY, "")
     if code in BY_CODE:
-        return ConsiliumError(code, f"from {name}", retry_after_s=retry_after_s, **_fields(told.get(FIELDS_KEY, "{}")))
+        return ConsiliumError(
+            code, f"from {name}", retry_after_s=retry_after_s, **_fields(told.get(FIELDS_KEY, "{}"))
+        )
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return ConsiliumError("body_too_large", f"{name}: {details}")
     known = _BY_STATUS.get(status, "internal") if status is not None else "internal"
     shown = {"name": name} if known == "upstream_down" else {}
     if known == "upstream_down" and retry_after_s is None:
         retry_after_s = 1.0
-    return ConsiliumError(known, f"{name}: {status.name if status is not None else 'no status'}: {details}", retry_after_s=retry_after_s, **shown)
+    return ConsiliumError(
+        known,
+        f"{name}: {status.name if status is not None else 'no status'}: {details}",
+        retry_after_s=retry_after_s,
+        **shown,
+    )
 
 
 def _public_names(row: Row) -> frozenset[str]:
@@ -139,7 +154,11 @@ def _fields(text: str) -> dict[str, FieldValue]:
         found = json.loads(text)
     except ValueError:
         return {}
-    return {str(name): value for name, value in found.items() if isinstance(value, FieldValue)} if isinstance(found, dict) else {}
+    return (
+        {str(name): value for name, value in found.items() if isinstance(value, FieldValue)}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _seconds(text: str | None) -> float | None:

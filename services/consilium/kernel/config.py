@@ -55,7 +55,13 @@ class Loaded(Generic[T]):
         return "default"
 
 
-def load(root: type[T], *, path: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None) -> Loaded[T]:
+def load(
+    root: type[T],
+    *,
+    path: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Loaded[T]:
     """Return the tree.
 
     root   the model of the whole tree
@@ -85,7 +91,9 @@ def load_json(root: type[T], path: Path) -> T:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise ConsiliumError("config_invalid", key=str(path), reason=err.strerror or str(err)) from None
+        raise ConsiliumError(
+            "config_invalid", key=str(path), reason=err.strerror or str(err)
+        ) from None
     except ValueError as err:
         raise ConsiliumError("config_invalid", key=str(path), reason=f"not JSON: {err}") from None
     try:
@@ -137,7 +145,9 @@ def _from_environment(env: Mapping[str, str]) -> list[tuple[str, object]]:
     return found
 
 
-def _put(tree: dict[str, Any], key: str, value: object, origin: Origin, origins: dict[str, Origin]) -> None:
+def _put(
+    tree: dict[str, Any], key: str, value: object, origin: Origin, origins: dict[str, Origin]
+) -> None:
     *path, last = key.split(".")
     for part in path:
         below = tree.setdefault(part, {})

@@ -23,7 +23,13 @@ from consilium.kernel.yaml_source import line_of
 ENVIRONMENT: Final = "CONSILIUM_"
 _KEY_LABEL: Final = "[key]"
 _SHOWN: Final = 60
-_SIMPLE: Final[dict[object, str]] = {bool: "true or false", dict: "a section of keys and values", list: "a list", tuple: "a list", SecretStr: "a text"}
+_SIMPLE: Final[dict[object, str]] = {
+    bool: "true or false",
+    dict: "a section of keys and values",
+    list: "a list",
+    tuple: "a list",
+    SecretStr: "a text",
+}
 _PATTERNS: Final = {
     r"^[a-z0-9][a-z0-9._-]{0,62}$": "a name of small letters, digits, dots, dashes and underscores (63 at most, a letter or digit first)",
     r"^https?://": "an address that begins with http:// or https://",
@@ -49,7 +55,10 @@ def no_such(word: str, kind: str, known: typing.Iterable[str]) -> tuple[str, str
     names = sorted(known)
     near = _nearest(word, names)
     hint = f"the nearest is {near!r}; " if near else ""
-    return f"there is no {kind} {word!r}; {hint}there {'is' if len(names) == 1 else 'are'} {_joined(names, 'and')}", near
+    return (
+        f"there is no {kind} {word!r}; {hint}there {'is' if len(names) == 1 else 'are'} {_joined(names, 'and')}",
+        near,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,9 @@ class _Kind:
         return next((limit.tag for limit in self.limits if isinstance(limit, Tag)), None)
 
 
-def told(err: ValidationError, root: type[BaseModel], path: Path | None, origins: Origins) -> ConsiliumError:
+def told(
+    err: ValidationError, root: type[BaseModel], path: Path | None, origins: Origins
+) -> ConsiliumError:
     """Return the error for the first wrong key of a tree, in our words.
 
     path     the file that was read, or None
@@ -81,47 +92,86 @@ def told(err: ValidationError, root: type[BaseModel], path: Path | None, origins
     elif first["type"].startswith("union_tag") and isinstance(first.get("input"), Mapping):
         place = [*place, "kind"]
     key = ".".join(str(part) for part in place) or "the file"
-    return ConsiliumError("config_invalid", key=key, reason=reason + _where(path, place, _origin(origins, place)), nearest=nearest)
+    return ConsiliumError(
+        "config_invalid",
+        key=key,
+        reason=reason + _where(path, place, _origin(origins, place)),
+        nearest=nearest,
+    )
 
 
-def _sentence(item: Any, place: Place, kinds: list[_Kind], above: list[_Kind]) -> tuple[str, str | None]:
+def _sentence(
+    item: Any, place: Place, kinds: list[_Kind], above: list[_Kind]
+) -> tuple[str, str | None]:
     """Return (sentence, nearest name) for one of pydantic's errors."""
     match item["type"]:
         case "extra_forbidden":
-            known = sorted({name for one in above if _is_model(one.annotation) for name in one.annotation.model_fields})
+            known = sorted(
+                {
+                    name
+                    for one in above
+                    if _is_model(one.annotation)
+                    for name in one.annotation.model_fields
+                }
+            )
             near = _nearest(str(place[-1]), known)
-            return "there is no such key. " + (f"The nearest known key is {near!r}" if near else f"Known keys are {', '.join(known)}"), near
+            return "there is no such key. " + (
+                f"The nearest known key is {near!r}"
+                if near
+                else f"Known keys are {', '.join(known)}"
+            ), near
         case "value_error":
             return item["msg"].removeprefix("Value error, "), None
         case "union_tag_invalid":
             tags = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
             near = _nearest(item["ctx"]["tag"], tags)
-            return f"{_joined(tags, 'or')} is needed{_hint(near)} (it is {item['ctx']['tag']!r})", near
+            return (
+                f"{_joined(tags, 'or')} is needed{_hint(near)} (it is {item['ctx']['tag']!r})",
+                near,
+            )
         case "missing":
             return f"{_allowed(kinds)} is needed, and the key is not there", None
     return _value_sentence(item, place, kinds, above)
 
 
-def _value_sentence(item: Any, place: Place, kinds: list[_Kind], above: list[_Kind]) -> tuple[str, str | None]:
+def _value_sentence(
+    item: Any, place: Place, kinds: list[_Kind], above: list[_Kind]
+) -> tuple[str, str | None]:
     """Return (sentence, nearest name) for a value, or a name of the owner's choice, that is not allowed."""
     if item["loc"][-1:] == (_KEY_LABEL,):
         return f"this must be {_allowed(kinds)}", None
     in_mapping = any(typing.get_origin(one.annotation) is dict for one in above)
-    secret = any(one.annotation is SecretStr for one in kinds) or (in_mapping and sounds_secret(place[-1]))
+    secret = any(one.annotation is SecretStr for one in kinds) or (
+        in_mapping and sounds_secret(place[-1])
+    )
     if item.get("input") is None:
         models = [one.annotation for one in above if _is_model(one.annotation)]
-        needed = any(model.model_fields[str(place[-1])].is_required() for model in models if str(place[-1]) in model.model_fields)
-        return f"{_allowed(kinds)} is needed, and it is empty" + ("" if needed or not models else "; leave the key out to take the default"), None
+        needed = any(
+            model.model_fields[str(place[-1])].is_required()
+            for model in models
+            if str(place[-1]) in model.model_fields
+        )
+        return f"{_allowed(kinds)} is needed, and it is empty" + (
+            "" if needed or not models else "; leave the key out to take the default"
+        ), None
     kind, given = item["type"], item.get("input")
     allowed = _allowed(kinds)
     if secret:
-        return f"{allowed} is needed" + ("; write it in quotes" if kind == "string_type" else ""), None
+        return f"{allowed} is needed" + (
+            "; write it in quotes" if kind == "string_type" else ""
+        ), None
     words = [str(word) for one in kinds for word in _words(one)]
     near = _nearest(given, words) if isinstance(given, str) else None
     hint = _hint(near)
     if kind == "string_type" and not isinstance(given, list | Mapping):
         hint = f"; write it in quotes: '{_written(given)}'"
-    held = "a list" if isinstance(given, list) else "keys and values" if isinstance(given, Mapping | BaseModel) else _shown(given)
+    held = (
+        "a list"
+        if isinstance(given, list)
+        else "keys and values"
+        if isinstance(given, Mapping | BaseModel)
+        else _shown(given)
+    )
     return f"{allowed} is needed{hint} (it is {held})", near
 
 
@@ -138,7 +188,9 @@ def _shown(given: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _resolve(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Place, list[_Kind], list[_Kind]]:
+def _resolve(
+    root: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[Place, list[_Kind], list[_Kind]]:
     """Walk the types along a location of pydantic's.
 
     Returns the place without the labels of unions, which pydantic adds and no file holds; the kinds of value that may stand there; and those of the level above.
@@ -150,7 +202,11 @@ def _resolve(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Pl
             kinds = [found for one in above for found in _kinds(*_arguments(one)[:1])]
         elif any(one.tag() is not None for one in kinds):
             kinds = [_Kind(one.annotation) for one in kinds if one.tag() == part]
-        elif (below := [found for one in kinds for found in _below(one, part)]) or len(kinds) == 1 or any(_is_model(one.annotation) for one in kinds):
+        elif (
+            (below := [found for one in kinds for found in _below(one, part)])
+            or len(kinds) == 1
+            or any(_is_model(one.annotation) for one in kinds)
+        ):
             place.append(part)
             above, kinds = kinds, below or kinds
     return place, kinds, above
@@ -160,7 +216,11 @@ def _kinds(annotation: Any = object, limits: tuple[Any, ...] = ()) -> list[_Kind
     """Return the kinds of value that an annotation allows, None left out."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *more = typing.get_args(annotation)
-        flat = [inner for one in more for inner in (one.metadata if isinstance(one, FieldInfo) else [one])]
+        flat = [
+            inner
+            for one in more
+            for inner in (one.metadata if isinstance(one, FieldInfo) else [one])
+        ]
         return _kinds(annotation, (*limits, *flat))
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
         return [found for member in typing.get_args(annotation) for found in _kinds(member, limits)]
@@ -181,43 +241,93 @@ def _arguments(kind: _Kind) -> tuple[Any, ...]:
 
 
 def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel)
+    return (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    )
 
 
 def _allowed(kinds: list[_Kind]) -> str:
     """Return what may stand there, in words: 'auto or a whole number from 1 to 9'."""
     words = [word for one in kinds for word in _words(one)]
-    fields = {name: field.is_required() for one in kinds if _is_model(one.annotation) for name, field in one.annotation.model_fields.items()}
-    section = [f"a section of keys such as {_joined(sorted(fields, key=lambda name: not fields[name])[:3], 'and')}"] if fields else []
-    found = list(dict.fromkeys([*words, *section, *(_in_words(one) for one in kinds if not _words(one) and not _is_model(one.annotation))]))
+    fields = {
+        name: field.is_required()
+        for one in kinds
+        if _is_model(one.annotation)
+        for name, field in one.annotation.model_fields.items()
+    }
+    section = (
+        [
+            f"a section of keys such as {_joined(sorted(fields, key=lambda name: not fields[name])[:3], 'and')}"
+        ]
+        if fields
+        else []
+    )
+    found = list(
+        dict.fromkeys(
+            [
+                *words,
+                *section,
+                *(
+                    _in_words(one)
+                    for one in kinds
+                    if not _words(one) and not _is_model(one.annotation)
+                ),
+            ]
+        )
+    )
     return _joined(found, "or") if found else "another value"
 
 
 def _words(kind: _Kind) -> list[str]:
-    return [str(word) for word in typing.get_args(kind.annotation)] if typing.get_origin(kind.annotation) is Literal else []
+    return (
+        [str(word) for word in typing.get_args(kind.annotation)]
+        if typing.get_origin(kind.annotation) is Literal
+        else []
+    )
 
 
 def _in_words(kind: _Kind) -> str:
     if kind.annotation in {int, float}:
         return ("a whole number" if kind.annotation is int else "a number") + _range(kind)
     if kind.annotation is str:
-        pattern = next((limit.pattern for limit in kind.limits if getattr(limit, "pattern", None)), None)
-        return "a text" if pattern is None else _PATTERNS.get(pattern, f"a text of the form {pattern}")
+        pattern = next(
+            (limit.pattern for limit in kind.limits if getattr(limit, "pattern", None)), None
+        )
+        return (
+            "a text" if pattern is None else _PATTERNS.get(pattern, f"a text of the form {pattern}")
+        )
     return _SIMPLE.get(typing.get_origin(kind.annotation) or kind.annotation, "another value")
 
 
 def _range(kind: _Kind) -> str:
     """Return the limits of a number in words, such as ' from 1 to 65535' or ' above 0'."""
-    found = {name: value for name in ("ge", "gt", "le", "lt") for limit in kind.limits if (value := getattr(limit, name, None)) is not None}
+    found = {
+        name: value
+        for name in ("ge", "gt", "le", "lt")
+        for limit in kind.limits
+        if (value := getattr(limit, name, None)) is not None
+    }
     if {"ge", "le"} <= set(found):
-        return f" from {found['ge']:g} to {found['le']:g}" if max(abs(found["ge"]), abs(found["le"])) < 10**5 else f" from {found['ge']} to {found['le']}"
+        return (
+            f" from {found['ge']:g} to {found['le']:g}"
+            if max(abs(found["ge"]), abs(found["le"])) < 10**5
+            else f" from {found['ge']} to {found['le']}"
+        )
     named = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
     said = [f"{named[name]} {value:,}".replace(",", "") for name, value in found.items()]
     return f" {' and '.join(said)}" if said else ""
 
 
 def _joined(words: Sequence[str], last: str) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+    return (
+        words[0]
+        if len(words) == 1
+        else f"{', '.join(words[:-1])} {last} {words[-1]}"
+        if words
+        else ""
+    )
 
 
 def _nearest(word: str, known: Sequence[str]) -> str | None:

@@ -28,7 +28,14 @@ class ConsiliumError(Exception):
     fields         values for the public sentence; `param` names the request field at fault
     """
 
-    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None, **fields: FieldValue) -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        retry_after_s: float | None = None,
+        **fields: FieldValue,
+    ) -> None:
         self.row: Row = BY_CODE[code]
         self.code = code
         self.detail = detail
@@ -50,7 +57,9 @@ class ConsiliumError(Exception):
         return (_rebuild, (self.code, self.detail, self.retry_after_s, self.fields))
 
 
-def _rebuild(code: str, detail: str, retry_after_s: float | None, fields: dict[str, FieldValue]) -> ConsiliumError:
+def _rebuild(
+    code: str, detail: str, retry_after_s: float | None, fields: dict[str, FieldValue]
+) -> ConsiliumError:
     return ConsiliumError(code, detail, retry_after_s=retry_after_s, **fields)
 
 
@@ -62,7 +71,9 @@ def http_status(err: ConsiliumError) -> int:
 def to_openai(err: ConsiliumError) -> dict[str, dict[str, FieldValue]]:
     """Return the OpenAI error object: {"error": {"message", "type", "param", "code"}}."""
     param = err.fields.get("param", err.fields.get("field"))
-    return {"error": {"message": err.public(), "type": err.row.kind, "param": param, "code": err.code}}
+    return {
+        "error": {"message": err.public(), "type": err.row.kind, "param": param, "code": err.code}
+    }
 
 
 def unknown(request_id: str, cause: BaseException) -> ConsiliumError:

@@ -48,7 +48,15 @@ class Channel:
     timeout_s  deadline of a call that names none
     """
 
-    def __init__(self, target: str, *, name: str, key: str | None = None, timeout_s: float = 30.0, max_message_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        name: str,
+        key: str | None = None,
+        timeout_s: float = 30.0,
+        max_message_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
         self._name = name
         self._key = key
         self._timeout_s = timeout_s
@@ -66,7 +74,9 @@ class Channel:
         except grpc.aio.AioRpcError as err:
             raise self._told(err) from None
 
-    async def listen(self, method: Any, request: Request, *, timeout_s: float | None = None) -> AsyncGenerator[Any, None]:
+    async def listen(
+        self, method: Any, request: Request, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Call a method of a stub that streams, and yield its messages. Closing the generator cancels the call. Raises ConsiliumError."""
         call = method(request, timeout=self._rest(timeout_s), metadata=self._metadata())
         try:
@@ -84,7 +94,12 @@ class Channel:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.aclose()
 
     def _rest(self, timeout_s: float | None) -> float:
@@ -93,7 +108,9 @@ class Channel:
         deadline = calls.current_deadline()
         rest = wanted if deadline is None else min(wanted, deadline - time.time() - MARGIN_S)
         if rest <= 0:
-            raise ConsiliumError("deadline", f"nothing left for {self._name}", name=self._name, seconds=0)
+            raise ConsiliumError(
+                "deadline", f"nothing left for {self._name}", name=self._name, seconds=0
+            )
         return rest
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:

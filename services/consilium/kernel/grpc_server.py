@@ -24,7 +24,10 @@ from consilium.kernel.health import SERVICE as HEALTH
 from consilium.kernel.health import Health
 from consilium.kernel.ports import owner
 
-REFLECTION: Final = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+REFLECTION: Final = (
+    "grpc.reflection.v1alpha.ServerReflection",
+    "grpc.reflection.v1.ServerReflection",
+)
 OPEN: Final = (HEALTH, *REFLECTION)
 """Services that need neither key nor deadline: probes and grpcurl send none."""
 
@@ -111,18 +114,26 @@ class GrpcServer:
         Raises ConsiliumError(port_taken).
         """
         set_ = self._settings
-        server = grpc.aio.server(interceptors=[self._wrap], options=_options(set_), maximum_concurrent_rpcs=set_.max_calls + SPARE_CALLS)
+        server = grpc.aio.server(
+            interceptors=[self._wrap],
+            options=_options(set_),
+            maximum_concurrent_rpcs=set_.max_calls + SPARE_CALLS,
+        )
         for service in self._services:
             service.add(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if set_.reflection:
             from grpc_reflection.v1alpha import reflection  # noqa: PLC0415  wanted by choice
 
-            reflection.enable_server_reflection([*(service.name for service in self._services), HEALTH, REFLECTION[0]], server)
+            reflection.enable_server_reflection(
+                [*(service.name for service in self._services), HEALTH, REFLECTION[0]], server
+            )
         try:
             self.port = server.add_insecure_port(f"{set_.host}:{set_.port}")
         except RuntimeError as err:
-            raise ConsiliumError("port_taken", str(err), port=set_.port, name="gRPC", owner=owner(set_.port)) from None
+            raise ConsiliumError(
+                "port_taken", str(err), port=set_.port, name="gRPC", owner=owner(set_.port)
+            ) from None
         await server.start()
         self._server = server
         self.health.set_serving(serving=True)
@@ -175,7 +186,9 @@ class _Wrap(grpc.aio.ServerInterceptor):
     running: int = field(default=0, init=False)
     open_streams: int = field(default=0, init=False)
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
         handler = await continuation(details)
         method: str = details.method
         if handler is None:
@@ -192,13 +205,20 @@ class _Wrap(grpc.aio.ServerInterceptor):
 
         async def stream(raw: bytes, context: Any) -> None:
             # Written, not yielded: a cancelled call then ends inside this block, and the servicer's generator is closed before the call is over.
-            async with self._served(method, context), aclosing(handler.unary_stream(self._parsed(raw, parse), context)) as answers:
+            async with (
+                self._served(method, context),
+                aclosing(handler.unary_stream(self._parsed(raw, parse), context)) as answers,
+            ):
                 async for answer in answers:
                     await context.write(answer)
 
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(
+                stream, response_serializer=handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            unary, response_serializer=handler.response_serializer
+        )
 
     def _bounded(self, handler: Any) -> Any:
         """Return a streaming handler of an open service, of which only so many run at once."""
@@ -206,7 +226,16 @@ class _Wrap(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Any) -> None:
             if self.open_streams >= OPEN_STREAMS:
-                await _abort(context, ConsiliumError("queue_full", name="Health and reflection", running=OPEN_STREAMS, limit=OPEN_STREAMS, retry_after_s=1.0))
+                await _abort(
+                    context,
+                    ConsiliumError(
+                        "queue_full",
+                        name="Health and reflection",
+                        running=OPEN_STREAMS,
+                        limit=OPEN_STREAMS,
+                        retry_after_s=1.0,
+                    ),
+                )
             self.open_streams += 1
             try:
                 async with aclosing(inner(request, context)) as answers:
@@ -215,13 +244,25 @@ class _Wrap(grpc.aio.ServerInterceptor):
             finally:
                 self.open_streams -= 1
 
-        make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        return make(stream, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        return make(
+            stream,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
 
     @asynccontextmanager
     async def _served(self, method: str, context: Any) -> AsyncIterator[None]:
         began = time.monotonic()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = {
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
         request_id = calls.request_id_from(metadata.get(calls.REQUEST_ID_KEY)) or self.ids.new()
         logs.set_request_id(request_id)
         code = "OK"
@@ -229,7 +270,11 @@ class _Wrap(grpc.aio.ServerInterceptor):
         try:
             await self._admit()
             async with self._limit(context) as deadline:
-                principal = await self.authenticate(metadata.get(calls.AUTHORIZATION_KEY), method) if self.authenticate is not None else None
+                principal = (
+                    await self.authenticate(metadata.get(calls.AUTHORIZATION_KEY), method)
+                    if self.authenticate is not None
+                    else None
+                )
                 calls.enter(calls.Call(method, request_id, deadline, principal))
                 yield
         except asyncio.CancelledError:
@@ -244,7 +289,9 @@ class _Wrap(grpc.aio.ServerInterceptor):
             if told is not error:
                 logs.get("grpc").exception("rpc_broke", method=method)
             elif told.detail:
-                logs.get("grpc").info("rpc_refused", method=method, code=told.code, detail=told.detail)
+                logs.get("grpc").info(
+                    "rpc_refused", method=method, code=told.code, detail=told.detail
+                )
             await _abort(context, told, (calls.REQUEST_ID_KEY, request_id))
         finally:
             self.running -= 1
@@ -252,7 +299,13 @@ class _Wrap(grpc.aio.ServerInterceptor):
 
     async def _admit(self) -> None:
         if self.running > self.settings.max_calls:
-            raise ConsiliumError("queue_full", name="This server", running=self.running - 1, limit=self.settings.max_calls, retry_after_s=1.0)
+            raise ConsiliumError(
+                "queue_full",
+                name="This server",
+                running=self.running - 1,
+                limit=self.settings.max_calls,
+                retry_after_s=1.0,
+            )
 
     @asynccontextmanager
     async def _limit(self, context: Any) -> AsyncIterator[float]:
@@ -261,9 +314,17 @@ class _Wrap(grpc.aio.ServerInterceptor):
         given = context.time_remaining()
         if not set_.public:
             if given is None:
-                raise ConsiliumError("invalid_request", field="deadline", reason="inside the cluster every call needs a deadline")
+                raise ConsiliumError(
+                    "invalid_request",
+                    field="deadline",
+                    reason="inside the cluster every call needs a deadline",
+                )
             if given > set_.longest_deadline_s:
-                raise ConsiliumError("invalid_request", field="deadline", reason=f"{given:.0f} s is longer than the longest of {set_.longest_deadline_s:.0f} s")
+                raise ConsiliumError(
+                    "invalid_request",
+                    field="deadline",
+                    reason=f"{given:.0f} s is longer than the longest of {set_.longest_deadline_s:.0f} s",
+                )
         if given is not None and given <= set_.default_deadline_s:
             yield time.time() + given
             return
@@ -278,24 +339,40 @@ class _Wrap(grpc.aio.ServerInterceptor):
 
     def _parsed(self, raw: bytes, parse: Callable[[bytes], Any]) -> Any:
         if len(raw) > self.settings.max_message_bytes:
-            raise ConsiliumError("body_too_large", size=len(raw), limit=self.settings.max_message_bytes)
+            raise ConsiliumError(
+                "body_too_large", size=len(raw), limit=self.settings.max_message_bytes
+            )
         try:
             return parse(raw)
         except Exception as error:
             raise ConsiliumError(
-                "invalid_request", f"{type(error).__name__}: {error}", field="message", reason="it is not of the type that this method takes"
+                "invalid_request",
+                f"{type(error).__name__}: {error}",
+                field="message",
+                reason="it is not of the type that this method takes",
             ) from None
 
 
 async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) -> None:
     """End a call with an error: status, sentence, and what a channel needs to raise the same error again."""
-    await context.abort(calls.status_of(error), error.public()[:_LONGEST_DETAILS], (*calls.trailing(error), *more))
+    await context.abort(
+        calls.status_of(error), error.public()[:_LONGEST_DETAILS], (*calls.trailing(error), *more)
+    )
 
 
 def _refusing(handler: Any) -> Any:
     """Return a handler that refuses, in place of one that takes a stream of requests."""
 
     async def refuse(_requests: Any, context: Any) -> None:
-        await _abort(context, ConsiliumError("not_supported", reason="methods that take a stream are not served here"))
+        await _abort(
+            context,
+            ConsiliumError(
+                "not_supported", reason="methods that take a stream are not served here"
+            ),
+        )
 
-    return (grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler)(refuse)
+    return (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )(refuse)

@@ -45,7 +45,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  the name in the proto
         """Answer once; NOT_FOUND for an unknown service."""
         if request.service not in self._serving:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}"
+            )
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
     async def Watch(self, request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802  the name in the proto

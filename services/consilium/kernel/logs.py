@@ -52,7 +52,13 @@ def request(value: str) -> Iterator[str]:
         _request_id.reset(token)
 
 
-def configure(service: str, *, form: Form | None = None, level: str | None = None, stream: TextIO | None = None) -> None:
+def configure(
+    service: str,
+    *,
+    form: Form | None = None,
+    level: str | None = None,
+    stream: TextIO | None = None,
+) -> None:
     """Set up the logs of this process, once, in its app.py.
 
     service  name on every line
@@ -66,7 +72,12 @@ def configure(service: str, *, form: Form | None = None, level: str | None = Non
     out = stream if stream is not None else sys.stderr
     chosen = form or named_form or _form_of(out)
     structlog.configure(
-        processors=[_service(service), _request, structlog.processors.add_log_level, *_renderer(chosen)],
+        processors=[
+            _service(service),
+            _request,
+            structlog.processors.add_log_level,
+            *_renderer(chosen),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level or named_level or "info"]),
         logger_factory=structlog.PrintLoggerFactory(_Lossy(out)),  # type: ignore[arg-type]  # it writes and flushes, and no more is asked of it
         cache_logger_on_first_use=False,
@@ -121,7 +132,11 @@ def _from_variable(text: str) -> tuple[Form | None, str | None]:
         elif word in FORMS:
             form = FORMS[word]
         else:
-            raise ConsiliumError("config_invalid", key=VARIABLE, reason=f"there is no word {word!r}; words are {', '.join((*FORMS, *LEVELS))}")
+            raise ConsiliumError(
+                "config_invalid",
+                key=VARIABLE,
+                reason=f"there is no word {word!r}; words are {', '.join((*FORMS, *LEVELS))}",
+            )
     return form, level
 
 
@@ -150,6 +165,13 @@ def _renderer(form: Form) -> list[Processor]:
     if form == "json":
         return [stamp, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if form == "colour":
-        return [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), structlog.dev.ConsoleRenderer()]
+        return [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(),
+        ]
     order = ["timestamp", "level", "service", "event"]
-    return [stamp, structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer(key_order=order, drop_missing=True)]
+    return [
+        stamp,
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=order, drop_missing=True),
+    ]

@@ -13,7 +13,9 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 MASK: Final = "********"
-_SECRET_NAME: Final = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|AUTHORIZATION", re.IGNORECASE
+)
 _USERINFO: Final = re.compile(r"://[^/@\s]+@")
 
 
@@ -22,9 +24,18 @@ def plain(value: Any, *, masked: bool) -> Any:
     if isinstance(value, SecretStr):
         return MASK if masked else value.get_secret_value()
     if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name), masked=masked) for name in type(value).model_fields}
-    if isinstance(value, Mapping):  # names of the owner's choice: variables of a process, extra arguments
-        return {key: MASK if masked and isinstance(item, str | list) and sounds_secret(key) else plain(item, masked=masked) for key, item in value.items()}
+        return {
+            name: plain(getattr(value, name), masked=masked) for name in type(value).model_fields
+        }
+    if isinstance(
+        value, Mapping
+    ):  # names of the owner's choice: variables of a process, extra arguments
+        return {
+            key: MASK
+            if masked and isinstance(item, str | list) and sounds_secret(key)
+            else plain(item, masked=masked)
+            for key, item in value.items()
+        }
     if masked and isinstance(value, str):
         return without_userinfo(value)
     if isinstance(value, list | tuple):

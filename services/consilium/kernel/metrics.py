@@ -31,7 +31,18 @@ Mode = Literal["livesum", "livemin", "livemax"]
 
 _TOKEN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TURN_TIMES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_DECISION_TIMES: Final = (0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.005, 0.01, 0.1)
+_DECISION_TIMES: Final = (
+    0.000_01,
+    0.000_025,
+    0.000_05,
+    0.000_1,
+    0.000_2,
+    0.000_5,
+    0.001,
+    0.005,
+    0.01,
+    0.1,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +65,94 @@ class Metric:
 
 TABLE: Final[tuple[Metric, ...]] = (
     Metric(
-        "consilium_gateway_requests_total", "counter", ("route", "code", "executor"), "Requests that were answered, by HTTP status or gRPC status.", "requests"
+        "consilium_gateway_requests_total",
+        "counter",
+        ("route", "code", "executor"),
+        "Requests that were answered, by HTTP status or gRPC status.",
+        "requests",
     ),
-    Metric("consilium_gateway_rejected_total", "counter", ("reason",), "Requests that were refused before the engine, by error code.", "requests"),
-    Metric("consilium_gateway_inflight_requests", "gauge", ("executor",), "Requests in work now.", "requests"),
-    Metric("consilium_gateway_first_token_seconds", "histogram", ("route", "executor"), "From the request to its first token.", "seconds", _TOKEN_TIMES),
-    Metric("consilium_gateway_turn_seconds", "histogram", ("route", "executor"), "From the request to the end of its answer.", "seconds", _TURN_TIMES),
-    Metric("consilium_gateway_tokens_total", "counter", ("kind", "executor", "role"), "Tokens by kind: prompt, completion, cached.", "tokens"),
     Metric(
-        "consilium_gateway_fallbacks_total", "counter", ("executor", "instead"), "Turns that another executor answered because the first was down.", "turns"
+        "consilium_gateway_rejected_total",
+        "counter",
+        ("reason",),
+        "Requests that were refused before the engine, by error code.",
+        "requests",
     ),
-    Metric("consilium_gateway_rpc_seconds", "histogram", ("method", "code"), "gRPC calls from begin to end.", "seconds", _TURN_TIMES),
-    Metric("consilium_gateway_redis_up", "gauge", (), "1 while Redis answers every gateway replica, else 0.", "bool", mode="livemin"),
-    Metric("consilium_engine_up", "gauge", ("executor",), "Engine replicas that generated a token lately.", "replicas"),
-    Metric("consilium_engine_restarts_total", "counter", ("executor", "reason"), "Times an engine replica ended itself to be started anew.", "restarts"),
-    Metric("consilium_engine_router_decision_seconds", "histogram", ("reason",), "Time to choose a replica, by what decided.", "seconds", _DECISION_TIMES),
+    Metric(
+        "consilium_gateway_inflight_requests",
+        "gauge",
+        ("executor",),
+        "Requests in work now.",
+        "requests",
+    ),
+    Metric(
+        "consilium_gateway_first_token_seconds",
+        "histogram",
+        ("route", "executor"),
+        "From the request to its first token.",
+        "seconds",
+        _TOKEN_TIMES,
+    ),
+    Metric(
+        "consilium_gateway_turn_seconds",
+        "histogram",
+        ("route", "executor"),
+        "From the request to the end of its answer.",
+        "seconds",
+        _TURN_TIMES,
+    ),
+    Metric(
+        "consilium_gateway_tokens_total",
+        "counter",
+        ("kind", "executor", "role"),
+        "Tokens by kind: prompt, completion, cached.",
+        "tokens",
+    ),
+    Metric(
+        "consilium_gateway_fallbacks_total",
+        "counter",
+        ("executor", "instead"),
+        "Turns that another executor answered because the first was down.",
+        "turns",
+    ),
+    Metric(
+        "consilium_gateway_rpc_seconds",
+        "histogram",
+        ("method", "code"),
+        "gRPC calls from begin to end.",
+        "seconds",
+        _TURN_TIMES,
+    ),
+    Metric(
+        "consilium_gateway_redis_up",
+        "gauge",
+        (),
+        "1 while Redis answers every gateway replica, else 0.",
+        "bool",
+        mode="livemin",
+    ),
+    Metric(
+        "consilium_engine_up",
+        "gauge",
+        ("executor",),
+        "Engine replicas that generated a token lately.",
+        "replicas",
+    ),
+    Metric(
+        "consilium_engine_restarts_total",
+        "counter",
+        ("executor", "reason"),
+        "Times an engine replica ended itself to be started anew.",
+        "restarts",
+    ),
+    Metric(
+        "consilium_engine_router_decision_seconds",
+        "histogram",
+        ("reason",),
+        "Time to choose a replica, by what decided.",
+        "seconds",
+        _DECISION_TIMES,
+    ),
 )
 
 BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in TABLE}
@@ -107,7 +191,9 @@ class Metrics:
         if not row.labels and not labels:
             return made
         if labels.keys() != set(row.labels):
-            msg = f"{name} has the labels {', '.join(row.labels) or 'none'}, not {', '.join(labels)}"
+            msg = (
+                f"{name} has the labels {', '.join(row.labels) or 'none'}, not {', '.join(labels)}"
+            )
             raise ValueError(msg)
         values = tuple(str(labels[label]) for label in row.labels)
         return made.labels(*self._bounded(name, values))
@@ -150,7 +236,9 @@ def _make(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogr
 def _holds(pid: int, file: Path) -> bool:
     """Return False if the process of this number does not have the file mapped: it is another one, which got the number of one that ended."""
     try:
-        return str(file.resolve()) in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        return str(file.resolve()) in Path(f"/proc/{pid}/maps").read_text(
+            encoding="utf-8", errors="replace"
+        )
     except OSError:
         return True  # not ours to read, or a system without /proc
 

@@ -22,7 +22,9 @@ HIGHEST: Final = 32_000
 """Free ports are drawn between these: above the well-known ones, and below those that Linux gives to outgoing connections (32768 and up)."""
 
 _DRAWS: Final = 400
-_DICE: Final = random.SystemRandom()  # two processes that were seeded alike would draw the same port
+_DICE: Final = (
+    random.SystemRandom()
+)  # two processes that were seeded alike would draw the same port
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,12 @@ TABLE: Final[tuple[Place, ...]] = (
     Place("haproxy_metrics", 9101, "HAProxy's Prometheus page"),
     Place("serve_fallback_http", 8500, "Serve's Python proxy behind HAProxy, HTTP"),
     Place("serve_fallback_grpc", 9500, "Serve's Python proxy behind HAProxy, gRPC"),
-    Place("serve_ingress_http", 30000, "ingress replicas behind HAProxy, HTTP", count=INGRESS_PORTS),
-    Place("serve_ingress_grpc", 40000, "ingress replicas behind HAProxy, gRPC", count=INGRESS_PORTS),
+    Place(
+        "serve_ingress_http", 30000, "ingress replicas behind HAProxy, HTTP", count=INGRESS_PORTS
+    ),
+    Place(
+        "serve_ingress_grpc", 40000, "ingress replicas behind HAProxy, gRPC", count=INGRESS_PORTS
+    ),
 )
 
 BY_NAME: Final[dict[str, Place]] = {place.name: place for place in TABLE}
@@ -106,7 +112,9 @@ def is_open(port: int) -> bool:
     return True
 
 
-def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[int], bool] = is_open) -> int:
+def free_port(
+    count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[int], bool] = is_open
+) -> int:
     """Return the first of `count` consecutive free ports.
 
     taken  numbers that are promised already, though nobody listens on them yet
@@ -118,10 +126,21 @@ def free_port(count: int = 1, *, taken: Iterable[int] = (), usable: Callable[[in
         first = _DICE.randint(LOWEST, HIGHEST - count)
         if all(number not in promised and usable(number) for number in range(first, first + count)):
             return first
-    raise ConsiliumError("port_taken", f"{count} ports in a row between {LOWEST} and {HIGHEST}", port=f"{LOWEST} to {HIGHEST}", name="any", owner="others")
+    raise ConsiliumError(
+        "port_taken",
+        f"{count} ports in a row between {LOWEST} and {HIGHEST}",
+        port=f"{LOWEST} to {HIGHEST}",
+        name="any",
+        owner="others",
+    )
 
 
-def allot(asked: Mapping[str, int | None], *, skip: Iterable[str] = (), usable: Callable[[int], bool] = is_open) -> Ports:
+def allot(
+    asked: Mapping[str, int | None],
+    *,
+    skip: Iterable[str] = (),
+    usable: Callable[[int], bool] = is_open,
+) -> Ports:
     """Return a port for every row of the table.
 
     asked  name -> number that a person named; None and absent = ours to choose
@@ -131,19 +150,27 @@ def allot(asked: Mapping[str, int | None], *, skip: Iterable[str] = (), usable: 
     """
     left_out = frozenset(skip)
     rows = [row for row in TABLE if row.name not in left_out]
-    named = {BY_NAME[name].name: port for name, port in asked.items() if port is not None and name not in left_out}
+    named = {
+        BY_NAME[name].name: port
+        for name, port in asked.items()
+        if port is not None and name not in left_out
+    }
     ports: Ports = {}
     promised: set[int] = set()
     for name, port in named.items():
         if port in promised or not usable(port):
-            raise ConsiliumError("port_taken", port=port, name=name, owner=_twice(ports, port) or owner(port))
+            raise ConsiliumError(
+                "port_taken", port=port, name=name, owner=_twice(ports, port) or owner(port)
+            )
         ports[name] = port
         promised.add(port)
     for row in rows:
         if row.name in ports:
             continue
         usual = row.preferred and row.usual not in promised and usable(row.usual)
-        ports[row.name] = row.usual if usual else free_port(row.count, taken=promised, usable=usable)
+        ports[row.name] = (
+            row.usual if usual else free_port(row.count, taken=promised, usable=usable)
+        )
         promised.update(range(ports[row.name], ports[row.name] + row.count))
     return {row.name: ports[row.name] for row in rows}
 
@@ -153,7 +180,14 @@ def owner(port: int) -> str:
     import psutil  # noqa: PLC0415  wanted in the bad case only
 
     try:
-        found = next((c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN), None)
+        found = next(
+            (
+                c.pid
+                for c in psutil.net_connections("tcp")
+                if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN
+            ),
+            None,
+        )
         return f"{psutil.Process(found).name()} (pid {found})" if found else "another program"
     except (psutil.Error, OSError):
         return "another program"

@@ -58,7 +58,9 @@ def run(app: App, *, grace_s: float = 30.0, stderr: TextIO | None = None) -> int
         return EXIT_SIGNAL + signal.SIGINT
     except Exception as error:
         logs.get("process").exception("process_failed", code="internal")
-        err.write(f"error: Something unexpected ended this process ({type(error).__name__}).\nnext: Its log holds the cause.\n")
+        err.write(
+            f"error: Something unexpected ended this process ({type(error).__name__}).\nnext: Its log holds the cause.\n"
+        )
         return EXIT_FAILURE
 
 
@@ -113,7 +115,9 @@ def _tell(stream: TextIO, error: ConsiliumError) -> None:
         stream.write(f"next: {error.row.next_step}\n")
 
 
-def child_environment(extra: Mapping[str, str], *, drop: Callable[[str], bool] = lambda _name: False) -> dict[str, str]:
+def child_environment(
+    extra: Mapping[str, str], *, drop: Callable[[str], bool] = lambda _name: False
+) -> dict[str, str]:
     """Return the environment for a child: this process's own, without the names that `drop` says, with `extra` over it."""
     return {name: value for name, value in os.environ.items() if not drop(name)} | dict(extra)
 

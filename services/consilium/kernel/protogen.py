@@ -32,20 +32,36 @@ def generate(protos: Path = PROTOS) -> dict[str, str]:
     files = sorted(str(path.relative_to(protos)) for path in protos.glob("consilium/v1/*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
     # The plugin lies beside the interpreter, which need not be on the PATH.
-    plugins = [f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
+    plugins = [
+        f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
+        for name in ("mypy", "mypy_grpc")
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [f"--{kind}_out={folder}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+        outputs = [
+            f"--{kind}_out={folder}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")
+        ]
         code = protoc.main(["protoc", f"-I{protos}", f"-I{well_known}", *plugins, *outputs, *files])
         if code != 0:
             msg = f"protoc ended with {code}"
             raise RuntimeError(msg)
-        made = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder, "consilium", "v1").iterdir())}
+        made = {
+            path.name: path.read_text(encoding="utf-8")
+            for path in sorted(Path(folder, "consilium", "v1").iterdir())
+        }
     return {"__init__.py": PACKAGE_DOC, **made}
 
 
 def stale(made: Mapping[str, str], target: Path = TARGET) -> list[str]:
     """Return the names of files that are missing, different, or there without a source."""
-    there = {path.name: path.read_text(encoding="utf-8") for path in target.glob("*.py*") if path.is_file()} if target.exists() else {}
+    there = (
+        {
+            path.name: path.read_text(encoding="utf-8")
+            for path in target.glob("*.py*")
+            if path.is_file()
+        }
+        if target.exists()
+        else {}
+    )
     return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
 
 
@@ -61,7 +77,10 @@ def write(made: Mapping[str, str], target: Path = TARGET) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.kernel.protogen", description="Generate services/consilium/v1 from protos/.")
+    parser = argparse.ArgumentParser(
+        prog="python -m consilium.kernel.protogen",
+        description="Generate services/consilium/v1 from protos/.",
+    )
     parser.add_argument("--check", action="store_true", help="compare only")
     checking = parser.parse_args(words).check
     made = generate()
@@ -70,7 +89,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     differing = stale(made)
     if differing:
-        sys.stderr.write(f"error: services/consilium/v1 is not what protos/ says: {', '.join(differing)}\nnext: Run 'make protos' and commit the result.\n")
+        sys.stderr.write(
+            f"error: services/consilium/v1 is not what protos/ says: {', '.join(differing)}\nnext: Run 'make protos' and commit the result.\n"
+        )
     return 1 if differing else 0
 
 

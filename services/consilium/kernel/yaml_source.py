@@ -21,7 +21,9 @@ class _Twice(yaml.YAMLError):
     """A key that a mapping holds twice. Lines count from 1."""
 
     def __init__(self, key: str, first: int, second: int) -> None:
-        super().__init__(f"{key!r} is written twice, in line {first} and in line {second}; keep one")
+        super().__init__(
+            f"{key!r} is written twice, in line {first} and in line {second}; keep one"
+        )
         self.key, self.first, self.second = key, first, second
 
 
@@ -57,7 +59,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise _refused(path, f"it has {path.stat().st_size >> 20} MiB; a configuration is a few kB of YAML")
+            raise _refused(
+                path, f"it has {path.stat().st_size >> 20} MiB; a configuration is a few kB of YAML"
+            )
         tree = value_of(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _refused(path, "it cannot be read: there is no such file") from None
@@ -65,7 +69,9 @@ def read(path: Path) -> dict[str, Any]:
         reason = err.strerror or str(err) if isinstance(err, OSError) else "not text in UTF-8"
         raise _refused(path, f"it cannot be read: {reason}") from None
     except _Twice as err:
-        raise ConsiliumError("config_invalid", key=f"{path}, line {err.second}", reason=str(err)) from None
+        raise ConsiliumError(
+            "config_invalid", key=f"{path}, line {err.second}", reason=str(err)
+        ) from None
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -94,7 +100,9 @@ def line_of(path: Path, place: Sequence[int | str]) -> int | None:
             if pair is None:
                 break
             line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:

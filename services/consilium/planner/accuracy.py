@@ -61,7 +61,11 @@ def measured_kv_gib(point: Mapping[str, Any]) -> float | None:
     seen = point["measured"]
     if seen["kv_gib_per_gpu"] is not None:
         return float(seen["kv_gib_per_gpu"])
-    return float(seen["kv_tokens"]) * float(point["expected_bytes_per_token_per_gpu"]) / GIB if seen["kv_tokens"] else None
+    return (
+        float(seen["kv_tokens"]) * float(point["expected_bytes_per_token_per_gpu"]) / GIB
+        if seen["kv_tokens"]
+        else None
+    )
 
 
 def kv_points() -> list[Seen]:
@@ -71,18 +75,38 @@ def kv_points() -> list[Seen]:
         measured = measured_kv_gib(point)
         if measured is not None:
             told = verdict.plan(boot_ask(point)).bill.kv[1] / GIB
-            found.append(Seen(point["id"], point["role"] == "check", measured, told, point["confidence"] != "low", point.get("why", "")))
+            found.append(
+                Seen(
+                    point["id"],
+                    point["role"] == "check",
+                    measured,
+                    told,
+                    point["confidence"] != "low",
+                    point.get("why", ""),
+                )
+            )
     return found
 
 
 def rate_of(point: Mapping[str, Any]) -> speed.Rate:
     """Return the told rate for one published speed."""
     shape = models.by_name(point["model"]).shape
-    load = speed.Load(point["batch"], point["context"], point["weights"], "bf16", round(point.get("file_gib", 0) * GIB), bool(point.get("eager", False)))
+    load = speed.Load(
+        point["batch"],
+        point["context"],
+        point["weights"],
+        "bf16",
+        round(point.get("file_gib", 0) * GIB),
+        bool(point.get("eager", False)),
+    )
     decode = point["kind"] == "decode"
     if point.get("cpu"):
-        return (speed.decode_on_cpu if decode else speed.prefill_on_cpu)(shape, cpu(point["card"]), load)
-    rate = (speed.decode if decode else speed.prefill)(shape, card(point["card"]), Cut(point["tp"], point["cards"] // point["tp"]), load)
+        return (speed.decode_on_cpu if decode else speed.prefill_on_cpu)(
+            shape, cpu(point["card"]), load
+        )
+    rate = (speed.decode if decode else speed.prefill)(
+        shape, card(point["card"]), Cut(point["tp"], point["cards"] // point["tp"]), load
+    )
     if rate is None:
         raise ValueError(point["id"])
     return rate

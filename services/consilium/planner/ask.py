@@ -12,7 +12,14 @@ from consilium.planner import kv, lora, sharding, weights
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
 from consilium.planner.lora import Slots
-from consilium.planner.overhead import DEFAULT_VERSION, Batch, default_batch, default_utilisation, is_version, runner_of
+from consilium.planner.overhead import (
+    DEFAULT_VERSION,
+    Batch,
+    default_batch,
+    default_utilisation,
+    is_version,
+    runner_of,
+)
 from consilium.planner.refusal import wrong
 from consilium.planner.shapes import Shape
 from consilium.planner.sharding import Cut
@@ -77,7 +84,11 @@ class Ask:
     @property
     def share(self) -> float:
         """Share of each card that this engine may take."""
-        return self.utilisation if self.utilisation is not None else default_utilisation(self.version) / self.engines_on_card
+        return (
+            self.utilisation
+            if self.utilisation is not None
+            else default_utilisation(self.version) / self.engines_on_card
+        )
 
     @property
     def model_runner(self) -> str:
@@ -94,17 +105,23 @@ def checked(ask: Ask) -> Ask:
 
     Raises invalid_request, with what would work, for a question that has no answer.
     """
-    ask = ask.with_(weights=weights.format_named(ask.weights), kv_dtype=kv.dtype_named(ask.kv_dtype))
+    ask = ask.with_(
+        weights=weights.format_named(ask.weights), kv_dtype=kv.dtype_named(ask.kv_dtype)
+    )
     _check_numbers(ask)
     lora.check(ask.shape, ask.lora, ask.cut)
     sharding.check(ask.shape, ask.cut, ask.weights)
     if ask.on_cpu:
         if not ask.ram_bytes:
-            raise wrong("gpu", "neither a card nor an amount of RAM is given; give --gpu 'RTX 4090' or --ram 64GB")
+            raise wrong(
+                "gpu",
+                "neither a card nor an amount of RAM is given; give --gpu 'RTX 4090' or --ram 64GB",
+            )
         return ask
     if len(ask.cards) != ask.cut.cards:
         raise wrong(
-            "tensor_parallel", f"tensor parallel {ask.cut.tp} x pipeline parallel {ask.cut.pp} takes {ask.cut.cards} cards and {len(ask.cards)} are given"
+            "tensor_parallel",
+            f"tensor parallel {ask.cut.tp} x pipeline parallel {ask.cut.pp} takes {ask.cut.cards} cards and {len(ask.cards)} are given",
         )
     old = [card for card in ask.cards if 0 < card.compute_capability < constant("least_capability")]
     if old:
@@ -118,30 +135,62 @@ def checked(ask: Ask) -> Ask:
 def _with_partition(ask: Ask) -> Ask:
     """Return the question with layers given to the stages by what their cards hold, where the cards of a pipeline are unequal."""
     cut = ask.cut
-    sizes = [min(card.total_gib for card in ask.cards[index * cut.tp : (index + 1) * cut.tp]) for index in range(cut.pp)]
+    sizes = [
+        min(card.total_gib for card in ask.cards[index * cut.tp : (index + 1) * cut.tp])
+        for index in range(cut.pp)
+    ]
     if cut.partition or len(set(sizes)) == 1:
         return ask
-    ends = weights.checkpoint_bytes(ask.shape, ask.weights) / GIB * ask.shape.vocab * ask.shape.hidden / max(1, ask.shape.params()) / cut.tp
-    room = [max(0.1, size * ask.share - (ends if index in {0, cut.pp - 1} else 0.0) - 1.0) for index, size in enumerate(sizes)]
+    ends = (
+        weights.checkpoint_bytes(ask.shape, ask.weights)
+        / GIB
+        * ask.shape.vocab
+        * ask.shape.hidden
+        / max(1, ask.shape.params())
+        / cut.tp
+    )
+    room = [
+        max(0.1, size * ask.share - (ends if index in {0, cut.pp - 1} else 0.0) - 1.0)
+        for index, size in enumerate(sizes)
+    ]
     return ask.with_(cut=replace(cut, partition=sharding.partition_for(ask.shape, room)))
 
 
 def _check_numbers(ask: Ask) -> None:
     if not 16 <= ask.context <= MAX_CONTEXT:
-        raise wrong("context", f"{ask.context} tokens cannot be planned; give 16 to {MAX_CONTEXT}, such as 32k")
+        raise wrong(
+            "context",
+            f"{ask.context} tokens cannot be planned; give 16 to {MAX_CONTEXT}, such as 32k",
+        )
     if not 1 <= ask.requests <= MAX_SEQUENCES:
-        raise wrong("requests", f"{ask.requests} requests cannot be planned; give 1 to {MAX_SEQUENCES}")
+        raise wrong(
+            "requests", f"{ask.requests} requests cannot be planned; give 1 to {MAX_SEQUENCES}"
+        )
     if not 1 <= ask.engines_on_card <= 16:
-        raise wrong("engines", f"{ask.engines_on_card} engines on one card cannot be planned; give 1 to 16")
-    for name, value, top in (("sequences", ask.sequences, MAX_SEQUENCES), ("batched_tokens", ask.batched_tokens, 1 << 22)):
+        raise wrong(
+            "engines", f"{ask.engines_on_card} engines on one card cannot be planned; give 1 to 16"
+        )
+    for name, value, top in (
+        ("sequences", ask.sequences, MAX_SEQUENCES),
+        ("batched_tokens", ask.batched_tokens, 1 << 22),
+    ):
         if value is not None and not 1 <= value <= top:
             raise wrong(name, f"{value} cannot be planned; give 1 to {top}")
     if ask.utilisation is not None and not 0.01 <= ask.utilisation <= 1.0:
-        raise wrong("utilisation", f"{ask.utilisation} is no share of a card; give 0.05 to 0.98, such as 0.9")
+        raise wrong(
+            "utilisation",
+            f"{ask.utilisation} is no share of a card; give 0.05 to 0.98, such as 0.9",
+        )
     if ask.kv_bytes is not None and ask.kv_bytes <= 0:
-        raise wrong("kv_cache_gib", "the KV cache needs more than 0 bytes; leave the key out to take what is left")
+        raise wrong(
+            "kv_cache_gib",
+            "the KV cache needs more than 0 bytes; leave the key out to take what is left",
+        )
     if not is_version(ask.version) or ask.runner not in (None, "V0", "V1", "V2"):
-        raise wrong("version", f"{ask.version[:20]!r} is no vLLM version; give one such as {DEFAULT_VERSION}")
+        raise wrong(
+            "version",
+            f"{ask.version[:20]!r} is no vLLM version; give one such as {DEFAULT_VERSION}",
+        )
 
 
 def ram_in_words(amount: int) -> str:

@@ -65,9 +65,13 @@ def same_matrices(before: Shape, after: Shape) -> bool:
 
 def _adapters(old: Model, new: Model) -> Survivor:
     if old.hf_id and old.shape.name == new.shape.name:
-        if weights.is_quantised(new.weights or "bf16") or weights.is_quantised(old.weights or "bf16"):
+        if weights.is_quantised(new.weights or "bf16") or weights.is_quantised(
+            old.weights or "bf16"
+        ):
             return Survivor(
-                "adapters", "check", "The same model in another number format: adapters load and mean the same; small differences remain, so probe them once."
+                "adapters",
+                "check",
+                "The same model in another number format: adapters load and mean the same; small differences remain, so probe them once.",
             )
         return Survivor("adapters", "survives", "It is the same model.")
     if same_matrices(old.shape, new.shape):
@@ -119,15 +123,29 @@ def _tokenizer(before: Shape, after: Shape) -> Survivor:
 
 
 def _edits(before: Shape, after: Shape) -> Survivor:
-    if before.is_moe == after.is_moe and before.rope_theta == after.rope_theta and before.max_positions == after.max_positions:
-        return Survivor("hf_overrides", "check", "Positions and experts are of the same kind; compare with 'consilium plan check-config'.")
-    return Survivor("hf_overrides", "lost", "YaRN factors and experts per token belong to the old model: take them out and plan the context anew.")
+    if (
+        before.is_moe == after.is_moe
+        and before.rope_theta == after.rope_theta
+        and before.max_positions == after.max_positions
+    ):
+        return Survivor(
+            "hf_overrides",
+            "check",
+            "Positions and experts are of the same kind; compare with 'consilium plan check-config'.",
+        )
+    return Survivor(
+        "hf_overrides",
+        "lost",
+        "YaRN factors and experts per token belong to the old model: take them out and plan the context anew.",
+    )
 
 
 def _memory(before: Shape, after: Shape) -> Survivor:
     one, two = (weights.checkpoint_bytes(shape, "bf16") / GIB for shape in (before, after))
     first, second = kv.token_bytes(before, "bf16"), kv.token_bytes(after, "bf16")
-    slots = [sum(slot_bytes(shape, Slots(1, 16), Cut()).values()) / GIB for shape in (before, after)]
+    slots = [
+        sum(slot_bytes(shape, Slots(1, 16), Cut()).values()) / GIB for shape in (before, after)
+    ]
     return Survivor(
         "memory settings",
         "check",
@@ -138,14 +156,24 @@ def _memory(before: Shape, after: Shape) -> Survivor:
 def _cut(before: Shape, after: Shape) -> Survivor:
     one, two = possible_tp(before, MOST_CARDS), possible_tp(after, MOST_CARDS)
     if one == two:
-        return Survivor("topology", "survives", f"Tensor parallel may be {', '.join(map(str, two))} as before.")
-    return Survivor("topology", "check", f"Tensor parallel could be {', '.join(map(str, one))} and can now be {', '.join(map(str, two))}.")
+        return Survivor(
+            "topology", "survives", f"Tensor parallel may be {', '.join(map(str, two))} as before."
+        )
+    return Survivor(
+        "topology",
+        "check",
+        f"Tensor parallel could be {', '.join(map(str, one))} and can now be {', '.join(map(str, two))}.",
+    )
 
 
 def _context(before: Shape, after: Shape) -> Survivor:
     one, two = rope.reach(before, 1), rope.reach(after, 1)
     said = f"Trained for {tokens_in_words(one.native)} -> {tokens_in_words(two.native)} tokens, described to {tokens_in_words(one.longest)} -> {tokens_in_words(two.longest)}."
-    return Survivor("context", "survives" if two.longest >= one.longest and two.native >= one.native else "check", said)
+    return Survivor(
+        "context",
+        "survives" if two.longest >= one.longest and two.native >= one.native else "check",
+        said,
+    )
 
 
 def _frames(old: Model, new: Model) -> Survivor:
@@ -155,4 +183,8 @@ def _frames(old: Model, new: Model) -> Survivor:
         if same
         else "Another family: chat template, tool calls and thinking differ, and a base model has none of them."
     )
-    return Survivor("roles and profiles", "survives" if same else "check", f"Texts of roles stay as they are. {said} Prefix caches begin empty.")
+    return Survivor(
+        "roles and profiles",
+        "survives" if same else "check",
+        f"Texts of roles stay as they are. {said} Prefix caches begin empty.",
+    )

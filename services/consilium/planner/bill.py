@@ -68,7 +68,9 @@ def bills(ask: Ask) -> tuple[Bill, ...]:
                     "processor and card share this memory",
                 ),
             )
-        found.append(_with_kv(ask, stage, name=weakest.name, total=total, budget=budget, lines=lines))
+        found.append(
+            _with_kv(ask, stage, name=weakest.name, total=total, budget=budget, lines=lines)
+        )
     return tuple(found)
 
 
@@ -76,10 +78,20 @@ def _weight_parts(ask: Ask, stage: Stage) -> tuple[Part, ...]:
     size = weights.card_bytes(ask.shape, ask.weights, ask.cut, stage)
     loose = weights.spread(ask.weights)
     if ask.weights_bytes:
-        size = round(ask.weights_bytes * size / max(1, weights.checkpoint_bytes(ask.shape, ask.weights)))
+        size = round(
+            ask.weights_bytes * size / max(1, weights.checkpoint_bytes(ask.shape, ask.weights))
+        )
         loose = weights.spread("bf16")
     size = max(0, size - ask.weights_to_ram)
-    lines = [Part("weights", size * (1 - loose), size, size * (1 + loose), f"{ask.weights}, {ask.shape.params() / 1e9:.2f} B parameters")]
+    lines = [
+        Part(
+            "weights",
+            size * (1 - loose),
+            size,
+            size * (1 + loose),
+            f"{ask.weights}, {ask.shape.params() / 1e9:.2f} B parameters",
+        )
+    ]
     slots = lora.total_bytes(ask.shape, ask.lora, ask.cut)
     if slots:
         lines.append(
@@ -96,24 +108,52 @@ def _weight_parts(ask: Ask, stage: Stage) -> tuple[Part, ...]:
 
 def _targets(ask: Ask) -> str:
     groups = list(lora.slot_bytes(ask.shape, ask.lora, ask.cut))
-    return "all layers' matrices" if set(ask.lora.targets) == set(lora.GROUPS) else ", ".join(groups)
+    return (
+        "all layers' matrices" if set(ask.lora.targets) == set(lora.GROUPS) else ", ".join(groups)
+    )
 
 
 def _overhead_parts(ask: Ask) -> tuple[Part, ...]:
     if ask.overhead_bytes is not None:
         spread = constant("boot_spread_gib") * GIB
         size = ask.overhead_bytes
-        return (Part("overhead, measured", size - spread / 2, size, size + spread / 2, "from a boot log of this model, card and version"),)
-    return overhead.parts(ask.shape, ask.cut, ask.batch, runner=ask.model_runner, version=ask.version, eager=ask.eager)
+        return (
+            Part(
+                "overhead, measured",
+                size - spread / 2,
+                size,
+                size + spread / 2,
+                "from a boot log of this model, card and version",
+            ),
+        )
+    return overhead.parts(
+        ask.shape, ask.cut, ask.batch, runner=ask.model_runner, version=ask.version, eager=ask.eager
+    )
 
 
-def _with_kv(ask: Ask, stage: Stage, *, name: str, total: int, budget: int, lines: tuple[Part, ...]) -> Bill:
+def _with_kv(
+    ask: Ask, stage: Stage, *, name: str, total: int, budget: int, lines: tuple[Part, ...]
+) -> Bill:
     share = stage.share(ask.shape)
-    needed = ask.requests * kv.request_bytes(ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching, layer_share=share)
+    needed = ask.requests * kv.request_bytes(
+        ask.shape,
+        ask.kv_dtype,
+        ask.context,
+        ask.cut.tp,
+        prefix_caching=ask.prefix_caching,
+        layer_share=share,
+    )
     if not ask.eager:
-        needed = max(needed, kv.sequences_bytes(ask.shape, ask.kv_dtype, ask.batch.sequences, ask.cut.tp, layer_share=share))
+        needed = max(
+            needed,
+            kv.sequences_bytes(
+                ask.shape, ask.kv_dtype, ask.batch.sequences, ask.cut.tp, layer_share=share
+            ),
+        )
     token = kv.token_bytes(ask.shape, ask.kv_dtype, ask.cut.tp) * share
-    low, likely, high = (budget - sum(getattr(part, side) for part in lines) for side in ("high", "likely", "low"))
+    low, likely, high = (
+        budget - sum(getattr(part, side) for part in lines) for side in ("high", "likely", "low")
+    )
     if ask.kv_bytes is not None:
         budget = total
         low = likely = high = float(ask.kv_bytes)
@@ -125,7 +165,9 @@ def _cpu_bill(ask: Ask) -> Bill:
     total = ask.ram_bytes or 0
     base = constant("cpu_engine_base_gib") + constant("cpu_cluster_base_gib")
     lines = (*_weight_parts(ask, stage), *overhead.cpu_parts(ask.shape, ask.batch, base_gib=base))
-    needed = ask.requests * kv.request_bytes(ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching)
+    needed = ask.requests * kv.request_bytes(
+        ask.shape, ask.kv_dtype, ask.context, ask.cut.tp, prefix_caching=ask.prefix_caching
+    )
     token = float(kv.token_bytes(ask.shape, ask.kv_dtype, ask.cut.tp))
     default = round(constant("cpu_kv_default_gib") * GIB)
     kept = float(ask.kv_bytes if ask.kv_bytes is not None else max(default, min(needed, total)))

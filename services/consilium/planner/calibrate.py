@@ -18,8 +18,16 @@ from consilium.planner.refusal import wrong
 MAX_LOG_BYTES: Final = 64 << 20
 _HEAD: Final = 65_536
 _PATTERNS: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
-    "version": (re.compile(r"LLM engine \(v([\w.+]+?)\)"), re.compile(r"vLLM (?:API server )?version v?([\w.+]+)"), re.compile(r"\u2588 +version ([\d.]+\w*)")),
-    "model": (re.compile(r"with config: (?:.*?)model='([^']+)'"), re.compile(r"\bmodel='([^']+)'"), re.compile(r"'model': '([^']+)'")),
+    "version": (
+        re.compile(r"LLM engine \(v([\w.+]+?)\)"),
+        re.compile(r"vLLM (?:API server )?version v?([\w.+]+)"),
+        re.compile(r"\u2588 +version ([\d.]+\w*)"),
+    ),
+    "model": (
+        re.compile(r"with config: (?:.*?)model='([^']+)'"),
+        re.compile(r"\bmodel='([^']+)'"),
+        re.compile(r"'model': '([^']+)'"),
+    ),
     "tensor_parallel": (re.compile(r"tensor_parallel_size=(\d+)"),),
     "pipeline_parallel": (re.compile(r"pipeline_parallel_size=(\d+)"),),
     "quantization": (re.compile(r"quantization=(?!None)'?([\w-]+)"),),
@@ -44,14 +52,36 @@ _PATTERNS: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
     "kv_blocks": (re.compile(r"# (?:CUDA|GPU) blocks: (\d+)"),),
     "concurrency": (re.compile(r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x"),),
     "graphs_gib": (re.compile(r"Graph capturing finished in [\d.]+ secs?, took ([\d.]+) GiB"),),
-    "activation_gib": (re.compile(r"([\d.]+) GiB for peak activation"), re.compile(r"activation peak memory takes ([\d.]+)GiB")),
+    "activation_gib": (
+        re.compile(r"([\d.]+) GiB for peak activation"),
+        re.compile(r"activation peak memory takes ([\d.]+)GiB"),
+    ),
     "consumed_gib": (re.compile(r"Actual usage is ([\d.]+) GiB for (?:consumed|weight)"),),
-    "non_torch_gib": (re.compile(r"non_torch_memory takes ([\d.]+)GiB"), re.compile(r"([\d.]+) GiB for non-torch memory")),
-    "total_gib": (re.compile(r"Free memory on device \([\d.]+/([\d.]+) GiB\)"), re.compile(r"total_gpu_memory \(([\d.]+)GiB\)")),
-    "budget_gib": (re.compile(r"Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"), re.compile(r"gpu_memory_utilization \([\d.]+\) = ([\d.]+)GiB")),
+    "non_torch_gib": (
+        re.compile(r"non_torch_memory takes ([\d.]+)GiB"),
+        re.compile(r"([\d.]+) GiB for non-torch memory"),
+    ),
+    "total_gib": (
+        re.compile(r"Free memory on device \([\d.]+/([\d.]+) GiB\)"),
+        re.compile(r"total_gpu_memory \(([\d.]+)GiB\)"),
+    ),
+    "budget_gib": (
+        re.compile(r"Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"),
+        re.compile(r"gpu_memory_utilization \([\d.]+\) = ([\d.]+)GiB"),
+    ),
 }
 _TEXT: Final = frozenset({"version", "model", "quantization", "kv_dtype"})
-_WHOLE: Final = frozenset({"tensor_parallel", "pipeline_parallel", "max_model_len", "sequences", "batched_tokens", "kv_tokens", "kv_blocks"})
+_WHOLE: Final = frozenset(
+    {
+        "tensor_parallel",
+        "pipeline_parallel",
+        "max_model_len",
+        "sequences",
+        "batched_tokens",
+        "kv_tokens",
+        "kv_blocks",
+    }
+)
 _SMALLEST: Final = frozenset({"kv_gib"})
 
 
@@ -113,9 +143,9 @@ def read(text: str) -> Boot:
     head = boots[0] if len(boots) > 1 else ""
     found: dict[str, str | int | float] = {}
     for name, patterns in _PATTERNS.items():
-        values = next((hits for pattern in patterns if (hits := pattern.findall(body))), None) or next(
-            (hits for pattern in patterns if (hits := pattern.findall(head))), None
-        )
+        values = next(
+            (hits for pattern in patterns if (hits := pattern.findall(body))), None
+        ) or next((hits for pattern in patterns if (hits := pattern.findall(head))), None)
         if not values:
             continue
         if name in _TEXT:
@@ -136,7 +166,8 @@ def read(text: str) -> Boot:
 
 def _no_log() -> ConsiliumError:
     return wrong(
-        "log", "it holds none of the lines that vLLM writes while it starts, such as 'Available KV cache memory'; give the log of an engine from its beginning"
+        "log",
+        "it holds none of the lines that vLLM writes while it starts, such as 'Available KV cache memory'; give the log of an engine from its beginning",
     )
 
 
@@ -144,10 +175,15 @@ def read_file(path: Path) -> Boot:
     """Return the measured values of a log file."""
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
-            raise wrong("log", f"{path.name} has {path.stat().st_size >> 20} MiB; cut it to the start of the engine")
+            raise wrong(
+                "log",
+                f"{path.name} has {path.stat().st_size >> 20} MiB; cut it to the start of the engine",
+            )
         return read(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as err:
-        raise wrong("log", f"{path} cannot be read ({err.strerror}); give the log file of an engine") from err
+        raise wrong(
+            "log", f"{path} cannot be read ({err.strerror}); give the log file of an engine"
+        ) from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +206,10 @@ class Measured:
             loaded = json.loads(path.read_text(encoding="utf-8"))
             return cls({str(name): int(value["overhead_bytes"]) for name, value in loaded.items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
-            raise wrong("measured", f"{path} is no file of measurements; make one with 'consilium plan calibrate LOG --save {path.name}'") from err
+            raise wrong(
+                "measured",
+                f"{path} is no file of measurements; make one with 'consilium plan calibrate LOG --save {path.name}'",
+            ) from err
 
     def overhead(self, model: str, card: str, version: str) -> int | None:
         """Return the measured overhead in bytes for this model, card and version, or None."""
@@ -178,7 +217,10 @@ class Measured:
 
     def names(self) -> str:
         """Return what is kept, for a person."""
-        return ", ".join(name.replace("|", " on ", 1).replace("|", " with vLLM ") for name in sorted(self.entries))
+        return ", ".join(
+            name.replace("|", " on ", 1).replace("|", " with vLLM ")
+            for name in sorted(self.entries)
+        )
 
 
 def save(path: Path, model: str, card: str, boot: Boot) -> str:
@@ -188,10 +230,16 @@ def save(path: Path, model: str, card: str, boot: Boot) -> str:
     """
     overhead = boot.overhead_gib()
     if overhead is None or boot.version is None:
-        raise wrong("log", "it does not give budget, weights and KV together; start the engine once with its usual log level and give that log")
+        raise wrong(
+            "log",
+            "it does not give budget, weights and KV together; start the engine once with its usual log level and give that log",
+        )
     Measured.load(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     key = Measured.key(model, card, boot.version)
-    kept[key] = {"overhead_bytes": round(overhead * GIB), "boot": {name: value for name, value in asdict(boot).items() if value is not None}}
+    kept[key] = {
+        "overhead_bytes": round(overhead * GIB),
+        "boot": {name: value for name, value in asdict(boot).items() if value is not None},
+    }
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return key

@@ -91,19 +91,35 @@ def gpu_names() -> list[str]:
 def card(name: str) -> Card:
     """Return the card called `name`, as people or nvidia-smi write it; '24GB' means an unnamed card of that nominal size."""
     if not name.strip():
-        raise wrong("gpu", "no card is named; give one such as 'RTX 4090', or a size such as '24GB'")
+        raise wrong(
+            "gpu", "no card is named; give one such as 'RTX 4090', or a size such as '24GB'"
+        )
     size = _SIZE_ONLY.match(name.strip())
     if size:
         nominal = float(size[1])
         if not 1 <= nominal <= 2048:
-            raise wrong("gpu", f"{name.strip()} is no size of a card; give 1GB to 2048GB, or a name such as 'RTX 4090'")
-        return Card(f"{size[1]} {size[2]} card", nominal if size[2].lower() == "gib" else nominal * _USABLE_SHARE)
+            raise wrong(
+                "gpu",
+                f"{name.strip()} is no size of a card; give 1GB to 2048GB, or a name such as 'RTX 4090'",
+            )
+        return Card(
+            f"{size[1]} {size[2]} card",
+            nominal if size[2].lower() == "gib" else nominal * _USABLE_SHARE,
+        )
     index, plain = _gpu_index(), _plain(name)
-    entry = index.get(plain) or index.get(re.sub(r"\d+(gb|gib)$", "", plain)) or index.get(plain + "gb") or _by_size(index, plain)
+    entry = (
+        index.get(plain)
+        or index.get(re.sub(r"\d+(gb|gib)$", "", plain))
+        or index.get(plain + "gb")
+        or _by_size(index, plain)
+    )
     if entry is None:
-        names = [alias for known in table("gpus")["gpus"] for alias in (known["name"], *known["aliases"])]
+        names = [
+            alias for known in table("gpus")["gpus"] for alias in (known["name"], *known["aliases"])
+        ]
         raise wrong(
-            "gpu", f"{name.strip()[:60]!r} is not in the table; the nearest known card is {nearest(_plain(name), names)!r}, and a size such as '24GB' works too"
+            "gpu",
+            f"{name.strip()[:60]!r} is not in the table; the nearest known card is {nearest(_plain(name), names)!r}, and a size such as '24GB' works too",
         )
     return from_entry(entry)
 
@@ -165,10 +181,27 @@ def cards(text: str) -> tuple[Card, ...]:
 
 def cpu(name: str) -> Cpu:
     """Return the processor called `name`, or one described as '12x4800' (channels x MT/s) or '2x12x4800' (sockets first)."""
-    spec = re.match(r"^(?:(\d)\s*x\s*)?(\d{1,2})\s*(?:ch|channels?)?\s*[x@]\s*(?:ddr\d-?)?(\d{4,5})$", name.strip().lower())
+    spec = re.match(
+        r"^(?:(\d)\s*x\s*)?(\d{1,2})\s*(?:ch|channels?)?\s*[x@]\s*(?:ddr\d-?)?(\d{4,5})$",
+        name.strip().lower(),
+    )
     if spec:
-        return Cpu(name.strip(), int(spec[2]), int(spec[3]), 32, 2.8, amx=False, avx512=True, watts=250, sockets=int(spec[1] or 1))
-    index = {_plain(alias): entry for entry in table("cpus")["cpus"] for alias in (entry["name"], *entry["aliases"])}
+        return Cpu(
+            name.strip(),
+            int(spec[2]),
+            int(spec[3]),
+            32,
+            2.8,
+            amx=False,
+            avx512=True,
+            watts=250,
+            sockets=int(spec[1] or 1),
+        )
+    index = {
+        _plain(alias): entry
+        for entry in table("cpus")["cpus"]
+        for alias in (entry["name"], *entry["aliases"])
+    }
     entry = index.get(_plain(name))
     if entry is None:
         known = [alias for row in table("cpus")["cpus"] for alias in (row["name"], *row["aliases"])]
@@ -176,4 +209,14 @@ def cpu(name: str) -> Cpu:
             "cpu",
             f"{name.strip()[:60]!r} is not in the table; the nearest known processor is {nearest(name, known)!r}, and '12x4800' (channels x MT/s) works too",
         )
-    return Cpu(entry["name"], entry["channels"], entry["mt_s"], entry["cores"], entry["ghz"], entry["amx"], entry["avx512"], entry["watts"], entry["sockets"])
+    return Cpu(
+        entry["name"],
+        entry["channels"],
+        entry["mt_s"],
+        entry["cores"],
+        entry["ghz"],
+        entry["amx"],
+        entry["avx512"],
+        entry["watts"],
+        entry["sockets"],
+    )

@@ -31,7 +31,11 @@ class Edit:
 def judge(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Edit]:
     """Return every key that differs between two config.json files, worst first. A key that only `old` has counts as removed (new value None)."""
     before, after = _flat(old), _flat(new)
-    found = [_one(key, before, after) for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    found = [
+        _one(key, before, after)
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
     return sorted(found, key=lambda edit: (ORDER.index(edit.effect), edit.key))
 
 
@@ -43,7 +47,13 @@ def _one(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
             return Edit(key, old, new, row["verdict"], row["sentence"])
     if rows and rows[-1]["verdict"] == "breaks":
         return Edit(key, old, new, "breaks", rows[-1]["sentence"])
-    return Edit(key, old, new, "unknown", "This key is not in the table. Compare the answers before and after, and keep the old file.")
+    return Edit(
+        key,
+        old,
+        new,
+        "unknown",
+        "This key is not in the table. Compare the answers before and after, and keep the old file.",
+    )
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +66,12 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(old: object, new: object) -> tuple[float, float] | None:
-    if isinstance(old, int | float) and isinstance(new, int | float) and not isinstance(old, bool) and not isinstance(new, bool):
+    if (
+        isinstance(old, int | float)
+        and isinstance(new, int | float)
+        and not isinstance(old, bool)
+        and not isinstance(new, bool)
+    ):
         return float(old), float(new)
     return None
 
@@ -93,12 +108,17 @@ def yarn_factor(rope: object) -> float | None:
     if not isinstance(rope, Mapping) or str(rope.get("rope_type") or rope.get("type")) != "yarn":
         return None
     factor = rope.get("factor")
-    return float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None
+    return (
+        float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else None
+    )
 
 
 def _yarn_within(_: object, new: object, __: Mapping[str, Any]) -> bool:
     factor = yarn_factor(new)
-    plain = new is None or (isinstance(new, Mapping) and str(new.get("rope_type", new.get("type", "default"))) == "default")
+    plain = new is None or (
+        isinstance(new, Mapping)
+        and str(new.get("rope_type", new.get("type", "default"))) == "default"
+    )
     return plain or (factor is not None and 1.0 <= factor <= YARN_LIMIT)
 
 
@@ -115,16 +135,22 @@ def _higher_with_yarn(old: object, new: object, config: Mapping[str, Any]) -> bo
 
 _CONDITIONS: Final[dict[str, Callable[[object, object, Mapping[str, Any]], bool]]] = {
     "any": lambda _old, _new, _config: True,
-    "higher": lambda old, new, config: _higher(old, new, config) and not _higher_with_yarn(old, new, config),
+    "higher": lambda old, new, config: (
+        _higher(old, new, config) and not _higher_with_yarn(old, new, config)
+    ),
     "lower": _lower,
     "higher_with_yarn": _higher_with_yarn,
-    "within": lambda old, new, config: not _above_experts(old, new, config) and not _below_half(old, new, config),
+    "within": lambda old, new, config: (
+        not _above_experts(old, new, config) and not _below_half(old, new, config)
+    ),
     "above_experts": _above_experts,
     "below_half": _below_half,
     "no_experts": lambda _old, _new, config: not _experts(config),
     "yarn_within": _yarn_within,
     "yarn_above": _yarn_above,
-    "not_yarn": lambda old, new, config: not _yarn_within(old, new, config) and not _yarn_above(old, new, config),
+    "not_yarn": lambda old, new, config: (
+        not _yarn_within(old, new, config) and not _yarn_above(old, new, config)
+    ),
     "true_to_false": lambda old, new, _config: bool(old) and not new,
     "false_to_true": lambda old, new, _config: bool(new) and not old,
 }
@@ -137,7 +163,11 @@ def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         inner = found.get(key)
         if isinstance(value, Mapping) and isinstance(inner, Mapping):
             found[key] = {**inner, **value}
-        elif key not in found and isinstance(found.get("text_config"), Mapping) and key in found["text_config"]:
+        elif (
+            key not in found
+            and isinstance(found.get("text_config"), Mapping)
+            and key in found["text_config"]
+        ):
             found["text_config"] = {**found["text_config"], key: value}
         else:
             found[key] = value
@@ -175,4 +205,8 @@ def meaning(key: str) -> str:
 
 def rules(key: str) -> list[tuple[str, str, str]]:
     """Return (when, verdict, sentence) of every rule about a key."""
-    return [(row["when"], row["verdict"], row["sentence"]) for row in table("edits")["rows"] if row["key"] == key]
+    return [
+        (row["when"], row["verdict"], row["sentence"])
+        for row in table("edits")["rows"]
+        if row["key"] == key
+    ]

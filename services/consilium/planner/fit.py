@@ -6,4 +6,15 @@ from consilium.planner.gate_file import gates
 from consilium.planner.search import Change, changes, longest_context, nearest_change
 from consilium.planner.verdict import Plan, plan
 
-__all__ = ["Ask", "Change", "Gate", "Plan", "changes", "gate", "gates", "longest_context", "nearest_change", "plan"]
+__all__ = [
+    "Ask",
+    "Change",
+    "Gate",
+    "Plan",
+    "changes",
+    "gate",
+    "gates",
+    "longest_context",
+    "nearest_change",
+    "plan",
+]

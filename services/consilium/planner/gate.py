@@ -70,15 +70,37 @@ def gate(
     """
     try:
         return _judge(
-            config, engine, cards=[_as_card(one) for one in cards], ram=ram_bytes, cut=Cut(tensor_parallel, pipeline_parallel), version=version, size=file_bytes
+            config,
+            engine,
+            cards=[_as_card(one) for one in cards],
+            ram=ram_bytes,
+            cut=Cut(tensor_parallel, pipeline_parallel),
+            version=version,
+            size=file_bytes,
         )
     except ConsiliumError as err:
         if err.fields.get("field") == UNKNOWN_KIND:  # the engine may know it: no reason to refuse
-            return Gate("tight", f"{err.public()}. Whether it fits is not known; it is started without a forecast.", "", "", 0, None)
+            return Gate(
+                "tight",
+                f"{err.public()}. Whether it fits is not known; it is started without a forecast.",
+                "",
+                "",
+                0,
+                None,
+            )
         return Gate("no", err.public(), str(err.fields.get("field", "")), "", 0, None)
 
 
-def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *, cards: list[Card], ram: int | None, cut: Cut, version: str, size: int) -> Gate:
+def _judge(
+    config: Mapping[str, Any] | Path | str,
+    engine: Mapping[str, Any],
+    *,
+    cards: list[Card],
+    ram: int | None,
+    cut: Cut,
+    version: str,
+    size: int,
+) -> Gate:
     loaded, size = _config(config, size)
     overrides = engine.get("hf_overrides") or {}
     refused = edits.refusal_of_overrides(loaded, overrides)
@@ -87,7 +109,10 @@ def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *,
     edited = edits.merged(loaded, overrides)
     shape = from_config(edited, Path(str(config)).name if isinstance(config, Path | str) else "")
     if len(cards) < cut.cards and cards:
-        raise wrong("tensor_parallel", f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are here")
+        raise wrong(
+            "tensor_parallel",
+            f"tensor parallel {cut.tp} x pipeline parallel {cut.pp} takes {cut.cards} cards and {len(cards)} are here",
+        )
     ask = settings_of(
         engine,
         Ask(
@@ -104,15 +129,25 @@ def _judge(config: Mapping[str, Any] | Path | str, engine: Mapping[str, Any], *,
     if wanted is None:
         return _whatever_fits(ask.with_(context=shape.max_positions))
     too_long = beyond(shape, int(wanted), engine)
-    return Gate("no", too_long, "engine.max_model_len", str(shape.max_positions), 0, None) if too_long else _verdict(ask.with_(context=int(wanted)))
+    return (
+        Gate("no", too_long, "engine.max_model_len", str(shape.max_positions), 0, None)
+        if too_long
+        else _verdict(ask.with_(context=int(wanted)))
+    )
 
 
 def beyond(shape: Shape, wanted: int, engine: Mapping[str, Any]) -> str:
     """Return the refusal of a context that is longer than the model's file allows, or nothing. vLLM's engine ends at its start with it."""
-    if wanted <= shape.max_positions or str((engine.get("env") or {}).get(ALLOW_LONGER, "0")).lower() in {"1", "true"}:
+    if wanted <= shape.max_positions or str(
+        (engine.get("env") or {}).get(ALLOW_LONGER, "0")
+    ).lower() in {"1", "true"}:
         return ""
     reach = rope.reach(shape, wanted)
-    way = f"To stretch it, set engine.hf_overrides to {json.dumps(reach.overrides)}." if reach.overrides else reach.sentence
+    way = (
+        f"To stretch it, set engine.hf_overrides to {json.dumps(reach.overrides)}."
+        if reach.overrides
+        else reach.sentence
+    )
     return f"engine.max_model_len is {wanted}, and {shape.name} allows {shape.max_positions}. Set it to at most that. {way}"
 
 
@@ -148,12 +183,19 @@ def settings_of(engine: Mapping[str, Any], ask: Ask) -> Ask:
         kv_dtype=str(engine.get("kv_cache_dtype") or "auto") if weights != "fp32" else "fp32",
         sequences=int(engine.get("max_num_seqs") or constant("consilium_sequences")),
         batched_tokens=_int(engine.get("max_num_batched_tokens")),
-        utilisation=float(utilisation) if utilisation is not None else constant("consilium_utilisation"),
+        utilisation=float(utilisation)
+        if utilisation is not None
+        else constant("consilium_utilisation"),
         kv_bytes=int(kv_bytes) if kv_bytes else None,
         eager=bool(engine.get("enforce_eager") or ask.on_cpu),
         prefix_caching=engine.get("prefix_caching") is not False,
         lora=_lora(extra, ask.lora),
-        cut=Cut(ask.cut.tp, ask.cut.pp, ask.cut.dp, expert_parallel=bool(extra.get("enable_expert_parallel", ask.cut.expert_parallel))),
+        cut=Cut(
+            ask.cut.tp,
+            ask.cut.pp,
+            ask.cut.dp,
+            expert_parallel=bool(extra.get("enable_expert_parallel", ask.cut.expert_parallel)),
+        ),
         weights_to_ram=round(_amount(extra, "cpu_offload_gb") * GIB),
         kv_to_ram=round(_amount(extra, "kv_offloading_size") * GIB),
     )
@@ -180,7 +222,11 @@ def _lora(extra: Mapping[str, Any], default: Slots) -> Slots:
     return Slots(
         int(_amount(extra, "max_loras", 1)),
         int(_amount(extra, "max_lora_rank", RANKS[2])),
-        targets_named(",".join(str(module) for module in modules) if isinstance(modules, list | tuple) else str(modules)),
+        targets_named(
+            ",".join(str(module) for module in modules)
+            if isinstance(modules, list | tuple)
+            else str(modules)
+        ),
         bool(extra.get("fully_sharded_loras")),
         bool(extra.get("enable_moe_shared_loras")),
         int(_amount(extra, "max_cpu_loras")),
@@ -191,7 +237,14 @@ def _whatever_fits(ask: Ask) -> Gate:
     answer, note = held_length(_with_cpu_kv(ask))
     if not note:
         return _gate(answer, answer.ask.context)
-    return Gate("tight", f"{answer.binding} {note}", "engine.max_model_len", str(answer.ask.context), answer.ask.context, answer)
+    return Gate(
+        "tight",
+        f"{answer.binding} {note}",
+        "engine.max_model_len",
+        str(answer.ask.context),
+        answer.ask.context,
+        answer,
+    )
 
 
 def held_length(ask: Ask) -> tuple[Plan, str]:
@@ -210,7 +263,11 @@ def held_length(ask: Ask) -> tuple[Plan, str]:
 
 
 def _with_cpu_kv(ask: Ask) -> Ask:
-    return ask.with_(kv_bytes=round(constant("cpu_kv_default_gib") * GIB)) if ask.on_cpu and ask.kv_bytes is None else ask
+    return (
+        ask.with_(kv_bytes=round(constant("cpu_kv_default_gib") * GIB))
+        if ask.on_cpu and ask.kv_bytes is None
+        else ask
+    )
 
 
 def _verdict(ask: Ask) -> Gate:
@@ -234,16 +291,44 @@ def _gate(answer: Plan, context: int) -> Gate:
     if answer.verdict == "fits":
         return Gate("fits", answer.binding, "", "", context, answer)
     if answer.verdict == "tight":
-        return Gate("tight", f"{answer.binding} That is tight: {gib(answer.margin):.1f} GiB to spare.", "", "", context, answer)
+        return Gate(
+            "tight",
+            f"{answer.binding} That is tight: {gib(answer.margin):.1f} GiB to spare.",
+            "",
+            "",
+            context,
+            answer,
+        )
     ask = answer.ask
     grown = _more_kv(ask)
     if grown is not None:
-        return Gate("no", f"{answer.binding} Set engine.kv_cache_gib to {grown:g}.", "engine.kv_cache_gib", f"{grown:g}", context, answer)
+        return Gate(
+            "no",
+            f"{answer.binding} Set engine.kv_cache_gib to {grown:g}.",
+            "engine.kv_cache_gib",
+            f"{grown:g}",
+            context,
+            answer,
+        )
     found = next(changes(ask, limit=1), None)
     if found is None:
-        return Gate("no", f"{answer.binding} No setting helps; choose a smaller model.", "model", "", context, answer)
+        return Gate(
+            "no",
+            f"{answer.binding} No setting helps; choose a smaller model.",
+            "model",
+            "",
+            context,
+            answer,
+        )
     key, value = found.knobs[0]
-    return Gate("no", f"{answer.binding} Nearest change: {found.words}.", _PLACES.get(key, key), value, context, answer)
+    return Gate(
+        "no",
+        f"{answer.binding} Nearest change: {found.words}.",
+        _PLACES.get(key, key),
+        value,
+        context,
+        answer,
+    )
 
 
 def _more_kv(ask: Ask) -> float | None:

@@ -28,7 +28,12 @@ def known_config(model: str) -> Mapping[str, Any] | None:
 
 
 def gates(
-    tree: Mapping[str, Any], *, cards: Sequence[Card], ram_bytes: int, ram_total_bytes: int | None = None, config_of: Where = known_config
+    tree: Mapping[str, Any],
+    *,
+    cards: Sequence[Card],
+    ram_bytes: int,
+    ram_total_bytes: int | None = None,
+    config_of: Where = known_config,
 ) -> list[tuple[str, Gate]]:
     """Return (name, gate) of every engine that runs here: the core, then the executors by their order.
 
@@ -40,10 +45,14 @@ def gates(
     Too few cards is another check's business: an engine that gets none is left out too.
     """
     base = dict(tree.get("engine") or {})
-    rows: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = [("core", str(tree.get("model") or ""), tree.get("topology") or {}, base)]
+    rows: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = [
+        ("core", str(tree.get("model") or ""), tree.get("topology") or {}, base)
+    ]
     for name, row in (tree.get("executors") or {}).items():
         if row.get("kind", "engine") == "engine":
-            own = {key: value for key, value in (row.get("engine") or {}).items() if value is not None}
+            own = {
+                key: value for key, value in (row.get("engine") or {}).items() if value is not None
+            }
             rows.append((str(name), str(row.get("model") or ""), row, {**base, **own}))
     found, taken, left = [], 0, ram_bytes
     for name, model, shape, engine in rows:
@@ -55,8 +64,21 @@ def gates(
         taken += len(mine)
         if config is None or (not on_cpu and len(mine) < tp * pp):
             continue
-        one = gate(config, engine, cards=mine, ram_bytes=left if on_cpu else None, tensor_parallel=1 if on_cpu else tp, pipeline_parallel=1 if on_cpu else pp)
-        if on_cpu and one.verdict == "no" and one.plan is not None and ram_total_bytes is not None and ram_total_bytes > ram_bytes:
+        one = gate(
+            config,
+            engine,
+            cards=mine,
+            ram_bytes=left if on_cpu else None,
+            tensor_parallel=1 if on_cpu else tp,
+            pipeline_parallel=1 if on_cpu else pp,
+        )
+        if (
+            on_cpu
+            and one.verdict == "no"
+            and one.plan is not None
+            and ram_total_bytes is not None
+            and ram_total_bytes > ram_bytes
+        ):
             whole = gate(config, engine, ram_bytes=ram_total_bytes - (ram_bytes - left))
             one = _told_with_free_ram(one, whole, free=ram_bytes, total=ram_total_bytes)
         found.append((name, one))
@@ -69,14 +91,29 @@ def _told_with_free_ram(now: Gate, whole: Gate, *, free: int, total: int) -> Gat
     """Return the refusal with what is free now beside what the machine has, and whether all of it would do."""
     where = f"Of the {gib(total):.1f} GiB of RAM of this machine {gib(free):.1f} GiB are free now."
     if whole.verdict != "no":
-        return replace(now, sentence=f"{now.sentence} {where} With all of them it would start: end other programs.")
-    if now.knob == "model" and whole.knob != "model" and now.plan is not None and whole.plan is not None:
+        return replace(
+            now,
+            sentence=f"{now.sentence} {where} With all of them it would start: end other programs.",
+        )
+    if (
+        now.knob == "model"
+        and whole.knob != "model"
+        and now.plan is not None
+        and whole.plan is not None
+    ):
         change = whole.sentence.removeprefix(whole.plan.binding).strip()
-        return replace(now, sentence=f"{now.plan.binding} {where} End other programs as well as this. {change}", knob=whole.knob, value=whole.value)
+        return replace(
+            now,
+            sentence=f"{now.plan.binding} {where} End other programs as well as this. {change}",
+            knob=whole.knob,
+            value=whole.value,
+        )
     return replace(now, sentence=f"{now.sentence} {where}")
 
 
-def breaking_edit(tree: Mapping[str, Any], config_of: Where = known_config) -> tuple[str, str] | None:
+def breaking_edit(
+    tree: Mapping[str, Any], config_of: Where = known_config
+) -> tuple[str, str] | None:
     """Return (key, sentence) of the first hf_overrides in a tree that breaks its model, or None. To be asked before anything is loaded."""
     rows = [("engine", str(tree.get("model") or ""), tree.get("engine") or {})]
     rows += [
@@ -90,7 +127,11 @@ def breaking_edit(tree: Mapping[str, Any], config_of: Where = known_config) -> t
         overrides = engine.get("hf_overrides") or common
         if config is None or not overrides:
             continue
-        loaded = models.read_json(config / "config.json" if config.is_dir() else config) if isinstance(config, Path) else config
+        loaded = (
+            models.read_json(config / "config.json" if config.is_dir() else config)
+            if isinstance(config, Path)
+            else config
+        )
         sentence = edits.refusal_of_overrides(loaded, overrides)
         if sentence is not None:
             return f"{key}.hf_overrides", sentence
@@ -101,4 +142,6 @@ def _copies(shape: Mapping[str, Any], *, on_cpu: bool, alone: bool, ways: int) -
     asked = shape.get("replicas")
     if isinstance(asked, int):
         return max(1, asked)
-    return max(1, ways) if alone and not on_cpu and shape.get("kind", "replicas") == "replicas" else 1
+    return (
+        max(1, ways) if alone and not on_cpu and shape.get("kind", "replicas") == "replicas" else 1
+    )

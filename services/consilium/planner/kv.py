@@ -13,7 +13,14 @@ from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape
 from consilium.planner.sharding import kv_heads_on_card
 
-_ALIASES = {"auto": "bf16", "bfloat16": "bf16", "float16": "fp16", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "float32": "fp32"}
+_ALIASES = {
+    "auto": "bf16",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+    "float32": "fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,10 @@ def dtype_named(name: str) -> str:
     known = table("formats")["kv"]
     plain = _ALIASES.get(name.strip().lower(), name.strip().lower())
     if plain not in known:
-        raise wrong("kv_dtype", f"{name[:40]!r} is no KV type; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}")
+        raise wrong(
+            "kv_dtype",
+            f"{name[:40]!r} is no KV type; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}",
+        )
     return plain
 
 
@@ -59,23 +69,40 @@ def state_bytes(shape: Shape, tp: int = 1) -> int:
 def hybrid_block_tokens(shape: Shape, kv_dtype: str, tp: int = 1) -> int:
     """Tokens in a block of a hybrid model: enough that one block of KV is as large as one state."""
     base = int(constant("block_tokens"))
-    return -(-math.ceil(state_bytes(shape, tp) / layer_token_bytes(shape, kv_dtype, tp)) // base) * base
+    return (
+        -(-math.ceil(state_bytes(shape, tp) / layer_token_bytes(shape, kv_dtype, tp)) // base)
+        * base
+    )
 
 
-def request_bytes(shape: Shape, kv_dtype: str, tokens: int, tp: int = 1, *, prefix_caching: bool = True, layer_share: float = 1.0) -> int:
+def request_bytes(
+    shape: Shape,
+    kv_dtype: str,
+    tokens: int,
+    tp: int = 1,
+    *,
+    prefix_caching: bool = True,
+    layer_share: float = 1.0,
+) -> int:
     """Bytes on one card that one request of `tokens` tokens needs; `layer_share` is the stage's part of the layers."""
     per_layer = layer_token_bytes(shape, kv_dtype, tp)
     if shape.is_hybrid:
         block = hybrid_block_tokens(shape, kv_dtype, tp)
-        pages = shape.full_layers * -(-tokens // block) + shape.linear_layers * (2 if prefix_caching else 1)
+        pages = shape.full_layers * -(-tokens // block) + shape.linear_layers * (
+            2 if prefix_caching else 1
+        )
         return round(pages * block * per_layer * layer_share)
     base = int(constant("block_tokens"))
     full = -(-tokens // base) * base
     windowed = min(full, -(-shape.window // base) * base + base) if shape.window_layers else 0
-    return round((shape.full_layers * full + shape.window_layers * windowed) * per_layer * layer_share)
+    return round(
+        (shape.full_layers * full + shape.window_layers * windowed) * per_layer * layer_share
+    )
 
 
-def sequences_bytes(shape: Shape, kv_dtype: str, sequences: int, tp: int = 1, *, layer_share: float = 1.0) -> int:
+def sequences_bytes(
+    shape: Shape, kv_dtype: str, sequences: int, tp: int = 1, *, layer_share: float = 1.0
+) -> int:
     """Return the least bytes of cache that a hybrid model needs on one card for `sequences` at once: one block each, or the engine refuses to start.
 
     0 for other models. Source: vLLM's check "max_num_seqs exceeds available Mamba cache blocks" (vllm-project/recipes#551).
@@ -86,7 +113,16 @@ def sequences_bytes(shape: Shape, kv_dtype: str, sequences: int, tp: int = 1, *,
     return round(sequences * block * shape.full_layers * layer_share)
 
 
-def room(shape: Shape, kv_dtype: str, available: float, length: int, tp: int = 1, *, prefix_caching: bool = True, layer_share: float = 1.0) -> Room:
+def room(
+    shape: Shape,
+    kv_dtype: str,
+    available: float,
+    length: int,
+    tp: int = 1,
+    *,
+    prefix_caching: bool = True,
+    layer_share: float = 1.0,
+) -> Room:
     """Return what `available` bytes on one card hold, for requests of `length` tokens.
 
     Hybrid models follow vLLM's page groups: one page is block x bytes of one layer, a full layer takes ceil(length / block) pages and a linear layer
@@ -98,12 +134,16 @@ def room(shape: Shape, kv_dtype: str, available: float, length: int, tp: int = 1
         block = hybrid_block_tokens(shape, kv_dtype, tp)
         page = block * layer_token_bytes(shape, kv_dtype, tp)
         blocks = int(available // (page * shape.full_layers * layer_share))
-        per_request = -(-length // block) + shape.linear_layers / shape.full_layers * (2 if prefix_caching else 1)
+        per_request = -(-length // block) + shape.linear_layers / shape.full_layers * (
+            2 if prefix_caching else 1
+        )
         concurrency = blocks / per_request
         return Room(blocks, block, int(concurrency * length), concurrency)
     base = int(constant("block_tokens"))
     if shape.window_layers:
-        concurrency = available / request_bytes(shape, kv_dtype, length, tp, layer_share=layer_share)
+        concurrency = available / request_bytes(
+            shape, kv_dtype, length, tp, layer_share=layer_share
+        )
         return Room(int(concurrency * length // base), base, int(concurrency * length), concurrency)
     blocks = int(available // (base * token_bytes(shape, kv_dtype, tp) * layer_share))
     return Room(blocks, base, blocks * base, blocks * base / length)

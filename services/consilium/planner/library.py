@@ -43,12 +43,21 @@ class Library:
     notes: tuple[str, ...]
 
 
-def sizes(pages: int, *, script: Script = "mixed", dimensions: int = 1024, vectors: str = "f16", card: Card | None = None) -> Library:
+def sizes(
+    pages: int,
+    *,
+    script: Script = "mixed",
+    dimensions: int = 1024,
+    vectors: str = "f16",
+    card: Card | None = None,
+) -> Library:
     """Return the sizes of a library of `pages` typed pages. Without a card the processor embeds."""
     if not 1 <= pages <= 10**12:
         raise wrong("pages", f"{pages} pages cannot be planned; give 1 to 10^12")
     if not 8 <= dimensions <= 65_536:
-        raise wrong("dimensions", f"{dimensions} is no width of a vector; give 8 to 65536, such as 1024")
+        raise wrong(
+            "dimensions", f"{dimensions} is no width of a vector; give 8 to 65536, such as 1024"
+        )
     if vectors not in VECTOR_BYTES:
         raise wrong("vectors", f"{vectors!r} is no format; known: {', '.join(VECTOR_BYTES)}")
     characters = round(pages * constant("library_page_characters"))
@@ -61,14 +70,18 @@ def sizes(pages: int, *, script: Script = "mixed", dimensions: int = 1024, vecto
     word_index = round(text * constant("library_bm25_share"))
     whole = chunks * dimensions * 4
     stored = max(whole if vectors == "binary" else 0, round(chunks * vector))
-    notes = ["Building needs the vectors in 32 bits beside the index; build in parts where that does not fit."]
+    notes = [
+        "Building needs the vectors in 32 bits beside the index; build in parts where that does not fit."
+    ]
     if card is not None:
         held = constant("library_embedder_gib")
         notes.append(f"The embedder takes about {held:.1f} GiB of {card.name} while it works.")
     if vectors == "binary":
         notes.append("Binary vectors find candidates; the 32-bit ones on SSD put them in order.")
     if dimensions * VECTOR_BYTES[vectors] < 64:
-        notes.append("Vectors this small lose much of what they should tell apart; measure the hits.")
+        notes.append(
+            "Vectors this small lose much of what they should tell apart; measure the hits."
+        )
     return Library(
         pages,
         characters,
@@ -96,5 +109,9 @@ def _by_script(script: Script, name: str) -> float:
 
 def _hours_embed(tokens: int, card: Card | None) -> float:
     flops = 2 * constant("library_embedder_params") * tokens
-    peak = card.bf16_tflops * constant("library_embed_share") if card is not None and card.bf16_tflops else constant("library_cpu_tflops")
+    peak = (
+        card.bf16_tflops * constant("library_embed_share")
+        if card is not None and card.bf16_tflops
+        else constant("library_cpu_tflops")
+    )
     return flops / (peak * 1e12) / 3600

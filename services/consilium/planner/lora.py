@@ -62,7 +62,10 @@ def targets_named(names: str) -> tuple[str, ...]:
     found: list[str] = []
     for name in (part.strip().lower() for part in names.split(",")):
         if name not in _MODULES:
-            raise wrong("targets", f"{name[:40]!r} is no LoRA target; the nearest is {nearest(name, _MODULES)!r}. 'all' and 'attention' are the common choices")
+            raise wrong(
+                "targets",
+                f"{name[:40]!r} is no LoRA target; the nearest is {nearest(name, _MODULES)!r}. 'all' and 'attention' are the common choices",
+            )
         if _MODULES[name] not in found:
             found.append(_MODULES[name])
     if "mlp" in found and "experts" not in found:
@@ -77,15 +80,29 @@ def slot_bytes(shape: Shape, lora: Slots, cut: Cut) -> dict[str, int]:
     found: dict[str, float] = {}
     if "attention" in lora.targets:
         found["attention"] = (
-            2.0 / cut.pp * ((shape.layers - shape.linear_layers) * _attention(shape, rank, tp, sh) + shape.linear_layers * _linear(shape, rank, tp, sh))
+            2.0
+            / cut.pp
+            * (
+                (shape.layers - shape.linear_layers) * _attention(shape, rank, tp, sh)
+                + shape.linear_layers * _linear(shape, rank, tp, sh)
+            )
         )
     dense = shape.layers - shape.moe_layers
     if "mlp" in lora.targets and (dense * shape.mlp_width or shape.shared_width):
         width = dense * _mlp(shape, rank, tp, sh, shape.mlp_width) if shape.mlp_width else 0
-        shared = shape.moe_layers * _mlp(shape, rank, tp, sh, shape.shared_width) if shape.shared_width else 0
+        shared = (
+            shape.moe_layers * _mlp(shape, rank, tp, sh, shape.shared_width)
+            if shape.shared_width
+            else 0
+        )
         found["mlp"] = 2.0 / cut.pp * (width + shared)
     if "experts" in lora.targets and shape.is_moe:
-        found["experts"] = 2.0 / cut.pp * shape.moe_layers * (_experts(shape, lora, cut, sh) + rank * (shape.hidden + shape.experts))
+        found["experts"] = (
+            2.0
+            / cut.pp
+            * shape.moe_layers
+            * (_experts(shape, lora, cut, sh) + rank * (shape.hidden + shape.experts))
+        )
     if "head" in lora.targets:
         found["head"] = 2.0 * rank * (shape.hidden + padded_vocab(shape) / tp)
     return {group: round(size) for group, size in found.items()}
@@ -94,16 +111,31 @@ def slot_bytes(shape: Shape, lora: Slots, cut: Cut) -> dict[str, int]:
 def _attention(shape: Shape, rank: int, tp: int, sh: int) -> float:
     query = shape.q_width * (2 if shape.output_gate else 1) / tp
     kv = kv_heads_on_card(shape, tp) * shape.head_dim
-    return 3 * rank / sh * shape.hidden + rank * (query + 2 * kv) + rank * shape.q_width / tp + rank * shape.hidden / sh
+    return (
+        3 * rank / sh * shape.hidden
+        + rank * (query + 2 * kv)
+        + rank * shape.q_width / tp
+        + rank * shape.hidden / sh
+    )
 
 
 def _linear(shape: Shape, rank: int, tp: int, sh: int) -> float:
     value = shape.linear_value_heads * shape.linear_value_dim
-    return 2 * rank / sh * shape.hidden + rank * (shape.linear_conv_width + value) / tp + rank * value / tp + rank * shape.hidden / sh
+    return (
+        2 * rank / sh * shape.hidden
+        + rank * (shape.linear_conv_width + value) / tp
+        + rank * value / tp
+        + rank * shape.hidden / sh
+    )
 
 
 def _mlp(shape: Shape, rank: int, tp: int, sh: int, width: int) -> float:
-    return 2 * rank / sh * shape.hidden + 2 * rank * width / tp + rank * width / tp + rank * shape.hidden / sh
+    return (
+        2 * rank / sh * shape.hidden
+        + 2 * rank * width / tp
+        + rank * width / tp
+        + rank * shape.hidden / sh
+    )
 
 
 def _experts(shape: Shape, lora: Slots, cut: Cut, sh: int) -> float:
@@ -132,7 +164,12 @@ def check(shape: Shape, lora: Slots, cut: Cut) -> None:
     if lora.slots < 0 or lora.rank < 1:
         raise wrong("adapters", "slots are at least 0 and the rank at least 1")
     if lora.host_adapters < 0:
-        raise wrong("max-cpu-loras", f"{lora.host_adapters} adapters cannot be kept in RAM; give 0 or more")
+        raise wrong(
+            "max-cpu-loras", f"{lora.host_adapters} adapters cannot be kept in RAM; give 0 or more"
+        )
     rank_step(lora.rank)
     if lora.slots and cut.expert_parallel and lora.fully_sharded and shape.is_moe:
-        raise wrong("fully_sharded_loras", "expert parallel and fully sharded LoRA exclude each other for a mixture of experts; leave one out")
+        raise wrong(
+            "fully_sharded_loras",
+            "expert parallel and fully sharded LoRA exclude each other for a mixture of experts; leave one out",
+        )

@@ -18,7 +18,10 @@ from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape, from_config
 
 MAX_CONFIG_BYTES: Final = 4 << 20
-_QUANT_SUFFIX: Final = re.compile(r"[-_](fp8|awq|gptq|int4|int8|nvfp4|fp4|mxfp4|gguf|w4a16|bf16|gptq[-_]int4|gptq[-_]int8|fp8[-_]dynamic)$", re.IGNORECASE)
+_QUANT_SUFFIX: Final = re.compile(
+    r"[-_](fp8|awq|gptq|int4|int8|nvfp4|fp4|mxfp4|gguf|w4a16|bf16|gptq[-_]int4|gptq[-_]int8|fp8[-_]dynamic)$",
+    re.IGNORECASE,
+)
 _FORMAT_OF_SUFFIX: Final = {
     "fp8": "fp8",
     "awq": "int4",
@@ -55,7 +58,9 @@ class Model:
 
 def known_names() -> list[str]:
     """Return every name and alias that the table holds."""
-    return [name for entry in table("models")["models"] for name in (entry["name"], *entry["aliases"])]
+    return [
+        name for entry in table("models")["models"] for name in (entry["name"], *entry["aliases"])
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +78,9 @@ def by_name(name: str) -> Model:
     """Return the model called `name`: a short name, a hub id, with or without a format suffix such as -FP8 or -AWQ."""
     wanted = name.strip()
     if not wanted:
-        raise wrong("model", "the name is empty; give one such as Qwen3-8B, or a folder with config.json")
+        raise wrong(
+            "model", "the name is empty; give one such as Qwen3-8B, or a folder with config.json"
+        )
     weights, base = "", wanted
     row = _look(base)
     while row is None and (suffix := _QUANT_SUFFIX.search(base)):
@@ -81,10 +88,22 @@ def by_name(name: str) -> Model:
         base = base[: suffix.start()]
         row = _look(base)
     if row is None:
-        near = nearest(wanted.split("/")[-1], [name for name in known_names() if not name.startswith(("tiny", "demo"))])
-        raise wrong("model", f"{wanted[:80]!r} is not in the table; the nearest known name is {near!r}. A folder or a config.json works for any other model")
+        near = nearest(
+            wanted.split("/")[-1],
+            [name for name in known_names() if not name.startswith(("tiny", "demo"))],
+        )
+        raise wrong(
+            "model",
+            f"{wanted[:80]!r} is not in the table; the nearest known name is {near!r}. A folder or a config.json works for any other model",
+        )
     entry, spelled = row
-    return Model(from_config(entry["config"], spelled), entry["config"], entry["source"], weights=weights, hf_id=_hub_id(entry, spelled, wanted[len(base) :]))
+    return Model(
+        from_config(entry["config"], spelled),
+        entry["config"],
+        entry["source"],
+        weights=weights,
+        hf_id=_hub_id(entry, spelled, wanted[len(base) :]),
+    )
 
 
 def _look(name: str) -> tuple[dict[str, Any], str] | None:
@@ -114,7 +133,10 @@ def find(reference: str) -> Model:
     if is_file:
         return from_file(path)
     if reference.endswith(".json") or reference.startswith(("/", "./", "../", "~")):
-        raise wrong("model", f"there is no file or folder {reference[:120]!r}; give a folder that holds config.json, or a name such as Qwen3-8B")
+        raise wrong(
+            "model",
+            f"there is no file or folder {reference[:120]!r}; give a folder that holds config.json, or a name such as Qwen3-8B",
+        )
     return by_name(reference)
 
 
@@ -124,24 +146,46 @@ def from_folder(folder: Path) -> Model:
     if not config_file.is_file():
         raise wrong("model", f"{folder} holds no config.json; give the folder of one checkpoint")
     model = from_file(config_file)
-    sizes = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin", "*.gguf") for file in folder.glob(pattern))
-    return Model(replace(model.shape, name=folder.resolve().name), model.config, model.source, model.weights, sizes)
+    sizes = sum(
+        file.stat().st_size
+        for pattern in ("*.safetensors", "*.bin", "*.gguf")
+        for file in folder.glob(pattern)
+    )
+    return Model(
+        replace(model.shape, name=folder.resolve().name),
+        model.config,
+        model.source,
+        model.weights,
+        sizes,
+    )
 
 
 def from_file(path: Path) -> Model:
     """Return the model that one config.json describes."""
     config = read_json(path)
-    return Model(from_config(config, path.parent.name or path.stem), config, str(path), weights=format_of(config))
+    return Model(
+        from_config(config, path.parent.name or path.stem),
+        config,
+        str(path),
+        weights=format_of(config),
+    )
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES, name: str = "config.json") -> dict[str, Any]:
+def read_json(
+    path: Path, limit: int = MAX_CONFIG_BYTES, name: str = "config.json"
+) -> dict[str, Any]:
     """Return a JSON object from a file of at most `limit` bytes, or say in one sentence why not; `name` is the file that would do."""
     try:
         if path.stat().st_size > limit:
-            raise wrong("file", f"{path.name} has {path.stat().st_size >> 20} MiB; a {name} has at most {limit >> 20} MiB")
+            raise wrong(
+                "file",
+                f"{path.name} has {path.stat().st_size >> 20} MiB; a {name} has at most {limit >> 20} MiB",
+            )
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise wrong("file", f"{path} cannot be read ({err.strerror}); give a readable {name}") from err
+        raise wrong(
+            "file", f"{path} cannot be read ({err.strerror}); give a readable {name}"
+        ) from err
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
         raise wrong("file", f"{path.name} is not JSON; give the {name} of a model") from err
     if not isinstance(loaded, dict):

@@ -45,14 +45,26 @@ def prices(path: str | None) -> dict[str, Any]:
     loaded = _owner_file(Path(path))
     for key, value in loaded.items():
         if key not in base:
-            raise wrong("prices", f"{str(key)[:40]!r} is no key of a price file; the nearest is {nearest(str(key), base)!r}")
+            raise wrong(
+                "prices",
+                f"{str(key)[:40]!r} is no key of a price file; the nearest is {nearest(str(key), base)!r}",
+            )
         if key == "gpus":
             if not isinstance(value, Mapping):
-                raise wrong("prices", "gpus is a block: name of a card -> buy, rent_per_hour, date, source")
-            base["gpus"] = {**base["gpus"], **{str(name): _entry(str(name), entry) for name, entry in value.items()}}
+                raise wrong(
+                    "prices", "gpus is a block: name of a card -> buy, rent_per_hour, date, source"
+                )
+            base["gpus"] = {
+                **base["gpus"],
+                **{str(name): _entry(str(name), entry) for name, entry in value.items()},
+            }
         else:
             base[key] = (
-                {**base[key], **value} if isinstance(base[key], Mapping) and isinstance(value, Mapping) else {"value": value} if key in _SCALARS else value
+                {**base[key], **value}
+                if isinstance(base[key], Mapping) and isinstance(value, Mapping)
+                else {"value": value}
+                if key in _SCALARS
+                else value
             )
     for key in ("buy", "watts"):
         _amount(base["host"], key, "host")
@@ -80,25 +92,49 @@ def _owner_file(path: Path) -> Mapping[str, Any]:
     import yaml  # noqa: PLC0415  read only when a file is given
 
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size < 1 << 20 else None
+        loaded = (
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+            if path.stat().st_size < 1 << 20
+            else None
+        )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise wrong("prices", f"{path} cannot be read as YAML; copy the output of 'consilium plan --prices show'") from err
+        raise wrong(
+            "prices",
+            f"{path} cannot be read as YAML; copy the output of 'consilium plan --prices show'",
+        ) from err
     if not isinstance(loaded, Mapping):
-        raise wrong("prices", f"{path} holds no keys; copy the output of 'consilium plan --prices show'")
+        raise wrong(
+            "prices", f"{path} holds no keys; copy the output of 'consilium plan --prices show'"
+        )
     return loaded
 
 
 def example() -> str:
     """Return the built-in prices as the YAML file that an owner edits."""
     tree = {key: value for key, value in table("prices").items() if key != "note"}
-    named = {key: ({json.dumps(name): entry for name, entry in value.items()} if key == "gpus" else value) for key, value in tree.items()}
+    named = {
+        key: (
+            {json.dumps(name): entry for name, entry in value.items()} if key == "gpus" else value
+        )
+        for key, value in tree.items()
+    }
     return f"# {table('prices')['note']}\n" + yaml_text(named)
 
 
-def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, hours_per_day: float, replicas: int = 1) -> list[Cost]:
+def compare(
+    plan: Plan,
+    rates: Mapping[str, Rate | None],
+    path: str | None,
+    *,
+    hours_per_day: float,
+    replicas: int = 1,
+) -> list[Cost]:
     """Return the ways to pay for this plan's cards at `hours_per_day` of use. Empty when the card has no price."""
     if not 0 < hours_per_day <= 24:
-        raise wrong("hours-per-day", f"{hours_per_day:g} hours a day cannot be; give more than 0 and at most 24")
+        raise wrong(
+            "hours-per-day",
+            f"{hours_per_day:g} hours a day cannot be; give more than 0 and at most 24",
+        )
     book = prices(path)
     entry = book["gpus"].get(plan.ask.cards[0].name)
     if entry is None:
@@ -108,8 +144,23 @@ def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, h
     hours = hours_per_day * constant("days_per_month")
     busy = _value(book, "busy_share")
     work = busy * watts + (1 - busy) * watts * constant("idle_power_share")
-    power = (count * work + float(book["host"]["watts"])) / 1000 * hours * _value(book, "electricity_per_kwh")
-    best = max((rate.likely for title, rate in rates.items() if rate is not None and title.startswith("writing")), default=0.0) * replicas
+    power = (
+        (count * work + float(book["host"]["watts"]))
+        / 1000
+        * hours
+        * _value(book, "electricity_per_kwh")
+    )
+    best = (
+        max(
+            (
+                rate.likely
+                for title, rate in rates.items()
+                if rate is not None and title.startswith("writing")
+            ),
+            default=0.0,
+        )
+        * replicas
+    )
     million = best * 3600 * hours * busy / 1e6
     capital = count * float(entry["buy"]) + float(book["host"]["buy"]) if entry.get("buy") else None
     found = []
@@ -133,9 +184,23 @@ def compare(plan: Plan, rates: Mapping[str, Rate | None], path: str | None, *, h
     )
     if entry.get("rent_per_hour"):
         rent = count * float(entry["rent_per_hour"]) * hours
-        found.append(_cost(f"rent {count} x {plan.ask.cards[0].name}", rent, million, f"{_break_even(capital, rent, power)}; {_as_of(entry, 'rent')}"))
+        found.append(
+            _cost(
+                f"rent {count} x {plan.ask.cards[0].name}",
+                rent,
+                million,
+                f"{_break_even(capital, rent, power)}; {_as_of(entry, 'rent')}",
+            )
+        )
     service = _value(book, "remote_per_million_output")
-    found.append(Cost("a paid service", million * service, service, f"the same tokens there; {_as_of(book['remote_per_million_output'], '')}"))
+    found.append(
+        Cost(
+            "a paid service",
+            million * service,
+            service,
+            f"the same tokens there; {_as_of(book['remote_per_million_output'], '')}",
+        )
+    )
     return found
 
 
@@ -143,14 +208,18 @@ def _as_of(entry: object, kind: str) -> str:
     """Return the date of a price and whether anybody has checked it: 'price as of 2025-11, unverified'."""
     row = entry if isinstance(entry, Mapping) else {}
     checked = str(row.get(f"{kind}_checked" if kind else "checked", ""))
-    return f"price as of {row.get('date', 'an unknown date')}" + (f", {_UNVERIFIED}" if checked.startswith(_UNVERIFIED) else "")
+    return f"price as of {row.get('date', 'an unknown date')}" + (
+        f", {_UNVERIFIED}" if checked.startswith(_UNVERIFIED) else ""
+    )
 
 
 def _value(book: Mapping[str, Any], key: str) -> float:
     entry = book[key]
     value = _amount(entry if isinstance(entry, Mapping) else {"value": entry}, "value", key)
     if key == "years" and not value:
-        raise wrong("prices", "years is 0; give the years over which hardware is written off, such as 3")
+        raise wrong(
+            "prices", "years is 0; give the years over which hardware is written off, such as 3"
+        )
     return value
 
 
@@ -171,5 +240,13 @@ def lines(costs: Sequence[Cost], path: str | None = None) -> str:
     """Return the money table; path is the owner's price file, for its currency."""
     return text_table(
         (str(prices(path)["currency"])[:12], "per month", "per million tokens", "note"),
-        [(cost.way, f"{cost.per_month:,.0f}", "" if cost.per_million is None else f"{cost.per_million:.2f}", cost.note) for cost in costs],
+        [
+            (
+                cost.way,
+                f"{cost.per_month:,.0f}",
+                "" if cost.per_million is None else f"{cost.per_million:.2f}",
+                cost.note,
+            )
+            for cost in costs
+        ],
     )

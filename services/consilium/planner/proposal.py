@@ -26,7 +26,11 @@ _MODULES = {
 def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
     """Return the `engine:` block of consilium.yaml for a question."""
     batch = ask.batch
-    found: dict[str, Any] = {"max_model_len": ask.context, "max_num_seqs": batch.sequences, "max_num_batched_tokens": batch.tokens}
+    found: dict[str, Any] = {
+        "max_model_len": ask.context,
+        "max_num_seqs": batch.sequences,
+        "max_num_batched_tokens": batch.tokens,
+    }
     if ask.on_cpu or ask.kv_bytes is not None:
         found["kv_cache_gib"] = round((ask.kv_bytes or GIB) / GIB, 3)
     if not ask.on_cpu:
@@ -40,7 +44,9 @@ def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
     if reach is not None and reach.overrides:
         found["hf_overrides"] = reach.overrides
     if ask.cut.partition:
-        found["env"] = {"VLLM_PP_LAYER_PARTITION": ",".join(str(count) for count in ask.cut.partition)}
+        found["env"] = {
+            "VLLM_PP_LAYER_PARTITION": ",".join(str(count) for count in ask.cut.partition)
+        }
     extra = _extra(ask)
     if extra:
         found["extra_args"] = extra
@@ -54,7 +60,13 @@ def checkpoint_note(formats: Iterable[tuple[str, str]]) -> str:
 
     vLLM converts bf16 files to fp8 while it loads; every other format has to be in the files already.
     """
-    foreign = sorted({planned for planned, own in formats if planned in _QUANTIZATION and planned not in {"fp8", own}})
+    foreign = sorted(
+        {
+            planned
+            for planned, own in formats
+            if planned in _QUANTIZATION and planned not in {"fp8", own}
+        }
+    )
     if not foreign:
         return ""
     return f"Before you start it: put the name of the {' or '.join(foreign)} checkpoint in place of the model's. vLLM does not make one from other files."
@@ -63,9 +75,15 @@ def checkpoint_note(formats: Iterable[tuple[str, str]]) -> str:
 def _extra(ask: Ask) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if ask.lora.slots:
-        extra |= {"enable_lora": True, "max_loras": ask.lora.slots, "max_lora_rank": lora.rank_step(ask.lora.rank)}
+        extra |= {
+            "enable_lora": True,
+            "max_loras": ask.lora.slots,
+            "max_lora_rank": lora.rank_step(ask.lora.rank),
+        }
         if set(ask.lora.targets) != set(lora.GROUPS):
-            extra["lora_target_modules"] = [module for group in ask.lora.targets for module in _MODULES[group]]
+            extra["lora_target_modules"] = [
+                module for group in ask.lora.targets for module in _MODULES[group]
+            ]
         if ask.lora.fully_sharded:
             extra["fully_sharded_loras"] = True
         if ask.lora.shared_outer:
@@ -83,7 +101,10 @@ def _extra(ask: Ask) -> dict[str, Any]:
 
 def document(ask: Ask, model: str, replicas: int = 1, reach: Reach | None = None) -> dict[str, Any]:
     """Return the consilium.yaml tree: model, topology, engine."""
-    topology: dict[str, Any] = {"kind": "sharded" if ask.cut.cards > 1 else "replicas", "replicas": replicas}
+    topology: dict[str, Any] = {
+        "kind": "sharded" if ask.cut.cards > 1 else "replicas",
+        "replicas": replicas,
+    }
     if ask.cut.tp > 1:
         topology["tensor_parallel"] = ask.cut.tp
     if ask.cut.pp > 1:
@@ -101,7 +122,12 @@ def hybrid(seats: Sequence[tuple[Ask, str, int]]) -> dict[str, Any]:
     for number, (ask, model, copies) in enumerate(hands, start=1):
         own = document(ask, model, copies)
         shape = {key: value for key, value in own["topology"].items() if key != "kind"}
-        rows["hands" if len(hands) == 1 else f"hands-{number}"] = {"kind": "engine", "model": model, **shape, "engine": own["engine"]}
+        rows["hands" if len(hands) == 1 else f"hands-{number}"] = {
+            "kind": "engine",
+            "model": model,
+            **shape,
+            "engine": own["engine"],
+        }
     return {**tree, "executors": rows}
 
 
@@ -119,7 +145,12 @@ def yaml_text(tree: Mapping[str, Any], indent: int = 0) -> str:
 
 
 def _scalar(value: object) -> str:
-    if isinstance(value, str) and value and all(ch.isalnum() or ch in "._/-" for ch in value) and not value[0].isdigit():
+    if (
+        isinstance(value, str)
+        and value
+        and all(ch.isalnum() or ch in "._/-" for ch in value)
+        and not value[0].isdigit()
+    ):
         return value
     return json.dumps(value, ensure_ascii=False)
 
@@ -127,7 +158,10 @@ def _scalar(value: object) -> str:
 def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
     """Return the same as a vLLM server command, for whoever runs without Consilium."""
     engine = settings(ask, reach)
-    words = [*(f"{name}={value}" for name, value in engine.get("env", {}).items()), f"vllm serve {model}"]
+    words = [
+        *(f"{name}={value}" for name, value in engine.get("env", {}).items()),
+        f"vllm serve {model}",
+    ]
     names = {
         "max_model_len": "--max-model-len",
         "max_num_seqs": "--max-num-seqs",
@@ -144,8 +178,14 @@ def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
     if ask.cut.pp > 1:
         words.append(f"--pipeline-parallel-size {ask.cut.pp}")
     if "hf_overrides" in engine:
-        words.append(f"--hf-overrides '{json.dumps(engine['hf_overrides'], separators=(',', ':'))}'")
+        words.append(
+            f"--hf-overrides '{json.dumps(engine['hf_overrides'], separators=(',', ':'))}'"
+        )
     for key, value in engine.get("extra_args", {}).items():
         flag = "--" + key.replace("_", "-")
-        words.append(flag if value is True else f"{flag} {' '.join(value) if isinstance(value, list) else value}")
+        words.append(
+            flag
+            if value is True
+            else f"{flag} {' '.join(value) if isinstance(value, list) else value}"
+        )
     return " ".join(words)

@@ -53,7 +53,12 @@ def facts() -> dict[str, str]:
 
 
 def _memory() -> dict[str, str]:
-    moe, dense, large, big = _shape("Qwen3-30B-A3B"), _shape("Qwen3-8B"), _shape("Qwen2.5-72B"), card("RTX PRO 6000 96GB")
+    moe, dense, large, big = (
+        _shape("Qwen3-30B-A3B"),
+        _shape("Qwen3-8B"),
+        _shape("Qwen2.5-72B"),
+        card("RTX PRO 6000 96GB"),
+    )
 
     def size(shape: Shape, name: str) -> str:
         return _gib(weights.checkpoint_bytes(shape, name))
@@ -61,10 +66,20 @@ def _memory() -> dict[str, str]:
     def slots(name: str, targets: tuple[str, ...] = lora.GROUPS) -> str:
         return f"{lora.total_bytes(_shape(name), lora.Slots(5, 16, targets), Cut()) / GIB:.2f}"
 
-    peak = overhead.activation_peak(_with_experts(moe, 16), Cut(), 8192) - overhead.activation_peak(moe, Cut(), 8192)
+    peak = overhead.activation_peak(_with_experts(moe, 16), Cut(), 8192) - overhead.activation_peak(
+        moe, Cut(), 8192
+    )
     one = verdict.plan(Ask(shape=large, cards=(big,), weights="int4", sequences=64))
     two = verdict.plan(Ask(shape=large, cards=(big, big), cut=Cut(2), sequences=64))
-    small = verdict.plan(Ask(shape=_shape("Qwen3-0.6B"), cards=(card("H100"),), utilisation=0.9, context=16_000, version="0.11.0"))
+    small = verdict.plan(
+        Ask(
+            shape=_shape("Qwen3-0.6B"),
+            cards=(card("H100"),),
+            utilisation=0.9,
+            context=16_000,
+            version="0.11.0",
+        )
+    )
     return {
         "w30_bf16": size(moe, "bf16"),
         "w30_fp8": size(moe, "fp8"),
@@ -99,7 +114,13 @@ def _rate(rate: speed.Rate | None) -> speed.Rate:
 
 
 def _speeds() -> dict[str, str]:
-    moe, dense, large, big, h100 = _shape("Qwen3-30B-A3B"), _shape("Qwen3-8B"), _shape("Qwen2.5-72B"), card("RTX PRO 6000 96GB"), card("H100")
+    moe, dense, large, big, h100 = (
+        _shape("Qwen3-30B-A3B"),
+        _shape("Qwen3-8B"),
+        _shape("Qwen2.5-72B"),
+        card("RTX PRO 6000 96GB"),
+        card("H100"),
+    )
     processor, phi = cpu("EPYC 9554"), _shape("Phi-4")
     pair = _rate(speed.decode(large, h100, Cut(2), speed.Load(1, 640)))
     return {
@@ -118,7 +139,9 @@ def _speeds() -> dict[str, str]:
 def _links() -> dict[str, str]:
     seventy, home = _shape("Llama-3.1-70B"), card("RTX 3090")
     moved = 2 * seventy.layers * seventy.hidden * 2
-    adapter = sum(lora.slot_bytes(_shape("Qwen3-8B"), lora.Slots(1, 16, ("attention", "mlp")), Cut()).values())
+    adapter = sum(
+        lora.slot_bytes(_shape("Qwen3-8B"), lora.Slots(1, 16, ("attention", "mlp")), Cut()).values()
+    )
     read = speed.weight_bytes_read(seventy, speed.Load(weights="int4")) / 2
     return {
         "tpkb": f"{moved / 1e3:,.0f}",
@@ -130,7 +153,10 @@ def _links() -> dict[str, str]:
 
 
 def _library() -> dict[str, str]:
-    latin, cyrillic = library.sizes(1_000_000, script="latin"), library.sizes(1_000_000, script="cyrillic")
+    latin, cyrillic = (
+        library.sizes(1_000_000, script="latin"),
+        library.sizes(1_000_000, script="cyrillic"),
+    )
 
     def index(form: str) -> str:
         return f"{library.sizes(1_000_000, vectors=form).index / 1e9:.1f}"
@@ -152,14 +178,29 @@ def _accuracy() -> str:
     rows = [
         _kv_row("room for KV, all boot logs", sure),
         _kv_row("room for KV, held apart", [seen for seen in sure if seen.held_apart]),
-        _kv_row("room for KV, size of the weights not told", [seen for seen in boots if not seen.sure]),
+        _kv_row(
+            "room for KV, size of the weights not told", [seen for seen in boots if not seen.sure]
+        ),
         _speed_row("writing speed, fitted", [seen for seen in writing if not seen.held_apart]),
         _speed_row("writing speed, held apart", [seen for seen in writing if seen.held_apart]),
         _speed_row("reading speed, held apart", [seen for seen in reading if seen.held_apart]),
     ]
-    missed = [f"- {seen.id}: measured {seen.measured:.1f} GiB, told {seen.told:.1f}. {seen.why}" for seen in boots if seen.error > 1.0]
-    table_lines = "## How well it agrees\n\n| what | points | middle error | within the bar |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    return table_lines + "\nBoot logs that it misses by more than 1 GiB (data/boot_logs.json):\n\n" + "\n".join(missed) + "\n"
+    missed = [
+        f"- {seen.id}: measured {seen.measured:.1f} GiB, told {seen.told:.1f}. {seen.why}"
+        for seen in boots
+        if seen.error > 1.0
+    ]
+    table_lines = (
+        "## How well it agrees\n\n| what | points | middle error | within the bar |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+    return (
+        table_lines
+        + "\nBoot logs that it misses by more than 1 GiB (data/boot_logs.json):\n\n"
+        + "\n".join(missed)
+        + "\n"
+    )
 
 
 def _kv_row(name: str, points: list[Seen]) -> str:

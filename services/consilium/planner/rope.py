@@ -46,7 +46,12 @@ def reach(shape: Shape, wanted: int) -> Reach:
     longest = int(row["longest"]) if row else shape.max_positions
     source = str(row["source"]) if row else "max_position_embeddings of config.json"
     words = f"{shape.name} was trained for {tokens_in_words(native)} tokens"
-    if wanted <= max(native, shape.max_positions if row is None or (row["way"] == "yarn" and shape.max_positions < 2 * native) else native):
+    if wanted <= max(
+        native,
+        shape.max_positions
+        if row is None or (row["way"] == "yarn" and shape.max_positions < 2 * native)
+        else native,
+    ):
         note = (
             f"{words}; {tokens_in_words(wanted)} need nothing."
             if wanted <= native
@@ -55,9 +60,23 @@ def reach(shape: Shape, wanted: int) -> Reach:
         return Reach(wanted, native, longest, "native", 1.0, {}, note, source)
     if wanted <= longest and row is not None and row["way"] == "yarn":
         factor = round(wanted / native, 4)
-        rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": native, "rope_theta": shape.rope_theta}
+        rope = {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": native,
+            "rope_theta": shape.rope_theta,
+        }
         said = f"{words}; YaRN with factor {factor:g} stretches it to {tokens_in_words(wanted)}, with a small loss on short texts. Give it an executor or profile of its own."
-        return Reach(wanted, native, longest, "yarn", factor, {"rope_parameters": rope, "max_position_embeddings": wanted}, said, source)
+        return Reach(
+            wanted,
+            native,
+            longest,
+            "yarn",
+            factor,
+            {"rope_parameters": rope, "max_position_embeddings": wanted},
+            said,
+            source,
+        )
     if wanted <= longest and row is not None:
         said = f"{words}; dual chunk attention reaches {tokens_in_words(wanted)}. It needs the 1M configuration file of the model and an engine with that attention; answers thin out towards the end."
         return Reach(wanted, native, longest, "dual_chunk", 1.0, {}, said, source)
@@ -75,7 +94,16 @@ def _with_yarn_inside(shape: Shape, wanted: int) -> Reach:
     words = f"{shape.name} was trained for {tokens_in_words(native)} tokens"
     if wanted <= longest:
         said = f"{words}, and its file carries YaRN up to {tokens_in_words(longest)}: {tokens_in_words(wanted)} need nothing more. Short texts lose a little by it too."
-        return Reach(wanted, native, longest, "native" if wanted <= native else "yarn", round(longest / native, 4), {}, said, source)
+        return Reach(
+            wanted,
+            native,
+            longest,
+            "native" if wanted <= native else "yarn",
+            round(longest / native, 4),
+            {},
+            said,
+            source,
+        )
     said = (
         f"{words}, and the YaRN in its file ends at {tokens_in_words(longest)}: {tokens_in_words(wanted)} is extrapolation. "
         "Take the file without YaRN and let the planner name the factor, or look the text up by retrieval."

@@ -56,7 +56,11 @@ def changes(question: Ask, limit: int = 4) -> Iterator[Change]:
     working: list[tuple[float, frozenset[int], Change]] = []
     for size in range(1, MOST_KNOBS + 1):
         for chosen in combinations(range(len(_KINDS)), size):
-            dear = len(working) >= limit and sum(_LEAST_COST[index] for index in chosen) > sorted(cost for cost, _, _ in working)[limit - 1]
+            dear = (
+                len(working) >= limit
+                and sum(_LEAST_COST[index] for index in chosen)
+                > sorted(cost for cost, _, _ in working)[limit - 1]
+            )
             if not dear and not any(done <= set(chosen) for _, done, _ in working):
                 found = _apply(ask, chosen)
                 if found is not None:
@@ -116,14 +120,18 @@ def _apply(ask: Ask, chosen: tuple[int, ...]) -> tuple[float, Change] | None:
         answer = plan(ask)
     except ConsiliumError:  # a knob turned into a question that has no answer, such as a cut that the format does not allow
         return None
-    return sum(step.cost for step in steps), Change(" and ".join(step.words for step in steps), tuple(step.knob for step in steps), answer)
+    return sum(step.cost for step in steps), Change(
+        " and ".join(step.words for step in steps), tuple(step.knob for step in steps), answer
+    )
 
 
 def _kv_dtype(ask: Ask) -> _Step | None:
     old = [card for card in ask.cards if 0 < card.compute_capability < 8.0]
     if ask.on_cpu or kv.element_bytes(kv.dtype_named(ask.kv_dtype)) < 2 or old:
         return None
-    return _Step("keep the KV cache in fp8", ("kv_cache_dtype", "fp8"), ask.with_(kv_dtype="fp8"), 1.0)
+    return _Step(
+        "keep the KV cache in fp8", ("kv_cache_dtype", "fp8"), ask.with_(kv_dtype="fp8"), 1.0
+    )
 
 
 def _fewer_slots(ask: Ask) -> _Step | None:
@@ -138,7 +146,9 @@ def _fewer_slots(ask: Ask) -> _Step | None:
         else:
             high = middle - 1
     words = f"take {low} LoRA slot{'s' if low > 1 else ''} instead of {ask.lora.slots}"
-    return _Step(words, ("max_loras", str(low)), _with_slots(ask, low), 1.0 + log2(ask.lora.slots / low))
+    return _Step(
+        words, ("max_loras", str(low)), _with_slots(ask, low), 1.0 + log2(ask.lora.slots / low)
+    )
 
 
 def _with_slots(ask: Ask, slots: int) -> Ask:
@@ -148,17 +158,28 @@ def _with_slots(ask: Ask, slots: int) -> Ask:
 def _attention_only(ask: Ask) -> _Step | None:
     if not ask.lora.slots or ask.lora.targets == ("attention",):
         return None
-    return _Step("serve adapters on attention only", ("lora_target_modules", "attention"), ask.with_(lora=replace(ask.lora, targets=("attention",))), 1.5)
+    return _Step(
+        "serve adapters on attention only",
+        ("lora_target_modules", "attention"),
+        ask.with_(lora=replace(ask.lora, targets=("attention",))),
+        1.5,
+    )
 
 
 def _smaller_batch(ask: Ask) -> _Step | None:
     batch = ask.batch
     for sequences, tokens in ((64, 2048), (16, 2048), (4, 1024)):
-        trial = ask.with_(sequences=max(min(sequences, batch.sequences), min(ask.requests, batch.sequences)), batched_tokens=min(tokens, batch.tokens))
+        trial = ask.with_(
+            sequences=max(min(sequences, batch.sequences), min(ask.requests, batch.sequences)),
+            batched_tokens=min(tokens, batch.tokens),
+        )
         if trial.batch != batch and _fits(trial):
             return _Step(
                 f"run {trial.batch.sequences} sequences and {trial.batch.tokens} tokens per step at most",
-                ("max_num_seqs", f"{trial.batch.sequences}, max_num_batched_tokens {trial.batch.tokens}"),
+                (
+                    "max_num_seqs",
+                    f"{trial.batch.sequences}, max_num_batched_tokens {trial.batch.tokens}",
+                ),
                 trial,
                 1.25,
             )
@@ -196,11 +217,20 @@ def _smaller_weights(ask: Ask) -> _Step | None:
     for name in order:
         if weights.checkpoint_bytes(ask.shape, name) >= current:
             continue
-        words = "load the weights in fp8 (vLLM converts a bf16 checkpoint)" if name == "fp8" else "take a 4-bit checkpoint of the model (AWQ or GPTQ)"
+        words = (
+            "load the weights in fp8 (vLLM converts a bf16 checkpoint)"
+            if name == "fp8"
+            else "take a 4-bit checkpoint of the model (AWQ or GPTQ)"
+        )
         smaller = _in_format(ask, name)
         if smaller.cut != ask.cut:
             words += f" and cut it into tensor parallel {smaller.cut.tp} x pipeline parallel {smaller.cut.pp}"
-        best = _Step(words, ("quantization", "fp8" if name == "fp8" else "awq"), smaller, 2.0 if name == "fp8" else 2.5)
+        best = _Step(
+            words,
+            ("quantization", "fp8" if name == "fp8" else "awq"),
+            smaller,
+            2.0 if name == "fp8" else 2.5,
+        )
         if _fits(best.ask):
             return best
     return best
@@ -252,7 +282,9 @@ def _more_cards(ask: Ask) -> _Step | None:
     for tp in possible_tp(ask.shape, MOST_CARDS, ask.weights):
         if tp * ask.cut.pp <= ask.cut.cards or tp & (tp - 1):
             continue
-        trial = ask.with_(cut=Cut(tp, ask.cut.pp, 1, expert_parallel=False), cards=(largest,) * (tp * ask.cut.pp))
+        trial = ask.with_(
+            cut=Cut(tp, ask.cut.pp, 1, expert_parallel=False), cards=(largest,) * (tp * ask.cut.pp)
+        )
         if _fits(trial):
             return _Step(
                 f"take {tp * ask.cut.pp} cards of the kind {largest.name} with tensor parallel {tp}",

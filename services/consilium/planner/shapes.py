@@ -138,7 +138,10 @@ class Shape:
     @property
     def linear_conv_width(self) -> int:
         """Channels of the convolution in a linear-attention layer."""
-        return 2 * self.linear_key_heads * self.linear_key_dim + self.linear_value_heads * self.linear_value_dim
+        return (
+            2 * self.linear_key_heads * self.linear_key_dim
+            + self.linear_value_heads * self.linear_value_dim
+        )
 
     def full_attention_matrices(self) -> int:
         """Elements of the projection matrices of one attention layer."""
@@ -152,7 +155,12 @@ class Shape:
 
     def linear_attention_rest(self) -> int:
         """Small tensors of one linear-attention layer: gates, convolution, decay, norm."""
-        return self.hidden * 2 * self.linear_value_heads + self.linear_conv_width * self.conv_kernel + 2 * self.linear_value_heads + self.linear_value_dim
+        return (
+            self.hidden * 2 * self.linear_value_heads
+            + self.linear_conv_width * self.conv_kernel
+            + 2 * self.linear_value_heads
+            + self.linear_value_dim
+        )
 
     def expert_matrices(self) -> int:
         """Elements of all routed experts of one layer."""
@@ -164,9 +172,13 @@ class Shape:
 
     def matrices(self) -> int:
         """Elements of all attention and MLP matrices: what a quantiser may shrink."""
-        attention = (self.layers - self.linear_layers) * self.full_attention_matrices() + self.linear_layers * self.linear_attention_matrices()
+        attention = (
+            self.layers - self.linear_layers
+        ) * self.full_attention_matrices() + self.linear_layers * self.linear_attention_matrices()
         dense = (self.layers - self.moe_layers) * 3 * self.hidden * self.mlp_width
-        return attention + dense + self.moe_layers * (self.expert_matrices() + self.shared_matrices())
+        return (
+            attention + dense + self.moe_layers * (self.expert_matrices() + self.shared_matrices())
+        )
 
     def embeddings(self) -> int:
         """Elements of the embedding table and, when it is not tied, of the head."""
@@ -178,7 +190,9 @@ class Shape:
         attention = self.layers - self.linear_layers
         norms += attention * 2 * self.head_dim if self.qk_norm else 0
         bias = attention * (self.q_width + 2 * self.kv_width) if self.qkv_bias else 0
-        router = self.moe_layers * self.hidden * self.experts + (self.moe_layers * self.hidden if self.shared_width else 0)
+        router = self.moe_layers * self.hidden * self.experts + (
+            self.moe_layers * self.hidden if self.shared_width else 0
+        )
         return norms + bias + router + self.linear_layers * self.linear_attention_rest()
 
     def text_params(self) -> int:
@@ -191,7 +205,13 @@ class Shape:
 
     def active_params(self) -> int:
         """Parameters that one token touches, embeddings included, as model cards count them."""
-        idle = self.moe_layers * (self.experts - self.experts_per_token) * 3 * self.hidden * self.expert_width
+        idle = (
+            self.moe_layers
+            * (self.experts - self.experts_per_token)
+            * 3
+            * self.hidden
+            * self.expert_width
+        )
         return self.text_params() - idle
 
 
@@ -202,24 +222,46 @@ def from_config(config: Config, name: str = "") -> Shape:
     Raises invalid_request with what is missing or not known.
     """
     if not isinstance(config, Mapping):
-        raise wrong("config.json", "it is not a JSON object; give the config.json of a language model")
+        raise wrong(
+            "config.json", "it is not a JSON object; give the config.json of a language model"
+        )
     _refuse_foreign(config)
-    text: Config = {**{k: v for k, v in config.items() if k in {"tie_word_embeddings", "model_type"}}, **_object(config.get("text_config", config))}
+    text: Config = {
+        **{k: v for k, v in config.items() if k in {"tie_word_embeddings", "model_type"}},
+        **_object(config.get("text_config", config)),
+    }
     for key, kind in _NOT_KNOWN.items():
         if text.get(key) not in (None, 0, []):
-            raise wrong(UNKNOWN_KIND, f"{key} means {kind}, whose memory this planner does not know; models of the Qwen and Llama kind are known")
+            raise wrong(
+                UNKNOWN_KIND,
+                f"{key} means {kind}, whose memory this planner does not know; models of the Qwen and Llama kind are known",
+            )
     family = str(text.get("model_type") or config.get("model_type") or "")
-    if family and family not in _GATED and not {"intermediate_size", "num_key_value_heads"} <= set(text):
-        raise wrong(UNKNOWN_KIND, f"model_type {family!r} is not a decoder of the Qwen or Llama kind, and the file does not say enough to plan it")
-    layers, hidden, heads = (_number(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    if (
+        family
+        and family not in _GATED
+        and not {"intermediate_size", "num_key_value_heads"} <= set(text)
+    ):
+        raise wrong(
+            UNKNOWN_KIND,
+            f"model_type {family!r} is not a decoder of the Qwen or Llama kind, and the file does not say enough to plan it",
+        )
+    layers, hidden, heads = (
+        _number(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
     if layers > MOST_LAYERS:
-        raise wrong("config.json", f"num_hidden_layers is {layers}, and at most {MOST_LAYERS} are planned; the deepest known models have about 130")
+        raise wrong(
+            "config.json",
+            f"num_hidden_layers is {layers}, and at most {MOST_LAYERS} are planned; the deepest known models have about 130",
+        )
     head_dim = _number(text, "head_dim", hidden // heads)
     linear, windowed = _layer_kinds(text, layers)
     if linear:
         _check_linear(text, layers - linear - windowed)
     experts = _first(text, ("num_experts", "num_local_experts", "n_routed_experts"))
-    expert_width = _first(text, ("moe_intermediate_size",)) or (_first(text, ("intermediate_size",)) if experts else 0)
+    expert_width = _first(text, ("moe_intermediate_size",)) or (
+        _first(text, ("intermediate_size",)) if experts else 0
+    )
     rope = {**_object(text.get("rope_scaling")), **_object(text.get("rope_parameters"))}
     return Shape(
         name=name or str(config.get("_name_or_path") or family or "model"),
@@ -231,17 +273,32 @@ def from_config(config: Config, name: str = "") -> Shape:
         head_dim=head_dim,
         vocab=_number(text, "vocab_size"),
         tied=bool(text.get("tie_word_embeddings", False)),
-        max_positions=_number(text, "max_position_embeddings", int(constant("max_positions_default"))),
-        mlp_width=_first(text, ("intermediate_size",)) if not experts or _dense_layers(text, layers) else 0,
+        max_positions=_number(
+            text, "max_position_embeddings", int(constant("max_positions_default"))
+        ),
+        mlp_width=_first(text, ("intermediate_size",))
+        if not experts or _dense_layers(text, layers)
+        else 0,
         experts=experts,
-        experts_per_token=_first(text, ("num_experts_per_tok", "experts_per_token", "top_k_experts")) if experts else 0,
+        experts_per_token=_first(
+            text, ("num_experts_per_tok", "experts_per_token", "top_k_experts")
+        )
+        if experts
+        else 0,
         expert_width=expert_width if experts else 0,
-        shared_width=(_first(text, ("shared_expert_intermediate_size",)) or _first(text, ("n_shared_experts",)) * expert_width) if experts else 0,
+        shared_width=(
+            _first(text, ("shared_expert_intermediate_size",))
+            or _first(text, ("n_shared_experts",)) * expert_width
+        )
+        if experts
+        else 0,
         dense_layers=_dense_layers(text, layers) if experts else 0,
         linear_layers=linear,
         window_layers=windowed,
         window=_first(text, ("sliding_window",)) if windowed else 0,
-        output_gate=bool(text.get("attn_output_gate", family.startswith(("qwen3_next", "qwen3_5")))),
+        output_gate=bool(
+            text.get("attn_output_gate", family.startswith(("qwen3_next", "qwen3_5")))
+        ),
         linear_key_heads=_first(text, ("linear_num_key_heads",)),
         linear_value_heads=_first(text, ("linear_num_value_heads",)),
         linear_key_dim=_first(text, ("linear_key_head_dim",)),
@@ -249,31 +306,56 @@ def from_config(config: Config, name: str = "") -> Shape:
         conv_kernel=_first(text, ("linear_conv_kernel_dim",)),
         qkv_bias=bool(text.get("attention_bias", False)) or family.startswith(_QKV_BIAS),
         qk_norm=family.startswith(_QK_NORM),
-        rope_theta=_real("rope_theta", rope.get("rope_theta") or text.get("rope_theta") or constant("rope_theta_default"), 1e12),
+        rope_theta=_real(
+            "rope_theta",
+            rope.get("rope_theta") or text.get("rope_theta") or constant("rope_theta_default"),
+            1e12,
+        ),
         rotary_share=_real(
             "partial_rotary_factor",
-            rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or (constant("hybrid_rotary_share") if linear else 1.0),
+            rope.get("partial_rotary_factor")
+            or text.get("partial_rotary_factor")
+            or (constant("hybrid_rotary_share") if linear else 1.0),
             1.0,
         ),
         vision_params=vision_params(config),
         dual_chunk=bool(text.get("dual_chunk_attention_config")),
-        yarn_from=_first(rope, ("original_max_position_embeddings",)) if str(rope.get("rope_type") or rope.get("type")) == "yarn" else 0,
+        yarn_from=_first(rope, ("original_max_position_embeddings",))
+        if str(rope.get("rope_type") or rope.get("type")) == "yarn"
+        else 0,
     )
 
 
 def _check_linear(text: Config, full: int) -> None:
     """Raise invalid_request for a hybrid whose file does not say enough."""
     if full < 1:
-        raise wrong("config.json", "layer_types names no full attention layer, and the planner counts the KV of those; give the whole config.json")
-    for key in ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"):
+        raise wrong(
+            "config.json",
+            "layer_types names no full attention layer, and the planner counts the KV of those; give the whole config.json",
+        )
+    for key in (
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+        "linear_conv_kernel_dim",
+    ):
         _number(text, key)
 
 
 def _refuse_foreign(config: Config) -> None:
-    if "_diffusers_version" in config or str(config.get("_class_name", "")).endswith(("Pipeline", "Model", "Model2D", "KL")):
-        raise wrong("config.json", "this describes a diffusion model; the planner knows language models, such as the config.json of Qwen3-8B")
+    if "_diffusers_version" in config or str(config.get("_class_name", "")).endswith(
+        ("Pipeline", "Model", "Model2D", "KL")
+    ):
+        raise wrong(
+            "config.json",
+            "this describes a diffusion model; the planner knows language models, such as the config.json of Qwen3-8B",
+        )
     if config.get("is_encoder_decoder") is True:
-        raise wrong("config.json", "this describes an encoder-decoder; the planner knows decoders, such as the config.json of Qwen3-8B")
+        raise wrong(
+            "config.json",
+            "this describes an encoder-decoder; the planner knows decoders, such as the config.json of Qwen3-8B",
+        )
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -284,16 +366,29 @@ def _number(text: Config, key: str, default: int | None = None) -> int:
     value = text.get(key)
     if value is None:
         if default is None:
-            raise wrong("config.json", f"{key} is missing; give the whole config.json of a language model")
+            raise wrong(
+                "config.json", f"{key} is missing; give the whole config.json of a language model"
+            )
         value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value < 1 << 40 or value != int(value):
-        raise wrong("config.json", f"{key} is {str(value)[:40]!r}, and a whole number above 0 is needed")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not 0 < value < 1 << 40
+        or value != int(value)
+    ):
+        raise wrong(
+            "config.json", f"{key} is {str(value)[:40]!r}, and a whole number above 0 is needed"
+        )
     return int(value)
 
 
 def _real(key: str, value: object, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise wrong("config.json", f"{key} is {str(value)[:40]!r}, and a number above 0 and up to {most:g} is needed")
+        raise wrong(
+            "config.json",
+            f"{key} is {str(value)[:40]!r}, and a number above 0 and up to {most:g} is needed",
+        )
     return float(value)
 
 
@@ -308,9 +403,14 @@ def _dense_layers(text: Config, layers: int) -> int:
     listed = text.get("mlp_only_layers") or []
     step = text.get("decoder_sparse_step") or 1
     if not isinstance(listed, list) or not isinstance(step, int) or step < 1:
-        raise wrong("config.json", "mlp_only_layers is a list of layer numbers and decoder_sparse_step a whole number above 0")
+        raise wrong(
+            "config.json",
+            "mlp_only_layers is a list of layer numbers and decoder_sparse_step a whole number above 0",
+        )
     first = _first(text, ("first_k_dense_replace",))
-    return sum(1 for layer in range(layers) if layer < first or layer in listed or (layer + 1) % step)
+    return sum(
+        1 for layer in range(layers) if layer < first or layer in listed or (layer + 1) % step
+    )
 
 
 def _layer_kinds(text: Config, layers: int) -> tuple[int, int]:
@@ -318,10 +418,17 @@ def _layer_kinds(text: Config, layers: int) -> tuple[int, int]:
     kinds = text.get("layer_types")
     if isinstance(kinds, list) and kinds:
         if len(kinds) < layers:
-            raise wrong("config.json", f"layer_types names {len(kinds)} layers and num_hidden_layers is {layers}; both must agree")
+            raise wrong(
+                "config.json",
+                f"layer_types names {len(kinds)} layers and num_hidden_layers is {layers}; both must agree",
+            )
         named = [str(kind) for kind in kinds[:layers]]
-        return named.count("linear_attention"), named.count("sliding_attention") if text.get("sliding_window") else 0
-    interval = _first(text, ("full_attention_interval",)) if text.get("linear_num_value_heads") else 0
+        return named.count("linear_attention"), named.count("sliding_attention") if text.get(
+            "sliding_window"
+        ) else 0
+    interval = (
+        _first(text, ("full_attention_interval",)) if text.get("linear_num_value_heads") else 0
+    )
     if interval:
         return layers - layers // interval, 0
     return 0, 0

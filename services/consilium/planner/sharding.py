@@ -64,7 +64,9 @@ def partition_for(shape: Shape, sizes: Sequence[float]) -> tuple[int, ...]:
 def stages(shape: Shape, pp: int, partition: tuple[int, ...] = ()) -> tuple[Stage, ...]:
     """Return the pipeline stages: `partition` where it is given, else vLLM's own: equal parts, the remainder to the stages before the last one."""
     if partition:
-        return tuple(Stage(count, index == 0, index == pp - 1) for index, count in enumerate(partition))
+        return tuple(
+            Stage(count, index == 0, index == pp - 1) for index, count in enumerate(partition)
+        )
     each, over = divmod(shape.layers, pp)
     counts = [each] * pp
     for extra in range(over):
@@ -115,10 +117,18 @@ def _objection_to_experts(shape: Shape, cut: Cut) -> str | None:
     if not shape.is_moe:
         return "expert parallel needs a mixture of experts"
     if cut.expert_parallel:
-        return f"{cut.expert_ranks} ranks do not divide the {shape.experts} experts" if shape.experts % cut.expert_ranks else None
+        return (
+            f"{cut.expert_ranks} ranks do not divide the {shape.experts} experts"
+            if shape.experts % cut.expert_ranks
+            else None
+        )
     if cut.tp > shape.experts:
         return f"tensor parallel {cut.tp} is more than the {shape.experts} experts"
-    return f"tensor parallel {cut.tp} does not divide the expert width {shape.expert_width}" if shape.expert_width % cut.tp else None
+    return (
+        f"tensor parallel {cut.tp} does not divide the expert width {shape.expert_width}"
+        if shape.expert_width % cut.tp
+        else None
+    )
 
 
 def fp8_blocks_broken(shape: Shape, cut: Cut) -> bool:
@@ -128,9 +138,15 @@ def fp8_blocks_broken(shape: Shape, cut: Cut) -> bool:
     return bool(width) and (width // cut.tp) % block != 0
 
 
-def possible_tp(shape: Shape, limit: int, weights: str = "bf16", *, expert_parallel: bool = False) -> list[int]:
+def possible_tp(
+    shape: Shape, limit: int, weights: str = "bf16", *, expert_parallel: bool = False
+) -> list[int]:
     """Return the tensor-parallel sizes up to `limit` that work, smallest first."""
-    return [tp for tp in range(1, limit + 1) if objection(shape, Cut(tp, expert_parallel=expert_parallel), weights) is None]
+    return [
+        tp
+        for tp in range(1, limit + 1)
+        if objection(shape, Cut(tp, expert_parallel=expert_parallel), weights) is None
+    ]
 
 
 def check(shape: Shape, cut: Cut, weights: str = "bf16") -> None:
@@ -140,7 +156,10 @@ def check(shape: Shape, cut: Cut, weights: str = "bf16") -> None:
         return
     sizes = possible_tp(shape, max(8, min(cut.tp, 64)), weights, expert_parallel=False)
     best = min(sizes, key=lambda tp: (abs(tp - cut.tp), tp))
-    raise wrong("tensor_parallel" if cut.tp not in sizes else "parallel", f"{reason}; {shape.name} works with {_listed(sizes)}, nearest is {best}")
+    raise wrong(
+        "tensor_parallel" if cut.tp not in sizes else "parallel",
+        f"{reason}; {shape.name} works with {_listed(sizes)}, nearest is {best}",
+    )
 
 
 def _listed(sizes: list[int]) -> str:

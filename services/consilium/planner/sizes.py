@@ -10,7 +10,16 @@ from consilium.planner.refusal import wrong
 
 _TOKENS: Final = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([km]?)$", re.IGNORECASE)
 _BYTES: Final = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(tib|tb|gib|gb|g|mib|mb|m)?$", re.IGNORECASE)
-_SCALE: Final = {"tib": 1 << 40, "tb": 10**12, "gib": 1 << 30, "gb": 10**9, "g": 1 << 30, "mib": 1 << 20, "mb": 10**6, "m": 1 << 20}
+_SCALE: Final = {
+    "tib": 1 << 40,
+    "tb": 10**12,
+    "gib": 1 << 30,
+    "gb": 10**9,
+    "g": 1 << 30,
+    "mib": 1 << 20,
+    "mb": 10**6,
+    "m": 1 << 20,
+}
 
 
 def tokens(text: str, field: str = "context") -> int:
@@ -20,7 +29,9 @@ def tokens(text: str, field: str = "context") -> int:
         raise wrong(field, f"{text[:40]!r} is no number of tokens; write 32768, 32k or 1M")
     value = float(found[1]) * {"": 1, "k": 1024, "m": 1 << 20}[found[2].lower()]
     if not 1 <= value <= 1 << 40 or value != int(value):
-        raise wrong(field, f"{text[:40]!r} cannot be planned; give a whole number above 0, such as 32k")
+        raise wrong(
+            field, f"{text[:40]!r} cannot be planned; give a whole number above 0, such as 32k"
+        )
     return int(value)
 
 

@@ -60,7 +60,11 @@ class Load:
 
 def experts_touched(shape: Shape, batch: int) -> float:
     """Return how many different experts of a layer `batch` tokens reach, if the router spreads evenly: E (1 - (1 - k/E)^batch)."""
-    return shape.experts * (1 - (1 - shape.experts_per_token / shape.experts) ** batch) if shape.is_moe else 0.0
+    return (
+        shape.experts * (1 - (1 - shape.experts_per_token / shape.experts) ** batch)
+        if shape.is_moe
+        else 0.0
+    )
 
 
 def weight_bytes_read(shape: Shape, load: Load) -> float:
@@ -70,10 +74,17 @@ def weight_bytes_read(shape: Shape, load: Load) -> float:
         per = weights.Elements(*([load.file_bytes / shape.params()] * 5))
     expert = 3 * shape.hidden * shape.expert_width * shape.moe_layers
     fixed = (
-        weights.attention_matrices(shape) * per.attention + weights.dense_matrices(shape) * per.mlp + shape.moe_layers * shape.shared_matrices() * per.shared
+        weights.attention_matrices(shape) * per.attention
+        + weights.dense_matrices(shape) * per.mlp
+        + shape.moe_layers * shape.shared_matrices() * per.shared
     )
     head = shape.vocab * shape.hidden * (per.rest if shape.tied else per.head)
-    return fixed + experts_touched(shape, load.batch) * expert * per.mlp + head + shape.small_tensors() * per.rest
+    return (
+        fixed
+        + experts_touched(shape, load.batch) * expert * per.mlp
+        + head
+        + shape.small_tensors() * per.rest
+    )
 
 
 def kv_bytes_read(shape: Shape, load: Load, tp: int) -> float:
@@ -86,7 +97,13 @@ def kv_bytes_read(shape: Shape, load: Load, tp: int) -> float:
 
 def flops_per_token(shape: Shape, context: float) -> tuple[float, float]:
     """Return (matrix, attention) floating point operations for one token with `context` tokens before it."""
-    idle = shape.moe_layers * (shape.experts - shape.experts_per_token) * 3 * shape.hidden * shape.expert_width
+    idle = (
+        shape.moe_layers
+        * (shape.experts - shape.experts_per_token)
+        * 3
+        * shape.hidden
+        * shape.expert_width
+    )
     return 2.0 * (shape.matrices() - idle), 4.0 * shape.full_layers * shape.q_width * context
 
 
@@ -117,7 +134,9 @@ def _reduce_seconds(shape: Shape, card: Card, cut: Cut, tokens: int, nodes: int)
 
 def _fixed_seconds(shape: Shape, load: Load) -> float:
     per_layer = (
-        constant("speed_layer_us") + (constant("speed_moe_layer_us") if shape.is_moe else 0) + (constant("speed_hybrid_layer_us") if shape.is_hybrid else 0)
+        constant("speed_layer_us")
+        + (constant("speed_moe_layer_us") if shape.is_moe else 0)
+        + (constant("speed_hybrid_layer_us") if shape.is_hybrid else 0)
     )
     factor = constant("speed_eager_factor") if load.eager else 1.0
     return (shape.layers * per_layer * factor + load.batch * constant("speed_sequence_us")) * _MICRO
@@ -139,7 +158,11 @@ def decode(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
     links = _reduce_seconds(shape, card, cut, load.batch, load.nodes)
     fixed = _fixed_seconds(shape, load)
     overlap = min(cut.pp, load.batch)
-    ceiling = load.batch * overlap / max(memory, flops / (max(ceiling_tflops(card, load.weights), _LEAST) * _TERA))
+    ceiling = (
+        load.batch
+        * overlap
+        / max(memory, flops / (max(ceiling_tflops(card, load.weights), _LEAST) * _TERA))
+    )
     bus = load.host_bytes / (constant("host_bus_gb_s") * _GB)
     step = (busy + bus + links + fixed) / overlap
     names = {
@@ -158,7 +181,14 @@ def _share_name(shape: Shape) -> str:
 
 def _rate(likely: float, ceiling: float, bound: str, seconds: float) -> Rate:
     likely = min(likely, ceiling)
-    return Rate(likely, likely * constant("speed_low_factor"), min(likely * constant("speed_high_factor"), ceiling), ceiling, bound, seconds)
+    return Rate(
+        likely,
+        likely * constant("speed_low_factor"),
+        min(likely * constant("speed_high_factor"), ceiling),
+        ceiling,
+        bound,
+        seconds,
+    )
 
 
 def prefill(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
@@ -169,15 +199,28 @@ def prefill(shape: Shape, card: Card, cut: Cut, load: Load) -> Rate | None:
     length = load.context
     matrix, attention = flops_per_token(shape, length / 2)
     peak = throughput * _TERA * cut.tp
-    once = weight_bytes_read(shape, Load(length, 1, load.weights, load.kv_dtype, load.file_bytes)) / cut.tp / (card.bandwidth_gb_s * _GB)
+    once = (
+        weight_bytes_read(shape, Load(length, 1, load.weights, load.kv_dtype, load.file_bytes))
+        / cut.tp
+        / (card.bandwidth_gb_s * _GB)
+    )
     dense = length * matrix / (peak * constant(_share_name(shape)))
-    looking = length * attention / (card.bf16_tflops * _TERA * cut.tp * constant("speed_attention_compute_share"))
+    looking = (
+        length
+        * attention
+        / (card.bf16_tflops * _TERA * cut.tp * constant("speed_attention_compute_share"))
+    )
     chunks = -(-length // int(constant("speed_chunk_tokens")))
     links = _reduce_seconds(shape, card, cut, length, load.nodes)
     fixed = chunks * _fixed_seconds(shape, Load(1, 1, load.weights, eager=load.eager))
     seconds = max(dense + looking, once) + links + fixed
     ceiling = ceiling_tflops(card, load.weights) * _TERA * cut.tp / (matrix + attention)
-    parts = {"compute of the matrices": dense, "attention over the text": looking, "memory bandwidth": once, "links between cards": links}
+    parts = {
+        "compute of the matrices": dense,
+        "attention over the text": looking,
+        "memory bandwidth": once,
+        "links between cards": links,
+    }
     return _rate(length / seconds, ceiling, max(parts, key=lambda name: parts[name]), seconds)
 
 
@@ -185,16 +228,33 @@ def decode_on_cpu(shape: Shape, cpu: Cpu, load: Load) -> Rate:
     """Return tokens/s of an engine on processors. Two sockets without NUMA placement deliver less than one; the range's upper end has it."""
     read = weight_bytes_read(shape, load) + kv_bytes_read(shape, load, 1)
     one = cpu.bandwidth_gb_s / cpu.sockets * _GB
-    used = one * constant("cpu_memory_share") * (constant("cpu_second_socket_share") if cpu.sockets > 1 else 1.0)
+    used = (
+        one
+        * constant("cpu_memory_share")
+        * (constant("cpu_second_socket_share") if cpu.sockets > 1 else 1.0)
+    )
     matrix, attention = flops_per_token(shape, load.context)
     peak = cpu_flops(cpu)
     compute = load.batch * (matrix + attention) / (peak * constant("cpu_compute_share"))
     fixed = shape.layers * constant("cpu_layer_us") * _MICRO
     step = max(read / used, compute) + fixed
-    ceiling = load.batch / max(read / (cpu.bandwidth_gb_s * _GB), load.batch * (matrix + attention) / peak)
-    rate = _rate(load.batch / step, ceiling, "memory bandwidth" if read / used > compute else "compute", step)
-    placed = load.batch / (max(read / (cpu.bandwidth_gb_s * _GB * constant("cpu_memory_share")), compute) + fixed)
-    return Rate(rate.likely, rate.low, min(ceiling, max(rate.high, placed)), rate.ceiling, rate.bound, rate.seconds)
+    ceiling = load.batch / max(
+        read / (cpu.bandwidth_gb_s * _GB), load.batch * (matrix + attention) / peak
+    )
+    rate = _rate(
+        load.batch / step, ceiling, "memory bandwidth" if read / used > compute else "compute", step
+    )
+    placed = load.batch / (
+        max(read / (cpu.bandwidth_gb_s * _GB * constant("cpu_memory_share")), compute) + fixed
+    )
+    return Rate(
+        rate.likely,
+        rate.low,
+        min(ceiling, max(rate.high, placed)),
+        rate.ceiling,
+        rate.bound,
+        rate.seconds,
+    )
 
 
 def prefill_on_cpu(shape: Shape, cpu: Cpu, load: Load) -> Rate:
@@ -207,5 +267,7 @@ def prefill_on_cpu(shape: Shape, cpu: Cpu, load: Load) -> Rate:
 
 def cpu_flops(cpu: Cpu) -> float:
     """Return the peak floating point operations per second of all cores for 16-bit matrices."""
-    per_cycle = constant("cpu_flops_amx" if cpu.amx else "cpu_flops_avx512" if cpu.avx512 else "cpu_flops_plain")
+    per_cycle = constant(
+        "cpu_flops_amx" if cpu.amx else "cpu_flops_avx512" if cpu.avx512 else "cpu_flops_plain"
+    )
     return cpu.cores * cpu.sockets * cpu.ghz * 1e9 * per_cycle

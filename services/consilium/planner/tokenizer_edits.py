@@ -46,11 +46,23 @@ def vocabulary(data: Mapping[str, Any]) -> Vocabulary:
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     added = data.get("added_tokens") or []
     if isinstance(vocab, list):
-        vocab = {str(entry[0]): index for index, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+        vocab = {
+            str(entry[0]): index
+            for index, entry in enumerate(vocab)
+            if isinstance(entry, list) and entry
+        }
     if not isinstance(vocab, Mapping) or not vocab or not isinstance(added, list):
         raise wrong("tokenizer", "it holds no vocabulary; give the tokenizer.json of a model")
-    ids = {str(token): index for token, index in vocab.items() if isinstance(index, int) and not isinstance(index, bool)}
-    extra = {str(entry["content"]): entry["id"] for entry in added if isinstance(entry, Mapping) and isinstance(entry.get("id"), int) and "content" in entry}
+    ids = {
+        str(token): index
+        for token, index in vocab.items()
+        if isinstance(index, int) and not isinstance(index, bool)
+    }
+    extra = {
+        str(entry["content"]): entry["id"]
+        for entry in added
+        if isinstance(entry, Mapping) and isinstance(entry.get("id"), int) and "content" in entry
+    }
     return Vocabulary({**ids, **extra}, frozenset(extra))
 
 
@@ -58,7 +70,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a tokenizer.json file or of the folder that holds it."""
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file() and file.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise wrong("tokenizer", f"{file.name} has {file.stat().st_size >> 20} MiB; a tokenizer.json has at most {MAX_TOKENIZER_BYTES >> 20}")
+        raise wrong(
+            "tokenizer",
+            f"{file.name} has {file.stat().st_size >> 20} MiB; a tokenizer.json has at most {MAX_TOKENIZER_BYTES >> 20}",
+        )
     return vocabulary(read_json(file, MAX_TOKENIZER_BYTES, "tokenizer.json"))
 
 
@@ -78,7 +93,9 @@ def check(new: Vocabulary, shape: Shape, old: Vocabulary | None = None) -> list[
 
 def _against_rows(new: Vocabulary, shape: Shape) -> list[Finding]:
     rows = shape.vocab
-    beyond = sorted((index, token) for token, index in new.ids.items() if index >= rows or index < 0)
+    beyond = sorted(
+        (index, token) for token, index in new.ids.items() if index >= rows or index < 0
+    )
     if beyond:
         names = ", ".join(f"{token!r} ({index})" for index, token in beyond[:_SHOWN])
         return [
@@ -91,11 +108,18 @@ def _against_rows(new: Vocabulary, shape: Shape) -> list[Finding]:
     spare = rows - len(set(new.ids.values()))
     first = new.highest + 1
     free = rows - first
-    said = f"{spare} rows of {rows} are not used" + (f"; ids {first} to {rows - 1} are free at the end ({free})." if free > 0 else ".")
+    said = f"{spare} rows of {rows} are not used" + (
+        f"; ids {first} to {rows - 1} are free at the end ({free})." if free > 0 else "."
+    )
     return [
         Finding(
             "legal",
-            said + (" New tokens may take them without resizing, but those rows were never trained: they mean nothing until they are." if spare else ""),
+            said
+            + (
+                " New tokens may take them without resizing, but those rows were never trained: they mean nothing until they are."
+                if spare
+                else ""
+            ),
         )
     ]
 
@@ -109,18 +133,32 @@ def _clashes(new: Vocabulary) -> list[Finding]:
         seen[index] = token
     if not double:
         return []
-    return [Finding("silently_wrong", f"{len(double)} ids stand for two tokens: {', '.join(double[:_SHOWN])}. The model cannot tell them apart.")]
+    return [
+        Finding(
+            "silently_wrong",
+            f"{len(double)} ids stand for two tokens: {', '.join(double[:_SHOWN])}. The model cannot tell them apart.",
+        )
+    ]
 
 
 def _against_old(new: Vocabulary, old: Vocabulary) -> list[Finding]:
     found = []
-    moved = [token for token, index in old.ids.items() if token in new.ids and new.ids[token] != index]
+    moved = [
+        token for token, index in old.ids.items() if token in new.ids and new.ids[token] != index
+    ]
     gone = [token for token in old.ids if token not in new.ids]
     taken = {index: token for token, index in old.ids.items()}
     added = [token for token in new.ids if token not in old.ids]
-    reused = [token for token in added if new.ids[token] in taken and taken[new.ids[token]] not in new.ids]
+    reused = [
+        token for token in added if new.ids[token] in taken and taken[new.ids[token]] not in new.ids
+    ]
     if moved:
-        found.append(Finding("silently_wrong", f"{len(moved)} tokens moved to another id, such as {moved[0]!r}: the model reads them as other words."))
+        found.append(
+            Finding(
+                "silently_wrong",
+                f"{len(moved)} tokens moved to another id, such as {moved[0]!r}: the model reads them as other words.",
+            )
+        )
     if reused:
         found.append(
             Finding(
@@ -132,11 +170,17 @@ def _against_old(new: Vocabulary, old: Vocabulary) -> list[Finding]:
     if lost:
         found.append(
             Finding(
-                "harmful", f"{len(lost)} special tokens are gone, such as {lost[0]!r}: templates that use them fall into pieces that the model does not know."
+                "harmful",
+                f"{len(lost)} special tokens are gone, such as {lost[0]!r}: templates that use them fall into pieces that the model does not know.",
             )
         )
     elif gone:
-        found.append(Finding("harmful", f"{len(gone)} tokens are gone: their words fall into smaller pieces, which costs length and some quality."))
+        found.append(
+            Finding(
+                "harmful",
+                f"{len(gone)} tokens are gone: their words fall into smaller pieces, which costs length and some quality.",
+            )
+        )
     plain = [token for token in added if token not in reused]
     if plain:
         found.append(

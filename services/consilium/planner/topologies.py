@@ -34,7 +34,11 @@ class Seat:
         """Return the seat in one clause."""
         ask = self.plan.ask
         cards = f"{ask.cut.cards} x {ask.cards[0].name}" if ask.cut.cards > 1 else ask.cards[0].name
-        shared = f"sharded over {cards}" if ask.cut.cards > 1 else f"on {'each of ' + str(self.replicas) + ' x ' if self.replicas > 1 else ''}{cards}"
+        shared = (
+            f"sharded over {cards}"
+            if ask.cut.cards > 1
+            else f"on {'each of ' + str(self.replicas) + ' x ' if self.replicas > 1 else ''}{cards}"
+        )
         pace = f", about {self.rate.likely:.0f} tokens/s for one stream" if self.rate else ""
         return f"{ask.shape.name} in {ask.weights} {shared}: {tokens_in_words(self.plan.tokens[1])} tokens of KV{pace}"
 
@@ -57,10 +61,14 @@ class Idle:
     sentence: str
 
 
-def idle_cards(cards: Sequence[Card], used: Sequence[Card], replicas: int) -> list[tuple[Card, int]]:
+def idle_cards(
+    cards: Sequence[Card], used: Sequence[Card], replicas: int
+) -> list[tuple[Card, int]]:
     """Return (card, how many) of each kind that `replicas` engines on the cards `used` leave out, the kind with the most memory first."""
     left = Counter(card.name for card in cards)
-    left.subtract({name: count * replicas for name, count in Counter(card.name for card in used).items()})
+    left.subtract(
+        {name: count * replicas for name, count in Counter(card.name for card in used).items()}
+    )
     return [(group[0], left[group[0].name]) for group in groups(cards) if left[group[0].name] > 0]
 
 
@@ -81,7 +89,18 @@ def _use(card: Card, count: int, ask: Ask) -> str:
         fits = same.plan.verdict != "no"
     except ConsiliumError:
         fits = False
-    one = same if fits else next((found for whole in (True, False) if (found := largest((card,) * count, ask.context, whole=whole)) is not None), None)
+    one = (
+        same
+        if fits
+        else next(
+            (
+                found
+                for whole in (True, False)
+                if (found := largest((card,) * count, ask.context, whole=whole)) is not None
+            ),
+            None,
+        )
+    )
     if one is None:
         return "None of the known models fits there with this context."
     return f"As an executor beside it (topology hybrid) it could run {one.words()}. 'consilium plan --gpus' without a model writes such a file."
@@ -92,7 +111,10 @@ def groups(cards: Sequence[Card]) -> list[tuple[Card, ...]]:
     names: dict[str, list[Card]] = {}
     for card in cards:
         names.setdefault(card.name, []).append(card)
-    return sorted((tuple(group) for group in names.values()), key=lambda group: -sum(card.total_gib for card in group))
+    return sorted(
+        (tuple(group) for group in names.values()),
+        key=lambda group: -sum(card.total_gib for card in group),
+    )
 
 
 def cuts(shape: Shape, weights: str, count: int) -> list[Cut]:
@@ -116,13 +138,17 @@ def seat(ask: Ask, cards: Sequence[Card]) -> Seat:
             return _seated(answer, len(cards))
         if best is None or answer.margin > best.margin:
             best = answer
-    return _seated(best if best is not None else plan(ask.with_(cut=Cut(), cards=tuple(cards[:1]))), len(cards))
+    return _seated(
+        best if best is not None else plan(ask.with_(cut=Cut(), cards=tuple(cards[:1]))), len(cards)
+    )
 
 
 def _seated(answer: Plan, count: int) -> Seat:
     ask = answer.ask
     load = speed.Load(1, min(ask.context, 4096), ask.weights, ask.kv_dtype, eager=ask.eager)
-    return Seat(answer, max(1, count // ask.cut.cards), speed.decode(ask.shape, ask.cards[0], ask.cut, load))
+    return Seat(
+        answer, max(1, count // ask.cut.cards), speed.decode(ask.shape, ask.cards[0], ask.cut, load)
+    )
 
 
 def largest(cards: Sequence[Card], context: int, *, whole: bool) -> Seat | None:
@@ -159,14 +185,29 @@ def suggest(cards: Sequence[Card], context: int = 32_768) -> list[Topology]:
     if len(first) > 1:
         core = largest(first, context, whole=True)
         if core is not None:
-            found.append(Topology("sharded", (core,), "the most capable single mind; one stream is answered by all cards together"))
-    copies = [one for group in kinds if (one := largest(group[:1], context, whole=False)) is not None]
-    seats = tuple(Seat(one.plan, sum(card.name == one.plan.ask.cards[0].name for card in cards), one.rate) for one in copies)
+            found.append(
+                Topology(
+                    "sharded",
+                    (core,),
+                    "the most capable single mind; one stream is answered by all cards together",
+                )
+            )
+    copies = [
+        one for group in kinds if (one := largest(group[:1], context, whole=False)) is not None
+    ]
+    seats = tuple(
+        Seat(one.plan, sum(card.name == one.plan.ask.cards[0].name for card in cards), one.rate)
+        for one in copies
+    )
     if seats and len(kinds) == 1:
-        found.append(Topology("replicas", seats, "the most agents at once: every card answers on its own"))
+        found.append(
+            Topology("replicas", seats, "the most agents at once: every card answers on its own")
+        )
     if len(cards) > 1:
         beside_it = _hybrid(kinds, context)
-        found = [*beside_it, *found] if len(kinds) > 1 else [*found, *beside_it]  # a core alone leaves the other cards idle
+        found = (
+            [*beside_it, *found] if len(kinds) > 1 else [*found, *beside_it]
+        )  # a core alone leaves the other cards idle
     if not found and seats:
         found.append(Topology("replicas", seats, "every card answers on its own"))
     return found
@@ -175,11 +216,21 @@ def suggest(cards: Sequence[Card], context: int = 32_768) -> list[Topology]:
 def _hybrid(kinds: list[tuple[Card, ...]], context: int) -> list[Topology]:
     if len(kinds) > 1:
         core = largest(kinds[0], context, whole=True)
-        hands = [Seat(one.plan, len(group), one.rate) for group in kinds[1:] if (one := largest(group[:1], context, whole=False)) is not None]
+        hands = [
+            Seat(one.plan, len(group), one.rate)
+            for group in kinds[1:]
+            if (one := largest(group[:1], context, whole=False)) is not None
+        ]
     else:
         core = largest(kinds[0][:-1], context, whole=True)
         one = largest(kinds[0][-1:], context, whole=False)
         hands = [one] if one is not None else []
     if core is None or not hands:
         return []
-    return [Topology("hybrid", (core, *hands), "a core that leads and executors that work beside it; unequal cards stay apart")]
+    return [
+        Topology(
+            "hybrid",
+            (core, *hands),
+            "a core that leads and executors that work beside it; unequal cards stay apart",
+        )
+    ]

@@ -54,12 +54,31 @@ def forecast(shape: Shape, card: Card, run: Run) -> Forecast:
     parts = tuple(_parts(shape, run, trained))
     total = sum(size for _, size, _ in parts)
     margin = card.total_bytes - total
-    verdict: Verdict = "no" if margin < 0 else "tight" if margin < constant("train_tight_share") * card.total_bytes else "fits"
-    return Forecast(parts, total, card.total_bytes, verdict, trained, hours(shape, card, run), _sentence(shape, card, run, margin))
+    verdict: Verdict = (
+        "no"
+        if margin < 0
+        else "tight"
+        if margin < constant("train_tight_share") * card.total_bytes
+        else "fits"
+    )
+    return Forecast(
+        parts,
+        total,
+        card.total_bytes,
+        verdict,
+        trained,
+        hours(shape, card, run),
+        _sentence(shape, card, run, margin),
+    )
 
 
 def _check(run: Run) -> None:
-    for name, value, top in (("length", run.length, 1 << 22), ("batch", run.batch, 4096), ("rank", run.rank, 1024), ("tokens", run.tokens, 1 << 50)):
+    for name, value, top in (
+        ("length", run.length, 1 << 22),
+        ("batch", run.batch, 4096),
+        ("rank", run.rank, 1024),
+        ("tokens", run.tokens, 1 << 50),
+    ):
         if not 1 <= value <= top:
             raise wrong(name, f"{value} cannot be trained; give 1 to {top}")
 
@@ -75,21 +94,34 @@ def trained_params(shape: Shape, run: Run) -> int:
 
 def _parts(shape: Shape, run: Run, trained: int) -> list[tuple[str, int, str]]:
     if run.method == "qlora":
-        held = round(shape.matrices() * constant("train_nf4_bits") / 8 + 2 * (shape.embeddings() + shape.small_tensors() + shape.vision_params))
+        held = round(
+            shape.matrices() * constant("train_nf4_bits") / 8
+            + 2 * (shape.embeddings() + shape.small_tensors() + shape.vision_params)
+        )
         why = "4-bit NF4 matrices, 16-bit rest"
     else:
         held, why = weights.checkpoint_bytes(shape, "bf16"), "16-bit"
     found = [("weights", held, why)]
     if run.method != "full":
         found.append(
-            ("adapter", round(trained * (2 + constant("train_master_bytes"))), f"{trained / 1e6:.1f} M parameters at rank {run.rank}, with a 32-bit copy")
+            (
+                "adapter",
+                round(trained * (2 + constant("train_master_bytes"))),
+                f"{trained / 1e6:.1f} M parameters at rank {run.rank}, with a 32-bit copy",
+            )
         )
     else:
-        found.append(("32-bit copy", round(trained * constant("train_master_bytes")), "of every weight"))
+        found.append(
+            ("32-bit copy", round(trained * constant("train_master_bytes")), "of every weight")
+        )
     found += [
         ("gradients", round(trained * constant("train_gradient_bytes")), "of what is trained"),
         ("optimiser", round(trained * constant("train_optimiser_bytes")), "AdamW, two moments"),
-        ("activations", activation_bytes(shape, run), f"{run.batch} x {run.length} tokens, {'recomputed per layer' if run.checkpointing else 'all kept'}"),
+        (
+            "activations",
+            activation_bytes(shape, run),
+            f"{run.batch} x {run.length} tokens, {'recomputed per layer' if run.checkpointing else 'all kept'}",
+        ),
         (
             "logits and loss",
             round(run.batch * run.length * shape.vocab * constant("train_logit_bytes")),
@@ -114,10 +146,20 @@ def hours(shape: Shape, card: Card, run: Run) -> tuple[float, float, float] | No
     """Return (low, likely, high) hours: 6 flop per active parameter and token for full training, 4 for adapters, and 2 more when layers are recomputed."""
     if not card.bf16_tflops:
         return None
-    idle = shape.moe_layers * (shape.experts - shape.experts_per_token) * 3 * shape.hidden * shape.expert_width
-    per_token: float = (shape.matrices() - idle + shape.vocab * shape.hidden) * ((6 if run.method == "full" else 4) + (2 if run.checkpointing else 0))
+    idle = (
+        shape.moe_layers
+        * (shape.experts - shape.experts_per_token)
+        * 3
+        * shape.hidden
+        * shape.expert_width
+    )
+    per_token: float = (shape.matrices() - idle + shape.vocab * shape.hidden) * (
+        (6 if run.method == "full" else 4) + (2 if run.checkpointing else 0)
+    )
     per_token += 2 * 4 * shape.full_layers * shape.q_width * run.length / 2
-    share = constant("train_moe_share" if shape.is_moe else "train_share") * (constant("train_qlora_factor") if run.method == "qlora" else 1.0)
+    share = constant("train_moe_share" if shape.is_moe else "train_share") * (
+        constant("train_qlora_factor") if run.method == "qlora" else 1.0
+    )
     likely = run.tokens * per_token / (card.bf16_tflops * 1e12 * share) / 3600
     return likely * constant("train_hours_low"), likely, likely * constant("train_hours_high")
 
@@ -142,7 +184,9 @@ def _sentence(shape: Shape, card: Card, run: Run, margin: float) -> str:
 def room_beside(shape: Shape, card: Card, run: Run, served: str) -> str:
     """Return whether a serving engine of the same model in format `served` can stay up on the same card, in one sentence."""
     total = forecast(shape, card, run).total
-    needed = weights.checkpoint_bytes(shape, weights.format_named(served)) + round((constant("non_torch_one_gib") + 2.0) * GIB)
+    needed = weights.checkpoint_bytes(shape, weights.format_named(served)) + round(
+        (constant("non_torch_one_gib") + 2.0) * GIB
+    )
     left = card.total_bytes - total - needed
     if left < 0:
         return f"Serving {shape.name} in {served} beside it misses {-left / GIB:.1f} GiB: put the engine to sleep or drain it while the training runs."

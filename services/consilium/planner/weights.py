@@ -54,7 +54,19 @@ _ALIASES = {
     "nvfp4_per_token": "nvfp4",
     "gpt_oss_mxfp4": "mxfp4",
 }
-_SAID_BY_THE_FILE = frozenset({"compressed-tensors", "quark", "inc", "torchao", "humming", "modelopt_mixed", "online", "gguf", "fp_quant"})
+_SAID_BY_THE_FILE = frozenset(
+    {
+        "compressed-tensors",
+        "quark",
+        "inc",
+        "torchao",
+        "humming",
+        "modelopt_mixed",
+        "online",
+        "gguf",
+        "fp_quant",
+    }
+)
 
 
 def format_named(name: str) -> str:
@@ -64,7 +76,10 @@ def format_named(name: str) -> str:
     plain = _ALIASES.get(plain, plain)
     if plain in known:
         return plain
-    raise wrong("weights", f"{name[:40]!r} is no known format; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}")
+    raise wrong(
+        "weights",
+        f"{name[:40]!r} is no known format; the nearest is {nearest(plain, known)!r}. Known: {', '.join(known)}",
+    )
 
 
 def of_method(method: str, checkpoint: str) -> str:
@@ -98,12 +113,20 @@ def elements(weights: str, shape: Shape) -> Elements:
         return Elements(*([entry["file_bits"] / 8] * 5))
     matrix, rest = float(entry["matrix_bytes"]), float(entry["rest_bytes"])
     wider = entry.get("hybrid", {}) if shape.is_hybrid else {}
-    return Elements(wider.get("attention_bytes", matrix), matrix, wider.get("shared_bytes", matrix), wider.get("head_bytes", rest), rest)
+    return Elements(
+        wider.get("attention_bytes", matrix),
+        matrix,
+        wider.get("shared_bytes", matrix),
+        wider.get("head_bytes", rest),
+        rest,
+    )
 
 
 def attention_matrices(shape: Shape) -> int:
     """Elements of the attention matrices of all layers, full and linear."""
-    return (shape.layers - shape.linear_layers) * shape.full_attention_matrices() + shape.linear_layers * shape.linear_attention_matrices()
+    return (
+        shape.layers - shape.linear_layers
+    ) * shape.full_attention_matrices() + shape.linear_layers * shape.linear_attention_matrices()
 
 
 def dense_matrices(shape: Shape) -> int:
@@ -124,7 +147,13 @@ def checkpoint_bytes(shape: Shape, weights: str) -> int:
     table_size = shape.vocab * shape.hidden
     others = table_size + shape.small_tensors() + shape.vision_params
     head = 0.0 if shape.tied else table_size * per.head
-    return round(attention_matrices(shape) * per.attention + (dense_matrices(shape) + experts) * per.mlp + shared * per.shared + head + others * per.rest)
+    return round(
+        attention_matrices(shape) * per.attention
+        + (dense_matrices(shape) + experts) * per.mlp
+        + shared * per.shared
+        + head
+        + others * per.rest
+    )
 
 
 def rope_cache_bytes(shape: Shape, positions: int | None = None) -> int:
@@ -141,13 +170,36 @@ def card_bytes(shape: Shape, weights: str, cut: Cut, stage: Stage) -> int:
     per = elements(weights, shape)
     share = stage.share(shape)
     attention = attention_matrices(shape)
-    repeated_kv = (kv_heads_on_card(shape, cut.tp) * cut.tp / shape.kv_heads - 1) if shape.kv_heads else 0
-    attention += round((shape.layers - shape.linear_layers) * 2 * shape.hidden * shape.kv_width * max(0.0, repeated_kv))
-    experts = shape.moe_layers * shape.expert_matrices() / (cut.expert_ranks if cut.expert_parallel else cut.tp)
-    split = (attention * per.attention + dense_matrices(shape) * per.mlp + shape.moe_layers * shape.shared_matrices() * per.shared) / cut.tp
+    repeated_kv = (
+        (kv_heads_on_card(shape, cut.tp) * cut.tp / shape.kv_heads - 1) if shape.kv_heads else 0
+    )
+    attention += round(
+        (shape.layers - shape.linear_layers)
+        * 2
+        * shape.hidden
+        * shape.kv_width
+        * max(0.0, repeated_kv)
+    )
+    experts = (
+        shape.moe_layers
+        * shape.expert_matrices()
+        / (cut.expert_ranks if cut.expert_parallel else cut.tp)
+    )
+    split = (
+        attention * per.attention
+        + dense_matrices(shape) * per.mlp
+        + shape.moe_layers * shape.shared_matrices() * per.shared
+    ) / cut.tp
     layers = share * (split + experts * per.mlp + shape.small_tensors() * per.rest)
     one = shape.vocab * shape.hidden / cut.tp
-    ends = one * ((per.rest if stage.first else 0.0) + ((per.rest if shape.tied else per.head) if stage.last and not (shape.tied and stage.first) else 0.0))
+    ends = one * (
+        (per.rest if stage.first else 0.0)
+        + (
+            (per.rest if shape.tied else per.head)
+            if stage.last and not (shape.tied and stage.first)
+            else 0.0
+        )
+    )
     vision = shape.vision_params * per.rest / cut.tp if stage.first else 0
     return round(layers + ends + vision) + rope_cache_bytes(shape)
 

@@ -14,7 +14,9 @@ from consilium.cli import assembly
 from consilium.cli.state_folder import Cluster, Pid, StateFolder
 from consilium.cli.supervisor import failure_of
 
-BODY = b'{"error": {"code": "engine_failed", "message": "core did not start: it is not tried again"}}'
+BODY = (
+    b'{"error": {"code": "engine_failed", "message": "core did not start: it is not tried again"}}'
+)
 
 
 class GivenUp(BaseHTTPRequestHandler):
@@ -29,19 +31,34 @@ class GivenUp(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("logged", [True, False])
-def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool) -> None:
-    monkeypatch.setattr(assembly, "ensure_local_key", lambda *_: "csl_x")  # it is made with Redis, which has no part in this
+def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool
+) -> None:
+    monkeypatch.setattr(
+        assembly, "ensure_local_key", lambda *_: "csl_x"
+    )  # it is made with Redis, which has no part in this
     folder = StateFolder(tmp_path / "state")
     if logged:
         logs = folder.ray_temp / "session_latest" / "logs"
         logs.mkdir(parents=True)
         line = 'event=engine_start_failed executor=core reason="the context is too long"'
-        (logs / "worker-1.err").write_text(f":actor_name:ServeReplica:executor-core:Engine\n{line}\n")
+        (logs / "worker-1.err").write_text(
+            f":actor_name:ServeReplica:executor-core:Engine\n{line}\n"
+        )
     try:
         with ThreadingHTTPServer(("127.0.0.1", 0), GivenUp) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             addresses = {"openai": f"http://127.0.0.1:{server.server_port}/v1", "redis": "redis://"}
-            cluster = Cluster(str(folder.root), "starting", "m", "tiny", 0.0, "b", Pid(0, 0.0), addresses=addresses)
+            cluster = Cluster(
+                str(folder.root),
+                "starting",
+                "m",
+                "tiny",
+                0.0,
+                "b",
+                Pid(0, 0.0),
+                addresses=addresses,
+            )
             work = assembly.CoreWork(assembly.Site(folder, cluster, {}, "x"))
             work.start()
             end = time.monotonic() + 30
@@ -54,6 +71,10 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(tmp_pat
     assert work.ended() == 76
     failure = failure_of("core", 76, work.tail())
     assert failure.code == "engine_failed"
-    assert failure.sentence == ("the core did not start: the context is too long" if logged else "core did not start: it is not tried again")
+    assert failure.sentence == (
+        "the core did not start: the context is too long"
+        if logged
+        else "core did not start: it is not tried again"
+    )
     work.start()
     assert work.ended() is None

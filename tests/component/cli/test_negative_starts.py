@@ -46,10 +46,14 @@ def test_one_port_named_twice(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert port in said
 
 
-def test_a_model_folder_that_is_not_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_model_folder_that_is_not_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}))
+    (model / "config.json").write_text(
+        json.dumps({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"})
+    )
     code, said = up(capsys, tmp_path, "--model", str(model))
     assert code == 68
     assert "no .safetensors file" in said
@@ -69,14 +73,23 @@ def test_a_key_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "line 3" in said
 
 
-def test_a_configuration_file_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_configuration_file_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, said = up(capsys, tmp_path, "-c", "nothing.yaml")
     assert code == 64
     assert "nothing.yaml" in said
 
 
 def test_a_redis_that_does_not_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, said = up(capsys, tmp_path, "--model", "tiny", "--set", f"redis.url=redis://:hush@127.0.0.1:{free_port()}/0")
+    code, said = up(
+        capsys,
+        tmp_path,
+        "--model",
+        "tiny",
+        "--set",
+        f"redis.url=redis://:hush@127.0.0.1:{free_port()}/0",
+    )
     assert code == 69
     assert "does not answer" in said
     assert "hush" not in said
@@ -86,7 +99,9 @@ def test_a_redis_url_of_another_kind(capsys: pytest.CaptureFixture[str], tmp_pat
     assert up(capsys, tmp_path, "--model", "tiny", "--set", "redis.url=http://127.0.0.1:1")[0] == 69
 
 
-def test_a_state_folder_that_cannot_be_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     assert app.main(["up", "--model", "tiny", "--state", str(tmp_path / "file" / "state")]) == 64
 
@@ -118,13 +133,19 @@ def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "topology.device asks for" in said
 
 
-def test_a_context_that_the_demo_model_has_no_room_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_context_that_the_demo_model_has_no_room_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, said = up(capsys, tmp_path, "--set", "engine.max_model_len=1000000")
     assert code == 65, said
 
 
-def test_a_remote_key_that_is_not_in_the_environment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "consilium.yaml").write_text("model: tiny\nexecutors:\n  far: {url: 'http://127.0.0.1:9/v1', model: m, key_env: NO_SUCH_KEY}\n")
+def test_a_remote_key_that_is_not_in_the_environment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "consilium.yaml").write_text(
+        "model: tiny\nexecutors:\n  far: {url: 'http://127.0.0.1:9/v1', model: m, key_env: NO_SUCH_KEY}\n"
+    )
     code, said = up(capsys, tmp_path)
     assert code == 64
     assert "NO_SUCH_KEY" in said
@@ -134,7 +155,9 @@ def test_no_keys_on_an_open_address_is_warned_of(tmp_path: Path) -> None:
     from consilium.cli.tree import ConsiliumConfig
 
     said: list[str] = []
-    preflight.check_keys(ConsiliumConfig.model_validate({"gateway": {"auth": False, "host": "0.0.0.0"}}), said.append)
+    preflight.check_keys(
+        ConsiliumConfig.model_validate({"gateway": {"auth": False, "host": "0.0.0.0"}}), said.append
+    )
     assert "without a key" in said[0]
     preflight.check_keys(ConsiliumConfig.model_validate({"gateway": {"auth": False}}), said.append)
     assert len(said) == 1

@@ -54,7 +54,9 @@ def nothing_is_left(folder: StateFolder) -> None:
     lock.close()
 
 
-def test_the_sockets_of_killed_engines_are_gone_when_ray_is_started_again(folder: StateFolder) -> None:
+def test_the_sockets_of_killed_engines_are_gone_when_ray_is_started_again(
+    folder: StateFolder,
+) -> None:
     folder.make_ray_temp()
     stale = folder.engine_sockets / "7b0d3d0e-1d5c-4d6e-9d67-1f0f6b9f5f0a"
     stale.touch()
@@ -73,11 +75,22 @@ def test_a_start_that_takes_too_long_is_given_up_and_undone(folder: StateFolder)
 
 def test_ctrl_c_while_starting_undoes_the_start(folder: StateFolder) -> None:
     process = subprocess.Popen(
-        (*HEARING, *MODULE, "up", "--model", "tiny", "--state", str(folder.root)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        (*HEARING, *MODULE, "up", "--model", "tiny", "--state", str(folder.root)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        until(lambda: folder.cluster.exists() and "redis" in known(folder).parts and known(folder).parts["redis"].state == "up")
-        until(lambda: len(processes.marked(known(folder).mark)) > 5)  # Ray's head has begun to start others
+        until(
+            lambda: (
+                folder.cluster.exists()
+                and "redis" in known(folder).parts
+                and known(folder).parts["redis"].state == "up"
+            )
+        )
+        until(
+            lambda: len(processes.marked(known(folder).mark)) > 5
+        )  # Ray's head has begun to start others
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
@@ -88,12 +101,19 @@ def test_ctrl_c_while_starting_undoes_the_start(folder: StateFolder) -> None:
     nothing_is_left(folder)
 
 
-def test_logs_are_followed_also_into_a_file_that_is_new_and_one_that_begins_again(folder: StateFolder, tmp_path: Path) -> None:
+def test_logs_are_followed_also_into_a_file_that_is_new_and_one_that_begins_again(
+    folder: StateFolder, tmp_path: Path
+) -> None:
     folder.make()
     folder.log("redis").write_text("one\ntwo\nthree\n")
     said = tmp_path / "said"
     with said.open("wb") as out:
-        process = subprocess.Popen((*HEARING, *MODULE, "logs", "-f", "-n", "1", "--state", str(folder.root)), stdout=out, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            (*HEARING, *MODULE, "logs", "-f", "-n", "1", "--state", str(folder.root)),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     try:
         until(lambda: "three" in said.read_text())
         assert "two" not in said.read_text()

@@ -60,8 +60,21 @@ class Site:
     cluster: Cluster
     environment: dict[str, str]
 
-    def process(self, name: str, code: str, *words: str, probe: Callable[[], tuple[bool, str]], after: Callable[[], None] | None = None) -> ProcessWork:
-        return ProcessWork((sys.executable, "-c", code, *words), log=self.folder.log(name), environment=self.environment, probe=probe, after=after)
+    def process(
+        self,
+        name: str,
+        code: str,
+        *words: str,
+        probe: Callable[[], tuple[bool, str]],
+        after: Callable[[], None] | None = None,
+    ) -> ProcessWork:
+        return ProcessWork(
+            (sys.executable, "-c", code, *words),
+            log=self.folder.log(name),
+            environment=self.environment,
+            probe=probe,
+            after=after,
+        )
 
 
 @pytest.fixture
@@ -71,7 +84,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     mark = f"test-{os.getpid()}-{time.monotonic_ns()}"
     me = processes.identify(os.getpid())
     assert me is not None
-    cluster = Cluster(str(folder.root), "starting", mark, "tiny", time.time(), processes.boot_id(), me)
+    cluster = Cluster(
+        str(folder.root), "starting", mark, "tiny", time.time(), processes.boot_id(), me
+    )
     yield Site(folder, cluster, child_environment({"CONSILIUM_MARK": mark}))
     processes.end(processes.marked(mark), grace_s=0.5)
 
@@ -101,11 +116,24 @@ class Running:
 def ray_like(site: Site, head: str = HEAD) -> Supervisor:
     ready, done = site.folder.root / "ready", site.folder.root / "done"
     works = {
-        "ray": site.process("ray", head, str(ready), probe=lambda: (ready.exists(), ""), after=lambda: ready.unlink(missing_ok=True)),
+        "ray": site.process(
+            "ray",
+            head,
+            str(ready),
+            probe=lambda: (ready.exists(), ""),
+            after=lambda: ready.unlink(missing_ok=True),
+        ),
         "engine": site.process("engine", TASK, str(done), probe=lambda: (done.exists(), "")),
     }
     parts = (Part("ray"), Part("engine", needs=("ray",), lives=False, within=("ray",)))
-    return Supervisor(folder=site.folder, cluster=site.cluster, parts=parts, works=works, addresses={}, order=("engine", "ray"))
+    return Supervisor(
+        folder=site.folder,
+        cluster=site.cluster,
+        parts=parts,
+        works=works,
+        addresses={},
+        order=("engine", "ray"),
+    )
 
 
 def test_start_crash_restart_and_nothing_left(site: Site) -> None:
@@ -116,9 +144,19 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
     ray = running.supervisor.cluster.parts["ray"].pids[0]
 
     processes.send(ray, signal.SIGKILL)
-    until(lambda: running.supervisor.cluster.parts["ray"].restarts == 1 and running.state("engine") == "up" and running.state("ray") == "up")
-    until(lambda: (site.folder.root / "done").read_text() == "xx")  # what runs on Ray is deployed again
-    until(lambda: len(processes.marked(site.cluster.mark)) == 2)  # the grandchild of the dead head went with it
+    until(
+        lambda: (
+            running.supervisor.cluster.parts["ray"].restarts == 1
+            and running.state("engine") == "up"
+            and running.state("ray") == "up"
+        )
+    )
+    until(
+        lambda: (site.folder.root / "done").read_text() == "xx"
+    )  # what runs on Ray is deployed again
+    until(
+        lambda: len(processes.marked(site.cluster.mark)) == 2
+    )  # the grandchild of the dead head went with it
 
     assert running.stop() == 0
     assert processes.marked(site.cluster.mark) == ()
@@ -127,7 +165,9 @@ def test_start_crash_restart_and_nothing_left(site: Site) -> None:
     assert left.phase == "stopped"
 
 
-def test_what_another_thread_tells_while_the_record_is_made_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_thread_tells_while_the_record_is_made_is_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The probe's thread tells the key. It was lost where the supervisor's own thread had read the record and not yet put it back."""
     supervisor = ray_like(site, MILD)
     was_told = False
@@ -152,7 +192,13 @@ def test_what_another_thread_tells_while_the_record_is_made_is_kept(site: Site, 
 
 def test_what_killed_processes_have_in_shared_memory_is_found_and_removed(site: Site) -> None:
     """A semaphore of the one who made it and a block, as engines have them; a process that is killed takes its tracker, who would remove them, along."""
-    made = subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, text=True, env=site.environment, start_new_session=True)
+    made = subprocess.Popen(
+        [sys.executable, "-c", SHARER],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=site.environment,
+        start_new_session=True,
+    )
     assert made.stdout is not None
     names = {Path("/dev/shm", name) for name in made.stdout.readline().split()}
     found = processes.shared_memory(processes.marked(site.cluster.mark))
@@ -164,14 +210,24 @@ def test_what_killed_processes_have_in_shared_memory_is_found_and_removed(site: 
     assert not any(path.exists() for path in names)
 
 
-def test_a_full_disk_and_a_broken_drain_keep_nothing_from_being_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_and_a_broken_drain_keep_nothing_from_being_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready = site.folder.root / "ready"
     works = {"ray": site.process("ray", HEAD, str(ready), probe=lambda: (ready.exists(), ""))}
 
     def broken() -> None:
         raise ValueError("a page that cannot be read")
 
-    supervisor = Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"),), works=works, addresses={}, order=("ray",), drain=broken)
+    supervisor = Supervisor(
+        folder=site.folder,
+        cluster=site.cluster,
+        parts=(Part("ray"),),
+        works=works,
+        addresses={},
+        order=("ray",),
+        drain=broken,
+    )
     running = Running(supervisor)
     until(lambda: supervisor.cluster.phase == "up")
 
@@ -190,14 +246,25 @@ def test_a_part_that_cannot_be_started_is_told_by_its_own_code(site: Site) -> No
         raise ConsiliumError("state_damaged", path="/tmp/x", reason="it belongs to another user")
 
     work.start = refuse  # type: ignore[method-assign]
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"),), works={"ray": work}, addresses={}, order=("ray",)))
+    running = Running(
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("ray"),),
+            works={"ray": work},
+            addresses={},
+            order=("ray",),
+        )
+    )
     running.thread.join(30)
     assert running.code == 75
 
 
 def test_the_lock_passes_from_the_start_to_the_supervisor_without_a_gap(site: Site) -> None:
     with preflight.check_alone(site.folder) as lock:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock.fileno(),))
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock.fileno(),)
+        )
     try:
         with pytest.raises(ConsiliumError) as caught:
             preflight.check_alone(site.folder)
@@ -209,9 +276,23 @@ def test_the_lock_passes_from_the_start_to_the_supervisor_without_a_gap(site: Si
 
 
 def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
-    words = [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root), "--lock-fd"]
+    words = [
+        sys.executable,
+        "-m",
+        "consilium.cli.supervise",
+        "--state",
+        str(site.folder.root),
+        "--lock-fd",
+    ]
     with preflight.check_alone(site.folder) as lock:
-        done = subprocess.run([*words, str(lock.fileno())], pass_fds=(lock.fileno(),), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [*words, str(lock.fileno())],
+            pass_fds=(lock.fileno(),),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     assert done.returncode == 1
     assert "cluster.json is missing" in done.stderr
 
@@ -233,11 +314,20 @@ def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) 
     works = {
         "ray": site.process("ray", MILD, str(ready), probe=lambda: (ready.exists(), "")),
         "model": site.process(
-            "model", "import sys; sys.stderr.write('error: x: there is no folder /x\\nnext: Name a folder.\\n'); sys.exit(68)", probe=lambda: (False, "")
+            "model",
+            "import sys; sys.stderr.write('error: x: there is no folder /x\\nnext: Name a folder.\\n'); sys.exit(68)",
+            probe=lambda: (False, ""),
         ),
     }
     running = Running(
-        Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("ray"), Part("model", lives=False)), works=works, addresses={}, order=("ray", "model"))
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("ray"), Part("model", lives=False)),
+            works=works,
+            addresses={},
+            order=("ray", "model"),
+        )
     )
     running.thread.join(30)
     assert running.code == 68
@@ -245,13 +335,26 @@ def test_a_part_that_cannot_start_ends_everything_with_its_own_code(site: Site) 
     assert cluster is not None
     assert cluster.phase == "failed"
     assert cluster.failure is not None
-    assert (cluster.failure.code, cluster.failure.sentence, cluster.failure.part) == ("model_missing", "x: there is no folder /x", "model")
+    assert (cluster.failure.code, cluster.failure.sentence, cluster.failure.part) == (
+        "model_missing",
+        "x: there is no folder /x",
+        "model",
+    )
     assert processes.marked(site.cluster.mark) == ()
 
 
 def test_a_part_that_falls_again_and_again_is_given_up(site: Site) -> None:
     works = {"redis": site.process("redis", BROKEN, probe=lambda: (False, ""))}
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("redis"),), works=works, addresses={}, order=("redis",)))
+    running = Running(
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("redis"),),
+            works=works,
+            addresses={},
+            order=("redis",),
+        )
+    )
     running.thread.join(30)
     assert running.code == 72
     cluster = site.folder.read_cluster()
@@ -261,8 +364,24 @@ def test_a_part_that_falls_again_and_again_is_given_up(site: Site) -> None:
 
 
 def test_a_program_that_is_not_there_is_told(site: Site) -> None:
-    works = {"redis": ProcessWork(("/no/such/program",), log=site.folder.log("redis"), environment={}, probe=lambda: (False, ""))}
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("redis"),), works=works, addresses={}, order=("redis",)))
+    works = {
+        "redis": ProcessWork(
+            ("/no/such/program",),
+            log=site.folder.log("redis"),
+            environment={},
+            probe=lambda: (False, ""),
+        )
+    }
+    running = Running(
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("redis"),),
+            works=works,
+            addresses={},
+            order=("redis",),
+        )
+    )
     running.thread.join(30)
     assert running.code == 72
 
@@ -280,7 +399,16 @@ def test_a_step_that_fails_ends_no_cluster(site: Site) -> None:
             return super().answer(every_s)
 
     works = {"core": Stumbling(lambda: (True, ""))}
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("core"),), works=works, addresses={}, order=("core",)))
+    running = Running(
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("core"),),
+            works=works,
+            addresses={},
+            order=("core",),
+        )
+    )
     until(lambda: running.state("core") == "up")
     assert running.stop() == 0
 
@@ -290,24 +418,48 @@ def redis_of(site: Site) -> tuple[ProcessWork, str]:
     secret, port = site.folder.secret.read_text(), free_port()
     url = own_redis_url(secret, port)
     conf = site.folder.redis / "redis.conf"
-    write_private(conf, launch.redis_conf(port=port, password=derive(secret, "redis"), folder=site.folder.redis))
+    write_private(
+        conf,
+        launch.redis_conf(port=port, password=derive(secret, "redis"), folder=site.folder.redis),
+    )
     command = launch.redis_command(choose_binary(), conf)
-    return ProcessWork(command, log=site.folder.log("redis"), environment=site.environment, probe=lambda: (probes.redis_answers(url), "")), url
+    return ProcessWork(
+        command,
+        log=site.folder.log("redis"),
+        environment=site.environment,
+        probe=lambda: (probes.redis_answers(url), ""),
+    ), url
 
 
 def test_our_own_redis_keeps_its_data_over_a_kill(site: Site) -> None:
     import redis
 
     work, url = redis_of(site)
-    running = Running(Supervisor(folder=site.folder, cluster=site.cluster, parts=(Part("redis"),), works={"redis": work}, addresses={}, order=("redis",)))
+    running = Running(
+        Supervisor(
+            folder=site.folder,
+            cluster=site.cluster,
+            parts=(Part("redis"),),
+            works={"redis": work},
+            addresses={},
+            order=("redis",),
+        )
+    )
     until(lambda: running.state("redis") == "up")
-    assert not probes.redis_answers(url.replace("redis://:", "redis://:x")), "a wrong password is no answer"
+    assert not probes.redis_answers(url.replace("redis://:", "redis://:x")), (
+        "a wrong password is no answer"
+    )
     with redis.Redis.from_url(url) as client:
         assert client.info("server")["redis_version"] >= "7"
         client.set("k", "v")
         client.execute_command("WAITAOF", 1, 0, 2000)
     processes.send(running.supervisor.cluster.parts["redis"].pids[0], signal.SIGKILL)
-    until(lambda: running.supervisor.cluster.parts["redis"].restarts == 1 and running.state("redis") == "up")
+    until(
+        lambda: (
+            running.supervisor.cluster.parts["redis"].restarts == 1
+            and running.state("redis") == "up"
+        )
+    )
     with redis.Redis.from_url(url) as client:
         assert client.get("k") == b"v"
     assert running.stop() == 0
@@ -316,7 +468,12 @@ def test_our_own_redis_keeps_its_data_over_a_kill(site: Site) -> None:
 
 def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
     port = free_port()
-    server = MetricsServer(host="127.0.0.1", port=port, folder=site.folder.metrics, ray_url="http://127.0.0.1:9/metrics")
+    server = MetricsServer(
+        host="127.0.0.1",
+        port=port,
+        folder=site.folder.metrics,
+        ray_url="http://127.0.0.1:9/metrics",
+    )
     server.look_at(lambda: {"ray": True, "redis": False})
     server.start()
     try:
@@ -338,7 +495,11 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
             preflight.check_alone(site.folder)
         assert caught.value.code == "already_running"
         done = subprocess.run(
-            [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root)], capture_output=True, text=True, timeout=30, check=False
+            [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         assert done.returncode == 70
         assert "running already" in done.stderr
@@ -356,7 +517,16 @@ def test_what_a_crash_left_behind_is_ended_before_the_next_start(site: Site) -> 
         assert other is not None
         gone = Pid(2**22 - 1, 1.0)
         site.folder.write_cluster(
-            Cluster(str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, processes.boot_id(), gone, left=(first, Pid(other.pid, other.started + 1)))
+            Cluster(
+                str(site.folder.root),
+                "up",
+                site.cluster.mark,
+                "tiny",
+                0.0,
+                processes.boot_id(),
+                gone,
+                left=(first, Pid(other.pid, other.started + 1)),
+            )
         )
         said: list[str] = []
         preflight.end_leftovers(site.folder, said.append)
@@ -373,7 +543,9 @@ def test_what_a_crash_left_behind_is_ended_before_the_next_start(site: Site) -> 
 def test_numbers_of_another_run_of_the_machine_are_nobody(site: Site) -> None:
     me = processes.identify(os.getpid())
     assert me is not None
-    cluster = Cluster(str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, "another boot", me, left=(me,))
+    cluster = Cluster(
+        str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, "another boot", me, left=(me,)
+    )
     assert down.family_of(cluster) == ()
     site.folder.write_cluster(cluster)
     assert down.stop(site.folder, cluster) == 0

@@ -27,13 +27,22 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, source: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {file.name: file.read_bytes() for file in source.iterdir() if file.name != folder.MARKER}
-        self.files |= {"README.md": b"read me", "modeling_evil.py": b"raise SystemExit", "consolidated.safetensors": b"twice", "onnx/model.onnx": b"o"}
+        self.files = {
+            file.name: file.read_bytes() for file in source.iterdir() if file.name != folder.MARKER
+        }
+        self.files |= {
+            "README.md": b"read me",
+            "modeling_evil.py": b"raise SystemExit",
+            "consolidated.safetensors": b"twice",
+            "onnx/model.onnx": b"o",
+        }
         self.gated = False
         self.token = ""
         self.spoil: set[str] = set()  # files that arrive with one wrong byte
         self.spoil_once: set[str] = set()
-        self.cut_at: int | None = None  # the weights break off at this byte, and then the server is ill
+        self.cut_at: int | None = (
+            None  # the weights break off at this byte, and then the server is ill
+        )
         self.ill = False
         self.ranges: list[tuple[str, str | None]] = []
         self.asked: list[str] = []
@@ -52,7 +61,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def say(self, status, body=b"", **headers):
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}.items():
+        for key, value in {
+            "Content-Length": str(len(body)),
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -66,24 +78,55 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.ill:
             return self.say(503, b"ill")
         if self.server.gated and self.headers.get("Authorization") != f"Bearer {self.server.token}":
-            return self.say(401, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access to model org/tiny is restricted")
-        if found := re.fullmatch(r"/api/models/org/tiny/revision/([^?]+)\?blobs=(?:True|true)", self.path):
+            return self.say(
+                401,
+                b"{}",
+                X_Error_Code="GatedRepo",
+                X_Error_Message="Access to model org/tiny is restricted",
+            )
+        if found := re.fullmatch(
+            r"/api/models/org/tiny/revision/([^?]+)\?blobs=(?:True|true)", self.path
+        ):
             return self.listing(found.group(1))
         if found := re.fullmatch(r"/org/tiny/resolve/([^/]+)/(.+)", self.path):
             return self.file(*found.groups())
         return self.say(404, b"{}", X_Error_Code="RepoNotFound")
 
     def listing(self, revision):
-        commit = {"main": COMMIT, COMMIT: COMMIT, OLDER: OLDER, "v1": OLDER, "evil": "../../../outside"}.get(revision)
+        commit = {
+            "main": COMMIT,
+            COMMIT: COMMIT,
+            OLDER: OLDER,
+            "v1": OLDER,
+            "evil": "../../../outside",
+        }.get(revision)
         if commit is None:
             return self.say(404, b"{}", X_Error_Code="RevisionNotFound")
         rows = []
         for name, data in self.server.files.items():
-            row = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+            row = {
+                "rfilename": name,
+                "size": len(data),
+                "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+            }
             if name.endswith(".safetensors"):
-                row["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+                row["lfs"] = {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "pointerSize": 130,
+                }
             rows.append(row)
-        body = json.dumps({"id": "org/tiny", "modelId": "org/tiny", "sha": commit, "siblings": rows, "private": False, "gated": False, "tags": []}).encode()
+        body = json.dumps(
+            {
+                "id": "org/tiny",
+                "modelId": "org/tiny",
+                "sha": commit,
+                "siblings": rows,
+                "private": False,
+                "gated": False,
+                "tags": [],
+            }
+        ).encode()
         return self.say(200, body, Content_Type="application/json")
 
     def file(self, commit, name):
@@ -94,7 +137,11 @@ class Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Range")
         self.server.ranges.append((name, span))
         start = int(re.fullmatch(r"bytes=(\d+)-", span).group(1)) if span else 0
-        headers = {"X_Repo_Commit": commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept_Ranges": "bytes"}
+        headers = {
+            "X_Repo_Commit": commit,
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "Accept_Ranges": "bytes",
+        }
         if self.server.cut_at is not None and name == WEIGHTS:
             self.server.ill = True
             self.send_response(200)
@@ -118,7 +165,9 @@ def source(tmp_path_factory):
 @pytest.fixture
 def server(source):
     served = Hub(source)
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield served
     served.shutdown()
@@ -138,7 +187,9 @@ def refused(*args, **kwargs):
     return caught.value
 
 
-def test_a_model_is_downloaded_checked_and_then_found_without_the_network(server, access, source, tmp_path):
+def test_a_model_is_downloaded_checked_and_then_found_without_the_network(
+    server, access, source, tmp_path
+):
     steps = []
     found = resolve("org/tiny", tmp_path, steps.append, access=access)
     assert (found.name, found.kind, found.revision) == ("org/tiny", "hub", COMMIT[:12])
@@ -153,7 +204,9 @@ def test_a_model_is_downloaded_checked_and_then_found_without_the_network(server
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, access, source, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50_000)  # what arrived of an unfinished chunk (10 MB) is lost
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50_000
+    )  # what arrived of an unfinished chunk (10 MB) is lost
     server.cut_at = 1_000_000
     error = refused("org/tiny", tmp_path, access=access)
     assert error.code == "model_missing"
@@ -219,7 +272,10 @@ def test_a_mirror_does_not_name_folders_outside_of_ours(server, access, tmp_path
 
 
 def test_a_revision_is_a_folder_of_its_own(server, access, tmp_path):
-    newest, older = resolve("org/tiny", tmp_path, access=access), resolve("org/tiny@v1", tmp_path, access=access)
+    newest, older = (
+        resolve("org/tiny", tmp_path, access=access),
+        resolve("org/tiny@v1", tmp_path, access=access),
+    )
     assert (newest.revision, older.revision) == (COMMIT[:12], OLDER[:12])
     assert newest.path != older.path
     server.asked.clear()
@@ -238,7 +294,9 @@ def test_a_repository_without_safetensors(server, access, tmp_path):
 
 
 def test_no_room(server, access, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    monkeypatch.setattr(
+        folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0)
+    )
     error = refused("org/tiny", tmp_path, access=access)
     assert error.code == "disk_full"
     assert not [row for row in server.ranges if row[0] == WEIGHTS]
@@ -268,9 +326,25 @@ def test_what_another_program_downloaded_is_used_where_it_lies(server, access, s
 @pytest.mark.parametrize(
     ("names", "left"),
     [
-        (["model.safetensors", "consolidated.safetensors", "config.json"], ["config.json", "model.safetensors"]),
-        (["consolidated.safetensors", "params.json", "tekken.json"], ["consolidated.safetensors", "params.json", "tekken.json"]),
-        (["a.py", "x.bin", "original/model.safetensors", "README.md", "merges.txt", "chat_template.jinja"], ["chat_template.jinja", "merges.txt"]),
+        (
+            ["model.safetensors", "consolidated.safetensors", "config.json"],
+            ["config.json", "model.safetensors"],
+        ),
+        (
+            ["consolidated.safetensors", "params.json", "tekken.json"],
+            ["consolidated.safetensors", "params.json", "tekken.json"],
+        ),
+        (
+            [
+                "a.py",
+                "x.bin",
+                "original/model.safetensors",
+                "README.md",
+                "merges.txt",
+                "chat_template.jinja",
+            ],
+            ["chat_template.jinja", "merges.txt"],
+        ),
     ],
 )
 def test_only_what_serving_needs_is_taken(names, left):

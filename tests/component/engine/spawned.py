@@ -38,4 +38,11 @@ def lead(queue: Any, variables: dict[str, str], count: int) -> None:
         said["pipe"] = here.recv()
         process.join(20)
         children.append({**said, "code": process.exitcode})
-    queue.put({"pid": os.getpid(), "early": early, "cores": sorted(os.sched_getaffinity(0)), "children": children})
+    queue.put(
+        {
+            "pid": os.getpid(),
+            "early": early,
+            "cores": sorted(os.sched_getaffinity(0)),
+            "children": children,
+        }
+    )

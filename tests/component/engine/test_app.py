@@ -55,11 +55,16 @@ def test_several_copies_stand_behind_a_door_and_our_router() -> None:
 
 
 def test_cards_are_asked_for() -> None:
-    assert built(bundles=({"CPU": 1.0, "GPU": 2.0},), device="gpu").ray_actor_options["num_gpus"] == 2.0
+    assert (
+        built(bundles=({"CPU": 1.0, "GPU": 2.0},), device="gpu").ray_actor_options["num_gpus"]
+        == 2.0
+    )
 
 
 def test_an_engine_over_nodes_gets_a_placement_group() -> None:
-    engine = built(nodes=2, tensor_parallel=2, bundles=({"CPU": 1.0}, {"CPU": 1.0}), strategy="STRICT_SPREAD")
+    engine = built(
+        nodes=2, tensor_parallel=2, bundles=({"CPU": 1.0}, {"CPU": 1.0}), strategy="STRICT_SPREAD"
+    )
     assert engine._replica_config.placement_group_bundles == [{"CPU": 1.0}, {"CPU": 1.0}]
     assert engine.init_args[2] == 1  # in each node
 
@@ -70,5 +75,9 @@ def test_a_cpu_engine_prepares_its_ranks_and_a_gpu_engine_does_not() -> None:
 
 
 def test_the_front_end_is_told_about_parsers_and_template() -> None:
-    assert app.settings(SPEC)["frontend_args"] == {"chat_template": "/t.jinja", "tool_call_parser": "hermes", "enable_auto_tool_choice": True}
+    assert app.settings(SPEC)["frontend_args"] == {
+        "chat_template": "/t.jinja",
+        "tool_call_parser": "hermes",
+        "enable_auto_tool_choice": True,
+    }
     assert app.settings(replace(SPEC, tool_parser=None, chat_template=None))["frontend_args"] == {}

@@ -29,7 +29,9 @@ async def landing() -> AsyncIterator[Landing]:
     await made.aclose()
 
 
-async def said(*items: bytes, error: Exception | None = None, after: asyncio.Event | None = None) -> AsyncGenerator[bytes, None]:
+async def said(
+    *items: bytes, error: Exception | None = None, after: asyncio.Event | None = None
+) -> AsyncGenerator[bytes, None]:
     """What Serve tells the caller."""
     for item in items:
         yield item
@@ -91,7 +93,9 @@ async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing
         await sender
 
 
-async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(landing: Landing) -> None:
+async def test_whoever_does_not_read_makes_the_replica_wait_and_nobody_else(
+    landing: Landing,
+) -> None:
     slow, quick = await landing.expect(), await landing.expect()
     lines = [await opened(inbox) for inbox in (slow, quick)]
     sent = 0
@@ -140,7 +144,9 @@ async def test_a_break_is_what_serve_says_of_it(landing: Landing) -> None:
         await read(inbox)
 
 
-async def test_a_break_of_which_serve_says_nothing(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_break_of_which_serve_says_nothing(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.1)
     for follows in (True, False):
         inbox = await landing.expect()
@@ -154,7 +160,9 @@ async def test_a_break_of_which_serve_says_nothing(landing: Landing, monkeypatch
         inbox.discard()
 
 
-async def test_a_replica_that_says_it_sent_all_and_broke_off_is_believed_the_second(landing: Landing) -> None:
+async def test_a_replica_that_says_it_sent_all_and_broke_off_is_believed_the_second(
+    landing: Landing,
+) -> None:
     inbox = await landing.expect()
     inbox.follow(said(SENT))
     await asyncio.sleep(0.05)
@@ -165,7 +173,9 @@ async def test_a_replica_that_says_it_sent_all_and_broke_off_is_believed_the_sec
         await read(inbox)
 
 
-async def test_frames_that_come_through_serve_after_all_and_wait_for_the_reader(landing: Landing) -> None:
+async def test_frames_that_come_through_serve_after_all_and_wait_for_the_reader(
+    landing: Landing,
+) -> None:
     inbox, given = await landing.expect(), 0
 
     async def many() -> AsyncGenerator[bytes, None]:
@@ -188,7 +198,9 @@ async def test_an_error_before_the_first_item_is_told_at_once(landing: Landing) 
             await read(inbox)
 
 
-async def test_an_error_of_serve_comes_behind_what_the_connection_still_holds(landing: Landing) -> None:
+async def test_an_error_of_serve_comes_behind_what_the_connection_still_holds(
+    landing: Landing,
+) -> None:
     """The caller does not read for a while, and the rest waits in the socket."""
     inbox, failed = await landing.expect(), asyncio.Event()
     inbox.follow(said(error=ConsiliumError("upstream_down", "killed"), after=failed))
@@ -223,7 +235,9 @@ async def test_a_call_that_is_cancelled_elsewhere_ends(landing: Landing) -> None
             await read(inbox)
 
 
-async def test_what_was_sent_and_never_came_is_missed(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_sent_and_never_came_is_missed(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The landing had no descriptor left, took the connection and closed it."""
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.1)
     inbox = await landing.expect()
@@ -232,7 +246,9 @@ async def test_what_was_sent_and_never_came_is_missed(landing: Landing, monkeypa
         await read(inbox)
 
 
-async def test_a_replica_that_stands_still_after_serve_gave_it_up_is_not_waited_for(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_that_stands_still_after_serve_gave_it_up_is_not_waited_for(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its process is killed and does not end, as one that hangs in a driver."""
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.2)
     inbox = await landing.expect()
@@ -261,7 +277,9 @@ async def test_the_end_is_said_when_the_caller_has_it_all(landing: Landing) -> N
         await asyncio.wait_for(sending, LIMIT_S)
 
 
-async def test_a_landing_without_a_descriptor_tries_again(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_landing_without_a_descriptor_tries_again(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def full(*_args: object, **_more: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -271,7 +289,9 @@ async def test_a_landing_without_a_descriptor_tries_again(landing: Landing, monk
     assert (await landing.expect()).address != ""
 
 
-async def test_a_second_replica_with_the_same_ticket_is_not_mixed_with_the_first(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_replica_with_the_same_ticket_is_not_mixed_with_the_first(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Serve tries another replica when the first one died before Serve heard that it had begun."""
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.2)
     inbox = await landing.expect()
@@ -301,7 +321,9 @@ async def test_a_caller_that_is_gone_is_told(landing: Landing) -> None:
             await line.finish()
 
 
-async def test_what_cannot_be_reached_is_tried_once(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_reached_is_tried_once(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox = await landing.expect()
     await landing.aclose()
     assert await open_line("") is None
@@ -310,7 +332,9 @@ async def test_what_cannot_be_reached_is_tried_once(landing: Landing, monkeypatc
     assert await open_line(inbox.address) is None
 
 
-async def test_what_cannot_be_reached_just_now_is_tried_again(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_reached_just_now_is_tried_again(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_name: str) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -353,13 +377,17 @@ try:
 except OSError:
     print(b"")
 """
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
     out, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert out.strip() == b"b''"
     assert not inbox._items
 
 
-async def test_where_there_are_no_such_sockets_all_goes_through_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_there_are_no_such_sockets_all_goes_through_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def none(*_args: object, **_more: object) -> None:
         raise OSError("no")
 
@@ -372,7 +400,9 @@ async def test_where_there_are_no_such_sockets_all_goes_through_serve(monkeypatc
     await landing.aclose()
 
 
-async def test_a_cut_in_the_middle_of_an_item_is_no_item(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cut_in_the_middle_of_an_item_is_no_item(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(frame_socket, "_LOST_S", 0.05)
     inbox = await landing.expect()
     name, _, ticket = inbox.address.partition("/")

@@ -43,16 +43,24 @@ def listening(name):
 
 
 def ignores_sigterm(pid):
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
+    line = next(
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("SigIgn:")
+    )
     return int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1
 
 
 @pytest.mark.parametrize("way", ["wait", "exit"])
 def test_a_replica_that_is_killed_or_ends_at_once_leaves_nothing(way):
     name = f"test-{os.getpid()}-{way}"
-    with subprocess.Popen([sys.executable, "-c", REPLICA, name, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as replica:
+    with subprocess.Popen(
+        [sys.executable, "-c", REPLICA, name, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as replica:
         assert replica.stdout.readline() == b"deaf\n"
-        assert len(leash.tied(name)) == 3  # two that it started, and the leash; its own environment was read before it was set
+        assert (
+            len(leash.tied(name)) == 3
+        )  # two that it started, and the leash; its own environment was read before it was set
         os.kill(listening(name), signal.SIGTERM)  # as `down` does to all at once
         if way == "wait":
             time.sleep(0.2)

@@ -35,7 +35,14 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0)
+            length = next(
+                (
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                ),
+                0,
+            )
             body = await reader.readexactly(length)
             self.requests.append(head)
             self.bodies.append(body)
@@ -60,7 +67,10 @@ async def serving(handler: Handler) -> AsyncIterator[Server]:
 
 def reply(status: int, body: bytes, *, kind: str = "application/json", extra: str = "") -> Handler:
     async def handler(_: bytes, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{extra}connection: close\r\n\r\n".encode() + body)
+        writer.write(
+            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{extra}connection: close\r\n\r\n".encode()
+            + body
+        )
         await writer.drain()
 
     return handler
@@ -68,7 +78,9 @@ def reply(status: int, body: bytes, *, kind: str = "application/json", extra: st
 
 def events(*chunks: bytes, then: str = "end") -> Handler:
     async def handler(_: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         for chunk in chunks:
             writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
             await writer.drain()
@@ -83,7 +95,18 @@ def events(*chunks: bytes, then: str = "end") -> Handler:
 
 def remote(server: Server | str, **over: object) -> RemoteEngine:
     url = server if isinstance(server, str) else server.url
-    return RemoteEngine(RemoteSettings(**{"name": "far", "url": url, "model": "m", "timeout_s": 30.0, "connect_timeout_s": 30.0, **over}))  # type: ignore[arg-type]
+    return RemoteEngine(
+        RemoteSettings(
+            **{
+                "name": "far",
+                "url": url,
+                "model": "m",
+                "timeout_s": 30.0,
+                "connect_timeout_s": 30.0,
+                **over,
+            }
+        )
+    )  # type: ignore[arg-type]
 
 
 def chat(**body: object) -> Call:
@@ -118,7 +141,9 @@ async def test_a_stream_passes_through_and_its_usage_is_ours() -> None:
 
 async def test_a_caller_who_asks_for_usage_gets_it() -> None:
     async with serving(events(*CHUNKS, USAGE, wire.DONE)) as server:
-        _, body, tail = await ask(remote(server), chat(stream=True, stream_options={"include_usage": True}))
+        _, body, tail = await ask(
+            remote(server), chat(stream=True, stream_options={"include_usage": True})
+        )
     assert body == b"".join(CHUNKS) + USAGE + wire.DONE
     assert tail.usage == Usage(3, 2, 1)
 
@@ -129,34 +154,47 @@ async def test_the_end_of_a_stream_travels_with_its_tail() -> None:
         frames = [frame async for frame in engine.stream(chat(stream=True))]
         await engine.stop()
     body, _, _ = frames[-1].partition(wire.TAIL)
-    assert body.endswith(wire.DONE)  # the gateway writes its receipt into the body that comes with the tail
+    assert body.endswith(
+        wire.DONE
+    )  # the gateway writes its receipt into the body that comes with the tail
 
 
 async def test_the_last_event_of_a_response_travels_with_its_tail() -> None:
     last = b'data: {"type":"response.completed","response":{"id":"r","usage":{"input_tokens":3,"output_tokens":2}}}\n\n'
     async with serving(events(b'data: {"type":"response.created"}\n\n', last)) as server:
         engine = remote(server)
-        frames = [frame async for frame in engine.stream(Call("r1", "responses", {"input": "x", "stream": True}))]
+        frames = [
+            frame
+            async for frame in engine.stream(
+                Call("r1", "responses", {"input": "x", "stream": True})
+            )
+        ]
         await engine.stop()
     assert frames[-1].partition(wire.TAIL)[0] == last
 
 
 async def test_a_server_that_keeps_the_connection_open_after_the_end_holds_up_nobody() -> None:
     async with serving(events(*CHUNKS, wire.DONE, then="hang")) as server:
-        _, body, tail = await asyncio.wait_for(ask(remote(server, timeout_s=60.0), chat(stream=True)), 20.0)
+        _, body, tail = await asyncio.wait_for(
+            ask(remote(server, timeout_s=60.0), chat(stream=True)), 20.0
+        )
     assert body == b"".join(CHUNKS) + wire.DONE
     assert tail.finish_reason == "stop"
 
 
 async def test_what_a_server_says_after_the_end_is_not_kept() -> None:
-    async with serving(events(*CHUNKS, wire.DONE, *(b": more\n\n" * 1000 for _ in range(100)))) as server:
+    async with serving(
+        events(*CHUNKS, wire.DONE, *(b": more\n\n" * 1000 for _ in range(100)))
+    ) as server:
         _, body, _ = await ask(remote(server), chat(stream=True))
     assert body == b"".join(CHUNKS) + wire.DONE
 
 
 async def test_a_response_that_stops_before_its_end_ends_with_an_error_event() -> None:
     async with serving(events(b'data: {"type":"response.created"}\n\n')) as server:
-        _, body, _ = await ask(remote(server), Call("r1", "responses", {"input": "x", "stream": True}))
+        _, body, _ = await ask(
+            remote(server), Call("r1", "responses", {"input": "x", "stream": True})
+        )
     assert b'"code":"upstream_down"' in body
 
 
@@ -170,7 +208,10 @@ async def test_a_zero_byte_is_a_broken_server_and_breaks_no_frame() -> None:
             await ask(remote(server), chat())
 
 
-@pytest.mark.parametrize("usage", ['{"prompt_tokens":"many"}', '{"prompt_tokens":1e999}', '{"prompt_tokens_details":[1]}', "7"])
+@pytest.mark.parametrize(
+    "usage",
+    ['{"prompt_tokens":"many"}', '{"prompt_tokens":1e999}', '{"prompt_tokens_details":[1]}', "7"],
+)
 async def test_a_usage_that_is_none_costs_the_counts_and_not_the_answer(usage: str) -> None:
     async with serving(reply(200, f'{{"choices":[],"usage":{usage}}}'.encode())) as server:
         head, _, tail = await ask(remote(server), chat())
@@ -198,10 +239,20 @@ async def test_events_cut_anywhere_stay_whole() -> None:
 
 
 async def test_a_document_passes_through() -> None:
-    answer = json.dumps({"choices": [{"finish_reason": "length"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}).encode()
+    answer = json.dumps(
+        {
+            "choices": [{"finish_reason": "length"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+        }
+    ).encode()
     async with serving(reply(200, answer)) as server:
         head, body, tail = await ask(remote(server), chat())
-    assert (head.stream, body, tail.finish_reason, tail.usage) == (False, answer, "length", Usage(1, 2))
+    assert (head.stream, body, tail.finish_reason, tail.usage) == (
+        False,
+        answer,
+        "length",
+        Usage(1, 2),
+    )
 
 
 async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +262,9 @@ async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert b"authorization: Bearer s3cret" in server.requests[0]
 
 
-async def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_key_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("FAR_KEY", raising=False)
     with pytest.raises(ConsiliumError, match="FAR_KEY"):
         await remote("http://127.0.0.1:9/v1", key_env="FAR_KEY").start()
@@ -241,14 +294,18 @@ async def test_an_error_that_is_no_json_becomes_one() -> None:
 
 
 async def test_too_many_requests_keep_their_retry_after() -> None:
-    async with serving(reply(429, b'{"error":{"message":"slow down"}}', extra="retry-after: 7\r\n")) as server:
+    async with serving(
+        reply(429, b'{"error":{"message":"slow down"}}', extra="retry-after: 7\r\n")
+    ) as server:
         head, _, _ = await ask(remote(server), chat())
     assert (head.status, head.retry_after) == (429, 7.0)
 
 
 @pytest.mark.parametrize("said", ["inf", "nan", "1e999", "soon"])
 async def test_a_retry_after_that_is_no_time_is_left_out(said: str) -> None:
-    async with serving(reply(429, b'{"error":{"message":"slow down"}}', extra=f"retry-after: {said}\r\n")) as server:
+    async with serving(
+        reply(429, b'{"error":{"message":"slow down"}}', extra=f"retry-after: {said}\r\n")
+    ) as server:
         head, _, _ = await ask(remote(server), chat())
     assert (head.status, head.retry_after) == (429, None)
 
@@ -351,6 +408,8 @@ async def test_a_route_that_the_server_lacks() -> None:
 async def test_responses_usage_is_read() -> None:
     done = b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":{"input_tokens":5,"output_tokens":6}}}\n\n'
     async with serving(events(done)) as server:
-        _, body, tail = await ask(remote(server), Call("r1", "responses", {"input": "x", "stream": True}))
+        _, body, tail = await ask(
+            remote(server), Call("r1", "responses", {"input": "x", "stream": True})
+        )
     assert body == done
     assert tail.usage == Usage(5, 6)

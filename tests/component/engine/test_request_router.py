@@ -24,12 +24,16 @@ async def test_a_conversation_stays_where_its_prefix_is():
     for number in range(1, 4):
         again, pending = await send(ours, replicas, number, "talk")
         assert again is first
-        assert ours.explain(pending.metadata.request_id).startswith("holds the beginning of the prompt")
+        assert ours.explain(pending.metadata.request_id).startswith(
+            "holds the beginning of the prompt"
+        )
 
 
 async def test_a_busy_holder_lets_others_help():
     ours, replicas = router(slack=4), [replica(i) for i in range(2)]
-    chosen = [(await send(ours, replicas, number, "talk"))[0].replica_id.unique_id for number in range(20)]
+    chosen = [
+        (await send(ours, replicas, number, "talk"))[0].replica_id.unique_id for number in range(20)
+    ]
     assert 6 <= chosen.count("r00") <= 14
     assert len(set(chosen)) == 2
 
@@ -53,7 +57,10 @@ async def test_finished_requests_are_counted_back():
 
 async def test_other_gateways_requests_are_seen():
     ours = router(slack=0)
-    replicas = [replica(0, routing_stats={"ongoing": 9, "at": time.time()}), replica(1, routing_stats={"ongoing": 0, "at": time.time()})]
+    replicas = [
+        replica(0, routing_stats={"ongoing": 9, "at": time.time()}),
+        replica(1, routing_stats={"ongoing": 0, "at": time.time()}),
+    ]
     ours.update_replicas(replicas)
     for number in range(4):
         chosen, _ = await send(ours, replicas, number, "")
@@ -118,7 +125,9 @@ async def test_calls_with_one_internal_id_are_all_routed():
     calls = [request(i, f"talk-{i}") for i in range(8)]
     for call in calls:
         call.metadata.internal_request_id = "one"
-    taken = await asyncio.wait_for(asyncio.gather(*(ours._choose_replica_for_request(call) for call in calls)), 5)
+    taken = await asyncio.wait_for(
+        asyncio.gather(*(ours._choose_replica_for_request(call) for call in calls)), 5
+    )
     assert taken.count(replicas[0]) == 4
     assert not ours._pending_requests_by_id
 
@@ -126,6 +135,9 @@ async def test_calls_with_one_internal_id_are_all_routed():
 async def test_calls_with_ids_of_their_own_are_spread_by_rays_machinery():
     ours, replicas = router(slack=2), [replica(i) for i in range(2)]
     ours.update_replicas(replicas)
-    taken = await asyncio.wait_for(asyncio.gather(*(ours._choose_replica_for_request(request(i, f"t{i}")) for i in range(12))), 5)
+    taken = await asyncio.wait_for(
+        asyncio.gather(*(ours._choose_replica_for_request(request(i, f"t{i}")) for i in range(12))),
+        5,
+    )
     assert taken.count(replicas[0]) == 6
     assert not ours._pending_requests_by_id

@@ -48,7 +48,13 @@ def spawn(code: int = 0) -> dict[str, Any]:
 def test_the_spawn_becomes_the_warm_child(monkeypatch: pytest.MonkeyPatch) -> None:
     child = prepared()
     monkeypatch.setenv("SET_LATE", "yes")
-    assert spawn(7) == {"pid": child, "late": "yes", "early": None, "cores": sorted(os.sched_getaffinity(0)), "ready": True}
+    assert spawn(7) == {
+        "pid": child,
+        "late": "yes",
+        "early": None,
+        "cores": sorted(os.sched_getaffinity(0)),
+        "ready": True,
+    }
     assert warm_spawn.waiting() == ()
 
 
@@ -81,7 +87,9 @@ def test_another_target_leaves_the_child_waiting() -> None:
 
 def led(count: int = 1, **variables: str) -> dict[str, Any]:
     queue = CONTEXT.Queue()
-    process = CONTEXT.Process(target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}, count))
+    process = CONTEXT.Process(
+        target=spawned.lead, args=(queue, {"OMP_NUM_THREADS": "3", **variables}, count)
+    )
     process.start()
     said: dict[str, Any] = queue.get(timeout=20 + 40 * count)
     process.join(20)
@@ -96,7 +104,9 @@ def twins(module: str = "xml.dom.minidom", forked_as: str = "3", count: int = 1)
     """As the core of an engine and its workers: loaded with the workers' environment, which the core does not read."""
     name, early = spawned.__name__, {"OMP_NUM_THREADS": forked_as}
     inner = Plan((), early, target=name, forked=True)
-    warm_spawn.prepare(Plan((module,), early, target=name, then=(inner,) * count, indifferent=("OMP_",)))
+    warm_spawn.prepare(
+        Plan((module,), early, target=name, then=(inner,) * count, indifferent=("OMP_",))
+    )
 
 
 def test_a_child_forked_after_the_imports_becomes_the_spawn_of_its_parent() -> None:
@@ -154,11 +164,22 @@ def test_a_worker_stays_on_the_cores_that_its_openmp_was_bound_to_and_its_parent
     openmp = preloaded("")
     if len(all_cores) < 2 or "libgomp" not in openmp:
         pytest.skip("one core, or another OpenMP")
-    name, early = spawned.__name__, {"OMP_NUM_THREADS": "3", "GOMP_CPU_AFFINITY": str(all_cores[0]), "LD_PRELOAD": openmp}
+    name, early = (
+        spawned.__name__,
+        {"OMP_NUM_THREADS": "3", "GOMP_CPU_AFFINITY": str(all_cores[0]), "LD_PRELOAD": openmp},
+    )
     inner = Plan((), early, target=name, forked=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LD_PRELOAD", openmp)
-        warm_spawn.prepare(Plan(("xml.dom.minidom",), early, target=name, then=(inner,), indifferent=("OMP_", "GOMP_")))
+        warm_spawn.prepare(
+            Plan(
+                ("xml.dom.minidom",),
+                early,
+                target=name,
+                then=(inner,),
+                indifferent=("OMP_", "GOMP_"),
+            )
+        )
         said = led(GOMP_CPU_AFFINITY=str(all_cores[0]))
     assert said["cores"] == all_cores
     (child,) = said["children"]

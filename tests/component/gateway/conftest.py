@@ -41,7 +41,10 @@ class TwoNumbers:
 
     async def embed(self, texts, kind="passage"):
         rows = np.array([(len(text), len(text.split())) for text in texts], dtype=np.float32)
-        return Vectors(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), tuple(len(text.split()) for text in texts))
+        return Vectors(
+            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9),
+            tuple(len(text.split()) for text in texts),
+        )
 
     def fingerprint(self):
         return Fingerprint("two-numbers", "1", 2, "none")
@@ -80,18 +83,26 @@ class Bench:
 
     def client(self, key: str | None = None, **options: Any) -> httpx.AsyncClient:
         made = httpx.AsyncClient(
-            base_url=self.url, headers={"authorization": f"Bearer {key or self.key}"}, timeout=20, verify=False, **options
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key or self.key}"},
+            timeout=20,
+            verify=False,
+            **options,
         )  # no TLS, so no certificates are read
         self.opened.append(made.aclose)
         return made
 
     def openai(self, key: str | None = None) -> openai.AsyncOpenAI:
-        made = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=20)
+        made = openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=20
+        )
         self.opened.append(made.close)
         return made
 
     def channel(self, key: str | None = None) -> Channel:
-        made = Channel(f"127.0.0.1:{self.grpc.port}", name="gateway", key=key or self.key, timeout_s=20)
+        made = Channel(
+            f"127.0.0.1:{self.grpc.port}", name="gateway", key=key or self.key, timeout_s=20
+        )
         self.opened.append(made.aclose)
         return made
 
@@ -146,7 +157,9 @@ async def serve(
         await engine.start()
     settings = Gateway(**limits)
     kept = stores or open_stores(clock, receipt_ttl_s=600)
-    authority = Authority(kept.keys, pepper=PEPPER, clock=clock, cache_s=settings.key_cache_s, required=settings.auth)
+    authority = Authority(
+        kept.keys, pepper=PEPPER, clock=clock, cache_s=settings.key_cache_s, required=settings.auth
+    )
     gate = Gate(places)
     cast = turn.Cast(
         engine=EngineClient({engine.info().name: engine for engine in running}),
@@ -160,15 +173,40 @@ async def serve(
         settle=authority.settle,
         meter=GatewayMeter(Metrics(), gate),
     )
-    face = Face(cast, authority, kept.receipts, kept.responses, Embeddings(TwoNumbers(), model="two-numbers"), Watch(cast.engine, gate, settings, clock))
+    face = Face(
+        cast,
+        authority,
+        kept.receipts,
+        kept.responses,
+        Embeddings(TwoNumbers(), model="two-numbers"),
+        Watch(cast.engine, gate, settings, clock),
+    )
     http = HttpFace(face)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with its protocol named, asyncio switches Nagle's delay off
+    listener = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # with its protocol named, asyncio switches Nagle's delay off
     listener.bind(("127.0.0.1", 0))
-    server = QuickServer(uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False))
+    server = QuickServer(
+        uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False)
+    )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    grpc = GrpcServer(Settings(public=True, reflection=True, max_message_bytes=settings.max_body_bytes), [servicer.service(face)], ids=ids)
+    grpc = GrpcServer(
+        Settings(public=True, reflection=True, max_message_bytes=settings.max_body_bytes),
+        [servicer.service(face)],
+        ids=ids,
+    )
     await grpc.start()
-    bench = Bench(face, http, {engine.info().name: engine for engine in running}, kept, server, serving, grpc, listener.getsockname()[1], "")
+    bench = Bench(
+        face,
+        http,
+        {engine.info().name: engine for engine in running},
+        kept,
+        server,
+        serving,
+        grpc,
+        listener.getsockname()[1],
+        "",
+    )
     await bench.until(lambda: server.started)
     bench.key = await bench.new_key()
     return bench

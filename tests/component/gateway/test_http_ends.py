@@ -34,12 +34,18 @@ async def test_an_answer_that_fails_has_a_receipt_and_tells_its_id(gateway):
     answer = await bench.client().post("/v1/chat/completions", json=chat("!fail"))
     assert answer.status_code == 500
     receipt = await receipt_of(bench, answer.headers["x-consilium-receipt"])
-    assert (receipt["status"], receipt["executor"], receipt["notes"]) == (500, "core", ["ended by: internal"])
+    assert (receipt["status"], receipt["executor"], receipt["notes"]) == (
+        500,
+        "core",
+        ["ended by: internal"],
+    )
 
 
 async def test_a_request_that_names_nobody_has_no_receipt(gateway):
     bench = await gateway()
-    answer = await bench.client().post("/v1/chat/completions", json={**chat("x"), "model": "role/none"})
+    answer = await bench.client().post(
+        "/v1/chat/completions", json={**chat("x"), "model": "role/none"}
+    )
     assert answer.status_code == 404
     assert "x-consilium-receipt" not in answer.headers
 
@@ -55,7 +61,9 @@ async def test_who_leaves_before_the_answer_begins_is_counted_and_gives_all_back
     assert (receipt["status"], receipt["notes"]) == (499, ["ended by: client_gone"])
     assert bench.face.cast.gate.running("core") == 0
     left = await bench.client(key).post("/v1/chat/completions", json=chat("hi", max_tokens=1))
-    assert int(left.headers["x-ratelimit-remaining-tokens"]) > 99_000  # the 256 held for the answer came back
+    assert (
+        int(left.headers["x-ratelimit-remaining-tokens"]) > 99_000
+    )  # the 256 held for the answer came back
 
 
 async def test_work_that_is_done_in_the_moment_in_which_we_are_cancelled_is_dropped_properly():
@@ -81,10 +89,15 @@ async def test_work_that_is_done_in_the_moment_in_which_we_are_cancelled_is_drop
 PROFILES = {"short": Profile(context=20, max_tokens=50)}
 
 
-@pytest.mark.parametrize(("asked", "most"), [({}, 17), ({"max_tokens": 5}, 5), ({"max_tokens": "5"}, "5")])
+@pytest.mark.parametrize(
+    ("asked", "most"), [({}, 17), ({"max_tokens": 5}, 5), ({"max_tokens": "5"}, "5")]
+)
 async def test_the_answer_ends_where_the_profiles_context_does(gateway, asked, most):
     bench = await gateway(profiles=PROFILES)
-    answer = await bench.client().post("/v1/chat/completions", json={**chat("one two three"), "consilium": {"profile": "short"}, **asked})
+    answer = await bench.client().post(
+        "/v1/chat/completions",
+        json={**chat("one two three"), "consilium": {"profile": "short"}, **asked},
+    )
     assert answer.status_code == 200
     sent = bench.engines["core"].calls[-1].body
     assert (sent.get("max_completion_tokens") or sent.get("max_tokens")) == most
@@ -99,7 +112,9 @@ async def test_the_answer_ends_where_the_profiles_context_does(gateway, asked, m
         ("/v1/responses", {"model": "auto", "input": "w " * 30}, "input"),
     ],
 )
-async def test_what_is_longer_than_the_profiles_context_is_refused_with_both_numbers(gateway, path, body, field):
+async def test_what_is_longer_than_the_profiles_context_is_refused_with_both_numbers(
+    gateway, path, body, field
+):
     bench = await gateway(profiles=PROFILES)
     answer = await bench.client().post(path, json={**body, "consilium": {"profile": "short"}})
     error = answer.json()["error"]
@@ -114,7 +129,11 @@ async def test_tenants_share_no_prefix_cache(gateway):
     await at_home.post("/v1/chat/completions", json=chat("hi"))
     await guest.post("/v1/chat/completions", json=chat("hi"))
     await guest.post("/v1/chat/completions", json={**chat("hi"), "cache_salt": "mine"})
-    assert [call.body.get("cache_salt") for call in bench.engines["core"].calls] == [None, "guest/", "guest/mine"]
+    assert [call.body.get("cache_salt") for call in bench.engines["core"].calls] == [
+        None,
+        "guest/",
+        "guest/mine",
+    ]
 
 
 async def test_however_many_ask_an_executor_is_asked_once():
@@ -153,15 +172,28 @@ async def test_each_request_but_a_probe_has_one_line_in_the_log(gateway, log_lin
     for path in ("/health", "/ready/", "/v1/models", "/nope"):
         await http.get(path)
     await http.post("/v1/chat/completions", json=chat("hi"))
-    told = [(line["event"], line.get("path") or line.get("route"), line.get("status") or line.get("code")) for line in log_lines]
-    assert told == [("answered", "/v1/models", 200), ("refused", "/nope", "route_unknown"), ("turn_done", "chat", 200)]
+    told = [
+        (
+            line["event"],
+            line.get("path") or line.get("route"),
+            line.get("status") or line.get("code"),
+        )
+        for line in log_lines
+    ]
+    assert told == [
+        ("answered", "/v1/models", 200),
+        ("refused", "/nope", "route_unknown"),
+        ("turn_done", "chat", 200),
+    ]
 
 
 async def test_a_key_without_the_scope_gets_its_tokens_back(gateway):
     bench = await gateway()
     key = await bench.new_key(scopes=frozenset({"read"}), tpm=10_000)
     for _ in range(5):
-        refused = await bench.client(key).post("/v1/chat/completions", json=chat("hi", max_tokens=3000))
+        refused = await bench.client(key).post(
+            "/v1/chat/completions", json=chat("hi", max_tokens=3000)
+        )
         assert refused.status_code == 403
 
 
@@ -184,7 +216,9 @@ async def test_an_executor_that_counts_no_tokens_answers_and_the_receipt_says_so
     engine = Countless()
     engine.odd = odd
     bench = await gateway(engines=[engine], profiles=PROFILES)
-    answer = await bench.client().post("/v1/chat/completions", json={**chat("one two"), "consilium": {"profile": "short"}})
+    answer = await bench.client().post(
+        "/v1/chat/completions", json={**chat("one two"), "consilium": {"profile": "short"}}
+    )
     assert answer.status_code == 200
     assert "did not count" in answer.json()["consilium"]["receipt"]["notes"][0]
     assert bench.face.cast.gate.running("core") == 0
@@ -197,9 +231,7 @@ async def test_who_reads_nothing_keeps_no_place_after_its_deadline(gateway, monk
     bench.engines["core"]._info = replace(bench.engines["core"].info(), context=1_000_000)
     reader, writer = await asyncio.open_connection("127.0.0.1", bench.port, limit=1024)
     reader._transport.pause_reading()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bench.key}\r\nx-consilium-timeout: 1\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bench.key}\r\nx-consilium-timeout: 1\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await bench.until(lambda: bench.face.cast.gate.running("core") == 1)
     await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
@@ -213,7 +245,11 @@ async def test_an_embedder_that_hangs_is_not_waited_for_beyond_the_deadline(gate
         await asyncio.Event().wait()
 
     monkeypatch.setattr(bench.face.embeddings, "create", hang)
-    late = await bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"}, headers={"x-consilium-timeout": "0.2"})
+    late = await bench.client().post(
+        "/v1/embeddings",
+        json={"model": "auto", "input": "x"},
+        headers={"x-consilium-timeout": "0.2"},
+    )
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline")
 
 
@@ -227,7 +263,9 @@ async def test_embeddings_count_as_work_so_that_a_drain_waits_for_them(gateway, 
 
     monkeypatch.setattr(bench.face.embeddings, "create", slowly)
     gate = bench.face.cast.gate
-    asking = asyncio.create_task(bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"}))
+    asking = asyncio.create_task(
+        bench.client().post("/v1/embeddings", json={"model": "auto", "input": "x"})
+    )
     await bench.until(lambda: gate.running("embeddings") == 1)
     go_on.set()
     assert (await asking).status_code == 200

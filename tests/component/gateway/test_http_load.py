@@ -18,7 +18,10 @@ from .conftest import chat, events
 async def test_more_than_the_places_get_429_with_retry_after(gateway):
     bench = await gateway(places=2)
     client = bench.client()
-    held = [asyncio.create_task(client.post("/v1/chat/completions", json=chat("!wait"))) for _ in range(2)]
+    held = [
+        asyncio.create_task(client.post("/v1/chat/completions", json=chat("!wait")))
+        for _ in range(2)
+    ]
     await bench.until(lambda: len(bench.engines["core"].running) == 2)
     refused = await client.post("/v1/chat/completions", json=chat())
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
@@ -38,7 +41,9 @@ async def test_overload_of_twice_the_capacity_keeps_the_goodput(gateway):
     client = bench.client(limits=httpx.Limits(max_connections=500))
     refused = []
     for _ in range(12):
-        answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=chat("!slow")) for _ in range(8)))
+        answers = await asyncio.gather(
+            *(client.post("/v1/chat/completions", json=chat("!slow")) for _ in range(8))
+        )
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) <= {200, 429}
         assert statuses.count(200) >= 4
@@ -53,16 +58,25 @@ async def test_quotas_of_requests_and_tokens(gateway):
     client = bench.client(key)
     answers = [await client.post("/v1/chat/completions", json=chat()) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers[:3]] == ["2", "1", "0"]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers[:3]] == [
+        "2",
+        "1",
+        "0",
+    ]
     assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
-    assert (answers[3].json()["error"]["code"], int(answers[3].headers["retry-after"]) >= 1) == ("rate_limited", True)
+    assert (answers[3].json()["error"]["code"], int(answers[3].headers["retry-after"]) >= 1) == (
+        "rate_limited",
+        True,
+    )
 
     spent = bench.client(await bench.new_key(tpm=600))
     first = await spent.post("/v1/chat/completions", json=chat(max_tokens=400))
     left = int(first.headers["x-ratelimit-remaining-tokens"])
     assert left <= 200
     await asyncio.sleep(0.05)
-    second = await spent.post("/v1/chat/completions", json=chat(max_tokens=400))  # the estimate was far too high, and has been settled
+    second = await spent.post(
+        "/v1/chat/completions", json=chat(max_tokens=400)
+    )  # the estimate was far too high, and has been settled
     assert second.status_code == 200
 
 
@@ -76,7 +90,9 @@ async def test_leaving_just_before_the_end_is_paid_for(gateway):
     object.__setattr__(bench.face.cast, "settle", note)
     client = bench.client(await bench.new_key(tpm=10_000))
     text = "word " * 400 + "!wait"
-    async with client.stream("POST", "/v1/chat/completions", json=chat(text, stream=True, max_tokens=1)) as answer:
+    async with client.stream(
+        "POST", "/v1/chat/completions", json=chat(text, stream=True, max_tokens=1)
+    ) as answer:
         seen = 0
         async for line in answer.aiter_lines():
             seen += line.startswith("data: ")
@@ -101,7 +117,9 @@ async def test_a_client_that_goes_stops_the_engine_within_a_second(gateway, stre
     bench = await gateway()
     engine = bench.engines["core"]
     text = "one two !wait" if stream else "!wait"
-    asking = asyncio.create_task(bench.client().post("/v1/chat/completions", json=chat(text, stream=stream)))
+    asking = asyncio.create_task(
+        bench.client().post("/v1/chat/completions", json=chat(text, stream=stream))
+    )
     await bench.until(lambda: bool(engine.running))
     await asyncio.sleep(0.05)
     began = time.monotonic()
@@ -125,7 +143,9 @@ async def test_a_slow_reader_holds_up_nobody_else(gateway):
     try:
         await bench.until(lambda: bool(bench.engines["core"].running))
         await asyncio.sleep(0.3)
-        assert bench.engines["core"].running, "the answer was taken from the engine faster than it was read"
+        assert bench.engines["core"].running, (
+            "the answer was taken from the engine faster than it was read"
+        )
         began = time.monotonic()
         assert (await bench.client().post("/v1/chat/completions", json=chat())).status_code == 200
         assert time.monotonic() - began < 1
@@ -138,13 +158,20 @@ async def test_a_stopping_server_finishes_32_live_streams(gateway):
     bench = await gateway(engines=[EchoEngine(delay_s=0.05)])
     text = " ".join(["!slow"] * 12)
     client = bench.client(limits=httpx.Limits(max_connections=64))
-    live = [asyncio.create_task(client.post("/v1/chat/completions", json=chat(text, stream=True))) for _ in range(32)]
+    live = [
+        asyncio.create_task(client.post("/v1/chat/completions", json=chat(text, stream=True)))
+        for _ in range(32)
+    ]
     await bench.until(lambda: len(bench.engines["core"].running) == 32)
     bench.http.draining = True
     bench.server.should_exit = True
     answers = await asyncio.gather(*live)
     assert [answer.status_code for answer in answers] == [200] * 32
     for answer in answers:
-        said = "".join(event["choices"][0]["delta"].get("content", "") for event in events(answer.text) if event["choices"])
+        said = "".join(
+            event["choices"][0]["delta"].get("content", "")
+            for event in events(answer.text)
+            if event["choices"]
+        )
         assert said == text
         assert answer.text.endswith("data: [DONE]\n\n")

@@ -14,7 +14,14 @@ from consilium.kernel.errors import ConsiliumError
 
 from .conftest import chat
 
-POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize")
+POSTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
+)
 
 
 def told(answer):
@@ -162,12 +169,26 @@ def _noise(seed):
              "previous_response_id", "store", "chat_template_kwargs", "background", "encoding_format", "max_output_tokens"]  # fmt: skip
 
     def value(depth=0):
-        kinds = [None, True, -1, 10**30, 1e308, "", "auto", "role/\u0000", "п" * dice.randint(0, 30), "\ud800"]
+        kinds = [
+            None,
+            True,
+            -1,
+            10**30,
+            1e308,
+            "",
+            "auto",
+            "role/\u0000",
+            "п" * dice.randint(0, 30),
+            "\ud800",
+        ]
         if depth < 4 and dice.random() < 0.5:
             if dice.random() < 0.5:
                 return [value(depth + 1) for _ in range(dice.randint(0, 3))]
             return {
-                dice.choice([*words, "role", "content", "type", "text", "profile", "executor", "receipt"]): value(depth + 1) for _ in range(dice.randint(0, 3))
+                dice.choice(
+                    [*words, "role", "content", "type", "text", "profile", "executor", "receipt"]
+                ): value(depth + 1)
+                for _ in range(dice.randint(0, 3))
             }
         return dice.choice(kinds)
 
@@ -182,13 +203,24 @@ class StrictEcho(EchoEngine):
             async for frame in super()._frames(call):
                 yield frame
         except (AttributeError, TypeError, ValueError) as error:
-            yield wire.failure(Head(400, False, wire.JSON), ConsiliumError("invalid_request", str(error), field="body", reason="the engine cannot read it"))
+            yield wire.failure(
+                Head(400, False, wire.JSON),
+                ConsiliumError(
+                    "invalid_request", str(error), field="body", reason="the engine cannot read it"
+                ),
+            )
 
 
 async def _directly(app, path, raw, key):
     """Call the ASGI application without a socket; return status and body."""
     sent, told_ = [], [{"type": "http.request", "body": raw}]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [(b"authorization", f"Bearer {key}".encode())]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {key}".encode())],
+    }
 
     async def receive():
         if not told_:
@@ -206,7 +238,9 @@ async def test_ten_thousand_random_bodies_never_break_anything(gateway, log_line
     bench = await gateway(engines=[StrictEcho()])
     statuses = {}
     for seed in range(10_000):
-        status, body = await _directly(bench.http, POSTS[seed % len(POSTS)], _noise(seed), bench.key)
+        status, body = await _directly(
+            bench.http, POSTS[seed % len(POSTS)], _noise(seed), bench.key
+        )
         statuses[status] = statuses.get(status, 0) + 1
         assert status < 500 or status == 501, (seed, body)
         assert b"Traceback" not in body

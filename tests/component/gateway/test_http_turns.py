@@ -30,9 +30,14 @@ async def test_the_openai_client_gets_a_whole_answer(gateway):
 
 async def test_the_openai_client_gets_a_stream(gateway):
     bench = await gateway()
-    stream = await bench.openai().chat.completions.create(**chat(), stream=True, stream_options={"include_usage": True})
+    stream = await bench.openai().chat.completions.create(
+        **chat(), stream=True, stream_options={"include_usage": True}
+    )
     chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "one two three"
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        == "one two three"
+    )
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [6]
     assert chunks[-1].model_extra["consilium"]["receipt"]["finish_reason"] == "stop"
 
@@ -41,7 +46,9 @@ async def test_the_synchronous_client_works_too(gateway):
     bench = await gateway()
 
     def ask():
-        with openai.OpenAI(base_url=f"{bench.url}/v1", api_key=bench.key, max_retries=0, timeout=20) as client:
+        with openai.OpenAI(
+            base_url=f"{bench.url}/v1", api_key=bench.key, max_retries=0, timeout=20
+        ) as client:
             whole = client.completions.create(model="base", prompt="a b").choices[0].text
             parts = client.completions.create(model="base", prompt="a b", stream=True)
             return whole, "".join(part.choices[0].text for part in parts if part.choices)
@@ -53,13 +60,19 @@ async def test_streamed_bytes_pass_through_untouched_but_for_the_receipt(gateway
     bench = await gateway()
     client = bench.client()
     with_receipt = (await client.post("/v1/chat/completions", json=chat(stream=True))).text
-    without = (await client.post("/v1/chat/completions", json=chat(stream=True, consilium={"receipt": False}))).text
+    without = (
+        await client.post(
+            "/v1/chat/completions", json=chat(stream=True, consilium={"receipt": False})
+        )
+    ).text
     assert with_receipt.endswith("data: [DONE]\n\n")
     assert without.endswith("data: [DONE]\n\n")
     one, two = events(with_receipt), events(without)
     note = one[-1].pop("consilium")
     assert note["receipt"]["executor"] == "core"
-    if len(one) > len(two):  # the engine sent [DONE] by itself: the receipt then has an event of its own
+    if len(one) > len(
+        two
+    ):  # the engine sent [DONE] by itself: the receipt then has an event of its own
         assert one.pop()["choices"] == []
     for pair in zip(one, two, strict=True):
         assert {**pair[0], "id": ""} == {**pair[1], "id": ""}
@@ -79,14 +92,20 @@ async def test_a_receipt_can_be_fetched_by_its_owner_only(gateway, stream):
     assert "key_id" not in found.json()
     stranger = await bench.client(await bench.new_key()).get(f"/v1/receipts/{name}")
     assert (stranger.status_code, stranger.json()["error"]["code"]) == (404, "receipt_unknown")
-    admin = await bench.client(await bench.new_key(scopes=frozenset({"admin"}))).get(f"/v1/receipts/{name}")
+    admin = await bench.client(await bench.new_key(scopes=frozenset({"admin"}))).get(
+        f"/v1/receipts/{name}"
+    )
     assert admin.json()["key_id"]
 
 
 async def test_a_role_puts_its_frame_first_and_names_its_profile(gateway):
     bench = await gateway(roles={"sage": Role(frame="You are wise.", profile="think")})
     answer = await bench.client().post(
-        "/v1/chat/completions", json=chat(model="role/sage", messages=[{"role": "system", "content": "own"}, {"role": "user", "content": "hi"}])
+        "/v1/chat/completions",
+        json=chat(
+            model="role/sage",
+            messages=[{"role": "system", "content": "own"}, {"role": "user", "content": "hi"}],
+        ),
     )
     call = bench.engines["core"].calls[-1]
     assert call.body["messages"][0] == {"role": "system", "content": "You are wise.\n\nown"}
@@ -94,26 +113,42 @@ async def test_a_role_puts_its_frame_first_and_names_its_profile(gateway):
     assert call.body["chat_template_kwargs"] == {"enable_thinking": True}
     receipt = answer.json()["consilium"]["receipt"]
     assert (receipt["role"], receipt["profile"]) == ("sage", "think")
-    again = await bench.client().post("/v1/chat/completions", json=chat(model="auto", consilium={"role": "sage"}))
+    again = await bench.client().post(
+        "/v1/chat/completions", json=chat(model="auto", consilium={"role": "sage"})
+    )
     assert again.json()["consilium"]["receipt"]["role"] == "sage"
     assert bench.engines["core"].calls[-1].prefix_key.startswith("sage")
 
 
 async def test_a_profile_names_the_executor(gateway):
-    bench = await gateway(engines=[EchoEngine(), EchoEngine("wide", model="wide-model")], profiles={"deep": Profile(executor="wide", temperature=0.5)})
-    answer = await bench.client().post("/v1/chat/completions", json=chat(consilium={"profile": "deep"}))
+    bench = await gateway(
+        engines=[EchoEngine(), EchoEngine("wide", model="wide-model")],
+        profiles={"deep": Profile(executor="wide", temperature=0.5)},
+    )
+    answer = await bench.client().post(
+        "/v1/chat/completions", json=chat(consilium={"profile": "deep"})
+    )
     assert answer.json()["consilium"]["receipt"]["executor"] == "wide"
     assert bench.engines["wide"].calls[-1].body["temperature"] == 0.5
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_fallback_answers_when_the_first_is_down(gateway, stream):
-    bench = await gateway(engines=[EchoEngine(), EchoEngine("spare", model="small")], roles={"sage": Role(frame="x", fallback="spare")})
+    bench = await gateway(
+        engines=[EchoEngine(), EchoEngine("spare", model="small")],
+        roles={"sage": Role(frame="x", fallback="spare")},
+    )
     await bench.engines["core"].stop()
-    answer = await bench.client().post("/v1/chat/completions", json=chat(model="role/sage", stream=stream))
+    answer = await bench.client().post(
+        "/v1/chat/completions", json=chat(model="role/sage", stream=stream)
+    )
     assert answer.status_code == 200
     receipt = (events(answer.text)[-1] if stream else answer.json())["consilium"]["receipt"]
-    assert (receipt["executor"], receipt["fallback_from"], receipt["fallback_why"]) == ("spare", "core", "upstream_down")
+    assert (receipt["executor"], receipt["fallback_from"], receipt["fallback_why"]) == (
+        "spare",
+        "core",
+        "upstream_down",
+    )
     without = await bench.client().post("/v1/chat/completions", json=chat(stream=stream))
     assert (without.status_code, without.json()["error"]["code"]) == (503, "upstream_down")
     assert int(without.headers["retry-after"]) >= 1
@@ -121,17 +156,31 @@ async def test_the_fallback_answers_when_the_first_is_down(gateway, stream):
 
 async def test_a_break_after_the_first_token_is_an_error_event_and_no_fallback(gateway):
     bench = await gateway()
-    answer = await bench.client().post("/v1/chat/completions", json=chat("one !break two", stream=True))
+    answer = await bench.client().post(
+        "/v1/chat/completions", json=chat("one !break two", stream=True)
+    )
     assert answer.status_code == 200
     assert "upstream_down" in answer.text
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
 async def test_models_are_listed_and_found(gateway):
-    bench = await gateway(engines=[EchoEngine(), EchoEngine("spare", model="org/small")], roles={"sage": Role(frame="x")})
+    bench = await gateway(
+        engines=[EchoEngine(), EchoEngine("spare", model="org/small")],
+        roles={"sage": Role(frame="x")},
+    )
     listed = await bench.openai().models.list()
     names = [model.id for model in listed.data]
-    assert names == ["auto", "base", "role/sage", "executor/core", "executor/spare", "echo", "org/small", "two-numbers"]
+    assert names == [
+        "auto",
+        "base",
+        "role/sage",
+        "executor/core",
+        "executor/spare",
+        "echo",
+        "org/small",
+        "two-numbers",
+    ]
     assert all(model.model_extra["description"] for model in listed.data)
     for name in names:
         one = await bench.client().get(f"/v1/models/{name}")
@@ -152,9 +201,13 @@ async def test_tokenize_and_detokenize_pass_through(gateway):
 async def test_embeddings_are_answered_and_settled(gateway):
     bench = await gateway()
     key = await bench.new_key(tpm=1000)
-    found = await bench.openai(key).embeddings.create(model="auto", input=["a b", "c"], encoding_format="float")
+    found = await bench.openai(key).embeddings.create(
+        model="auto", input=["a b", "c"], encoding_format="float"
+    )
     assert [len(row.embedding) for row in found.data] == [2, 2]
-    packed = await bench.openai(key).embeddings.create(model="auto", input="a b")  # the client asks for base64 by itself
+    packed = await bench.openai(key).embeddings.create(
+        model="auto", input="a b"
+    )  # the client asks for base64 by itself
     assert list(packed.data[0].embedding) == pytest.approx(found.data[0].embedding)
 
 
@@ -172,11 +225,15 @@ async def test_health_says_alive_and_ready_says_the_core_answers(gateway):
 
 async def test_a_caller_may_set_its_deadline(gateway):
     bench = await gateway()
-    late = await bench.client().post("/v1/chat/completions", json=chat("!wait"), headers={"x-consilium-timeout": "0.2"})
+    late = await bench.client().post(
+        "/v1/chat/completions", json=chat("!wait"), headers={"x-consilium-timeout": "0.2"}
+    )
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline")
     await bench.until(lambda: not bench.engines["core"].running)
     for bad in ("x", "-1", "nan", "inf"):
-        refused = await bench.client().post("/v1/chat/completions", json=chat(), headers={"x-consilium-timeout": bad})
+        refused = await bench.client().post(
+            "/v1/chat/completions", json=chat(), headers={"x-consilium-timeout": bad}
+        )
         assert refused.status_code == 400
 
 
@@ -187,13 +244,23 @@ async def test_responses_are_kept_and_gone_on_with(gateway):
     assert first.output_text == "one two"
     kept = await client.responses.retrieve(first.id)
     assert kept.output_text == "one two"
-    second = await client.responses.create(model="auto", input="three", previous_response_id=first.id)
+    second = await client.responses.create(
+        model="auto", input="three", previous_response_id=first.id
+    )
     sent = bench.engines["core"].calls[-1].body
     assert [item["content"] for item in sent["input"]] == ["one two", "one two", "three"]
     assert "previous_response_id" not in sent
-    third = await client.responses.create(model="auto", input="four", previous_response_id=second.id)
+    third = await client.responses.create(
+        model="auto", input="four", previous_response_id=second.id
+    )
     sent = bench.engines["core"].calls[-1].body
-    assert [item["content"] for item in sent["input"]] == ["one two", "one two", "three", second.output_text, "four"]
+    assert [item["content"] for item in sent["input"]] == [
+        "one two",
+        "one two",
+        "three",
+        second.output_text,
+        "four",
+    ]
     assert (await client.responses.retrieve(third.id)).previous_response_id == second.id
     with pytest.raises(openai.NotFoundError):
         await bench.openai(await bench.new_key()).responses.retrieve(first.id)

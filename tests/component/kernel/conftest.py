@@ -79,8 +79,16 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[Bench]]]:
 
     async def start(authenticate=None, **settings: Any) -> Bench:
         script, ended = Script(), []
-        service = Service(NAME, lambda server: rpc.add_GenerationServiceServicer_to_server(script, server))
-        server = GrpcServer(Settings(**settings), [service], authenticate=authenticate, ids=CountedIds("made"), observe=ended.append)
+        service = Service(
+            NAME, lambda server: rpc.add_GenerationServiceServicer_to_server(script, server)
+        )
+        server = GrpcServer(
+            Settings(**settings),
+            [service],
+            authenticate=authenticate,
+            ids=CountedIds("made"),
+            observe=ended.append,
+        )
         await server.start()
         benches.append(Bench(server, script, ended, []))
         return benches[-1]

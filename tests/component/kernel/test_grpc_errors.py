@@ -45,7 +45,9 @@ async def test_an_unknown_exception_leaks_nothing_but_the_request_id(serve, _log
     bench.script.raises = {"x": ZeroDivisionError("postgres://root:hunter2@db")}
     async with bench.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as told:
-            await rpc.GenerationServiceStub(channel.raw).CountTokens(pb.CountTokensRequest(prompt="x"))
+            await rpc.GenerationServiceStub(channel.raw).CountTokens(
+                pb.CountTokensRequest(prompt="x")
+            )
     assert told.value.code() is grpc.StatusCode.INTERNAL
     assert told.value.details() == "Something went wrong on our side. Request id: made-1."
     assert "hunter2" not in repr(told.value)
@@ -72,7 +74,9 @@ async def test_nobody_at_the_other_end_is_upstream_down(serve):
     async with bench.channel(timeout_s=5.0) as channel:
         await bench.server.stop(0)
         with pytest.raises(ConsiliumError) as told:
-            await channel.ask(rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest())
+            await channel.ask(
+                rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest()
+            )
     assert told.value.code == "upstream_down"
     assert told.value.retry_after_s == 1.0
     assert "gateway" in told.value.public()
@@ -80,13 +84,20 @@ async def test_nobody_at_the_other_end_is_upstream_down(serve):
 
 async def test_a_key_is_asked_for_and_its_owner_is_known_to_the_servicer(serve, authenticate):
     bench = await serve(public=True, authenticate=authenticate)
-    async with bench.channel(key="csl_good_key") as good, bench.channel(key="csl_bad_key") as bad, bench.channel() as none:
+    async with (
+        bench.channel(key="csl_good_key") as good,
+        bench.channel(key="csl_bad_key") as bad,
+        bench.channel() as none,
+    ):
         stub = rpc.GenerationServiceStub(good.raw)
         assert (await good.ask(stub.CountTokens, pb.CountTokensRequest(prompt="abc"))).tokens == 3
         assert bench.script.seen[-1].principal == "principal-1"
         for channel in (bad, none):
             with pytest.raises(ConsiliumError) as told:
-                await channel.ask(rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest(prompt="abc"))
+                await channel.ask(
+                    rpc.GenerationServiceStub(channel.raw).CountTokens,
+                    pb.CountTokensRequest(prompt="abc"),
+                )
             assert told.value.code == "unauthenticated"
     assert len(bench.script.seen) == 1
 
@@ -96,13 +107,18 @@ async def test_the_callers_request_id_is_kept_and_a_bad_one_replaced(serve):
     async with bench.channel() as channel:
         stub = rpc.GenerationServiceStub(channel.raw)
         for sent, kept in (("abc-1", "abc-1"), ("x" * 65, "made-1"), ("a b", "made-2")):
-            await stub.CountTokens(pb.CountTokensRequest(prompt="a"), metadata=(("x-request-id", sent),))
+            await stub.CountTokens(
+                pb.CountTokensRequest(prompt="a"), metadata=(("x-request-id", sent),)
+            )
             assert bench.script.seen[-1].request_id == kept
 
 
 async def test_a_call_that_found_nobody_is_tried_three_times_and_no_other_error_is(serve):
     bench = await serve(public=True)
-    bench.script.raises = {"away": ConsiliumError("upstream_down", name="core", retry_after_s=2), "full": ConsiliumError("queue_full")}
+    bench.script.raises = {
+        "away": ConsiliumError("upstream_down", name="core", retry_after_s=2),
+        "full": ConsiliumError("queue_full"),
+    }
     async with bench.channel() as channel:
         stub = rpc.GenerationServiceStub(channel.raw)
         for prompt, tries in (("away", 3), ("full", 1)):
@@ -118,7 +134,10 @@ async def test_an_answer_that_breaks_off_keeps_what_was_said_and_is_not_begun_ag
     bench.script.raises = {"away": ConsiliumError("upstream_down", name="core", retry_after_s=2)}
     got = []
     async with bench.channel() as channel:
-        answer = channel.listen(rpc.GenerationServiceStub(channel.raw).Generate, pb.GenerateRequest(prompt="count 3 5 away"))
+        answer = channel.listen(
+            rpc.GenerationServiceStub(channel.raw).Generate,
+            pb.GenerateRequest(prompt="count 3 5 away"),
+        )
 
         async def read() -> None:
             async for message in answer:

@@ -9,7 +9,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
@@ -43,7 +45,9 @@ async def test_reflection_is_not_there_when_it_is_off(serve):
     assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_client_that_knows_nothing_of_us_learns_the_service_by_reflection_and_calls_it(serve):
+async def test_a_client_that_knows_nothing_of_us_learns_the_service_by_reflection_and_calls_it(
+    serve,
+):
     """As grpcurl does: list, describe, call; the messages are built from what the server says of itself, not from our generated code."""
     bench = await serve(reflection=True, public=True)
 
@@ -54,8 +58,15 @@ async def test_a_client_that_knows_nothing_of_us_learns_the_service_by_reflectio
             generate = DescriptorPool(told).FindServiceByName(NAME).FindMethodByName("Generate")
             assert generate.server_streaming
             assert not generate.client_streaming
-            request, response = GetMessageClass(generate.input_type), GetMessageClass(generate.output_type)
-            call = channel.unary_stream(f"/{NAME}/Generate", request_serializer=request.SerializeToString, response_deserializer=response.FromString)
+            request, response = (
+                GetMessageClass(generate.input_type),
+                GetMessageClass(generate.output_type),
+            )
+            call = channel.unary_stream(
+                f"/{NAME}/Generate",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
             answers = [answer.text for answer in call(request(prompt="count 3 0"), timeout=10)]
             return names, [field.name for field in generate.input_type.fields], answers
 
@@ -70,7 +81,9 @@ async def test_health_says_who_serves(serve):
     async with bench.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel.raw)
         for service in ("", NAME, "grpc.health.v1.Health"):
-            assert (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status == SERVING
+            assert (
+                await stub.Check(health_pb2.HealthCheckRequest(service=service))
+            ).status == SERVING
         bench.server.health.set_serving(serving=False, service=NAME)
         assert (await stub.Check(health_pb2.HealthCheckRequest(service=NAME))).status == NOT_SERVING
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING
@@ -101,7 +114,12 @@ async def test_a_server_that_ends_finishes_32_live_streams_and_takes_no_new_call
         assert (await watch.read()).status == SERVING
 
         async def read_all() -> list[str]:
-            return [message.text async for message in channel.listen(stub.Generate, pb.GenerateRequest(prompt="count 40 20"))]
+            return [
+                message.text
+                async for message in channel.listen(
+                    stub.Generate, pb.GenerateRequest(prompt="count 40 20")
+                )
+            ]
 
         readers = [asyncio.create_task(read_all()) for _ in range(32)]
         await until(lambda: bench.script.live == 32)
@@ -109,9 +127,15 @@ async def test_a_server_that_ends_finishes_32_live_streams_and_takes_no_new_call
         stopping = asyncio.create_task(bench.server.stop(20))
         assert (await watch.read()).status == NOT_SERVING
         code = "client_gone"
-        while code == "client_gone":  # what gRPC itself says to a call that comes just when the server closes
+        while (
+            code == "client_gone"
+        ):  # what gRPC itself says to a call that comes just when the server closes
             with pytest.raises(ConsiliumError) as told:
-                await late.ask(rpc.GenerationServiceStub(late.raw).CountTokens, pb.CountTokensRequest(prompt="a"), timeout_s=30)
+                await late.ask(
+                    rpc.GenerationServiceStub(late.raw).CountTokens,
+                    pb.CountTokensRequest(prompt="a"),
+                    timeout_s=30,
+                )
             code = told.value.code
         assert code == "upstream_down"
         answers = await asyncio.gather(*readers)
@@ -123,7 +147,10 @@ async def test_a_server_that_ends_finishes_32_live_streams_and_takes_no_new_call
 async def test_streams_that_outlive_the_grace_period_are_cut(serve):
     bench = await serve()
     async with bench.channel() as channel:
-        stream = channel.listen(rpc.GenerationServiceStub(channel.raw).Generate, pb.GenerateRequest(prompt="count 1000 20"))
+        stream = channel.listen(
+            rpc.GenerationServiceStub(channel.raw).Generate,
+            pb.GenerateRequest(prompt="count 1000 20"),
+        )
         await anext(stream)
         began = time.monotonic()
         await bench.server.stop(0.3)
@@ -143,4 +170,9 @@ async def test_replicas_share_a_port_where_they_say_so_and_nobody_else_gets_it(s
     assert str(port) in told.value.public()
     await shared[0].server.stop(0)
     async with shared[1].channel() as channel:
-        assert (await channel.ask(rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest(prompt="ab"))).tokens == 2
+        assert (
+            await channel.ask(
+                rpc.GenerationServiceStub(channel.raw).CountTokens,
+                pb.CountTokensRequest(prompt="ab"),
+            )
+        ).tokens == 2

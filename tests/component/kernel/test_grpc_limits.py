@@ -38,7 +38,12 @@ async def test_on_the_public_face_a_call_gets_the_default_deadline(serve, until)
             assert dict(told.value.trailing_metadata())["x-consilium-error"] == ("deadline")
             assert time.monotonic() - began < 20
         with pytest.raises(ConsiliumError) as ours:
-            [_ async for _ in channel.listen(stub.Generate, pb.GenerateRequest(prompt="count 100 20"))]
+            [
+                _
+                async for _ in channel.listen(
+                    stub.Generate, pb.GenerateRequest(prompt="count 100 20")
+                )
+            ]
         assert ours.value.code == "deadline"
     await until(lambda: bench.script.live == 0)
 
@@ -47,7 +52,13 @@ async def test_the_clients_own_deadline_ends_the_work_at_the_server(serve, until
     bench = await serve()
     async with bench.channel(timeout_s=0.3) as channel:
         with pytest.raises(ConsiliumError) as told:
-            [_ async for _ in channel.listen(rpc.GenerationServiceStub(channel.raw).Generate, pb.GenerateRequest(prompt="count 1000 10"))]
+            [
+                _
+                async for _ in channel.listen(
+                    rpc.GenerationServiceStub(channel.raw).Generate,
+                    pb.GenerateRequest(prompt="count 1000 10"),
+                )
+            ]
         assert told.value.code == "deadline"
         await until(lambda: bench.script.closed == 1)
 
@@ -74,7 +85,9 @@ async def test_a_message_over_the_limit_is_refused_with_its_code(serve, size):
         with pytest.raises(ConsiliumError) as told:
             await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="x" * size))
         assert told.value.code == "body_too_large"
-        assert (await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="fits"))).tokens == 4
+        assert (
+            await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="fits"))
+        ).tokens == 4
     assert len(bench.script.seen) == 1
 
 
@@ -84,20 +97,26 @@ async def test_calls_above_the_limit_are_refused_with_a_hint_and_health_still_an
     bench = await serve(max_calls=3)
     async with bench.channel() as channel:
         stub = rpc.GenerationServiceStub(channel.raw)
-        streams = [stub.Generate(pb.GenerateRequest(prompt="count 500 10"), timeout=20) for _ in range(3)]
+        streams = [
+            stub.Generate(pb.GenerateRequest(prompt="count 500 10"), timeout=20) for _ in range(3)
+        ]
         for stream in streams:
             await stream.read()
         with pytest.raises(ConsiliumError) as told:
             await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="a"))
         assert told.value.code == "queue_full"
         assert told.value.retry_after_s == 1.0
-        assert (await health_pb2_grpc.HealthStub(channel.raw).Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            await health_pb2_grpc.HealthStub(channel.raw).Check(health_pb2.HealthCheckRequest())
+        ).status == health_pb2.HealthCheckResponse.SERVING
         streams[0].cancel()
         await until(lambda: bench.server.running == 2)
         assert (await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="a"))).tokens == 1
 
 
-async def test_who_shows_no_key_cannot_fill_the_server_with_health_streams(serve, until, authenticate):
+async def test_who_shows_no_key_cannot_fill_the_server_with_health_streams(
+    serve, until, authenticate
+):
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     bench = await serve(authenticate=authenticate, max_calls=3)
@@ -109,22 +128,36 @@ async def test_who_shows_no_key_cannot_fill_the_server_with_health_streams(serve
         refused = [read.exception() for read in first if read.exception() is not None]
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert len(watches) - len(refused) == OPEN_STREAMS
-        assert (await channel.ask(rpc.GenerationServiceStub(channel.raw).CountTokens, pb.CountTokensRequest(prompt="a"))).tokens == 1
+        assert (
+            await channel.ask(
+                rpc.GenerationServiceStub(channel.raw).CountTokens,
+                pb.CountTokensRequest(prompt="a"),
+            )
+        ).tokens == 1
         for watch in watches:
             watch.cancel()
         await until(lambda: bench.server.open_streams == 0)
-        assert (await health.Watch(health_pb2.HealthCheckRequest()).read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            await health.Watch(health_pb2.HealthCheckRequest()).read()
+        ).status == health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize("kind", ["stream_stream", "stream_unary"])
-async def test_a_method_that_takes_a_stream_is_refused_because_nobody_looks_at_its_key(kind, authenticate):
+async def test_a_method_that_takes_a_stream_is_refused_because_nobody_looks_at_its_key(
+    kind, authenticate
+):
     seen = []
 
     async def take(requests, context):
         seen.append(1)
 
     handlers = {"Sync": getattr(grpc, f"{kind}_rpc_method_handler")(take)}
-    service = Service("x.Y", lambda server: server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", handlers),)))
+    service = Service(
+        "x.Y",
+        lambda server: server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("x.Y", handlers),)
+        ),
+    )
     server = GrpcServer(Settings(), [service], authenticate=authenticate)
     await server.start()
     try:
@@ -141,7 +174,10 @@ async def test_a_method_that_takes_a_stream_is_refused_because_nobody_looks_at_i
 async def test_a_client_that_goes_away_closes_the_servicers_generator_within_a_second(serve, until):
     bench = await serve()
     async with bench.channel() as channel:
-        stream = channel.listen(rpc.GenerationServiceStub(channel.raw).Generate, pb.GenerateRequest(prompt="count 5000 10"))
+        stream = channel.listen(
+            rpc.GenerationServiceStub(channel.raw).Generate,
+            pb.GenerateRequest(prompt="count 5000 10"),
+        )
         assert (await anext(stream)).text == "0"
         began = time.monotonic()
         await stream.aclose()
@@ -154,9 +190,17 @@ async def test_a_client_that_goes_away_closes_the_servicers_generator_within_a_s
 async def test_a_slow_reader_holds_up_nobody_else(serve, until):
     bench = await serve()
     async with bench.channel() as slow, bench.channel() as quick:
-        held = rpc.GenerationServiceStub(slow.raw).Generate(pb.GenerateRequest(prompt="count 200000 0"), timeout=30)
+        held = rpc.GenerationServiceStub(slow.raw).Generate(
+            pb.GenerateRequest(prompt="count 200000 0"), timeout=30
+        )
         await held.read()
-        got = [m async for m in quick.listen(rpc.GenerationServiceStub(quick.raw).Generate, pb.GenerateRequest(prompt="count 20 1"))]
+        got = [
+            m
+            async for m in quick.listen(
+                rpc.GenerationServiceStub(quick.raw).Generate,
+                pb.GenerateRequest(prompt="count 20 1"),
+            )
+        ]
         assert len(got) == 20
         held.cancel()
         await until(lambda: bench.server.running == 0)
@@ -164,13 +208,18 @@ async def test_a_slow_reader_holds_up_nobody_else(serve, until):
 
 async def test_every_call_is_observed_with_its_status(serve, until):
     bench = await serve(public=True)
-    bench.script.raises = {"x": ConsiliumError("rate_limited", limit=1, unit="requests", retry_after_s=2)}
+    bench.script.raises = {
+        "x": ConsiliumError("rate_limited", limit=1, unit="requests", retry_after_s=2)
+    }
     async with bench.channel() as channel:
         stub = rpc.GenerationServiceStub(channel.raw)
         await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="a"))
         with pytest.raises(ConsiliumError):
             await channel.ask(stub.CountTokens, pb.CountTokensRequest(prompt="x"))
-    await until(lambda: len(bench.ended) == 2)  # the caller hears of the end a moment before it is counted
+    await until(
+        lambda: len(bench.ended) == 2
+    )  # the caller hears of the end a moment before it is counted
     assert [(ended.method, ended.code) for ended in bench.ended] == [
-        ("/consilium.v1.GenerationService/CountTokens", code) for code in ("OK", "RESOURCE_EXHAUSTED")
+        ("/consilium.v1.GenerationService/CountTokens", code)
+        for code in ("OK", "RESOURCE_EXHAUSTED")
     ]

@@ -22,7 +22,13 @@ sys.stdin.readline()
 
 def child(folder, count):
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(count)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(count)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
@@ -32,13 +38,19 @@ def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
         for process in children:
             assert process.stdout.readline() == "ready\n"
         page = page_of(tmp_path)
-        assert 'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
-        assert 'consilium_gateway_first_token_seconds_count{executor="core",route="chat"} 7.0' in page
+        assert (
+            'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
+        )
+        assert (
+            'consilium_gateway_first_token_seconds_count{executor="core",route="chat"} 7.0' in page
+        )
         assert 'consilium_gateway_inflight_requests{executor="core"} 10.0' in page
         assert "consilium_gateway_redis_up 1.0" in page
         children[0].communicate("\n", timeout=20)
         page = page_of(tmp_path)
-        assert 'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
+        assert (
+            'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
+        )
         assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page
     finally:
         for process in children:
@@ -52,7 +64,9 @@ def test_a_number_that_another_process_got_meanwhile_counts_no_gauge(tmp_path):
     try:
         assert process.stdout.readline() == "ready\n"
         for file in tmp_path.glob("gauge_live*.db"):
-            file.with_name(file.name.replace(str(process.pid), str(os.getpid()))).write_bytes(file.read_bytes())
+            file.with_name(file.name.replace(str(process.pid), str(os.getpid()))).write_bytes(
+                file.read_bytes()
+            )
         assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page_of(tmp_path)
         assert len(list(tmp_path.glob(f"gauge_live*_{os.getpid()}.db"))) == 0
     finally:

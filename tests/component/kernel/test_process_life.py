@@ -44,7 +44,14 @@ def start():
     running = []
 
     def begin(mode):
-        running.append(subprocess.Popen([sys.executable, "-c", PROGRAM, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, mode],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
         return running[-1]
 
     yield begin
@@ -78,9 +85,17 @@ def test_a_second_signal_ends_at_once(start):
     ("mode", "code", "sentence"),
     [
         ("ends", 0, ""),
-        ("refuses", 66, "error: topology.device asks for 2 GPU(s), and 1 were seen.\nnext: Run nvidia-smi;"),
+        (
+            "refuses",
+            66,
+            "error: topology.device asks for 2 GPU(s), and 1 were seen.\nnext: Run nvidia-smi;",
+        ),
         ("dies", 72, "error: redis did not come up: it ended with 1\nnext: "),
-        ("breaks", 1, "error: Something unexpected ended this process (ZeroDivisionError).\nnext: Its log holds the cause.\n"),
+        (
+            "breaks",
+            1,
+            "error: Something unexpected ended this process (ZeroDivisionError).\nnext: Its log holds the cause.\n",
+        ),
     ],
 )
 def test_the_end_has_a_number_and_a_sentence(start, mode, code, sentence):

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consilium.cli.assembly import ORDER, PARTS
-from consilium.cli.parts import BACKOFF_LIMIT_S, CALM_S, FIRST_TRIES, MOVES, Board, MoveRefusedError, Part, PartState, backoff_s
+from consilium.cli.parts import (
+    BACKOFF_LIMIT_S,
+    CALM_S,
+    FIRST_TRIES,
+    MOVES,
+    Board,
+    MoveRefusedError,
+    Part,
+    PartState,
+    backoff_s,
+)
 
 REDIS, RAY = Part("redis"), Part("ray")
 ENGINE = Part("engine", needs=("ray",), lives=False, within=("ray",))
@@ -147,7 +157,11 @@ def test_backoff_grows_and_is_bounded(failures: int) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["start", "ready", "lost", "silent"]), st.sampled_from(["redis", "ray", "engine", "gateway"]), st.floats(0.0, 40.0)),
+        st.tuples(
+            st.sampled_from(["start", "ready", "lost", "silent"]),
+            st.sampled_from(["redis", "ray", "engine", "gateway"]),
+            st.floats(0.0, 40.0),
+        ),
         max_size=60,
     )
 )

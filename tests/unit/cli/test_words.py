@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import answers, app, chat, haproxy, keys, launch, memory, model_step, ray_logs, redis_server
+from consilium.cli import (
+    answers,
+    app,
+    chat,
+    haproxy,
+    keys,
+    launch,
+    memory,
+    model_step,
+    ray_logs,
+    redis_server,
+)
 from consilium.cli.assembly import derive, own_redis_url, public_redis
 from consilium.cli.processes import identify
 from consilium.cli.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
@@ -32,7 +43,12 @@ def test_a_role_is_a_model_name() -> None:
 
 
 def test_flags_of_chat_become_the_request() -> None:
-    body = chat.body_of(chat_args("hi", "--model", "base", "--profile", "think", "--no-stream", "--max-tokens", "5"), [{"role": "user", "content": "hi"}])
+    body = chat.body_of(
+        chat_args(
+            "hi", "--model", "base", "--profile", "think", "--no-stream", "--max-tokens", "5"
+        ),
+        [{"role": "user", "content": "hi"}],
+    )
     assert body == {
         "model": "base",
         "messages": [{"role": "user", "content": "hi"}],
@@ -57,19 +73,41 @@ def test_a_stream_is_read_to_done() -> None:
 
 
 def test_an_error_in_a_stream_ends_it() -> None:
-    assert list(chat.pieces(['data: {"error": {"message": "gone"}}', 'data: {"choices": [{"delta": {"content": "x"}}]}'])) == [chat.Piece(error="gone")]
+    assert list(
+        chat.pieces(
+            [
+                'data: {"error": {"message": "gone"}}',
+                'data: {"choices": [{"delta": {"content": "x"}}]}',
+            ]
+        )
+    ) == [chat.Piece(error="gone")]
 
 
 def test_the_other_sides_sentence_is_kept() -> None:
-    err = answers.failure_of(404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}}))
-    assert (err.code, err.public(), app.exit_code(err)) == ("model_unknown", "There is no model 'x'.", app.EXIT_NOT_FOUND)
+    err = answers.failure_of(
+        404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}})
+    )
+    assert (err.code, err.public(), app.exit_code(err)) == (
+        "model_unknown",
+        "There is no model 'x'.",
+        app.EXIT_NOT_FOUND,
+    )
     assert answers.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
 
 
 def test_a_profile_that_nobody_has_is_not_found_like_a_role() -> None:
-    error = {"code": "invalid_request", "message": "consilium.profile: there is no profile 'nope'", "param": "consilium.profile"}
-    assert app.exit_code(answers.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
-    assert app.exit_code(answers.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}}))) == app.EXIT_FAILURE
+    error = {
+        "code": "invalid_request",
+        "message": "consilium.profile: there is no profile 'nope'",
+        "param": "consilium.profile",
+    }
+    assert (
+        app.exit_code(answers.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
+    )
+    assert (
+        app.exit_code(answers.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}})))
+        == app.EXIT_FAILURE
+    )
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
@@ -78,7 +116,10 @@ def test_an_empty_question_is_a_usage_error(text: str, capsys: pytest.CaptureFix
     assert "the question is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("2W", 1_209_600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("2W", 1_209_600)],
+)
 def test_spans(text: str, seconds: float) -> None:
     assert keys.span_s(text) == seconds
 
@@ -90,7 +131,13 @@ def test_a_span_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "major"), [("Redis server v=7.2.4 sha=00000000:0", 7), ("Valkey server v=9.1.2 sha=0", 9), ("Redis server v=6.0.16", 6), ("nonsense", None)]
+    ("text", "major"),
+    [
+        ("Redis server v=7.2.4 sha=00000000:0", 7),
+        ("Valkey server v=9.1.2 sha=0", 9),
+        ("Redis server v=6.0.16", 6),
+        ("nonsense", None),
+    ],
 )
 def test_redis_versions(text: str, major: int | None) -> None:
     assert redis_server.major_version(text) == major
@@ -105,8 +152,12 @@ def test_ray_workers_belong_to_parts() -> None:
 def test_worker_logs_are_found_by_the_name_of_the_actor(tmp_path: Path) -> None:
     logs = tmp_path / "session_latest" / "logs"
     logs.mkdir(parents=True)
-    (logs / "worker-a-1.err").write_text(":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\nloading\n")
-    (logs / "worker-a-1.out").write_text(":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\n")
+    (logs / "worker-a-1.err").write_text(
+        ":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\nloading\n"
+    )
+    (logs / "worker-a-1.out").write_text(
+        ":job_id:01\n:actor_name:ServeReplica:executor-core:Engine\n"
+    )
     (logs / "worker-b-2.err").write_text(":job_id:01\n:actor_name:ServeController\nINFO\n")
     (logs / "raylet.err").write_text("")
     assert [path.name for path in ray_logs.worker_logs(tmp_path, "engine")] == ["worker-a-1.err"]
@@ -118,7 +169,9 @@ def test_why_an_engine_did_not_start_is_the_last_word_of_its_replicas(tmp_path: 
     logs = tmp_path / "session_latest" / "logs"
     logs.mkdir(parents=True)
     assert ray_logs.why_not_started(tmp_path) == ""
-    for number, reason in enumerate(('"out of memory"', r'"max_model_len (9) is \"too\" \"long\""')):
+    for number, reason in enumerate(
+        ('"out of memory"', r'"max_model_len (9) is \"too\" \"long\""')
+    ):
         line = f'timestamp=1 level=error service=engine event=engine_start_failed executor=core exception="x" reason={reason}'
         path = logs / f"worker-{number}.err"
         path.write_text(f":actor_name:ServeReplica:executor-core:Engine\n{line}\n")
@@ -142,25 +195,48 @@ def test_memory_goes_to_the_nearest_part_above() -> None:
         process(9, 1, "an orphan"),
     ]
     parts = memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"})
-    assert parts == {1: "supervisor", 2: "redis", 3: "ray", 4: "ray", 5: "engine", 6: "engine", 7: "gateway", 8: "ray", 9: "supervisor"}
+    assert parts == {
+        1: "supervisor",
+        2: "redis",
+        3: "ray",
+        4: "ray",
+        5: "engine",
+        6: "engine",
+        7: "gateway",
+        8: "ray",
+        9: "supervisor",
+    }
 
 
 def test_every_model_of_our_own_is_made_and_remote_ones_are_not() -> None:
     config = {
         "model": "demo",
-        "executors": {"a": {"kind": "engine", "model": "tiny"}, "b": {"kind": "remote", "model": "x"}, "c": {"kind": "engine", "model": "demo"}},
+        "executors": {
+            "a": {"kind": "engine", "model": "tiny"},
+            "b": {"kind": "remote", "model": "x"},
+            "c": {"kind": "engine", "model": "demo"},
+        },
     }
     assert model_step.models_of(config) == ("demo", "tiny")
 
 
 def test_progress_lines() -> None:
     assert model_step.progress_line("making demo", 0, None) == "making demo"
-    assert model_step.progress_line("downloading x", 5 * 2**20, 20 * 2**20) == "downloading x (5 MiB of 20 MiB, 25 %)"
+    assert (
+        model_step.progress_line("downloading x", 5 * 2**20, 20 * 2**20)
+        == "downloading x (5 MiB of 20 MiB, 25 %)"
+    )
 
 
 def test_a_part_that_says_why_keeps_its_words_and_its_code() -> None:
-    failure = failure_of("model", 68, ("noise", "error: x: there is no folder /x", "next: Name a folder."))
-    assert (failure.code, failure.sentence, failure.next_step) == ("model_missing", "x: there is no folder /x", "Name a folder.")
+    failure = failure_of(
+        "model", 68, ("noise", "error: x: there is no folder /x", "next: Name a folder.")
+    )
+    assert (failure.code, failure.sentence, failure.next_step) == (
+        "model_missing",
+        "x: there is no folder /x",
+        "Name a folder.",
+    )
 
 
 def test_a_part_that_is_killed_says_so() -> None:
@@ -202,7 +278,9 @@ def test_a_damaged_cluster_json_is_told(tmp_path: Path, text: str) -> None:
     assert caught.value.code == "state_damaged"
 
 
-def test_a_state_folder_that_cannot_be_made_is_a_wrong_setting_and_nothing_to_delete(tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_made_is_a_wrong_setting_and_nothing_to_delete(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConsiliumError) as caught:
         StateFolder(tmp_path / "file").make()
@@ -222,7 +300,9 @@ def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
     said = json.dumps(
         [
             launch.ray_command(ports=ports, temp=tmp_path),
-            launch.cluster_environment(ports=ports, temp=tmp_path, sockets=tmp_path, token="t", mark="m", metrics=tmp_path),
+            launch.cluster_environment(
+                ports=ports, temp=tmp_path, sockets=tmp_path, token="t", mark="m", metrics=tmp_path
+            ),
         ]
     )
     for name, port in ports.items():
@@ -230,24 +310,36 @@ def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
             assert str(port) in said, name
 
 
-def test_haproxy_is_started_without_splicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_haproxy_is_started_without_splicing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = tmp_path / "of the owner" / "haproxy"
     named.parent.mkdir()
     named.write_text('#!/bin/sh\necho "$@"\n')
     named.chmod(0o700)
     monkeypatch.setenv(haproxy.VARIABLE, str(named))
     (script,) = haproxy.without_splicing(tmp_path).values()
-    assert subprocess.run([script, "-f", "a b"], check=True, capture_output=True, text=True).stdout == "-dS -f a b\n"
+    assert (
+        subprocess.run([script, "-f", "a b"], check=True, capture_output=True, text=True).stdout
+        == "-dS -f a b\n"
+    )
 
 
-def test_without_haproxy_ray_says_so_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_haproxy_ray_says_so_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(haproxy, "_binary", lambda: None)
     assert haproxy.without_splicing(tmp_path) == {}
 
 
 def test_ray_temp_leaves_room_for_socket_names() -> None:
     folder = StateFolder(Path("/a/very/long/path" * 20))
-    assert len(str(folder.ray_temp / "session_2026-11-21_10-40-17_149023_1234567/sockets/plasma_store")) <= 107
+    assert (
+        len(
+            str(folder.ray_temp / "session_2026-11-21_10-40-17_149023_1234567/sockets/plasma_store")
+        )
+        <= 107
+    )
     assert len(str(folder.ray_temp / "serve" / ("f" * 56) / "metrics.sock")) <= 107
     assert len(str(folder.engine_sockets / ("f" * 36))) <= 107
 
@@ -258,7 +350,17 @@ def test_passwords_differ_by_purpose_and_stay() -> None:
 
 
 def test_the_closing_lines_hold_a_request_that_can_be_pasted() -> None:
-    cluster = Cluster("/s", "up", "m", "tiny", 0.0, "b", Pid(1, 0.0), {"openai": "http://h/v1", "grpc": "h:2", "metrics": "http://h/metrics"}, key="csl_k")
+    cluster = Cluster(
+        "/s",
+        "up",
+        "m",
+        "tiny",
+        0.0,
+        "b",
+        Pid(1, 0.0),
+        {"openai": "http://h/v1", "grpc": "h:2", "metrics": "http://h/metrics"},
+        key="csl_k",
+    )
     text = "\n".join(closing_lines(cluster))
     assert "curl -s http://h/v1/chat/completions -H 'Authorization: Bearer csl_k'" in text
     assert text.endswith(" --state /s")
@@ -295,7 +397,9 @@ def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == app.EXIT_USAGE
 
 
-def test_an_error_is_one_sentence_with_a_way_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_error_is_one_sentence_with_a_way_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert app.main(["status", "--state", str(tmp_path)]) == 71
     said = capsys.readouterr().err
     assert (
@@ -311,7 +415,10 @@ def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:
         (tmp_path / f"session_2026-01-0{day}_00-00-00").mkdir()
     (tmp_path / "session_latest").symlink_to(tmp_path / "session_2026-01-05_00-00-00")
     forget_sessions(tmp_path, kept=2)
-    assert sorted(path.name[:18] for path in tmp_path.glob("session_2*")) == ["session_2026-01-04", "session_2026-01-05"]
+    assert sorted(path.name[:18] for path in tmp_path.glob("session_2*")) == [
+        "session_2026-01-04",
+        "session_2026-01-05",
+    ]
 
 
 def test_a_log_says_what_was_written_since_the_start(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def sharded(folder):
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for number, name in enumerate(names):
         write_bf16(folder / name, {f"t{number}": (4,)}, [(f"t{number}", np.zeros(4, np.uint16))])
-    (folder / INDEX).write_text(json.dumps({"weight_map": {f"t{number}": name for number, name in enumerate(names)}}))
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {f"t{number}": name for number, name in enumerate(names)}})
+    )
     return names
 
 
@@ -58,12 +60,23 @@ def lora(folder):
         (lambda folder: cut(folder / "model.safetensors"), "truncated"),
         (lambda folder: cut(folder / "model.safetensors", 2_888_000), "damaged"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no .safetensors file"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf"), "GGUF files only"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "PyTorch .bin files only"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf"),
+            "GGUF files only",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "PyTorch .bin files only",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
         (lambda folder: (folder / sharded(folder)[1]).unlink(), "1 of 2 weight files are missing"),
         (lambda folder: cut(folder / sharded(folder)[0]), "truncated"),
-        (lambda folder: (folder / sharded(folder)[1]).write_bytes((folder / "model-00001-of-00002.safetensors").read_bytes()), "does not hold t1"),
+        (
+            lambda folder: (folder / sharded(folder)[1]).write_bytes(
+                (folder / "model-00001-of-00002.safetensors").read_bytes()
+            ),
+            "does not hold t1",
+        ),
         (lambda folder: sharded(folder) and (folder / INDEX).write_text("{}"), "no weight_map"),
     ],
 )

@@ -22,7 +22,9 @@ def test_made_once_and_then_left_alone(tmp_path):
 
 def test_another_recipe_makes_it_again(tmp_path):
     make_whole(tmp_path / "m", "r1", fill, needs_bytes=1)
-    assert make_whole(tmp_path / "m", "r2", lambda aside: (aside / "c").write_text("c"), needs_bytes=1)
+    assert make_whole(
+        tmp_path / "m", "r2", lambda aside: (aside / "c").write_text("c"), needs_bytes=1
+    )
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["c", MARKER]
 
 
@@ -66,7 +68,12 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path):
 
 def test_two_processes_make_one_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
-    makers = [context.Process(target=make_whole, args=(tmp_path / "m", "r1", fill), kwargs={"needs_bytes": 1}) for _ in range(2)]
+    makers = [
+        context.Process(
+            target=make_whole, args=(tmp_path / "m", "r1", fill), kwargs={"needs_bytes": 1}
+        )
+        for _ in range(2)
+    ]
     for maker in makers:
         maker.start()
     for maker in makers:
@@ -76,7 +83,11 @@ def test_two_processes_make_one_folder(tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 5_000_000, 5_000_000))
+    monkeypatch.setattr(
+        folder.shutil,
+        "disk_usage",
+        lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 5_000_000, 5_000_000),
+    )
     with pytest.raises(ConsiliumError) as caught:
         make_whole(tmp_path / "m", "r1", fill, needs_bytes=270_000_000)
     assert caught.value.code == "disk_full"
@@ -87,7 +98,15 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (270_892_318, "271 MB"), (61e9, "61.0 GB"), (2e12, "2.0 TB")]
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1500, "1.5 kB"),
+        (270_892_318, "271 MB"),
+        (61e9, "61.0 GB"),
+        (2e12, "2.0 TB"),
+    ],
 )
 def test_sizes_for_people(count, text):
     assert human_bytes(count) == text

@@ -5,7 +5,10 @@ from consilium.demo.model import resolve
 from consilium.kernel.errors import ConsiliumError
 
 
-@pytest.mark.parametrize(("name", "served"), [("tiny", "tiny-qwen3"), ("tiny-moe", "tiny-qwen3-moe"), ("tiny-base", "tiny-qwen3-base")])
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [("tiny", "tiny-qwen3"), ("tiny-moe", "tiny-qwen3-moe"), ("tiny-base", "tiny-qwen3-base")],
+)
 def test_tiny_models_are_made(tmp_path, name, served):
     steps = []
     found = resolve(name, tmp_path, steps.append)
@@ -61,7 +64,11 @@ def test_parameter_counts_in_the_notes_are_true(tmp_path):
 
     from consilium.demo.weights import check_file
 
-    for kind, said in (("tiny", "1.4 million"), ("tiny-base", "1.4 million"), ("tiny-moe", "2 million")):
+    for kind, said in (
+        ("tiny", "1.4 million"),
+        ("tiny-base", "1.4 million"),
+        ("tiny-moe", "2 million"),
+    ):
         made = tiny.make(tmp_path / kind, kind)
         count = sum(math.prod(shape) for shape in check_file(made / "model.safetensors").values())
         assert f"{round(count / 1e6, 1):g} million" == said

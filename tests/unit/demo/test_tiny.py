@@ -34,7 +34,13 @@ def test_same_seed_same_bytes(made, tmp_path):
     kind, path = made
     again = tiny.make(tmp_path / "again", kind)
     other = tiny.make(tmp_path / "other", kind, seed=1)
-    for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
+    for file in (
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+    ):
         assert (again / file).read_bytes() == (path / file).read_bytes()
     assert (other / "model.safetensors").read_bytes() != (path / "model.safetensors").read_bytes()
 
@@ -61,7 +67,9 @@ def test_tensors_are_those_of_the_architecture(made):
 def test_only_text_can_be_the_likeliest_token(made):
     _, path = made
     shapes = check_file(path / "model.safetensors")
-    head = from_bf16(np.fromfile(path / "model.safetensors", dtype="<u2")[-tiny.VOCAB * tiny.HIDDEN :]).reshape(shapes["lm_head.weight"])
+    head = from_bf16(
+        np.fromfile(path / "model.safetensors", dtype="<u2")[-tiny.VOCAB * tiny.HIDDEN :]
+    ).reshape(shapes["lm_head.weight"])
     loud = {number for number, row in enumerate(head) if row.any()}
     vocabulary = tokenizer.qwen_vocabulary(tiny.ORDINARY_TOKENS)
     assert loud == {number for number, token in enumerate(vocabulary.tokens) if _printable(token)}
@@ -97,7 +105,10 @@ def test_special_tokens_are_one_token_each(home):
     reader = real(tiny.make(home / "tiny"))
     for token in (*tokenizer.SPECIALS, *tokenizer.TEXT_MARKS):
         assert len(reader.encode(token).ids) == 1
-    assert reader.decode(reader.encode("a<think>b</think><|im_end|>").ids, skip_special_tokens=True) == "a<think>b</think>"
+    assert (
+        reader.decode(reader.encode("a<think>b</think><|im_end|>").ids, skip_special_tokens=True)
+        == "a<think>b</think>"
+    )
 
 
 def test_it_agrees_with_qwens_own_tokenizer_where_the_vocabulary_reaches(home):
@@ -156,9 +167,14 @@ def test_merges_rebuild_every_token():
     vocabulary = tokenizer.qwen_vocabulary(1000)
     assert len(set(vocabulary.tokens)) == len(vocabulary.tokens) == 1000
     found = tokenizer.merges(vocabulary.tokens)
-    assert [left + right for left, right in found] == [token for token in vocabulary.tokens if len(token) > 1]
+    assert [left + right for left, right in found] == [
+        token for token in vocabulary.tokens if len(token) > 1
+    ]
     ranks = {token: rank for rank, token in enumerate(vocabulary.tokens)}
-    assert all(ranks[before[0] + before[1]] < ranks[after[0] + after[1]] for before, after in pairwise(found))
+    assert all(
+        ranks[before[0] + before[1]] < ranks[after[0] + after[1]]
+        for before, after in pairwise(found)
+    )
 
 
 def chat(home, messages, **options):
@@ -166,24 +182,42 @@ def chat(home, messages, **options):
 
     template = (tiny.make(home / "tiny") / "chat_template.jinja").read_text()
     tools = options.pop("tools", None)
-    (text,), _ = render_jinja_template(conversations=[messages], tools=tools, chat_template=template, **options)
+    (text,), _ = render_jinja_template(
+        conversations=[messages], tools=tools, chat_template=template, **options
+    )
     return text
 
 
 def test_the_template_writes_turns(home):
-    text = chat(home, [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}], add_generation_prompt=True)
-    assert text == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
+    text = chat(
+        home,
+        [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}],
+        add_generation_prompt=True,
+    )
+    assert (
+        text
+        == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_thinking_can_be_switched_off(home):
-    text = chat(home, [{"role": "user", "content": "Q"}], add_generation_prompt=True, enable_thinking=False)
+    text = chat(
+        home, [{"role": "user", "content": "Q"}], add_generation_prompt=True, enable_thinking=False
+    )
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 def test_old_thoughts_are_left_out_and_fresh_ones_stay(home):
-    old = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think>\nold\n</think>\n\nA"}, {"role": "user", "content": "R"}]
+    old = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "<think>\nold\n</think>\n\nA"},
+        {"role": "user", "content": "R"},
+    ]
     assert "old" not in chat(home, old)
-    fresh = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "", "reasoning_content": "new"}]
+    fresh = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "", "reasoning_content": "new"},
+    ]
     assert "<think>\nnew\n</think>" in chat(home, fresh)
 
 
@@ -191,19 +225,38 @@ def test_tools_are_offered_called_and_answered(home):
     call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
     messages = [
         {"role": "user", "content": "Q"},
-        {"role": "assistant", "content": None, "tool_calls": [call, {"function": {"name": "g", "arguments": '{"b": 2}'}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [call, {"function": {"name": "g", "arguments": '{"b": 2}'}}],
+        },
         {"role": "tool", "content": "one"},
         {"role": "tool", "content": "two"},
     ]
-    text = chat(home, messages, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
-    assert '<tools>\n{"type": "function", "function": {"name": "f", "parameters": {}}}\n</tools>' in text
-    assert '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {"b": 2}}\n</tool_call><|im_end|>' in text
-    assert "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response><|im_end|>\n" in text
+    text = chat(
+        home, messages, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    )
+    assert (
+        '<tools>\n{"type": "function", "function": {"name": "f", "parameters": {}}}\n</tools>'
+        in text
+    )
+    assert (
+        '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {"b": 2}}\n</tool_call><|im_end|>'
+        in text
+    )
+    assert (
+        "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response><|im_end|>\n"
+        in text
+    )
 
 
 def test_the_template_is_plain_jinja(home):
     source = (tiny.make(home / "tiny") / "chat_template.jinja").read_text()
-    text = Environment(autoescape=False).from_string(source).render(messages=[{"role": "user", "content": "Q"}])
+    text = (
+        Environment(autoescape=False)
+        .from_string(source)
+        .render(messages=[{"role": "user", "content": "Q"}])
+    )
     assert text == "<|im_start|>user\nQ<|im_end|>\n"
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from consilium.demo.weights import BrokenFileError, check_file, from_bf16, to_bf16, write_bf16
 
-FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False, min_value=-(2.0**126), max_value=2.0**126)
+FINITE = st.floats(
+    width=32,
+    allow_nan=False,
+    allow_infinity=False,
+    allow_subnormal=False,
+    min_value=-(2.0**126),
+    max_value=2.0**126,
+)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=50))
@@ -26,7 +33,10 @@ def test_ties_go_to_even():
 
 def written(tmp_path, shapes, tensors=None):
     path = tmp_path / "w.safetensors"
-    given_tensors = tensors or [(name, np.arange(int(np.prod(shape)), dtype=np.uint16).reshape(shape)) for name, shape in shapes.items()]
+    given_tensors = tensors or [
+        (name, np.arange(int(np.prod(shape)), dtype=np.uint16).reshape(shape))
+        for name, shape in shapes.items()
+    ]
     write_bf16(path, shapes, given_tensors)
     return path
 
@@ -58,7 +68,12 @@ def test_a_tensor_out_of_order_is_refused(tmp_path):
         (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "pointer"),
         (lambda data: struct.pack("<Q", 4) + b"nope" + data, "not readable"),
         (lambda data: struct.pack("<Q", 2) + b"[]", "not readable"),
-        (lambda data: struct.pack("<Q", len(raw := json.dumps({"a": {"shape": 1}}).encode())) + raw, "not readable"),
+        (
+            lambda data: (
+                struct.pack("<Q", len(raw := json.dumps({"a": {"shape": 1}}).encode())) + raw
+            ),
+            "not readable",
+        ),
         (lambda data: b"", "no header"),
     ],
 )

@@ -77,15 +77,23 @@ async def test_more_than_so_many_at_once_are_told_to_come_back_and_who_leaves_ma
 
 async def test_a_single_text_and_both_formats(endpoint):
     plain = await endpoint.create({"model": "auto", "input": "a b"})
-    packed = await endpoint.create({"model": "embedding", "input": "a b", "encoding_format": "base64"})
-    assert np.allclose(np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4"), plain["data"][0]["embedding"])
+    packed = await endpoint.create(
+        {"model": "embedding", "input": "a b", "encoding_format": "base64"}
+    )
+    assert np.allclose(
+        np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4"),
+        plain["data"][0]["embedding"],
+    )
 
 
 async def test_shorter_vectors_are_unit_vectors(endpoint):
     answer = await endpoint.create({"model": "letters", "input": "abc d", "dimensions": 2})
     assert np.linalg.norm(answer["data"][0]["embedding"]) == pytest.approx(1, abs=1e-6)
     configured = Embeddings(Letters(), model="letters", dimensions=2)
-    assert len((await configured.create({"model": "letters", "input": "a"}))["data"][0]["embedding"]) == 2
+    assert (
+        len((await configured.create({"model": "letters", "input": "a"}))["data"][0]["embedding"])
+        == 2
+    )
 
 
 async def test_the_kind_is_passed_on(endpoint):
@@ -109,14 +117,34 @@ async def test_the_kind_is_passed_on(endpoint):
         ({"model": "letters", "input": ["a", None]}, "input", "input[1]: it is not a text"),
         ({"model": "letters", "input": "\ud800"}, "input", "surrogate"),
         ({"model": "letters", "input": ["a"] * 2049}, "input", "2048 go into one request"),
-        ({"model": "letters", "input": "a", "encoding_format": "int8"}, "encoding_format", "float and base64"),
-        ({"model": "letters", "input": "a", "encoding_format": []}, "encoding_format", "float and base64"),
+        (
+            {"model": "letters", "input": "a", "encoding_format": "int8"},
+            "encoding_format",
+            "float and base64",
+        ),
+        (
+            {"model": "letters", "input": "a", "encoding_format": []},
+            "encoding_format",
+            "float and base64",
+        ),
         ({"model": "letters", "input": "a", "dimensions": 0}, "dimensions", "whole number above 0"),
-        ({"model": "letters", "input": "a", "dimensions": True}, "dimensions", "whole number above 0"),
-        ({"model": "letters", "input": "a", "dimensions": "3"}, "dimensions", "whole number above 0"),
+        (
+            {"model": "letters", "input": "a", "dimensions": True},
+            "dimensions",
+            "whole number above 0",
+        ),
+        (
+            {"model": "letters", "input": "a", "dimensions": "3"},
+            "dimensions",
+            "whole number above 0",
+        ),
         ({"model": "letters", "input": "a", "dimensions": 4}, "dimensions", "letters has 3"),
         ({"model": "letters", "input": "a", "input_type": []}, "input_type", "passage and query"),
-        ({"model": "letters", "input": "a", "input_type": "image"}, "input_type", "passage and query"),
+        (
+            {"model": "letters", "input": "a", "input_type": "image"},
+            "input_type",
+            "passage and query",
+        ),
     ],
 )
 async def test_bad_requests_name_the_field(endpoint, body, param, says):
@@ -135,10 +163,19 @@ async def test_another_model_is_refused_with_the_nearest(endpoint):
     assert caught.value.code == "model_unknown"
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
 
 
-@given(body=st.dictionaries(st.sampled_from(["model", "input", "encoding_format", "dimensions", "input_type", "x"]), JSON))
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["model", "input", "encoding_format", "dimensions", "input_type", "x"]),
+        JSON,
+    )
+)
 async def test_any_json_gets_an_answer_or_a_sentence(body):
     with _only({"invalid_request", "model_unknown"}):
         answer = await Embeddings(Letters(), model="letters").create({"model": "letters", **body})
@@ -193,7 +230,10 @@ async def test_the_cache_stays_within_its_memory():
 def test_a_sum_of_tokens_is_divided_without_loss(total, weights):
     parts = vectors.divided(total, weights)
     assert sum(parts) == (total if sum(weights) else 0)
-    assert all(abs(part - total * weight / max(1, sum(weights))) <= 1 for part, weight in zip(parts, weights, strict=True))
+    assert all(
+        abs(part - total * weight / max(1, sum(weights))) <= 1
+        for part, weight in zip(parts, weights, strict=True)
+    )
 
 
 def test_a_row_of_zeros_stays_finite():
@@ -202,13 +242,25 @@ def test_a_row_of_zeros_stays_finite():
 
 def test_fingerprints_differ_by_every_field():
     base = Fingerprint("m", "1", 3, "mean")
-    others = [Fingerprint("n", "1", 3, "mean"), Fingerprint("m", "2", 3, "mean"), Fingerprint("m", "1", 4, "mean"), Fingerprint("m", "1", 3, "mean", "q")]
+    others = [
+        Fingerprint("n", "1", 3, "mean"),
+        Fingerprint("m", "2", 3, "mean"),
+        Fingerprint("m", "1", 4, "mean"),
+        Fingerprint("m", "1", 3, "mean", "q"),
+    ]
     assert len({one.key() for one in (base, *others)}) == 5
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"backend": "openai"}, {"backend": "openai", "url": "http://x/v1"}, {"backend": "engine", "model": "m"}, {"backend": "other"}, {"url": "x"}, {"batch": 0}],
+    [
+        {"backend": "openai"},
+        {"backend": "openai", "url": "http://x/v1"},
+        {"backend": "engine", "model": "m"},
+        {"backend": "other"},
+        {"url": "x"},
+        {"batch": 0},
+    ],
 )
 def test_the_configuration_is_checked(bad):
     with pytest.raises(ValidationError):

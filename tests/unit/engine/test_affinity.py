@@ -29,23 +29,45 @@ def test_equal_prefixes_stay_together_when_the_load_is_equal(names, load, data, 
 @given(LOADS, st.sets(NAMES), st.integers(0, 10**6))
 def test_the_decision_says_why(loads, holders, turn):
     decision = decide(loads, holders, RULES, turn)
-    assert decision.reason == ("only" if len(loads) == 1 else "prefix" if decision.replica in holders else "load")
+    assert decision.reason == (
+        "only" if len(loads) == 1 else "prefix" if decision.replica in holders else "load"
+    )
     assert decision.load == loads[decision.replica]
     assert decision.why()
 
 
 def test_sentences():
     assert decide({"a": 3}, (), RULES).why() == "the only replica"
-    assert decide({"a": 3, "b": 0}, ("a",), RULES).why() == "holds the beginning of the prompt; 3 requests here, 0 in the least loaded of 2"
-    assert decide({"a": 9, "b": 0}, ("a",), RULES).why().startswith("least loaded; those that hold the beginning of the prompt are too busy; 0 requests here")
-    assert decide({"a": 9, "b": 1}, (), RULES).why() == "least loaded; 1 requests here, 1 in the least loaded of 2"
+    assert (
+        decide({"a": 3, "b": 0}, ("a",), RULES).why()
+        == "holds the beginning of the prompt; 3 requests here, 0 in the least loaded of 2"
+    )
+    assert (
+        decide({"a": 9, "b": 0}, ("a",), RULES)
+        .why()
+        .startswith(
+            "least loaded; those that hold the beginning of the prompt are too busy; 0 requests here"
+        )
+    )
+    assert (
+        decide({"a": 9, "b": 1}, (), RULES).why()
+        == "least loaded; 1 requests here, 1 in the least loaded of 2"
+    )
 
 
 def test_equal_replicas_take_turns():
-    assert {decide({"a": 0, "b": 0, "c": 0}, (), RULES, turn).replica for turn in range(3)} == {"a", "b", "c"}
+    assert {decide({"a": 0, "b": 0, "c": 0}, (), RULES, turn).replica for turn in range(3)} == {
+        "a",
+        "b",
+        "c",
+    }
 
 
-@given(st.lists(st.tuples(st.integers(0, 50).map(str), NAMES), max_size=200), st.integers(1, 20), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.integers(0, 50).map(str), NAMES), max_size=200),
+    st.integers(1, 20),
+    st.integers(1, 4),
+)
 def test_the_prefix_table_is_bounded_and_keeps_the_latest(events, keys, holders):
     table = PrefixTable(Rules(keys=keys, holders=holders))
     for key, replica in events:

@@ -18,7 +18,12 @@ from consilium.kernel.errors import ConsiliumError
 
 
 def chat(text: str, *, deadline: float | None = None, stream: bool = True) -> Call:
-    return Call("r1", "chat", {"model": "echo", "messages": [{"role": "user", "content": text}], "stream": stream}, deadline=deadline)
+    return Call(
+        "r1",
+        "chat",
+        {"model": "echo", "messages": [{"role": "user", "content": text}], "stream": stream},
+        deadline=deadline,
+    )
 
 
 async def started(engine: EchoEngine) -> EngineClient:
@@ -55,7 +60,9 @@ async def test_closing_a_turn_stops_the_engine() -> None:
     assert engine.aborted == ["r1"]
 
 
-async def test_a_reader_that_stops_reading_keeps_no_place_in_the_engine_after_the_deadline() -> None:
+async def test_a_reader_that_stops_reading_keeps_no_place_in_the_engine_after_the_deadline() -> (
+    None
+):
     engine = EchoEngine()
     client = await started(engine)
     turn = await client.open("core", chat("a b c d", deadline=time.time() + 0.05))
@@ -112,7 +119,10 @@ def test_a_configuration_names_its_executors() -> None:
     view = EngineView.model_validate(
         {
             "topology": {"kind": "hybrid"},
-            "executors": {"small": {"model": "tiny", "fallback": "core"}, "far": {"kind": "remote", "url": "http://x/v1", "model": "m", "max_in_flight": 3}},
+            "executors": {
+                "small": {"model": "tiny", "fallback": "core"},
+                "far": {"kind": "remote", "url": "http://x/v1", "model": "m", "max_in_flight": 3},
+            },
         }
     )
     found = {info.name: info for info in open_executors(view).executors()}
@@ -143,7 +153,13 @@ async def test_an_answer_without_a_head_is_a_broken_engine() -> None:
 
 
 async def test_a_cut_stream_is_told_after_its_last_chunk() -> None:
-    client = EngineClient({"core": Cut([wire.head_frame(Head(200, True, wire.SSE), b"data: 1\n\n")], RuntimeError("gone"))})
+    client = EngineClient(
+        {
+            "core": Cut(
+                [wire.head_frame(Head(200, True, wire.SSE), b"data: 1\n\n")], RuntimeError("gone")
+            )
+        }
+    )
     turn = await client.open("core", chat("x"))
     chunks = aiter(turn)
     assert await anext(chunks) == b"data: 1\n\n"
@@ -152,13 +168,17 @@ async def test_a_cut_stream_is_told_after_its_last_chunk() -> None:
 
 
 async def test_a_stream_without_a_tail_is_broken() -> None:
-    turn = await EngineClient({"core": Cut([wire.head_frame(Head(200, True, wire.SSE))])}).open("core", chat("x"))
+    turn = await EngineClient({"core": Cut([wire.head_frame(Head(200, True, wire.SSE))])}).open(
+        "core", chat("x")
+    )
     with pytest.raises(ConsiliumError, match="upstream_down"):
         _ = [chunk async for chunk in turn]
 
 
 async def test_tail_in_the_first_item() -> None:
-    turn = await EngineClient({"core": Cut([wire.document(Head(200, False, wire.JSON), b"{}", Tail())])}).open("core", chat("x"))
+    turn = await EngineClient(
+        {"core": Cut([wire.document(Head(200, False, wire.JSON), b"{}", Tail())])}
+    ).open("core", chat("x"))
     assert [chunk async for chunk in turn] == [b"{}"]
 
 
@@ -182,12 +202,16 @@ class Handle:
         async def said() -> dict[str, object]:
             if self.error is not None:
                 raise self.error
-            return asdict(ExecutorInfo("core", "engine", "tiny", context=512, state=State.READY, places=16))
+            return asdict(
+                ExecutorInfo("core", "engine", "tiny", context=512, state=State.READY, places=16)
+            )
 
         return said()
 
 
-async def test_an_engine_that_never_spoke_is_starting_and_later_down(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_never_spoke_is_starting_and_later_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", "", fallback="small"))
     monkeypatch.setattr(engine, "_handle", handle)
     client = EngineClient({"core": engine})
@@ -195,13 +219,19 @@ async def test_an_engine_that_never_spoke_is_starting_and_later_down(monkeypatch
     assert await client.probe("core") is State.STARTING
     handle.error = None
     assert await client.probe("core") is State.READY
-    assert (client.info("core").model, client.info("core").places, client.info("core").fallback) == ("tiny", 16, "small")
+    assert (
+        client.info("core").model,
+        client.info("core").places,
+        client.info("core").fallback,
+    ) == ("tiny", 16, "small")
     handle.error = ActorDiedError()
     assert await client.probe("core") is State.DOWN
     assert client.info("core").model == "tiny"
 
 
-async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Questions wait behind calls in Serve's queue; only silence means that it is down."""
     handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
     monkeypatch.setattr(engine, "_handle", handle)

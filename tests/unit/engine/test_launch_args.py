@@ -11,12 +11,32 @@ from consilium.kernel.errors import ConsiliumError
 
 GOLDEN = Path(__file__).parent / "engine_args_0.32.0.txt"
 FIELDS = frozenset(GOLDEN.read_text().split())
-QWEN = ModelFacts(name="qwen", path="/models/qwen", model_type="qwen3", heads=32, kv_heads=8, intermediate=12288, thinks=True, tool_style="hermes")
+QWEN = ModelFacts(
+    name="qwen",
+    path="/models/qwen",
+    model_type="qwen3",
+    heads=32,
+    kv_heads=8,
+    intermediate=12288,
+    thinks=True,
+    tool_style="hermes",
+)
 
 
-def build(settings=None, facts=QWEN, *, device="gpu", tensor=1, pipeline=1, nodes=1, version="0.32.0"):
+def build(
+    settings=None, facts=QWEN, *, device="gpu", tensor=1, pipeline=1, nodes=1, version="0.32.0"
+):
     settings = settings or EngineSettings()
-    return launch_args.build(settings=settings, facts=facts, device=device, tensor=tensor, pipeline=pipeline, nodes=nodes, version=version, key="engine")
+    return launch_args.build(
+        settings=settings,
+        facts=facts,
+        device=device,
+        tensor=tensor,
+        pipeline=pipeline,
+        nodes=nodes,
+        version=version,
+        key="engine",
+    )
 
 
 def test_golden_arguments_on_a_card():
@@ -40,7 +60,13 @@ def test_golden_arguments_on_a_card():
 
 
 def test_golden_arguments_on_cpu_across_nodes():
-    settings = EngineSettings(max_model_len=4096, max_num_seqs=8, kv_cache_gib=0.5, hf_overrides={"num_experts_per_tok": 4}, quantization="fp8")
+    settings = EngineSettings(
+        max_model_len=4096,
+        max_num_seqs=8,
+        kv_cache_gib=0.5,
+        hf_overrides={"num_experts_per_tok": 4},
+        quantization="fp8",
+    )
     assert build(settings, device="cpu", tensor=2, nodes=2) == {
         "model": "/models/qwen",
         "served_model_name": "qwen",
@@ -65,8 +91,15 @@ def test_golden_arguments_on_cpu_across_nodes():
 
 
 def test_rank_and_address_are_added_per_node():
-    args = launch_args.on_node(build(tensor=2, nodes=2), rank=1, address="10.0.0.1", port=29500, version="0.32.0")
-    assert (args["nnodes"], args["node_rank"], args["master_addr"], args["master_port"]) == (2, 1, "10.0.0.1", 29500)
+    args = launch_args.on_node(
+        build(tensor=2, nodes=2), rank=1, address="10.0.0.1", port=29500, version="0.32.0"
+    )
+    assert (args["nnodes"], args["node_rank"], args["master_addr"], args["master_port"]) == (
+        2,
+        1,
+        "10.0.0.1",
+        29500,
+    )
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.33.1"])
@@ -105,12 +138,16 @@ def test_extra_args_are_checked_against_the_installed_fields():
     args = build(EngineSettings(extra_args={"blok_size": 32}))
     with pytest.raises(ConsiliumError, match="'block_size'"):
         launch_args.check_fields(args, FIELDS, key="engine", version="0.32.0")
-    launch_args.check_fields(build(EngineSettings(extra_args={"block_size": 32})), FIELDS, key="engine", version="0.32.0")
+    launch_args.check_fields(
+        build(EngineSettings(extra_args={"block_size": 32})), FIELDS, key="engine", version="0.32.0"
+    )
 
 
 def test_a_step_holds_at_least_one_token_per_request():
     assert build(EngineSettings(max_num_seqs=4096), device="cpu")["max_num_batched_tokens"] == 4096
-    with pytest.raises(ConsiliumError, match=r"engine.max_num_batched_tokens: 16 is less than max_num_seqs \(64\)"):
+    with pytest.raises(
+        ConsiliumError, match=r"engine.max_num_batched_tokens: 16 is less than max_num_seqs \(64\)"
+    ):
         build(EngineSettings(max_num_batched_tokens=16))
 
 
@@ -118,13 +155,41 @@ def test_a_step_holds_at_least_one_token_per_request():
     ("facts", "settings", "expected"),
     [
         (QWEN, EngineSettings(), ("qwen3", "hermes")),
-        (ModelFacts(name="Qwen3-Coder", path="", model_type="qwen3_moe", tool_style="qwen3_coder"), EngineSettings(), (None, "qwen3_coder")),
-        (ModelFacts(name="Qwen2.5", path="", model_type="qwen2", tool_style="hermes"), EngineSettings(), (None, "hermes")),
-        (ModelFacts(name="R1", path="", model_type="llama", thinks=True), EngineSettings(), (None, None)),
-        (ModelFacts(name="Qwen3-8B-Base", path="", model_type="qwen3", thinks=True, tool_style="hermes"), EngineSettings(), (None, None)),
-        (ModelFacts(name="b", path="", has_template=False), EngineSettings(reasoning_parser="x"), ("x", None)),
+        (
+            ModelFacts(
+                name="Qwen3-Coder", path="", model_type="qwen3_moe", tool_style="qwen3_coder"
+            ),
+            EngineSettings(),
+            (None, "qwen3_coder"),
+        ),
+        (
+            ModelFacts(name="Qwen2.5", path="", model_type="qwen2", tool_style="hermes"),
+            EngineSettings(),
+            (None, "hermes"),
+        ),
+        (
+            ModelFacts(name="R1", path="", model_type="llama", thinks=True),
+            EngineSettings(),
+            (None, None),
+        ),
+        (
+            ModelFacts(
+                name="Qwen3-8B-Base", path="", model_type="qwen3", thinks=True, tool_style="hermes"
+            ),
+            EngineSettings(),
+            (None, None),
+        ),
+        (
+            ModelFacts(name="b", path="", has_template=False),
+            EngineSettings(reasoning_parser="x"),
+            ("x", None),
+        ),
         (QWEN, EngineSettings(reasoning_parser="none", tool_parser="none"), (None, None)),
-        (QWEN, EngineSettings(reasoning_parser="deepseek_r1", tool_parser="mistral"), ("deepseek_r1", "mistral")),
+        (
+            QWEN,
+            EngineSettings(reasoning_parser="deepseek_r1", tool_parser="mistral"),
+            ("deepseek_r1", "mistral"),
+        ),
     ],
 )
 def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
@@ -134,12 +199,20 @@ def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
 
 def test_environment_is_quiet_offline_and_closed():
     env = launch_args.environment(EngineSettings(env={"NCCL_P2P_DISABLE": "1"}), key="engine")
-    assert env == {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", "NCCL_P2P_DISABLE": "1"}
+    assert env == {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "NCCL_P2P_DISABLE": "1",
+    }
     for name in launch_args.FORBIDDEN_ENV:
         with pytest.raises(ConsiliumError, match=name):
             launch_args.environment(EngineSettings(env={name: "1"}), key="engine")
 
 
 def test_an_override_changes_single_keys():
-    merged = EngineOverride(max_num_seqs=4, enforce_eager=True).over(EngineSettings(max_model_len=512))
+    merged = EngineOverride(max_num_seqs=4, enforce_eager=True).over(
+        EngineSettings(max_model_len=512)
+    )
     assert (merged.max_num_seqs, merged.enforce_eager, merged.max_model_len) == (4, True, 512)

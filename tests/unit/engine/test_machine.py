@@ -6,7 +6,10 @@ from consilium.engine import machine
 from consilium.engine.machine import Gpu, Machine, Node
 
 CPU_ONLY = Machine(nodes=(Node(cores=(0, 1), cpus=2),))
-WITH_CARDS = Machine(nodes=(Node(gpus=(Gpu("RTX 4090", 24 * 2**30),) * 2, cpus=16, cores=tuple(range(16))),), builds=(("gpu", ""),))
+WITH_CARDS = Machine(
+    nodes=(Node(gpus=(Gpu("RTX 4090", 24 * 2**30),) * 2, cpus=16, cores=tuple(range(16))),),
+    builds=(("gpu", ""),),
+)
 
 
 def row(address="10.0.0.1", *, alive=True, **resources):
@@ -24,7 +27,11 @@ def test_nvidia_smi_is_read():
 
 
 def test_the_cluster_is_what_ray_says():
-    rows = [row(CPU=16.0, GPU=2.0), row("10.0.0.2", CPU=8.0, GPU=1.0), row("10.0.0.3", alive=False, GPU=8.0)]
+    rows = [
+        row(CPU=16.0, GPU=2.0),
+        row("10.0.0.2", CPU=8.0, GPU=1.0),
+        row("10.0.0.3", alive=False, GPU=8.0),
+    ]
     seen = machine.from_ray(rows, WITH_CARDS)
     assert [len(node.gpus) for node in seen.nodes] == [2, 1]
     assert seen.gpu_count == 3
@@ -55,7 +62,9 @@ def test_hyper_threads_count_once_and_numa_nodes_stay_together(tmp_path):
     for cpu in range(8):
         core = cpu % 4
         (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
-        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(f"{core},{core + 4}\n")
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(
+            f"{core},{core + 4}\n"
+        )
         (tmp_path / f"cpu{cpu}" / f"node{numa_of[core]}").mkdir()
     assert machine.physical_cores(range(8), tmp_path) == (0, 2, 1, 3)
     assert machine.physical_cores((5, 6), tmp_path) == (6, 5)

@@ -33,15 +33,36 @@ def folder(root, config=QWEN3_MOE, template=None, weights=1000):
 
 def test_a_mixture_of_experts(tmp_path):
     facts = model_facts.read(folder(tmp_path, template="{% tools %}<tool_call> {}"), "qwen")
-    assert (facts.layers, facts.heads, facts.kv_heads, facts.experts, facts.intermediate) == (48, 32, 4, 128, 768)
-    assert (facts.context, facts.weight_bytes, facts.architecture) == (262144, 1000, "Qwen3MoeForCausalLM")
+    assert (facts.layers, facts.heads, facts.kv_heads, facts.experts, facts.intermediate) == (
+        48,
+        32,
+        4,
+        128,
+        768,
+    )
+    assert (facts.context, facts.weight_bytes, facts.architecture) == (
+        262144,
+        1000,
+        "Qwen3MoeForCausalLM",
+    )
     assert facts.tool_style == "hermes"
     assert not facts.thinks
     assert not facts.is_base
 
 
 def test_a_vision_model_keeps_its_shapes_in_text_config(tmp_path):
-    facts = model_facts.read(folder(tmp_path, {"architectures": ["X"], "model_type": "x", "text_config": QWEN3_MOE, "vision_config": {}}), "vl")
+    facts = model_facts.read(
+        folder(
+            tmp_path,
+            {
+                "architectures": ["X"],
+                "model_type": "x",
+                "text_config": QWEN3_MOE,
+                "vision_config": {},
+            },
+        ),
+        "vl",
+    )
     assert facts.vision
     assert facts.heads == 32
     assert facts.model_type == "qwen3_moe"
@@ -66,13 +87,21 @@ def test_templates_are_found_where_they_may_be(tmp_path):
     one = folder(tmp_path / "jinja", template="from json")
     (one / "chat_template.jinja").write_text("<tool_call>")
     assert model_facts.read(one, "m").tool_style == "hermes"
-    named = folder(tmp_path / "named", template=[{"name": "rag", "template": "no"}, {"name": "default", "template": "[TOOL_CALLS]"}])
+    named = folder(
+        tmp_path / "named",
+        template=[
+            {"name": "rag", "template": "no"},
+            {"name": "default", "template": "[TOOL_CALLS]"},
+        ],
+    )
     assert model_facts.read(named, "m").tool_style == "mistral"
 
 
 def test_base_models(tmp_path):
     assert model_facts.read(folder(tmp_path / "a"), "Qwen/Qwen3-8B").is_base, "no template"
-    assert model_facts.read(folder(tmp_path / "b", template="t"), "Qwen/Qwen3-8B-Base").is_base, "the name says so"
+    assert model_facts.read(folder(tmp_path / "b", template="t"), "Qwen/Qwen3-8B-Base").is_base, (
+        "the name says so"
+    )
     assert not model_facts.read(folder(tmp_path / "c", template="t"), "Qwen/Database-8B").is_base
 
 
@@ -88,7 +117,9 @@ def test_revision_is_the_commit_or_a_hash(tmp_path):
 def test_a_damaged_folder_says_what_is_missing(tmp_path, damage):
     root = tmp_path / "m"
     if damage != "no folder":
-        config = {k: v for k, v in QWEN3_MOE.items() if damage != "no heads" or k != "num_attention_heads"}
+        config = {
+            k: v for k, v in QWEN3_MOE.items() if damage != "no heads" or k != "num_attention_heads"
+        }
         folder(root, config, weights=0 if damage == "no weights" else 10)
     if damage == "not json":
         (root / "config.json").write_text("{")

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from consilium.engine.backends.sse import Splitter, data_of
 
-EVENTS = [b"data: 1\n\n", b"event: a\ndata: {}\n\n", b": ping\n\n", b"data: x\r\n\r\n", b"data: [DONE]\n\n"]
+EVENTS = [
+    b"data: 1\n\n",
+    b"event: a\ndata: {}\n\n",
+    b": ping\n\n",
+    b"data: x\r\n\r\n",
+    b"data: [DONE]\n\n",
+]
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=8), st.lists(st.integers(0, 120), max_size=10))

@@ -12,10 +12,48 @@ from consilium.kernel.errors import ConsiliumError
 
 GIB = 2**30
 CARD = Gpu("RTX PRO 6000", 96 * GIB)
-TINY = ModelFacts(name="tiny", path="/m/tiny", revision="r1", model_type="qwen3", layers=2, heads=4, kv_heads=2, intermediate=256, weight_bytes=10**6)
-Q30 = ModelFacts(name="q30", path="/m/q30", model_type="qwen3_moe", layers=48, heads=32, kv_heads=4, intermediate=768, experts=128, weight_bytes=57 * GIB)
-Q14 = ModelFacts(name="q14", path="/m/q14", model_type="qwen3", layers=40, heads=40, kv_heads=8, intermediate=17408, weight_bytes=28 * GIB)
-DEMO = ModelFacts(name="demo", path="/m/demo", model_type="qwen2", layers=30, heads=9, kv_heads=3, intermediate=1536, weight_bytes=270 * 10**6)
+TINY = ModelFacts(
+    name="tiny",
+    path="/m/tiny",
+    revision="r1",
+    model_type="qwen3",
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    intermediate=256,
+    weight_bytes=10**6,
+)
+Q30 = ModelFacts(
+    name="q30",
+    path="/m/q30",
+    model_type="qwen3_moe",
+    layers=48,
+    heads=32,
+    kv_heads=4,
+    intermediate=768,
+    experts=128,
+    weight_bytes=57 * GIB,
+)
+Q14 = ModelFacts(
+    name="q14",
+    path="/m/q14",
+    model_type="qwen3",
+    layers=40,
+    heads=40,
+    kv_heads=8,
+    intermediate=17408,
+    weight_bytes=28 * GIB,
+)
+DEMO = ModelFacts(
+    name="demo",
+    path="/m/demo",
+    model_type="qwen2",
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    intermediate=1536,
+    weight_bytes=270 * 10**6,
+)
 MODELS = {"tiny": TINY, "q30": Q30, "q14": Q14, "demo": DEMO}
 
 LAPTOP = Machine(nodes=(Node(cpus=2, cores=(0, 1), memory_bytes=24 * GIB),))
@@ -24,12 +62,23 @@ LOGICAL = replace(LAPTOP, nodes=(replace(LAPTOP.nodes[0], gpus=(Gpu(), Gpu())),)
 
 
 def box(*cards_per_node, builds=(("gpu", ""),)):
-    nodes = tuple(Node(address=f"10.0.0.{i}", gpus=(CARD,) * n, cpus=32, cores=tuple(range(32)), memory_bytes=512 * GIB) for i, n in enumerate(cards_per_node))
+    nodes = tuple(
+        Node(
+            address=f"10.0.0.{i}",
+            gpus=(CARD,) * n,
+            cpus=32,
+            cores=tuple(range(32)),
+            memory_bytes=512 * GIB,
+        )
+        for i, n in enumerate(cards_per_node)
+    )
     return Machine(nodes=nodes, builds=builds)
 
 
 def plan(machine, *, model="tiny", executors=None, engine=None, **shape):
-    view = EngineView.model_validate({"model": model, "topology": shape, "executors": executors or {}, "engine": engine or {}})
+    view = EngineView.model_validate(
+        {"model": model, "topology": shape, "executors": executors or {}, "engine": engine or {}}
+    )
     return topology.plan(view, machine, MODELS)
 
 
@@ -41,7 +90,13 @@ def refused(machine, **config):
 
 def test_demo_on_a_laptop():
     (core,) = plan(LAPTOP, model="demo")
-    assert (core.name, core.device, core.replicas, core.bundles, core.strategy) == ("core", "cpu", 1, ({"CPU": 1.0},), "PACK")
+    assert (core.name, core.device, core.replicas, core.bundles, core.strategy) == (
+        "core",
+        "cpu",
+        1,
+        ({"CPU": 1.0},),
+        "PACK",
+    )
     assert core.cpu_lists == ()
     assert "VLLM_CPU_OMP_THREADS_BIND" not in core.env
     assert core.max_ongoing_requests > core.max_num_seqs == 64
@@ -84,7 +139,9 @@ def test_sharded_in_a_node():
 
 
 def test_sharded_across_nodes():
-    (core,) = plan(box(2, 2), model="q30", kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=2)
+    (core,) = plan(
+        box(2, 2), model="q30", kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=2
+    )
     assert core.strategy == "STRICT_SPREAD"
     assert [bundle["GPU"] for bundle in core.bundles] == [2.0, 2.0]
     assert core.launch_args["nnodes"] == 2
@@ -100,7 +157,12 @@ def test_sharded_on_cpu():
 
 
 def test_an_engine_that_its_owner_has_bound_stays_so():
-    (core,) = plan(SERVER, kind="sharded", tensor_parallel=2, engine={"env": {"VLLM_CPU_OMP_THREADS_BIND": "0-3|8-11"}})
+    (core,) = plan(
+        SERVER,
+        kind="sharded",
+        tensor_parallel=2,
+        engine={"env": {"VLLM_CPU_OMP_THREADS_BIND": "0-3|8-11"}},
+    )
     assert core.cpu_lists == ()
     assert core.env["VLLM_CPU_OMP_THREADS_BIND"] == "0-3|8-11"
 
@@ -120,7 +182,10 @@ def test_hybrid_core_and_executors():
         "cloud": {"kind": "remote", "url": "http://x/v1", "model": "big"},
     }
     builds = (("cpu", "/opt/cpu/bin/python"), ("gpu", ""))
-    specs = {spec.name: spec for spec in plan(box(4, builds=builds), model="q14", executors=executors, kind="hybrid")}
+    specs = {
+        spec.name: spec
+        for spec in plan(box(4, builds=builds), model="q14", executors=executors, kind="hybrid")
+    }
     assert set(specs) == {"core", "coder", "hands", "clerk"}
     assert specs["hands"].bundles == ({"CPU": 2.0, "GPU": 2.0},)
     assert specs["core"].replicas == specs["coder"].replicas == 1
@@ -132,18 +197,32 @@ def test_hybrid_core_and_executors():
 
 def test_the_largest_is_deployed_first():
     executors = {"small": {"model": "tiny"}, "large": {"model": "q30", "tensor_parallel": 2}}
-    assert [spec.name for spec in plan(box(4), executors=executors, kind="hybrid")] == ["large", "core", "small"]
+    assert [spec.name for spec in plan(box(4), executors=executors, kind="hybrid")] == [
+        "large",
+        "core",
+        "small",
+    ]
 
 
 def test_hybrid_on_two_cores_shares_them():
-    specs = {spec.name: spec for spec in plan(LAPTOP, executors={"side": {"model": "tiny"}}, kind="hybrid", tensor_parallel=2)}
+    specs = {
+        spec.name: spec
+        for spec in plan(
+            LAPTOP, executors={"side": {"model": "tiny"}}, kind="hybrid", tensor_parallel=2
+        )
+    }
     assert specs["core"].cpu_lists == ("0|1",)
     assert specs["side"].cpu_lists == ("0",)
     assert specs["core"].bundles == specs["side"].bundles == ({"CPU": 0.5},)
 
 
 def test_executors_with_fixed_cores_are_served_first():
-    specs = {s.name: s for s in plan(SERVER, executors={"side": {"model": "tiny", "engine": {"cpu_cores": 4}}}, kind="hybrid")}
+    specs = {
+        s.name: s
+        for s in plan(
+            SERVER, executors={"side": {"model": "tiny", "engine": {"cpu_cores": 4}}}, kind="hybrid"
+        )
+    }
     assert specs["side"].cpu_lists == ("0,1,2,3",)
     assert specs["core"].cpu_lists == ("4,5,6,7,8,9,10,11,12,13,14",)
 
@@ -151,7 +230,9 @@ def test_executors_with_fixed_cores_are_served_first():
 def test_heads_that_cannot_be_shared_name_the_sizes_that_work():
     error = refused(box(4), model="demo", kind="sharded", tensor_parallel=2)
     assert error.code == "config_invalid"
-    assert error.public().startswith("topology.tensor_parallel: demo has 9 heads, 3 KV heads and width 1536")
+    assert error.public().startswith(
+        "topology.tensor_parallel: demo has 9 heads, 3 KV heads and width 1536"
+    )
     assert "Values that work: 1, 3" in error.public()
     assert topology.sharding.working_tps(Q14) == (1, 2, 4, 8)
 
@@ -161,8 +242,17 @@ def test_on_cores_each_of_several_nodes_takes_one_rank():
     error = refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=2)
     assert error.public().startswith("topology.nodes: on cores vLLM puts one rank")
     for nodes in (2, 3):
-        assert refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=nodes).public().endswith("Values that work: 1, 4")
-    assert "set nodes: 1" in refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=4).public()
+        assert (
+            refused(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=nodes)
+            .public()
+            .endswith("Values that work: 1, 4")
+        )
+    assert (
+        "set nodes: 1"
+        in refused(
+            machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2, nodes=4
+        ).public()
+    )
     assert plan(machine, kind="sharded", tensor_parallel=2, pipeline_parallel=2)[0].nodes == 1
 
 
@@ -173,11 +263,16 @@ def test_nodes_must_divide_the_ranks():
 
 
 def test_more_stages_than_layers():
-    assert "topology.pipeline_parallel: tiny has 2 layers" in refused(box(4), kind="sharded", pipeline_parallel=4).public()
+    assert (
+        "topology.pipeline_parallel: tiny has 2 layers"
+        in refused(box(4), kind="sharded", pipeline_parallel=4).public()
+    )
 
 
 def test_more_nodes_than_there_are():
-    assert "the cluster has 1" in refused(box(2), kind="sharded", tensor_parallel=2, nodes=2).public()
+    assert (
+        "the cluster has 1" in refused(box(2), kind="sharded", tensor_parallel=2, nodes=2).public()
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +291,10 @@ def test_more_cards_than_there_are(config):
 
 def test_gpu_asked_for_on_a_machine_without_one():
     error = refused(LAPTOP, device="gpu")
-    assert (error.code, error.public()) == ("gpu_missing", "topology.device asks for 1 GPU(s), and 0 were seen.")
+    assert (error.code, error.public()) == (
+        "gpu_missing",
+        "topology.device asks for 1 GPU(s), and 0 were seen.",
+    )
 
 
 def test_cards_that_do_not_stand_together():
@@ -206,7 +304,9 @@ def test_cards_that_do_not_stand_together():
 
 
 def test_weights_larger_than_the_card_name_the_size_that_works():
-    small = Machine(nodes=(Node(gpus=(Gpu("4090", 24 * GIB),) * 4, cpus=16),), builds=(("gpu", ""),))
+    small = Machine(
+        nodes=(Node(gpus=(Gpu("4090", 24 * GIB),) * 4, cpus=16),), builds=(("gpu", ""),)
+    )
     error = refused(small, model="q30")
     assert error.code == "does_not_fit"
     assert "57.0 GiB of weights per card" in error.public()
@@ -229,7 +329,9 @@ def test_a_model_without_facts():
 
 
 def test_an_executor_is_remote_when_it_has_a_url():
-    view = EngineView.model_validate({"executors": {"cloud": {"url": "http://x/v1", "model": "big"}}})
+    view = EngineView.model_validate(
+        {"executors": {"cloud": {"url": "http://x/v1", "model": "big"}}}
+    )
     assert view.executors["cloud"].kind == "remote"
     with pytest.raises(ValueError, match="kind"):
         EngineView.model_validate({"executors": {"odd": {"kind": "ghost", "model": "big"}}})
@@ -237,14 +339,29 @@ def test_an_executor_is_remote_when_it_has_a_url():
 
 def test_extra_args_are_checked_where_they_stand():
     view = EngineView.model_validate(
-        {"model": "tiny", "topology": {"kind": "hybrid"}, "executors": {"side": {"model": "tiny", "engine": {"extra_args": {"blok_size": 1}}}}}
+        {
+            "model": "tiny",
+            "topology": {"kind": "hybrid"},
+            "executors": {"side": {"model": "tiny", "engine": {"extra_args": {"blok_size": 1}}}},
+        }
     )
     assert len(topology.plan(view, LAPTOP, MODELS)) == 2
-    with pytest.raises(ConsiliumError, match=r"executors\.side\.engine\.extra_args\.blok_size") as caught:
-        topology.plan(view, LAPTOP, MODELS, fields=frozenset(["block_size", *topology.plan(view, LAPTOP, MODELS)[0].launch_args]) - {"blok_size"})
+    with pytest.raises(
+        ConsiliumError, match=r"executors\.side\.engine\.extra_args\.blok_size"
+    ) as caught:
+        topology.plan(
+            view,
+            LAPTOP,
+            MODELS,
+            fields=frozenset(["block_size", *topology.plan(view, LAPTOP, MODELS)[0].launch_args])
+            - {"blok_size"},
+        )
     assert "'block_size'" in caught.value.public()
 
 
 def test_a_gpu_build_that_sees_no_gpu_says_so():
     error = refused(replace(LAPTOP, builds=(("gpu", ""),)))
-    assert (error.code, error.public()) == ("gpu_missing", "topology.device asks for 1 GPU(s), and 0 were seen.")
+    assert (error.code, error.public()) == (
+        "gpu_missing",
+        "topology.device asks for 1 GPU(s), and 0 were seen.",
+    )

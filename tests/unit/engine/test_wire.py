@@ -9,14 +9,20 @@ from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.ports import ROUTES, Call, Head, Tail, Timings, Usage
 from consilium.kernel.errors import ConsiliumError
 
-HEAD = Head(200, True, wire.SSE, replica="core#1", executor="core", revision="abc", template="plain")
+HEAD = Head(
+    200, True, wire.SSE, replica="core#1", executor="core", revision="abc", template="plain"
+)
 TAIL = Tail(Usage(3, 4, 1), "stop", Timings(0.1, 2.0, 2.1, 9.0))
 bodies = st.binary(max_size=60).filter(lambda raw: b"\x00" not in raw)
 
 
 @given(st.lists(bodies, max_size=6), bodies)
 def test_a_stream_is_read_back_whole(pieces: list[bytes], last: bytes) -> None:
-    items = [wire.head_frame(HEAD, pieces[0] if pieces else b""), *pieces[1:], wire.tail_frame(TAIL, last)]
+    items = [
+        wire.head_frame(HEAD, pieces[0] if pieces else b""),
+        *pieces[1:],
+        wire.tail_frame(TAIL, last),
+    ]
     reader = wire.Reader()
     read = [reader.take(item) for item in items]
     assert read[0].head == HEAD
@@ -43,7 +49,11 @@ def test_names_in_any_script_cross() -> None:
 
 
 def test_a_failure_is_an_openai_error_object() -> None:
-    item = wire.Reader().take(wire.failure(Head(400, False, wire.JSON), ConsiliumError("prompt_too_long", tokens=9000, limit=8192)))
+    item = wire.Reader().take(
+        wire.failure(
+            Head(400, False, wire.JSON), ConsiliumError("prompt_too_long", tokens=9000, limit=8192)
+        )
+    )
     assert b'"code":"prompt_too_long"' in item.body
     assert b"9000" in item.body
     assert b"8192" in item.body
@@ -60,7 +70,16 @@ def test_a_call_survives_the_dict() -> None:
 async def test_echo_answers_each_route_in_frames(route: str, stream: bool) -> None:
     engine = EchoEngine()
     await engine.start()
-    call = Call("r1", route, {"messages": [{"role": "user", "content": "one two"}], "prompt": "one two", "input": "one two", "stream": stream})
+    call = Call(
+        "r1",
+        route,
+        {
+            "messages": [{"role": "user", "content": "one two"}],
+            "prompt": "one two",
+            "input": "one two",
+            "stream": stream,
+        },
+    )
     if route == "embeddings":
         with pytest.raises(ConsiliumError, match="not_supported"):
             await anext(engine.stream(call))
@@ -82,7 +101,11 @@ async def test_echo_answers_each_route_in_frames(route: str, stream: bool) -> No
 async def test_closing_an_echo_stream_aborts_it() -> None:
     engine = EchoEngine()
     await engine.start()
-    stream = engine.stream(Call("r1", "chat", {"messages": [{"role": "user", "content": "a b !wait c"}], "stream": True}))
+    stream = engine.stream(
+        Call(
+            "r1", "chat", {"messages": [{"role": "user", "content": "a b !wait c"}], "stream": True}
+        )
+    )
     await anext(stream)
     assert engine.running == {"r1"}
     await stream.aclose()
@@ -93,7 +116,9 @@ async def test_closing_an_echo_stream_aborts_it() -> None:
 async def test_an_echo_stream_can_break_after_its_head() -> None:
     engine = EchoEngine()
     await engine.start()
-    call = Call("r1", "chat", {"messages": [{"role": "user", "content": "a !break c"}], "stream": True})
+    call = Call(
+        "r1", "chat", {"messages": [{"role": "user", "content": "a !break c"}], "stream": True}
+    )
     body = b"".join([item async for item in engine.stream(call)])
     assert b'"code":"upstream_down"' in body
     assert wire.DONE in body

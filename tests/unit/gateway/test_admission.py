@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.gateway.admission import LONGEST_ANSWER, MOST_ANSWERS, USUAL_ANSWER, Gate, check_shape, estimate_tokens
+from consilium.gateway.admission import (
+    LONGEST_ANSWER,
+    MOST_ANSWERS,
+    USUAL_ANSWER,
+    Gate,
+    check_shape,
+    estimate_tokens,
+)
 from consilium.gateway.config import Gateway
 from consilium.kernel.errors import ConsiliumError
 
@@ -12,7 +19,9 @@ LIMITS = Gateway(max_n=4)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -49,11 +58,24 @@ def test_what_comes_later_is_not_supported_yet():
 
 
 def test_what_the_engine_validates_goes_on():
-    for body in ({}, {"messages": 5}, {"temperature": "hot"}, {"n": "many"}, {"n": 4}, {"consilium": None}, {"consilium": {"role": None, "receipt": False}}):
+    for body in (
+        {},
+        {"messages": 5},
+        {"temperature": "hot"},
+        {"n": "many"},
+        {"n": 4},
+        {"consilium": None},
+        {"consilium": {"role": None, "receipt": False}},
+    ):
         check_shape(body, LIMITS, "chat")
 
 
-@given(st.dictionaries(st.sampled_from(["model", "n", "consilium", "messages", "max_tokens"]), JSON, max_size=5), st.integers(0, 10**7))
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "n", "consilium", "messages", "max_tokens"]), JSON, max_size=5
+    ),
+    st.integers(0, 10**7),
+)
 def test_any_body_is_let_through_or_refused(body, size):
     assert estimate_tokens(body, size) >= size // 4
     try:
@@ -78,7 +100,10 @@ def test_estimates():
 
 @pytest.mark.parametrize("length", [10**400, "9" * 400, 1e300, float("inf")])
 def test_an_estimate_stays_a_number_that_redis_can_count(length):
-    assert estimate_tokens({"max_tokens": length, "n": length, "prompt": ["a"] * 9}, 8) == 2 + LONGEST_ANSWER * MOST_ANSWERS
+    assert (
+        estimate_tokens({"max_tokens": length, "n": length, "prompt": ["a"] * 9}, 8)
+        == 2 + LONGEST_ANSWER * MOST_ANSWERS
+    )
 
 
 def test_prompts_of_a_completion_are_counted_with_n():

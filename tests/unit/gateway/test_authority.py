@@ -68,7 +68,12 @@ async def refused(authority, header, code, *, tokens=1, scope="generate"):
 async def test_a_good_key_comes_in(authority, store, clock):
     header, record = await key(store, clock, rpm=10, tpm=1000)
     admitted = await authority.authenticate(header, 100)
-    assert (admitted.key_id, admitted.principal.name, admitted.source, admitted.reserved) == (record.id, "laptop", "redis", 100)
+    assert (admitted.key_id, admitted.principal.name, admitted.source, admitted.reserved) == (
+        record.id,
+        "laptop",
+        "redis",
+        100,
+    )
     assert admitted.notes == ()
     assert dict(admitted.headers()) == {
         b"x-ratelimit-limit-requests": b"10",
@@ -88,7 +93,9 @@ async def test_no_key_and_another_spelling(authority, store, header):
 async def test_an_unknown_key_and_a_wrong_secret_read_the_same(authority, store, clock):
     header, _ = await key(store, clock)
     unknown = await refused(authority, "Bearer csl_0123456789ab_" + "0" * 48, "unauthenticated")
-    wrong = await refused(authority, header[:-1] + ("0" if header[-1] != "0" else "1"), "unauthenticated")
+    wrong = await refused(
+        authority, header[:-1] + ("0" if header[-1] != "0" else "1"), "unauthenticated"
+    )
     assert unknown.public() == wrong.public()
 
 
@@ -165,7 +172,9 @@ async def test_a_local_bucket_counts_while_the_store_is_down(authority, store, c
     assert "requests" in (await refused(authority, header, "rate_limited")).public()
 
 
-async def test_the_store_is_asked_seldom_while_down_and_taken_back_by_itself(authority, store, clock):
+async def test_the_store_is_asked_seldom_while_down_and_taken_back_by_itself(
+    authority, store, clock
+):
     header, _ = await key(store, clock, rpm=1000)
     await authority.authenticate(header, 1)
     store.down = True
@@ -208,7 +217,12 @@ async def test_damaged_keys_are_no_outage(authority, store, clock, monkeypatch):
 async def test_without_keys_anyone_comes_in(store, clock):
     open_door = Authority(store, pepper=PEPPER, clock=clock, cache_s=60, required=False)
     admitted = await open_door.authenticate(None, 5)
-    assert (admitted.key_id, admitted.source, admitted.reserved, admitted.headers()) == ("", "none", 0, [])
+    assert (admitted.key_id, admitted.source, admitted.reserved, admitted.headers()) == (
+        "",
+        "none",
+        0,
+        [],
+    )
     await open_door.settle(admitted.key_id, 0, 5)
     assert store.asked == 0
 

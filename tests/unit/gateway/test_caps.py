@@ -2,7 +2,14 @@
 
 import pytest
 
-from consilium.gateway.caps import LONGEST_GRAMMAR, LONGEST_REGEX, LONGEST_STOP, MOST, MOST_CHOICES, check_caps
+from consilium.gateway.caps import (
+    LONGEST_GRAMMAR,
+    LONGEST_REGEX,
+    LONGEST_STOP,
+    MOST,
+    MOST_CHOICES,
+    check_caps,
+)
 from consilium.kernel.errors import ConsiliumError
 
 USUAL = {
@@ -10,7 +17,10 @@ USUAL = {
     "stop": ["\n", "END"],
     "logit_bias": {"1": -100},
     "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
-    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"type": "object"}},
+    },
     "structured_outputs": {"choice": ["yes", "no"]},
 }
 LONG = "a" * (LONGEST_GRAMMAR + 1)
@@ -39,9 +49,15 @@ def test_what_is_of_the_wrong_kind_is_the_engines_to_refuse(field, strange):
         ("structured_outputs.regex", {"structured_outputs": {"regex": "a" * (LONGEST_REGEX + 1)}}),
         ("structured_outputs.grammar", {"structured_outputs": {"grammar": LONG}}),
         ("structured_outputs.json", {"structured_outputs": {"json": {"description": LONG}}}),
-        ("structured_outputs.choice", {"structured_outputs": {"choice": ["a"] * (MOST_CHOICES + 1)}}),
+        (
+            "structured_outputs.choice",
+            {"structured_outputs": {"choice": ["a"] * (MOST_CHOICES + 1)}},
+        ),
         ("structured_outputs.choice", {"structured_outputs": {"choice": [LONG]}}),
-        ("response_format", {"response_format": {"json_schema": {"schema": {"description": LONG}}}}),
+        (
+            "response_format",
+            {"response_format": {"json_schema": {"schema": {"description": LONG}}}},
+        ),
         ("text.format", {"text": {"format": {"schema": {"description": LONG}}}}),
     ],
 )

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.gateway.keys import ANYONE, DEFAULT_SCOPES, bearer, digest, mint, parse, principal, verify
+from consilium.gateway.keys import (
+    ANYONE,
+    DEFAULT_SCOPES,
+    bearer,
+    digest,
+    mint,
+    parse,
+    principal,
+    verify,
+)
 
 PEPPER = b"0" * 64
 
@@ -36,7 +45,17 @@ def test_keys_differ():
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer x", "Basic abc", "csl_0123456789ab_" + "0" * 48, "Bearer csl_0123456789ab_" + "0" * 47, "Bearer a b"]
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer x",
+        "Basic abc",
+        "csl_0123456789ab_" + "0" * 48,
+        "Bearer csl_0123456789ab_" + "0" * 47,
+        "Bearer a b",
+    ],
 )
 def test_other_headers_hold_no_key(header):
     assert bearer(header) is None

@@ -88,15 +88,28 @@ def test_every_known_name_resolves(model):
 def test_listing_names_everything_once():
     infos = [
         ExecutorInfo("hands", "engine", "Qwen/Qwen3-30B-A3B", context=32768, state=State.READY),
-        ExecutorInfo("core", "engine", "Qwen/Qwen3-8B", context=8192, state=State.READY, revision="ab12"),
+        ExecutorInfo(
+            "core", "engine", "Qwen/Qwen3-8B", context=8192, state=State.READY, revision="ab12"
+        ),
         ExecutorInfo("twin", "engine", "Qwen/Qwen3-8B", context=4096),
     ]
     rows = listing(ROLES, infos, 1_700_000_000)
     ids = [row["id"] for row in rows]
     assert len(ids) == len(set(ids))
     assert ids[:4] == ["auto", "base", "role/philosopher", "role/coder"]
-    assert set(ids[4:]) == {"executor/core", "executor/hands", "executor/twin", "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"}
+    assert set(ids[4:]) == {
+        "executor/core",
+        "executor/hands",
+        "executor/twin",
+        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-30B-A3B",
+    }
     plain = next(row for row in rows if row["id"] == "Qwen/Qwen3-8B")
     assert plain["max_model_len"] == 8192
     assert plain["consilium"]["executor"] == "core"
-    assert all(row["object"] == "model" and row["created"] == 1_700_000_000 and row["owned_by"] == "consilium" for row in rows)
+    assert all(
+        row["object"] == "model"
+        and row["created"] == 1_700_000_000
+        and row["owned_by"] == "consilium"
+        for row in rows
+    )

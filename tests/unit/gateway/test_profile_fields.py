@@ -9,7 +9,16 @@ import pytest
 from consilium.gateway.config import Profile
 from consilium.gateway.profiles import apply
 
-FULL = Profile(thinking=True, thinking_budget=64, temperature=0.5, top_p=0.9, top_k=10, min_p=0.05, presence_penalty=1.0, max_tokens=99)
+FULL = Profile(
+    thinking=True,
+    thinking_budget=64,
+    temperature=0.5,
+    top_p=0.9,
+    top_k=10,
+    min_p=0.05,
+    presence_penalty=1.0,
+    max_tokens=99,
+)
 MODELS = {
     "chat": ("openai/chat_completion/protocol.py", "ChatCompletionRequest"),
     "completions": ("openai/completion/protocol.py", "CompletionRequest"),
@@ -24,7 +33,11 @@ def test_the_engine_knows_the_fields(route):
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("no engine is installed here")
     file, name = MODELS[route]
-    tree = ast.parse((Path(spec.submodule_search_locations[0]) / "entrypoints" / file).read_text(encoding="utf-8"))
+    tree = ast.parse(
+        (Path(spec.submodule_search_locations[0]) / "entrypoints" / file).read_text(
+            encoding="utf-8"
+        )
+    )
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     fields = {node.target.id for node in found.body if isinstance(node, ast.AnnAssign)}
     assert set(apply(FULL, {}, route)) <= fields

@@ -26,7 +26,9 @@ def test_a_configured_profile_replaces_a_built_in_one():
     assert choose(None, None, "", profiles={"dialog": Profile(top_k=5)}).profile.top_k == 5
 
 
-@pytest.mark.parametrize(("asked", "near"), [("thnk", "think"), ("Code", "code"), ("dialogue", "dialog")])
+@pytest.mark.parametrize(
+    ("asked", "near"), [("thnk", "think"), ("Code", "code"), ("dialogue", "dialog")]
+)
 def test_an_unknown_profile_is_told_the_nearest(asked, near):
     with pytest.raises(ConsiliumError) as caught:
         choose(asked, None, "", profiles={})
@@ -74,7 +76,9 @@ def test_cues_at_both_ends_of_a_long_text_are_seen():
     assert pick("пошагово " + "x" * 9000)[0] == "think"
 
 
-@pytest.mark.parametrize("word", ["hello there friend ", "слово за словом идёт ", "1 + a ", "write a "])
+@pytest.mark.parametrize(
+    "word", ["hello there friend ", "слово за словом идёт ", "1 + a ", "write a "]
+)
 def test_the_rule_is_cheap(word):
     text = (word * 400)[:2000]
     pick(text)
@@ -83,7 +87,9 @@ def test_the_rule_is_cheap(word):
         began = time.perf_counter()
         pick(text)
         runs.append(time.perf_counter() - began)
-    assert min(runs) < 500e-6  # 50 us is the figure of an idle machine; a loaded one is several times slower
+    assert (
+        min(runs) < 500e-6
+    )  # 50 us is the figure of an idle machine; a loaded one is several times slower
 
 
 @given(st.text(max_size=300))
@@ -97,7 +103,16 @@ def test_dialog_changes_nothing():
         assert apply(BUILT_IN["dialog"], body, route) is body
 
 
-FULL = Profile(thinking=True, thinking_budget=64, temperature=0.5, top_p=0.9, top_k=10, min_p=0.05, presence_penalty=1.0, max_tokens=99)
+FULL = Profile(
+    thinking=True,
+    thinking_budget=64,
+    temperature=0.5,
+    top_p=0.9,
+    top_k=10,
+    min_p=0.05,
+    presence_penalty=1.0,
+    max_tokens=99,
+)
 
 
 def test_a_profile_sets_what_the_caller_did_not():
@@ -114,7 +129,15 @@ def test_a_profile_sets_what_the_caller_did_not():
     }
 
 
-SENT = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "presence_penalty": 0, "max_tokens": 1, "thinking_token_budget": 0}
+SENT = {
+    "temperature": 0,
+    "top_p": 1,
+    "top_k": -1,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "max_tokens": 1,
+    "thinking_token_budget": 0,
+}
 
 
 @given(st.sets(st.sampled_from(sorted(SENT))))
@@ -142,12 +165,17 @@ def test_template_words_are_merged():
 
 
 def test_no_budget_when_thinking_is_off():
-    assert "thinking_token_budget" not in apply(Profile(thinking=False, thinking_budget=64), {}, "chat")
+    assert "thinking_token_budget" not in apply(
+        Profile(thinking=False, thinking_budget=64), {}, "chat"
+    )
     assert apply(Profile(thinking_budget=64), {}, "chat") == {"thinking_token_budget": 64}
 
 
 def test_tokenize_gets_the_template_words_only_and_embeddings_nothing():
-    assert apply(FULL, {"messages": []}, "tokenize") == {"messages": [], "chat_template_kwargs": {"enable_thinking": True}}
+    assert apply(FULL, {"messages": []}, "tokenize") == {
+        "messages": [],
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
     assert apply(FULL, {"input": "x"}, "embeddings") == {"input": "x"}
 
 

@@ -11,17 +11,42 @@ from consilium.kernel.errors import ConsiliumError
 FRAME = Frame("stoic", "Be calm.")
 JSON = st.recursive(
     st.none() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "text", "type", "user"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "text", "type", "user"]), inner, max_size=3
+        )
+    ),
     max_leaves=10,
 )
-BODIES = st.dictionaries(st.sampled_from(["messages", "prompt", "input", "instructions"]), JSON, max_size=4)
+BODIES = st.dictionaries(
+    st.sampled_from(["messages", "prompt", "input", "instructions"]), JSON, max_size=4
+)
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "no"}]}, "one"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}, "a b"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "one"},
+                    {"role": "assistant", "content": "no"},
+                ]
+            },
+            "one",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+                    }
+                ]
+            },
+            "a b",
+        ),
         ({"prompt": "two"}, "two"),
         ({"input": "three"}, "three"),
         ({"input": [{"role": "user", "content": "four"}]}, "four"),
@@ -35,7 +60,10 @@ def test_the_last_words_of_the_caller(body, words):
 
 def test_frames_go_where_the_route_has_its_words():
     user = {"role": "user", "content": "x"}
-    assert framed(FRAME, {"messages": [user]}, "chat")["messages"] == [{"role": "system", "content": "Be calm."}, user]
+    assert framed(FRAME, {"messages": [user]}, "chat")["messages"] == [
+        {"role": "system", "content": "Be calm."},
+        user,
+    ]
     assert framed(FRAME, {"messages": [user]}, "tokenize")["messages"][0]["role"] == "system"
     assert framed(FRAME, {"prompt": "x"}, "completions")["prompt"] == "Be calm.\n\nx"
     assert framed(FRAME, {"input": "x"}, "responses")["instructions"] == "Be calm."

@@ -42,7 +42,16 @@ def test_both_shapes_are_json():
 
 def test_a_plain_answer_has_a_short_receipt():
     shown = Receipt("01J", 1.0, "chat", "auto", "auto", "core").as_dict()
-    assert set(shown) <= {"id", "created", "route", "model_asked", "target", "executor", "template", "status"}
+    assert set(shown) <= {
+        "id",
+        "created",
+        "route",
+        "model_asked",
+        "target",
+        "executor",
+        "template",
+        "status",
+    }
 
 
 def test_a_receipt_does_not_change():
@@ -65,10 +74,24 @@ def test_the_timeline_tells_every_decision():
         "2023-11-14 22:13:20 UTC",
     ):
         assert words in text
-    order = [text.index(word) for word in ("to check, frame", "to wait in the engine", "answered\n" if text.endswith("answered\n") else "90.0")]
+    order = [
+        text.index(word)
+        for word in (
+            "to check, frame",
+            "to wait in the engine",
+            "answered\n" if text.endswith("answered\n") else "90.0",
+        )
+    ]
     assert order == sorted(order)
 
 
-@pytest.mark.parametrize("raw", [{}, {"timings": None, "usage": None, "notes": None}, {"created": "soon", "timings": {"gateway": "x", "other": 5}}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"timings": None, "usage": None, "notes": None},
+        {"created": "soon", "timings": {"gateway": "x", "other": 5}},
+    ],
+)
 def test_a_receipt_of_another_version_is_still_told(raw):
     assert timeline(raw).startswith("receipt")

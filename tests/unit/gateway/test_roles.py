@@ -12,7 +12,11 @@ USER = {"role": "user", "content": "What is good?"}
 
 def test_frames_are_read_from_text_and_file(tmp_path):
     (tmp_path / "monk.md").write_text("Ты монах.\n\nГовори кратко.\n", encoding="utf-8")
-    roles = {"stoic": Role(frame=" Be calm. ", executor="hands", fallback="core"), "monk": Role(frame_file="monk.md", profile="think"), "plain": Role()}
+    roles = {
+        "stoic": Role(frame=" Be calm. ", executor="hands", fallback="core"),
+        "monk": Role(frame_file="monk.md", profile="think"),
+        "plain": Role(),
+    }
     frames = read(roles, tmp_path)
     assert frames["stoic"] == Frame("stoic", "Be calm.", "auto", "hands", "core")
     assert frames["monk"] == Frame("monk", "Ты монах.\n\nГовори кратко.", "think")
@@ -23,7 +27,10 @@ def test_frames_are_read_from_text_and_file(tmp_path):
 
 def test_an_absolute_frame_file_is_taken_as_it_is(tmp_path):
     (tmp_path / "a.txt").write_text("A", encoding="utf-8")
-    assert read({"a": Role(frame_file=str(tmp_path / "a.txt"))}, tmp_path / "elsewhere")["a"].text == "A"
+    assert (
+        read({"a": Role(frame_file=str(tmp_path / "a.txt"))}, tmp_path / "elsewhere")["a"].text
+        == "A"
+    )
 
 
 @pytest.mark.parametrize("write", [None, b"\xff\xfe\x00bad"])
@@ -39,7 +46,10 @@ def test_a_frame_file_that_cannot_be_read_is_named(tmp_path, write):
 
 
 def test_a_frame_comes_first():
-    assert frame_messages(FRAME, [USER]) == [{"role": "system", "content": "You are a Stoic."}, USER]
+    assert frame_messages(FRAME, [USER]) == [
+        {"role": "system", "content": "You are a Stoic."},
+        USER,
+    ]
     assert frame_messages(FRAME, []) == [{"role": "system", "content": "You are a Stoic."}]
 
 
@@ -50,21 +60,36 @@ def test_the_callers_own_system_text_follows_after_a_blank_line(kind):
 
 
 def test_several_system_messages_become_one():
-    framed = frame_messages(FRAME, [{"role": "system", "content": "A"}, {"role": "developer", "content": [{"type": "text", "text": "B"}]}, USER])
+    framed = frame_messages(
+        FRAME,
+        [
+            {"role": "system", "content": "A"},
+            {"role": "developer", "content": [{"type": "text", "text": "B"}]},
+            USER,
+        ],
+    )
     assert framed == [{"role": "system", "content": "You are a Stoic.\n\nA\n\nB"}, USER]
 
 
 def test_parts_of_text_are_joined_and_other_parts_kept():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     text = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert frame_messages(FRAME, [{"role": "system", "content": text}])[0]["content"] == "You are a Stoic.\n\none\ntwo"
+    assert (
+        frame_messages(FRAME, [{"role": "system", "content": text}])[0]["content"]
+        == "You are a Stoic.\n\none\ntwo"
+    )
     mixed = frame_messages(FRAME, [{"role": "system", "content": [*text, image]}])[0]["content"]
     assert mixed == [{"type": "text", "text": "You are a Stoic."}, *text, image]
 
 
 def test_other_messages_are_the_same_objects_and_the_input_is_not_changed():
     later = {"role": "system", "content": "from now on French"}
-    messages = [{"role": "system", "content": "A", "name": "ops"}, USER, {"role": "assistant", "content": None, "tool_calls": [{}]}, later]
+    messages = [
+        {"role": "system", "content": "A", "name": "ops"},
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [{}]},
+        later,
+    ]
     before = [dict(message) for message in messages]
     framed = frame_messages(FRAME, messages)
     assert [id(message) for message in framed[1:]] == [id(message) for message in messages[1:]]
@@ -102,4 +127,7 @@ def test_odd_system_content_is_refused():
 @pytest.mark.parametrize("role", [None, 5, [], {}])
 def test_a_role_of_another_type_is_left_to_the_engine(role):
     message = {"role": role, "content": "x"}
-    assert frame_messages(FRAME, [message]) == [{"role": "system", "content": "You are a Stoic."}, message]
+    assert frame_messages(FRAME, [message]) == [
+        {"role": "system", "content": "You are a Stoic."},
+        message,
+    ]

@@ -16,12 +16,17 @@ def event(value):
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3), max_size=6), st.lists(st.integers(0, 200), max_size=8))
+@given(
+    st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3), max_size=6),
+    st.lists(st.integers(0, 200), max_size=8),
+)
 def test_events_are_whole_wherever_the_bytes_are_cut(values, cuts):
     raw = b"".join(event(value) for value in values) + b"data: [DONE]\n\n"
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     reader = Reader()
-    found = [item for begin, end in itertools.pairwise(edges) for item in reader.feed(raw[begin:end])]
+    found = [
+        item for begin, end in itertools.pairwise(edges) for item in reader.feed(raw[begin:end])
+    ]
     assert found == values
     assert reader.done
 
@@ -46,9 +51,15 @@ def test_an_error_in_a_stream_keeps_its_hint_when_to_retry():
 
 
 def test_a_chat_piece_has_text_thinking_end_and_receipt():
-    assert chat_piece({"choices": [{"delta": {"content": "a", "reasoning": "b"}}]}) == ChatPiece("a", "b")
-    assert chat_piece({"choices": [{"delta": {"reasoning_content": "b"}, "finish_reason": "stop"}]}) == ChatPiece("", "b", "stop")
-    assert chat_piece({"choices": [], "consilium": {"receipt": {"id": "r"}}}) == ChatPiece(receipt={"id": "r"})
+    assert chat_piece({"choices": [{"delta": {"content": "a", "reasoning": "b"}}]}) == ChatPiece(
+        "a", "b"
+    )
+    assert chat_piece(
+        {"choices": [{"delta": {"reasoning_content": "b"}, "finish_reason": "stop"}]}
+    ) == ChatPiece("", "b", "stop")
+    assert chat_piece({"choices": [], "consilium": {"receipt": {"id": "r"}}}) == ChatPiece(
+        receipt={"id": "r"}
+    )
     with pytest.raises(ConsiliumError) as raised:
         chat_piece(to_openai(ConsiliumError("upstream_down", name="core", retry_after_s=5.0)))
     assert raised.value.code == "upstream_down"
@@ -74,7 +85,14 @@ def test_an_error_of_ours_is_read_back_with_its_fields(code):
     ("body", "status", "code", "text"),
     [
         (
-            {"error": {"message": "top_p must be in (0, 1]", "type": "BadRequestError", "param": "top_p", "code": 400}},
+            {
+                "error": {
+                    "message": "top_p must be in (0, 1]",
+                    "type": "BadRequestError",
+                    "param": "top_p",
+                    "code": 400,
+                }
+            },
             400,
             "invalid_request",
             "top_p must be in (0, 1]",

@@ -48,7 +48,10 @@ def test_the_order_of_ids_as_text_is_that_of_their_numbers(one, other):
     assert (clock.spell(one) < clock.spell(other)) == (one < other)
 
 
-@pytest.mark.parametrize("text", ["", "01M7YW6KHC70YVJQ0E210BAK1", "01M7YW6KHC70YVJQ0E210BAK1U", "01m7yw6khc70yvjq0e210bak1r"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "01M7YW6KHC70YVJQ0E210BAK1", "01M7YW6KHC70YVJQ0E210BAK1U", "01m7yw6khc70yvjq0e210bak1r"],
+)
 def test_what_is_no_id_is_refused(text):
     with pytest.raises(ValueError, match="no ULID"):
         clock.time_of(text)

@@ -51,12 +51,25 @@ def refused(*, env=None, flags=None, path=None) -> ConsiliumError:
 
 def test_flag_beats_environment_beats_file_beats_default(file):
     path = file("model: from-file\ngateway: {port: 1, host: from-file, request_timeout_s: 3}\n")
-    env = {"CONSILIUM_GATEWAY__PORT": "2", "CONSILIUM_GATEWAY__HOST": "from-env", "PATH": "/bin", "CONSILIUM_STATE": "/x"}
+    env = {
+        "CONSILIUM_GATEWAY__PORT": "2",
+        "CONSILIUM_GATEWAY__HOST": "from-env",
+        "PATH": "/bin",
+        "CONSILIUM_STATE": "/x",
+    }
     loaded = load(Tree, path=path, env=env, flags={"gateway.port": 4})
     assert loaded.value.gateway == Gateway(port=4, host="from-env", request_timeout_s=3)
     assert loaded.value.model == "from-file"
-    origins = {key: loaded.origin(key) for key in ("gateway.port", "gateway.host", "gateway.request_timeout_s", "redis.url")}
-    assert origins == {"gateway.port": "flag", "gateway.host": "environment", "gateway.request_timeout_s": "file", "redis.url": "default"}
+    origins = {
+        key: loaded.origin(key)
+        for key in ("gateway.port", "gateway.host", "gateway.request_timeout_s", "redis.url")
+    }
+    assert origins == {
+        "gateway.port": "flag",
+        "gateway.host": "environment",
+        "gateway.request_timeout_s": "file",
+        "redis.url": "default",
+    }
 
 
 def test_without_anything_everything_is_default():
@@ -84,8 +97,16 @@ def test_the_tree_is_frozen():
     ("text", "key", "said"),
     [
         ("gatewai: {}\n", "gatewai", "The nearest known key is 'gateway' (consilium.yaml, line 1)"),
-        ("model: x\ngateway:\n  host: a\n  prot: 80\n", "gateway.prot", "The nearest known key is 'port' (consilium.yaml, line 4)"),
-        ("roles:\n  poet:\n    farme: x\n", "roles.poet.farme", "The nearest known key is 'frame' (consilium.yaml, line 3)"),
+        (
+            "model: x\ngateway:\n  host: a\n  prot: 80\n",
+            "gateway.prot",
+            "The nearest known key is 'port' (consilium.yaml, line 4)",
+        ),
+        (
+            "roles:\n  poet:\n    farme: x\n",
+            "roles.poet.farme",
+            "The nearest known key is 'frame' (consilium.yaml, line 3)",
+        ),
         ("zzzzzzzz: 1\n", "zzzzzzzz", "Known keys are gateway, model, redis, roles"),
         ("gateway:\n  port: eighty\n", "gateway.port", "(it is 'eighty') (consilium.yaml, line 2)"),
         ("gateway:\n  port: 70000\n", "gateway.port", "(it is 70000)"),
@@ -164,7 +185,11 @@ def test_the_state_folder_follows_the_environment(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "first", "second"),
-    [("model: a\ngateway: {}\nmodel: b\n", 1, 3), ("gateway:\n  port: 1\n  host: a\n  port: 2\n", 2, 4), ("roles:\n  a: {}\n  'a': {}\n", 2, 3)],
+    [
+        ("model: a\ngateway: {}\nmodel: b\n", 1, 3),
+        ("gateway:\n  port: 1\n  host: a\n  port: 2\n", 2, 4),
+        ("roles:\n  a: {}\n  'a': {}\n", 2, 3),
+    ],
 )
 def test_a_key_written_twice_is_refused_with_both_lines(file, text, first, second):
     err = refused(path=file(text))
@@ -191,10 +216,21 @@ class Free(Section):
 
 
 def test_secrets_under_names_of_the_owners_choice_and_in_addresses_are_masked():
-    env = {"HF_TOKEN": "hunter2", "aws_secret_access_key": "hunter2", "MY_PASSWORD": "hunter2", "NCCL_P2P_DISABLE": "1", "PROXY": "http://u:hunter2@h:1/x"}
+    env = {
+        "HF_TOKEN": "hunter2",
+        "aws_secret_access_key": "hunter2",
+        "MY_PASSWORD": "hunter2",
+        "NCCL_P2P_DISABLE": "1",
+        "PROXY": "http://u:hunter2@h:1/x",
+    }
     tree = Free(
         env=env,
-        extra={"api_key": "hunter2", "keys": ["hunter2"], "served": ["https://me:hunter2@h/v1"], "tokenizer": "Qwen/Qwen3-8B"},
+        extra={
+            "api_key": "hunter2",
+            "keys": ["hunter2"],
+            "served": ["https://me:hunter2@h/v1"],
+            "tokenizer": "Qwen/Qwen3-8B",
+        },
         executors={"rented": {"url": "https://me:hunter2@host/v1"}},
     )
     shown = config.dump(tree, masked=True)

@@ -51,7 +51,14 @@ def test_a_full_disk_or_a_closed_pipe_costs_the_line_and_not_the_work(reason):
 def test_a_pod_gets_json(monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     line = json.loads(written())
-    assert {"event": "turn_done", "service": "gateway", "room": "turn", "request_id": "req-1", "took_ms": 212, "level": "info"}.items() <= line.items()
+    assert {
+        "event": "turn_done",
+        "service": "gateway",
+        "room": "turn",
+        "request_id": "req-1",
+        "took_ms": 212,
+        "level": "info",
+    }.items() <= line.items()
 
 
 def test_the_variable_sets_form_and_level(monkeypatch):

@@ -26,4 +26,7 @@ def test_an_address_is_shown_without_user_password_and_query(url: str, shown: st
 
 
 def test_a_text_keeps_everything_but_who_logs_in() -> None:
-    assert without_userinfo("to redis://:x@h:1/0 and http://y/z") == "to redis://********@h:1/0 and http://y/z"
+    assert (
+        without_userinfo("to redis://:x@h:1/0 and http://y/z")
+        == "to redis://********@h:1/0 and http://y/z"
+    )

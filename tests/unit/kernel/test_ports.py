@@ -13,7 +13,11 @@ def test_every_row_gets_its_own_port_below_those_of_outgoing_connections():
     given_ports = ports.allot({}, usable=lambda _: True)
     assert list(given_ports) == [row.name for row in ports.TABLE]
     assert given_ports["http"] == 8000
-    used = [number for row in ports.TABLE for number in range(given_ports[row.name], given_ports[row.name] + row.count)]
+    used = [
+        number
+        for row in ports.TABLE
+        for number in range(given_ports[row.name], given_ports[row.name] + row.count)
+    ]
     assert len(used) == len(set(used))
     assert all(ports.LOWEST <= number <= ports.HIGHEST for number in used if number != 8000)
 
@@ -21,12 +25,18 @@ def test_every_row_gets_its_own_port_below_those_of_outgoing_connections():
 @given(st.sets(st.integers(ports.LOWEST, ports.HIGHEST), max_size=2000))
 def test_what_is_taken_is_never_given(taken):
     given_ports = ports.allot({}, usable=lambda port: port not in taken and port != 8000)
-    used = {number for row in ports.TABLE for number in range(given_ports[row.name], given_ports[row.name] + row.count)}
+    used = {
+        number
+        for row in ports.TABLE
+        for number in range(given_ports[row.name], given_ports[row.name] + row.count)
+    }
     assert not used & (taken | {8000})
 
 
 def test_a_named_port_is_kept_and_rows_can_be_left_out():
-    given_ports = ports.allot({"grpc": 50051, "http": None, "redis": 6379}, skip=["redis"], usable=lambda _: True)
+    given_ports = ports.allot(
+        {"grpc": 50051, "http": None, "redis": 6379}, skip=["redis"], usable=lambda _: True
+    )
     assert given_ports["grpc"] == 50051
     assert "redis" not in given_ports
 

@@ -63,7 +63,9 @@ def test_yarn_makes_more_positions_legal():
 
 def test_the_worst_comes_first_and_equal_files_say_nothing():
     assert edits.judge(MOE, MOE) == []
-    found = edits.judge(MOE, {**MOE, "max_position_embeddings": 8192, "hidden_size": 1, "rope_theta": 1.0})
+    found = edits.judge(
+        MOE, {**MOE, "max_position_embeddings": 8192, "hidden_size": 1, "rope_theta": 1.0}
+    )
     assert [edit.effect for edit in found] == ["breaks", "silently_wrong", "legal"]
 
 
@@ -93,9 +95,14 @@ def test_tokens_beyond_the_table_break():
 
 def test_moved_reused_lost_and_new_tokens_are_told():
     shape, old = models.by_name("Qwen3-8B").shape, tokens(a=0, b=1, c=2)
-    assert [f.effect for f in tokenizer_edits.check(tokens(a=0, b=1, c=2), shape, old)] == ["legal", "legal"]
+    assert [f.effect for f in tokenizer_edits.check(tokens(a=0, b=1, c=2), shape, old)] == [
+        "legal",
+        "legal",
+    ]
     assert tokenizer_edits.check(tokens(a=1, b=0, c=2), shape, old)[0].effect == "silently_wrong"
     assert tokenizer_edits.check(tokens(a=0, a2=0), shape)[0].effect == "silently_wrong"
-    said = " ".join(f.sentence for f in tokenizer_edits.check(tokens(a=0, b=1, new=2, newer=9), shape, old))
+    said = " ".join(
+        f.sentence for f in tokenizer_edits.check(tokens(a=0, b=1, new=2, newer=9), shape, old)
+    )
     assert "took the id" in said
     assert "untrained" in said

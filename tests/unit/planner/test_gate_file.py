@@ -17,12 +17,18 @@ def verdicts(tree, *cards, ram=64 * GIB):
 
 
 def test_the_core_alone():
-    assert verdicts({"model": "Qwen/Qwen3-8B", "engine": {"max_model_len": 16_384}}, BIG) == [("core", "fits")]
-    assert verdicts({"model": "Qwen/Qwen3-32B", "engine": {"max_model_len": 16_384}}, HOME) == [("core", "no")]
+    assert verdicts({"model": "Qwen/Qwen3-8B", "engine": {"max_model_len": 16_384}}, BIG) == [
+        ("core", "fits")
+    ]
+    assert verdicts({"model": "Qwen/Qwen3-32B", "engine": {"max_model_len": 16_384}}, HOME) == [
+        ("core", "no")
+    ]
 
 
 def test_replicas_on_unequal_cards_are_ruled_by_the_smallest():
-    assert verdicts({"model": "Qwen/Qwen3-14B", "engine": {"max_model_len": 16_384}}, BIG, HOME) == [("core", "no")]
+    assert verdicts(
+        {"model": "Qwen/Qwen3-14B", "engine": {"max_model_len": 16_384}}, BIG, HOME
+    ) == [("core", "no")]
 
 
 def test_core_and_executors_take_cards_in_order():
@@ -31,7 +37,11 @@ def test_core_and_executors_take_cards_in_order():
         "topology": {"kind": "hybrid", "replicas": 1},
         "engine": {"max_model_len": 16_384, "max_num_seqs": 64},
         "executors": {
-            "hand": {"kind": "engine", "model": "Qwen/Qwen3-8B", "engine": {"quantization": "awq", "max_model_len": None}},
+            "hand": {
+                "kind": "engine",
+                "model": "Qwen/Qwen3-8B",
+                "engine": {"quantization": "awq", "max_model_len": None},
+            },
             "far": {"kind": "remote", "url": "http://x/v1", "model": "y"},
         },
     }
@@ -60,7 +70,13 @@ def test_breaking_edits_are_found_in_every_engine(tmp_path):
     tree = {
         "model": "Qwen/Qwen3-30B-A3B",
         "engine": {"hf_overrides": {"num_experts_per_tok": 16}},
-        "executors": {"hand": {"kind": "engine", "model": "Qwen/Qwen3-8B", "engine": {"hf_overrides": {"head_dim": 64}}}},
+        "executors": {
+            "hand": {
+                "kind": "engine",
+                "model": "Qwen/Qwen3-8B",
+                "engine": {"hf_overrides": {"head_dim": 64}},
+            }
+        },
     }
     key, sentence = breaking_edit(tree)
     assert key == "executors.hand.engine.hf_overrides"
@@ -68,18 +84,28 @@ def test_breaking_edits_are_found_in_every_engine(tmp_path):
     del tree["executors"]
     assert breaking_edit(tree) is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "hidden_size": 64}))
-    key, sentence = breaking_edit({"model": "mine", "engine": {"hf_overrides": {"hidden_size": 128}}}, lambda _: tmp_path)
+    key, sentence = breaking_edit(
+        {"model": "mine", "engine": {"hf_overrides": {"hidden_size": 128}}}, lambda _: tmp_path
+    )
     assert key == "engine.hf_overrides"
     assert "breaks the model" in sentence
 
 
 def test_a_refusal_by_free_ram_says_what_the_machine_has():
     def said(model, free, total):
-        (_, found), *_ = gates({"model": model, "engine": {"max_model_len": 4096}}, cards=(), ram_bytes=free * GIB, ram_total_bytes=total * GIB)
+        (_, found), *_ = gates(
+            {"model": model, "engine": {"max_model_len": 4096}},
+            cards=(),
+            ram_bytes=free * GIB,
+            ram_total_bytes=total * GIB,
+        )
         assert found.verdict == "no"
         return found.sentence
 
-    assert "Of the 32.0 GiB of RAM of this machine 12.0 GiB are free now. With all of them it would start: end other programs." in said("Qwen/Qwen3-8B", 12, 32)
+    assert (
+        "Of the 32.0 GiB of RAM of this machine 12.0 GiB are free now. With all of them it would start: end other programs."
+        in said("Qwen/Qwen3-8B", 12, 32)
+    )
     whole = said("Qwen/Qwen3-30B-A3B", 12, 32)
     assert "No setting helps" not in whole
     assert "End other programs as well as this. Nearest change: take a 4-bit checkpoint" in whole

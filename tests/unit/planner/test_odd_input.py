@@ -52,7 +52,9 @@ def test_bad_input_is_one_sentence_with_what_would_work(capsys, words, hint):
 
 
 FILES = {
-    "diffusion": json.dumps({"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.30.0", "sample_size": 64}),
+    "diffusion": json.dumps(
+        {"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.30.0", "sample_size": 64}
+    ),
     "noise": "\x00\x07garbage" * 1000,
     "list": "[1, 2]",
     "deep": "[" * 50_000,
@@ -60,12 +62,22 @@ FILES = {
     "empty": "",
     "words": json.dumps({"hidden_size": "wide"}),
     "endless": json.dumps({"hidden_size": 1e400, "num_hidden_layers": 2, "num_attention_heads": 2}),
-    "mla": json.dumps({"model_type": "deepseek_v3", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "kv_lora_rank": 512}),
+    "mla": json.dumps(
+        {
+            "model_type": "deepseek_v3",
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "kv_lora_rank": 512,
+        }
+    ),
 }
 
 
 @pytest.mark.parametrize("content", FILES.values(), ids=FILES)
-@pytest.mark.parametrize("command", [("plan", "--gpu", "RTX 4090", "--model"), ("explain",), ("tokens", "check")])
+@pytest.mark.parametrize(
+    "command", [("plan", "--gpu", "RTX 4090", "--model"), ("explain",), ("tokens", "check")]
+)
 def test_files_that_are_something_else(capsys, tmp_path, command, content):
     (tmp_path / "config.json").write_text(content)
     code, _, err = run(capsys, *command, str(tmp_path / "config.json"))
@@ -135,7 +147,9 @@ def test_a_value_that_is_nothing_is_refused_and_not_taken_as_left_out(capsys, wo
 )
 def test_the_other_subjects_refuse_in_one_sentence(capsys, tmp_path, monkeypatch, words, hint):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "diffusion.json").write_text('{"_class_name": "FluxPipeline", "_diffusers_version": "0.30"}')
+    (tmp_path / "diffusion.json").write_text(
+        '{"_class_name": "FluxPipeline", "_diffusers_version": "0.30"}'
+    )
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
     assert hint in err
@@ -159,7 +173,16 @@ def test_the_other_subjects_refuse_in_one_sentence(capsys, tmp_path, monkeypatch
 )
 def test_a_price_file_that_is_none_is_refused(capsys, tmp_path, text):
     (tmp_path / "prices.yaml").write_text(text)
-    code, out, err = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--prices", str(tmp_path / "prices.yaml"))
+    code, out, err = run(
+        capsys,
+        "plan",
+        "--model",
+        "Qwen3-8B",
+        "--gpu",
+        "RTX 4090",
+        "--prices",
+        str(tmp_path / "prices.yaml"),
+    )
     assert (code, out) == (2, "")
     assert err.startswith("error: prices")
 
@@ -167,8 +190,19 @@ def test_a_price_file_that_is_none_is_refused(capsys, tmp_path, text):
 def test_prices_have_their_date_their_currency_and_say_when_nobody_checked_them(capsys, tmp_path):
     out = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090")[1]
     assert "price as of 2025-11, unverified" in out
-    (tmp_path / "prices.yaml").write_text("currency: EUR\ngpus: {RTX 4090: {buy: 1700, rent_per_hour: 0.5, date: 2026-11}}\n")
-    out = run(capsys, "plan", "--model", "Qwen3-8B", "--gpu", "RTX 4090", "--prices", str(tmp_path / "prices.yaml"))[1]
+    (tmp_path / "prices.yaml").write_text(
+        "currency: EUR\ngpus: {RTX 4090: {buy: 1700, rent_per_hour: 0.5, date: 2026-11}}\n"
+    )
+    out = run(
+        capsys,
+        "plan",
+        "--model",
+        "Qwen3-8B",
+        "--gpu",
+        "RTX 4090",
+        "--prices",
+        str(tmp_path / "prices.yaml"),
+    )[1]
     assert "EUR" in out
     assert "price as of 2026-11\n" in out
 
@@ -180,15 +214,24 @@ def test_known_models_may_be_compared_by_name(capsys):
 
 
 def test_explain_takes_several_files_and_goes_on_after_a_bad_one(capsys, tmp_path):
-    (tmp_path / "consilium.yaml").write_text("executors:\n  big: {model: Qwen3-8B, engine: {max_num_seqs: 3}}\nzzz: 1\n")
-    code, out, err = run(capsys, "explain", "Qwen3-8B", str(tmp_path / "none.json"), str(tmp_path / "consilium.yaml"))
+    (tmp_path / "consilium.yaml").write_text(
+        "executors:\n  big: {model: Qwen3-8B, engine: {max_num_seqs: 3}}\nzzz: 1\n"
+    )
+    code, out, err = run(
+        capsys, "explain", "Qwen3-8B", str(tmp_path / "none.json"), str(tmp_path / "consilium.yaml")
+    )
     assert code == 2
     assert "none.json" in err
     assert "== Qwen3-8B" in out
     assert "Requests in one batch." in out
     assert "nearest known key" not in out
-    code, out, _ = run(capsys, "explain", "Qwen3-8B", str(tmp_path / "consilium.yaml"), "--output", "json")
-    assert [page["file"] for page in json.loads(out)] == ["Qwen3-8B", str(tmp_path / "consilium.yaml")]
+    code, out, _ = run(
+        capsys, "explain", "Qwen3-8B", str(tmp_path / "consilium.yaml"), "--output", "json"
+    )
+    assert [page["file"] for page in json.loads(out)] == [
+        "Qwen3-8B",
+        str(tmp_path / "consilium.yaml"),
+    ]
     (tmp_path / "consilium.yaml").write_text("model: a\nmodel: b\n")
     assert "is written twice" in run(capsys, "explain", str(tmp_path / "consilium.yaml"))[2]
 
@@ -199,13 +242,35 @@ def test_explain_every_kind(capsys, tmp_path):
     assert code == 0
     assert "breaks the model when changed" in out
     assert "30.53 billion" in out
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 12, "lora_alpha": 24, "target_modules": ["q_proj"], "use_dora": True}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 12,
+                "lora_alpha": 24,
+                "target_modules": ["q_proj"],
+                "use_dora": True,
+            }
+        )
+    )
     out = run(capsys, "explain", str(tmp_path / "adapter_config.json"))[1]
     assert "max_lora_rank 16" in out
     assert "refuses it: use_dora" in out
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer", "chat_template": "{% if tools %}<think>{% endif %}"}))
-    assert "knows tools, thinking" in run(capsys, "explain", str(tmp_path / "tokenizer_config.json"))[1]
-    (tmp_path / "consilium.yaml").write_text("model: demo\nengine: {max_model_len: 4096, max_num_seq: 3}\n")
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "Qwen2Tokenizer",
+                "chat_template": "{% if tools %}<think>{% endif %}",
+            }
+        )
+    )
+    assert (
+        "knows tools, thinking"
+        in run(capsys, "explain", str(tmp_path / "tokenizer_config.json"))[1]
+    )
+    (tmp_path / "consilium.yaml").write_text(
+        "model: demo\nengine: {max_model_len: 4096, max_num_seq: 3}\n"
+    )
     out = run(capsys, "explain", str(tmp_path / "consilium.yaml"))[1]
     assert "Requests in one batch" not in out
     assert "The nearest known key is max_num_seqs." in out
@@ -215,7 +280,11 @@ def test_tokens(capsys, tmp_path):
     code, out, _ = run(capsys, "tokens", "\u041f\u0440\u0438\u0432\u0435\u0442, world")
     assert code == 0
     assert "characters a token" in out
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 999_999}}, "added_tokens": []}))
-    code, out, _ = run(capsys, "tokens", "check", str(tmp_path / "tokenizer.json"), "--model", "Qwen3-8B")
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {"a": 0, "b": 999_999}}, "added_tokens": []})
+    )
+    code, out, _ = run(
+        capsys, "tokens", "check", str(tmp_path / "tokenizer.json"), "--model", "Qwen3-8B"
+    )
     assert code == 1
     assert "no row in the embedding table of 151936" in out

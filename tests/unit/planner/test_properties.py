@@ -7,7 +7,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner import edits, explain, kv, models, question_file, rope, search, topologies, verdict
+from consilium.planner import (
+    edits,
+    explain,
+    kv,
+    models,
+    question_file,
+    rope,
+    search,
+    topologies,
+    verdict,
+)
 from consilium.planner.ask import Ask
 from consilium.planner.bill import bills
 from consilium.planner.cards import card, gpu_names
@@ -17,9 +27,23 @@ from consilium.planner.lora import Slots
 from consilium.planner.proposal import document, yaml_text
 from consilium.planner.sharding import Cut, partition_for, possible_tp, stages
 
-NAMES = ["Qwen3-0.6B", "Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen2.5-72B", "Qwen3.5-27B", "Qwen3-Next-80B-A3B", "Qwen3-VL-8B", "Llama-3.1-8B"]
+NAMES = [
+    "Qwen3-0.6B",
+    "Qwen3-8B",
+    "Qwen3-32B",
+    "Qwen3-30B-A3B",
+    "Qwen2.5-72B",
+    "Qwen3.5-27B",
+    "Qwen3-Next-80B-A3B",
+    "Qwen3-VL-8B",
+    "Llama-3.1-8B",
+]
 settings.register_profile(
-    "planner", deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+    "planner",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 LAWS = settings.get_profile("planner")
 MODERN = [name for name in gpu_names() if card(name).compute_capability >= 7.0]
@@ -37,7 +61,9 @@ questions = st.builds(
     sequences=st.integers(1, 2048),
     batched_tokens=st.integers(16, 65_536),
     utilisation=st.floats(0.1, 0.98),
-    lora=st.builds(Slots, slots=st.integers(0, 64), rank=st.integers(1, 512), targets=st.sampled_from(TARGETS)),
+    lora=st.builds(
+        Slots, slots=st.integers(0, 64), rank=st.integers(1, 512), targets=st.sampled_from(TARGETS)
+    ),
     version=st.sampled_from(["0.11.0", "0.19.1", "0.22.1", "0.32.0", "0.33.0"]),
 )
 
@@ -73,14 +99,18 @@ def test_more_requests_never_need_less(ask, more):
 @LAWS
 @given(questions, st.integers(1, 64))
 def test_more_adapters_never_need_less(ask, more):
-    assert need(ask.with_(lora=Slots(ask.lora.slots + more, ask.lora.rank, ask.lora.targets))) >= need(ask)
+    assert need(
+        ask.with_(lora=Slots(ask.lora.slots + more, ask.lora.rank, ask.lora.targets))
+    ) >= need(ask)
 
 
 @LAWS
 @given(questions, st.integers(1, 512))
 def test_more_rank_never_needs_less(ask, more):
     assume(ask.lora.rank + more <= 512)
-    assert need(ask.with_(lora=Slots(ask.lora.slots, ask.lora.rank + more, ask.lora.targets))) >= need(ask)
+    assert need(
+        ask.with_(lora=Slots(ask.lora.slots, ask.lora.rank + more, ask.lora.targets))
+    ) >= need(ask)
 
 
 @LAWS
@@ -165,7 +195,12 @@ def test_the_nearest_change_fits(ask):
 @given(questions, st.sampled_from([1, 2, 4]))
 def test_a_plan_that_fits_still_fits_when_its_own_configuration_is_asked(ask, tp):
     assume(tp in possible_tp(ask.shape, 4, ask.weights))
-    ask = ask.with_(cut=Cut(tp), cards=ask.cards * tp, requests=1, lora=Slots(ask.lora.slots, ask.lora.rank, ask.lora.targets))
+    ask = ask.with_(
+        cut=Cut(tp),
+        cards=ask.cards * tp,
+        requests=1,
+        lora=Slots(ask.lora.slots, ask.lora.rank, ask.lora.targets),
+    )
     plan = verdict.plan(ask)
     assume(plan.verdict != "no")
     name = models.by_name(ask.shape.name).hf_id
@@ -184,8 +219,14 @@ def test_the_gate_agrees_with_the_plan(ask):
     ask = ask.with_(requests=1, lora=Slots(), version="0.32.0", weights="bf16")
     reach = rope.reach(ask.shape, ask.context)
     assume(reach.overrides or ask.context <= ask.shape.max_positions)
-    told = gate(models.by_name(ask.shape.name).config, document(verdict.plan(ask).ask, "m", 1, reach)["engine"], cards=ask.cards)
-    assert (told.verdict == "no") == (verdict.plan(ask.with_(utilisation=round(ask.utilisation, 4))).verdict == "no")
+    told = gate(
+        models.by_name(ask.shape.name).config,
+        document(verdict.plan(ask).ask, "m", 1, reach)["engine"],
+        cards=ask.cards,
+    )
+    assert (told.verdict == "no") == (
+        verdict.plan(ask.with_(utilisation=round(ask.utilisation, 4))).verdict == "no"
+    )
     assert told.sentence.endswith(".")
 
 
@@ -207,8 +248,36 @@ def test_no_name_of_a_model_or_card_breaks_it(text):
             assert (err.code, len(err.public()) < 300) == ("invalid_request", True)  # noqa: PT017  it may also not be raised
 
 
-ODD = [None, 0, -1, 2, 7, 1.5, 1e9, 10**30, float("nan"), float("inf"), "x", "", [], {}, [1], {"a": 1}, True, False]
-EXTRA = ["quantization_config", "rope_parameters", "rope_scaling", "layer_types", "vision_config", "mlp_only_layers", "num_experts", "first_k_dense_replace"]
+ODD = [
+    None,
+    0,
+    -1,
+    2,
+    7,
+    1.5,
+    1e9,
+    10**30,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    True,
+    False,
+]
+EXTRA = [
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "layer_types",
+    "vision_config",
+    "mlp_only_layers",
+    "num_experts",
+    "first_k_dense_replace",
+]
 
 
 @LAWS
@@ -218,7 +287,11 @@ def test_no_edited_config_breaks_the_answers(name, data):
     config = dict(models.by_name(name).config)
     for key in data.draw(st.lists(st.sampled_from([*config, *EXTRA]), min_size=1, max_size=3)):
         config[key] = data.draw(st.sampled_from(ODD))
-    for ask in (lambda: explain.lines(config), lambda: explain.summary(config), lambda: edits.judge(models.by_name(name).config, config)):
+    for ask in (
+        lambda: explain.lines(config),
+        lambda: explain.summary(config),
+        lambda: edits.judge(models.by_name(name).config, config),
+    ):
         try:
             ask()
         except ConsiliumError as err:

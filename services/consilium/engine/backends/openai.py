@@ -26,7 +26,17 @@ import httpx
 
 from consilium.engine import wire
 from consilium.engine.backends.sse import Splitter, data_of
-from consilium.engine.ports import Call, ExecutorInfo, Head, Json, Route, State, Tail, Timings, Usage
+from consilium.engine.ports import (
+    Call,
+    ExecutorInfo,
+    Head,
+    Json,
+    Route,
+    State,
+    Tail,
+    Timings,
+    Usage,
+)
 from consilium.kernel import logs
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError, to_openai
@@ -43,7 +53,9 @@ PATHS: Final[Mapping[Route, str]] = {
     "tokenize": "../tokenize", "detokenize": "../detokenize",
 }  # fmt: skip
 _CALLERS: Final = frozenset({400, 413, 422})
-_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
+_RESPONSE_ENDS: Final = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "error"}
+)
 _END_WORDS: Final = tuple(f'"{end}"'.encode() for end in _RESPONSE_ENDS)
 _FINISH: Final = re.compile(rb'"finish_reason":\s*"(\w+)"')
 
@@ -77,7 +89,12 @@ class RemoteEngine:
         self._client: httpx.AsyncClient | None = None
         self._in_flight = 0
         self._info = ExecutorInfo(
-            name=settings.name, kind="remote", model=settings.model, context=settings.context, places=settings.max_in_flight, fallback=settings.fallback
+            name=settings.name,
+            kind="remote",
+            model=settings.model,
+            context=settings.context,
+            places=settings.max_in_flight,
+            fallback=settings.fallback,
         )
 
     async def start(self) -> None:
@@ -109,10 +126,18 @@ class RemoteEngine:
         """Yield the frames of one answer. Closing the generator closes the connection, which is what stops the server."""
         settings = self._settings
         if self._in_flight >= settings.max_in_flight:
-            raise ConsiliumError("queue_full", name=settings.name, running=self._in_flight, limit=settings.max_in_flight, retry_after_s=1.0)
+            raise ConsiliumError(
+                "queue_full",
+                name=settings.name,
+                running=self._in_flight,
+                limit=settings.max_in_flight,
+                retry_after_s=1.0,
+            )
         self._in_flight += 1
         try:
-            async with aclosing(self._exchange(call)) as frames:  # closed with us, and not whenever the loop gets to it
+            async with aclosing(
+                self._exchange(call)
+            ) as frames:  # closed with us, and not whenever the loop gets to it
                 async for frame in frames:
                     yield frame
         finally:
@@ -122,20 +147,33 @@ class RemoteEngine:
         began = time.monotonic()
         method = "GET" if call.route == "models" else "POST"
         try:
-            request = self._open().build_request(method, PATHS[call.route], json=None if method == "GET" else _body(call, self._settings.model))
+            request = self._open().build_request(
+                method,
+                PATHS[call.route],
+                json=None if method == "GET" else _body(call, self._settings.model),
+            )
         except ValueError:  # 1e999 was read as infinity, which JSON cannot say
-            raise ConsiliumError("invalid_request", field="body", reason="it holds a number that JSON cannot write") from None
+            raise ConsiliumError(
+                "invalid_request", field="body", reason="it holds a number that JSON cannot write"
+            ) from None
         try:
             response = await self._open().send(request, stream=True)
         except httpx.TimeoutException as error:
             if isinstance(error, httpx.ReadTimeout):
-                raise ConsiliumError("deadline", name=self._settings.name, seconds=self._settings.timeout_s, retry_after_s=1.0) from error
+                raise ConsiliumError(
+                    "deadline",
+                    name=self._settings.name,
+                    seconds=self._settings.timeout_s,
+                    retry_after_s=1.0,
+                ) from error
             raise self._down(f"{type(error).__name__}: {error}") from error
         except httpx.HTTPError as error:
             raise self._down(f"{type(error).__name__}: {error}") from error
         try:
             self._info = replace(self._info, state=State.READY)
-            if response.status_code == httpx.codes.OK and response.headers.get("content-type", "").startswith("text/event-stream"):
+            if response.status_code == httpx.codes.OK and response.headers.get(
+                "content-type", ""
+            ).startswith("text/event-stream"):
                 async with aclosing(self._streamed(call, response, began)) as frames:
                     async for frame in frames:
                         yield frame
@@ -159,15 +197,31 @@ class RemoteEngine:
         retry_after = _seconds(response.headers.get("retry-after"))
         if status in _CALLERS or status == httpx.codes.TOO_MANY_REQUESTS:
             if parsed is None or "error" not in parsed:
-                code = "queue_full" if status == httpx.codes.TOO_MANY_REQUESTS else "invalid_request"
-                fields = {"field": "request", "reason": f"The server of {self._settings.name} refused it."}
+                code = (
+                    "queue_full" if status == httpx.codes.TOO_MANY_REQUESTS else "invalid_request"
+                )
+                fields = {
+                    "field": "request",
+                    "reason": f"The server of {self._settings.name} refused it.",
+                }
                 body = json.dumps(to_openai(ConsiliumError(code, **fields))).encode()  # type: ignore[arg-type]
-            return wire.document(self._head(status, stream=False, retry_after=retry_after), body, Tail())
-        if status == httpx.codes.NOT_FOUND and call.route in {"tokenize", "detokenize", "embeddings", "responses"}:
-            raise ConsiliumError("not_supported", reason=f"The server of {self._settings.name} has no {call.route}.")
+            return wire.document(
+                self._head(status, stream=False, retry_after=retry_after), body, Tail()
+            )
+        if status == httpx.codes.NOT_FOUND and call.route in {
+            "tokenize",
+            "detokenize",
+            "embeddings",
+            "responses",
+        }:
+            raise ConsiliumError(
+                "not_supported", reason=f"The server of {self._settings.name} has no {call.route}."
+            )
         raise self._down(f"{PATHS[call.route]} answered {status}: {body[:200]!r}")
 
-    async def _streamed(self, call: Call, response: httpx.Response, began: float) -> AsyncGenerator[bytes, None]:
+    async def _streamed(
+        self, call: Call, response: httpx.Response, began: float
+    ) -> AsyncGenerator[bytes, None]:
         head, held = wire.head_frame(self._head(200, stream=True)), b""
         splitter, seen = Splitter(), _Seen(strip_usage=not _asks_usage(call.body))
         chunks = response.aiter_bytes()
@@ -198,7 +252,14 @@ class RemoteEngine:
         yield wire.tail_frame(seen.tail(began), head + rest)
 
     def _head(self, status: int, *, stream: bool, retry_after: float | None = None) -> Head:
-        return Head(status, stream, wire.SSE if stream else wire.JSON, retry_after, replica=shown_address(self._settings.url), executor=self._settings.name)
+        return Head(
+            status,
+            stream,
+            wire.SSE if stream else wire.JSON,
+            retry_after,
+            replica=shown_address(self._settings.url),
+            executor=self._settings.name,
+        )
 
     def _down(self, detail: str) -> ConsiliumError:
         if self._info.state is not State.DOWN:
@@ -213,13 +274,20 @@ class RemoteEngine:
             if settings.key_env is not None:
                 key = environment_value(settings.key_env)
                 if key is None:
-                    raise ConsiliumError("config_invalid", key=f"executors.{settings.name}.key_env", reason=f"the environment has no {settings.key_env}")
+                    raise ConsiliumError(
+                        "config_invalid",
+                        key=f"executors.{settings.name}.key_env",
+                        reason=f"the environment has no {settings.key_env}",
+                    )
                 headers["authorization"] = f"Bearer {key}"
             self._client = httpx.AsyncClient(
                 base_url=settings.url.rstrip("/") + "/",
                 headers=headers,
                 timeout=httpx.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
-                limits=httpx.Limits(max_connections=settings.max_in_flight + 4, max_keepalive_connections=settings.max_in_flight),
+                limits=httpx.Limits(
+                    max_connections=settings.max_in_flight + 4,
+                    max_keepalive_connections=settings.max_in_flight,
+                ),
                 transport=httpx.AsyncHTTPTransport(retries=1),
             )
         return self._client
@@ -261,7 +329,10 @@ def _body(call: Call, model: str) -> Json:
     body = {**call.body, "model": model}
     if call.route in {"chat", "completions"} and body.get("stream") is True:
         options = body.get("stream_options")
-        body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        body["stream_options"] = {
+            **(options if isinstance(options, dict) else {}),
+            "include_usage": True,
+        }
     return body
 
 
@@ -319,19 +390,30 @@ def _count(value: object) -> int:
 
 def _first_reason(parsed: Mapping[str, Any]) -> str | None:
     choices = parsed.get("choices")
-    reason = choices[0].get("finish_reason") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    reason = (
+        choices[0].get("finish_reason")
+        if isinstance(choices, list) and choices and isinstance(choices[0], dict)
+        else None
+    )
     return reason if isinstance(reason, str) else None
 
 
 def _timings(began: float, first: float | None) -> Timings:
     now = time.monotonic()
-    return Timings(first_token_ms=None if first is None else round((first - began) * 1000, 3), total_ms=round((now - began) * 1000, 3))
+    return Timings(
+        first_token_ms=None if first is None else round((first - began) * 1000, 3),
+        total_ms=round((now - began) * 1000, 3),
+    )
 
 
 def _context(response: httpx.Response, model: str) -> int | None:
     listed = (_json(response.content) or {}).get("data")
     for row in listed if isinstance(listed, list) else ():
-        if isinstance(row, dict) and row.get("id") == model and isinstance(row.get("max_model_len"), int):
+        if (
+            isinstance(row, dict)
+            and row.get("id") == model
+            and isinstance(row.get("max_model_len"), int)
+        ):
             return int(row["max_model_len"])
     return None
 

@@ -56,17 +56,30 @@ class ServeEngine:
     async def check(self) -> None:
         """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting, engine_failed)."""
         try:
-            said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), INFO_TIMEOUT_S)
+            said: dict[str, Any] = await asyncio.wait_for(
+                self._remote().info.remote(), INFO_TIMEOUT_S
+            )
         except Exception as error:
             if isinstance(error, TimeoutError) and time.monotonic() - self._heard < HEARD_S:
-                self._info = replace(self._info, state=State.READY)  # the question waits behind the calls that are being answered
+                self._info = replace(
+                    self._info, state=State.READY
+                )  # the question waits behind the calls that are being answered
                 return
             failed = translate(error, self._info.name, INFO_TIMEOUT_S)
-            if self._info.state is State.STARTING and failed.code not in {"internal", "engine_failed"}:  # it never said anything, so nothing was lost yet
-                failed = ConsiliumError("engine_starting", str(failed), name=self._info.name, retry_after_s=2.0)
-            self._info = replace(self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN)
+            if self._info.state is State.STARTING and failed.code not in {
+                "internal",
+                "engine_failed",
+            }:  # it never said anything, so nothing was lost yet
+                failed = ConsiliumError(
+                    "engine_starting", str(failed), name=self._info.name, retry_after_s=2.0
+                )
+            self._info = replace(
+                self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN
+            )
             raise failed from error
-        self._info = replace(ExecutorInfo(**{**said, "state": State(said["state"])}), fallback=self._info.fallback)
+        self._info = replace(
+            ExecutorInfo(**{**said, "state": State(said["state"])}), fallback=self._info.fallback
+        )
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames as the replica wrote them. Closing the generator cancels the call there."""
@@ -74,7 +87,11 @@ class ServeEngine:
         is_whole = False
         inbox = await self._landing.expect()
         try:
-            response = self._remote().options(stream=True).stream.remote({**call.as_dict(), "landing": inbox.address})
+            response = (
+                self._remote()
+                .options(stream=True)
+                .stream.remote({**call.as_dict(), "landing": inbox.address})
+            )
             inbox.follow(response)
             async for item in inbox:
                 self._heard = time.monotonic()
@@ -103,10 +120,14 @@ _DOWN: Final = frozenset({
     "ActorDiedError", "ActorUnavailableError", "RayActorError", "ReplicaUnavailableError", "WorkerCrashedError",
     "NodeDiedError", "OwnerDiedError", "LocalRayletDiedError", "RaySystemError", "RequestCancelledError", "AioRpcError",
 })  # fmt: skip
-_GIVEN_UP: Final = "its engine ended at each try, and it is not tried again; 'consilium logs engine' shows why"
+_GIVEN_UP: Final = (
+    "its engine ended at each try, and it is not tried again; 'consilium logs engine' shows why"
+)
 
 
-def translate(error: BaseException, executor: str, timeout_s: float | None = None) -> ConsiliumError:
+def translate(
+    error: BaseException, executor: str, timeout_s: float | None = None
+) -> ConsiliumError:
     """Return the error of the catalogue that an exception from a handle means. Looks through Ray's wrappers for one of ours first."""
     chain = list(_causes(error))
     for cause in chain:
@@ -115,7 +136,11 @@ def translate(error: BaseException, executor: str, timeout_s: float | None = Non
     for cause in chain:
         if isinstance(cause, TimeoutError):
             return ConsiliumError("deadline", name=executor, seconds=timeout_s, retry_after_s=1.0)
-        known = _named({kind.__name__ for kind in type(cause).__mro__}, f"{type(cause).__name__}: {cause}", executor)
+        known = _named(
+            {kind.__name__ for kind in type(cause).__mro__},
+            f"{type(cause).__name__}: {cause}",
+            executor,
+        )
         if known is not None:
             return known
     return ConsiliumError("internal", f"executor={executor} {type(error).__name__}: {error}")
@@ -125,7 +150,9 @@ def _named(names: set[str], text: str, executor: str) -> ConsiliumError | None:
     """Return what an exception of Ray's or Serve's with these names of classes means, or None for another."""
     if "BackPressureError" in names:
         return ConsiliumError("queue_full", text, name=executor, retry_after_s=1.0)
-    if "DeploymentUnavailableError" in names:  # no replica has ever come up, and Serve starts no more of them
+    if (
+        "DeploymentUnavailableError" in names
+    ):  # no replica has ever come up, and Serve starts no more of them
         return ConsiliumError("engine_failed", text, name=executor, reason=_GIVEN_UP)
     if names & _DOWN:
         return ConsiliumError("upstream_down", text, name=executor, retry_after_s=5.0)

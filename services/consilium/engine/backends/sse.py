@@ -42,4 +42,6 @@ class Splitter:
 
 def data_of(event: bytes) -> bytes:
     """Return the data lines of an event, joined."""
-    return b"\n".join(line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:"))
+    return b"\n".join(
+        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
+    )

@@ -78,7 +78,9 @@ class VllmSettings:
 class VllmEngine:
     """Obeys the engine port. `on_dead` is called once, with the first cause, after running streams had time to end."""
 
-    def __init__(self, settings: VllmSettings, *, on_dead: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(
+        self, settings: VllmSettings, *, on_dead: Callable[[BaseException], None] | None = None
+    ) -> None:
         self._settings = settings
         self._on_dead = on_dead
         self._engine: TappedLLM | None = None
@@ -97,7 +99,11 @@ class VllmEngine:
         began = time.monotonic()
         try:
             args = AsyncEngineArgs(**_typed(settings.engine_args))
-            figures = vllm_metrics.ray_logger() if settings.ray_metrics else vllm_metrics.logger(settings.name, str(settings.rank))
+            figures = (
+                vllm_metrics.ray_logger()
+                if settings.ray_metrics
+                else vllm_metrics.logger(settings.name, str(settings.rank))
+            )
             engine = await asyncio.to_thread(_construct, args, figures)
             engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
             await engine.reset_mm_cache()
@@ -111,8 +117,15 @@ class VllmEngine:
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
             self._state = State.DOWN
-            _log.exception("engine_start_failed", executor=settings.name, reason=_in_one_line(error))
-            raise ConsiliumError("part_failed", f"{type(error).__name__}: {error}", name=f"executor {settings.name}", reason=_in_one_line(error)) from error
+            _log.exception(
+                "engine_start_failed", executor=settings.name, reason=_in_one_line(error)
+            )
+            raise ConsiliumError(
+                "part_failed",
+                f"{type(error).__name__}: {error}",
+                name=f"executor {settings.name}",
+                reason=_in_one_line(error),
+            ) from error
         self._watcher = asyncio.create_task(self._watch())
         _log.info("engine_ready", executor=settings.name, took_s=round(time.monotonic() - began, 1))
 
@@ -152,7 +165,10 @@ class VllmEngine:
     def load(self) -> dict[str, int]:
         """Return what the request router needs: calls in this replica, and requests that the engine has not finished."""
         engine = self._engine
-        return {"streams": self._streams, "unfinished": 0 if engine is None else int(engine.get_num_unfinished_requests())}
+        return {
+            "streams": self._streams,
+            "unfinished": 0 if engine is None else int(engine.get_num_unfinished_requests()),
+        }
 
     async def check(self) -> None:
         """Return if a token came lately, otherwise generate one. Raises ConsiliumError(upstream_down).
@@ -166,9 +182,18 @@ class VllmEngine:
         try:
             await asyncio.wait_for(self._generate_one(), self._settings.check_timeout_s)
         except Exception as error:
-            if isinstance(error, TimeoutError) and engine.steps.count > steps and self._first_cause is None:
+            if (
+                isinstance(error, TimeoutError)
+                and engine.steps.count > steps
+                and self._first_cause is None
+            ):
                 return
-            raise ConsiliumError("upstream_down", f"no token: {type(error).__name__}: {error}", name=self._settings.name, retry_after_s=5.0) from error
+            raise ConsiliumError(
+                "upstream_down",
+                f"no token: {type(error).__name__}: {error}",
+                name=self._settings.name,
+                retry_after_s=5.0,
+            ) from error
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one answer (wire.py). Closing the generator aborts the request in the engine."""
@@ -176,7 +201,9 @@ class VllmEngine:
         tap, began = Tap(), time.monotonic()
         key = self._routes.request_id(call) if self._routes else call.id
         if key in engine.taps:
-            raise ConsiliumError("conflict", f"id={call.id}", reason="A request with this id is running.")
+            raise ConsiliumError(
+                "conflict", f"id={call.id}", reason="A request with this id is running."
+            )
         engine.taps[key] = tap
         self._streams += 1
         answer: Answer | None = None
@@ -185,7 +212,9 @@ class VllmEngine:
             if tap.dead:
                 raise self._down()
             if answer.events is None:
-                yield wire.document(self._head(answer, call), answer.body, tap.tail(began, answer.reason))
+                yield wire.document(
+                    self._head(answer, call), answer.body, tap.tail(began, answer.reason)
+                )
                 return
             async for frame in self._streamed(answer, answer.events, call, tap, began):
                 yield frame
@@ -195,23 +224,31 @@ class VllmEngine:
             if answer is not None and answer.events is not None:
                 await answer.events.aclose()
             for source in tap.sources:
-                with suppress(RuntimeError):  # "already running": in a task of vLLM's that is cancelled and closes it in its next turn
+                with suppress(
+                    RuntimeError
+                ):  # "already running": in a task of vLLM's that is cancelled and closes it in its next turn
                     await source.aclose()
 
     async def _answer(self, call: Call) -> Answer:
         if self._routes is None:
             raise self._down()
         try:
-            answer = await self._routes.answer(call, stop=PLAIN_STOP if self._template == "plain" else None)
+            answer = await self._routes.answer(
+                call, stop=PLAIN_STOP if self._template == "plain" else None
+            )
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # vLLM turns a cancelled whole answer into an error object; nobody is there to read it
+            if (
+                task is not None and task.cancelling()
+            ):  # vLLM turns a cancelled whole answer into an error object; nobody is there to read it
                 raise asyncio.CancelledError
         except EngineDeadError as error:
             self._failed(error)
             raise self._down() from error
         return answer
 
-    async def _streamed(self, answer: Answer, events: AsyncGenerator[str, None], call: Call, tap: Tap, began: float) -> AsyncGenerator[bytes, None]:
+    async def _streamed(
+        self, answer: Answer, events: AsyncGenerator[str, None], call: Call, tap: Tap, began: float
+    ) -> AsyncGenerator[bytes, None]:
         head: bytes = wire.head_frame(self._head(answer, call))
         rest: list[bytes] = []
         reason: str | None = None
@@ -248,18 +285,30 @@ class VllmEngine:
         """Return what vLLM's command line would have parsed, so that its serving classes are built as its own server builds them."""
         frontend = {**vars(FrontendArgs()), **self._settings.frontend_args}
         tokenizer = engine.renderer.tokenizer
-        if frontend["chat_template"] is None and tokenizer is not None and not _has_template(tokenizer):
+        if (
+            frontend["chat_template"] is None
+            and tokenizer is not None
+            and not _has_template(tokenizer)
+        ):
             frontend["chat_template"] = PLAIN_TEMPLATE
             self._template = "plain"
         names = args.served_model_name
-        return Namespace(**{**vars(args), **frontend, "served_model_name": [names] if isinstance(names, str) else names})
+        return Namespace(
+            **{
+                **vars(args),
+                **frontend,
+                "served_model_name": [names] if isinstance(names, str) else names,
+            }
+        )
 
     async def _generate_one(self) -> None:
         engine = self._alive()
         request_id = f"health-{next(self._ids)}"
         prompt = TokensPrompt(prompt_token_ids=[0])
         if self._generates:
-            outputs = engine.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0), request_id)
+            outputs = engine.generate(
+                prompt, SamplingParams(max_tokens=1, temperature=0.0), request_id
+            )
         else:
             outputs = engine.encode(prompt, PoolingParams(task="embed"), request_id)
         async for _ in outputs:
@@ -274,7 +323,12 @@ class VllmEngine:
         return self._engine
 
     def _down(self) -> ConsiliumError:
-        return ConsiliumError("upstream_down", f"first cause: {self._first_cause!r}", name=self._settings.name, retry_after_s=5.0)
+        return ConsiliumError(
+            "upstream_down",
+            f"first cause: {self._first_cause!r}",
+            name=self._settings.name,
+            retry_after_s=5.0,
+        )
 
     def _failed(self, error: BaseException) -> None:
         if self._first_cause is not None:
@@ -296,7 +350,11 @@ class VllmEngine:
 def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with the one nested section as vLLM's own class; the others it converts itself."""
     nested = args.get("structured_outputs_config")
-    return {**args, "structured_outputs_config": StructuredOutputsConfig(**nested)} if isinstance(nested, Mapping) else dict(args)
+    return (
+        {**args, "structured_outputs_config": StructuredOutputsConfig(**nested)}
+        if isinstance(nested, Mapping)
+        else dict(args)
+    )
 
 
 def _construct(args: AsyncEngineArgs, figures: Any) -> TappedLLM:
@@ -322,7 +380,9 @@ def finish_reason(event: str) -> str | None:
 
 
 def _has_template(tokenizer: Any) -> bool:
-    return bool(getattr(tokenizer, "chat_template", None)) or not hasattr(tokenizer, "chat_template")
+    return bool(getattr(tokenizer, "chat_template", None)) or not hasattr(
+        tokenizer, "chat_template"
+    )
 
 
 def _served_name(args: Mapping[str, Any]) -> str:

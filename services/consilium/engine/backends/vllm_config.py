@@ -27,7 +27,9 @@ def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
     """
     if current_platform.is_cpu():
         registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
-    return args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER, headless=headless)
+    return args.create_engine_config(
+        usage_context=UsageContext.OPENAI_API_SERVER, headless=headless
+    )
 
 
 @contextmanager
@@ -38,7 +40,11 @@ def lone_core(config: VllmConfig) -> Iterator[None]:
     can tell it. The core is a new process too. Apart, both spin on a core of the machine each while they wait for the other. The variables stay until the
     core is ready.
     """
-    alone = current_platform.is_cpu() and config.parallel_config.world_size_across_dp == 1 and config.kv_transfer_config is None
+    alone = (
+        current_platform.is_cpu()
+        and config.parallel_config.world_size_across_dp == 1
+        and config.kv_transfer_config is None
+    )
     threads = warm_plan.lone_core(child_environment({})) if alone else None
     if threads is None:
         yield

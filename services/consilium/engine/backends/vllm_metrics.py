@@ -24,17 +24,29 @@ class _Labelled:
     """A metric of prometheus_client whose first labels are known already."""
 
     def __init__(
-        self, kind: type[Counter | Gauge | Histogram], known: dict[str, str], name: str, documentation: str, labelnames: Any = (), **options: Any
+        self,
+        kind: type[Counter | Gauge | Histogram],
+        known: dict[str, str],
+        name: str,
+        documentation: str,
+        labelnames: Any = (),
+        **options: Any,
     ) -> None:
         if kind is Gauge:
             mode = options.get("multiprocess_mode") or "mostrecent"
-            options["multiprocess_mode"] = LIVE + mode.removeprefix(LIVE)  # else an engine that has ended would be busy for ever
+            options["multiprocess_mode"] = LIVE + mode.removeprefix(
+                LIVE
+            )  # else an engine that has ended would be busy for ever
         self._metric = kind(name, documentation, (*known, *labelnames), **options)
         self._known = known
 
     def labels(self, *values: object, **named: object) -> Any:
         """Return the series of these labels and the known ones."""
-        return self._metric.labels(**self._known, **named) if named else self._metric.labels(*self._known.values(), *values)
+        return (
+            self._metric.labels(**self._known, **named)
+            if named
+            else self._metric.labels(*self._known.values(), *values)
+        )
 
     def __getattr__(self, name: str) -> Any:
         """Return a method of the one series of a metric that has no labels of its own."""
@@ -55,7 +67,9 @@ def logger(executor: str, replica: str) -> type[PrometheusStatLogger]:
     replica  one of a few values, such as a rank, and not a new one at each restart: the series of ended processes are kept in the sums
     """
     known = {"executor": executor, "replica": replica}
-    counter, gauge, histogram = (partial(_Labelled, kind, known) for kind in (Counter, Gauge, Histogram))
+    counter, gauge, histogram = (
+        partial(_Labelled, kind, known) for kind in (Counter, Gauge, Histogram)
+    )
 
     class Speculation(SpecDecodingProm):  # type: ignore[misc]  # vLLM has no types
         _counter_cls = counter
@@ -71,6 +85,11 @@ def logger(executor: str, replica: str) -> type[PrometheusStatLogger]:
 
     class Figures(PrometheusStatLogger):  # type: ignore[misc]
         _gauge_cls, _counter_cls, _histogram_cls = gauge, counter, histogram
-        _spec_decoding_cls, _kv_connector_cls, _ec_connector_cls, _perf_metrics_cls = Speculation, KvConnector, EcConnector, Performance
+        _spec_decoding_cls, _kv_connector_cls, _ec_connector_cls, _perf_metrics_cls = (
+            Speculation,
+            KvConnector,
+            EcConnector,
+            Performance,
+        )
 
     return Figures

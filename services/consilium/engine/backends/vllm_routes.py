@@ -26,20 +26,29 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
-from vllm.entrypoints.serve.exception_handling.handlers.validation import validation_exception_handler
+from vllm.entrypoints.serve.exception_handling.handlers.validation import (
+    validation_exception_handler,
+)
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine.ports import Call, Route
 from consilium.kernel.errors import ConsiliumError, to_openai
 
-_TOKENS = re.compile(r"This model's maximum context length is (\d+) tokens\. However, your prompt contains (at least )?(\d+) input tokens")
+_TOKENS = re.compile(
+    r"This model's maximum context length is (\d+) tokens\. However, your prompt contains (at least )?(\d+) input tokens"
+)
 _CHARACTERS = re.compile(
     r"This model's maximum context length is (\d+) tokens\. However, your prompt contains (\d+) characters "
     r"\(more than (\d+) characters, which is the upper bound for (\d+) input tokens"
 )
 _LENGTH = re.compile(r"Input length \((\d+)\) exceeds model's maximum context length \((\d+)\)")
-_ID_PREFIX: Final[Mapping[str, str]] = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_", "embeddings": "embd-"}
+_ID_PREFIX: Final[Mapping[str, str]] = {
+    "chat": "chatcmpl-",
+    "completions": "cmpl-",
+    "responses": "resp_",
+    "embeddings": "embd-",
+}
 
 Create = Callable[[Any], Awaitable[Any]]
 
@@ -71,12 +80,30 @@ class Routes:
     def __init__(self, state: State) -> None:
         self._state = state
         self._handlers: dict[Route, _Handler] = {
-            "chat": _Handler(TypeAdapter(ChatCompletionRequest), _method(state, "openai_serving_chat", "create_chat_completion")),
-            "completions": _Handler(TypeAdapter(CompletionRequest), _method(state, "openai_serving_completion", "create_completion")),
-            "responses": _Handler(TypeAdapter(ResponsesRequest), _method(state, "openai_serving_responses", "create_responses"), by_alias=True),
-            "tokenize": _Handler(TypeAdapter(TokenizeRequest), _method(state, "serving_tokenization", "create_tokenize", raw=True)),
-            "detokenize": _Handler(TypeAdapter(DetokenizeRequest), _method(state, "serving_tokenization", "create_detokenize", raw=True)),
-            "embeddings": _Handler(TypeAdapter(EmbeddingRequest), _method(state, "serving_embedding", "__call__")),
+            "chat": _Handler(
+                TypeAdapter(ChatCompletionRequest),
+                _method(state, "openai_serving_chat", "create_chat_completion"),
+            ),
+            "completions": _Handler(
+                TypeAdapter(CompletionRequest),
+                _method(state, "openai_serving_completion", "create_completion"),
+            ),
+            "responses": _Handler(
+                TypeAdapter(ResponsesRequest),
+                _method(state, "openai_serving_responses", "create_responses"),
+                by_alias=True,
+            ),
+            "tokenize": _Handler(
+                TypeAdapter(TokenizeRequest),
+                _method(state, "serving_tokenization", "create_tokenize", raw=True),
+            ),
+            "detokenize": _Handler(
+                TypeAdapter(DetokenizeRequest),
+                _method(state, "serving_tokenization", "create_detokenize", raw=True),
+            ),
+            "embeddings": _Handler(
+                TypeAdapter(EmbeddingRequest), _method(state, "serving_embedding", "__call__")
+            ),
         }
 
     @classmethod
@@ -98,7 +125,9 @@ class Routes:
         Raises EngineDeadError when the engine is gone.
         """
         if call.route == "models":
-            return _whole((await self._state.openai_serving_models.show_available_models()).model_dump())
+            return _whole(
+                (await self._state.openai_serving_models.show_available_models()).model_dump()
+            )
         handler = self._handlers[call.route]
         try:
             request = handler.request.validate_python(call.body, from_attributes=True)
@@ -121,16 +150,25 @@ class Routes:
             request.request_id = call.id
         elif call.route == "responses":
             request.request_id = self.request_id(call)
-        if hasattr(request, "priority") and self._state.vllm_config.scheduler_config.policy == "priority":
-            request.priority = call.priority  # also over the caller's own: who comes first is not the caller's to say
+        if (
+            hasattr(request, "priority")
+            and self._state.vllm_config.scheduler_config.policy == "priority"
+        ):
+            request.priority = (
+                call.priority
+            )  # also over the caller's own: who comes first is not the caller's to say
         if stop is not None and call.route == "chat" and not request.stop:
             request.stop = [stop]
 
     async def _refused(self, error: ValidationError, call: Call) -> Answer:
         # As FastAPI words it: its errors begin at ("body", ...) and carry no URL.
-        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False)]
+        errors = [
+            {**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False)
+        ]
         request = SimpleNamespace(app=SimpleNamespace(state=self._state), state=SimpleNamespace())
-        response = await validation_exception_handler(request, RequestValidationError(errors, body=call.body))
+        response = await validation_exception_handler(
+            request, RequestValidationError(errors, body=call.body)
+        )
         return Answer(response.status_code, bytes(response.body))
 
 
@@ -165,7 +203,11 @@ def _answer(result: Any, handler: _Handler) -> Answer:
     if isinstance(result, ErrorResponse):
         return _error(result)
     if hasattr(result, "model_dump"):
-        content = result.model_dump(mode="json", by_alias=True) if handler.by_alias else result.model_dump()
+        content = (
+            result.model_dump(mode="json", by_alias=True)
+            if handler.by_alias
+            else result.model_dump()
+        )
         return _whole(content)
     if hasattr(result, "body"):  # pooling routes build their response themselves
         return Answer(result.status_code, bytes(result.body))
@@ -182,15 +224,25 @@ def _error(response: ErrorResponse) -> Answer:
     info = response.error
     if (too_long := _too_long(info.message)) is not None:
         return Answer(too_long.row.http, _dumps(to_openai(too_long)))
-    return Answer(int(info.code), _dumps(response.model_dump()), retry_after=1.0 if int(info.code) in {429, 503} else None)
+    return Answer(
+        int(info.code),
+        _dumps(response.model_dump()),
+        retry_after=1.0 if int(info.code) in {429, 503} else None,
+    )
 
 
 def _too_long(message: str) -> ConsiliumError | None:
     if found := _TOKENS.match(message):
-        limit, tokens = int(found[1]), f"{found[2] or ''}{found[3]}"  # it stops counting one token above the limit
+        limit, tokens = (
+            int(found[1]),
+            f"{found[2] or ''}{found[3]}",
+        )  # it stops counting one token above the limit
     elif found := _CHARACTERS.match(message):
         # vLLM refuses by length of text before it counts; so many characters are at least this many tokens.
-        limit, tokens = int(found[1]), f"at least {ceil(int(found[2]) * int(found[4]) / int(found[3]))}"
+        limit, tokens = (
+            int(found[1]),
+            f"at least {ceil(int(found[2]) * int(found[4]) / int(found[3]))}",
+        )
     elif found := _LENGTH.match(message):
         limit, tokens = int(found[2]), found[1]
     else:

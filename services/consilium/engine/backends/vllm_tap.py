@@ -20,7 +20,17 @@ from consilium.engine.ports import Tail, Timings, Usage
 class Tap:
     """Counts what the engine gives to one call, without touching what the caller sees."""
 
-    __slots__ = ("cached_tokens", "completion_tokens", "dead", "first", "open", "prompt_tokens", "reason", "sources", "stats")
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "dead",
+        "first",
+        "open",
+        "prompt_tokens",
+        "reason",
+        "sources",
+        "stats",
+    )
 
     def __init__(self) -> None:
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.open = 0
@@ -112,16 +122,24 @@ class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
     def _tap(self, request_id: str) -> Tap | None:
         # One call may make several requests; vLLM appends "-<n>" or "_<n>" to the id that we gave.
         taps = self.taps
-        return taps.get(request_id) or taps.get(request_id.rpartition("-")[0]) or taps.get(request_id.rpartition("_")[0])
+        return (
+            taps.get(request_id)
+            or taps.get(request_id.rpartition("-")[0])
+            or taps.get(request_id.rpartition("_")[0])
+        )
 
-    def _watched(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
+    def _watched(
+        self, source: AsyncGenerator[Any, None], tap: Tap | None
+    ) -> AsyncGenerator[Any, None]:
         watched = self._watch(source, tap)
         if tap is not None:
             tap.open += 1
             tap.sources.append(watched)
         return watched
 
-    async def _watch(self, source: AsyncGenerator[Any, None], tap: Tap | None) -> AsyncGenerator[Any, None]:
+    async def _watch(
+        self, source: AsyncGenerator[Any, None], tap: Tap | None
+    ) -> AsyncGenerator[Any, None]:
         try:
             async for output in source:
                 self.last_token = time.monotonic()

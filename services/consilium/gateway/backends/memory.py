@@ -106,7 +106,9 @@ class MemoryKeys(MemoryQuotas):
             self._keys[key_id] = replace(record, revoked=now)
         return record is not None
 
-    async def check(self, key_id: str, digest: str, tokens: int) -> tuple[KeyRecord | None, Verdict]:
+    async def check(
+        self, key_id: str, digest: str, tokens: int
+    ) -> tuple[KeyRecord | None, Verdict]:
         """Return the key, and take from its bucket if it is good."""
         record = self._keys.get(key_id)
         if record is None or not verify(record, digest) or record.refusal(self.clock.now()):
@@ -125,7 +127,9 @@ class Documents:
     _found: OrderedDict[str, tuple[float, str, str]] = field(default_factory=OrderedDict)
     _held: dict[str, int] = field(default_factory=dict)
 
-    async def put(self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+    async def put(
+        self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None
+    ) -> None:
         """Keep a document. The oldest make room; one that is larger than all that room is not kept."""
         ends = self.clock.monotonic() + (self.ttl_s if ttl_s is None else ttl_s)
         text = json.dumps(document, ensure_ascii=False)
@@ -137,7 +141,9 @@ class Documents:
         while len(self._found) > self.kept:
             self._forget(next(iter(self._found)))
         while self._held.get(owner, 0) > self.max_bytes:
-            self._forget(next(name for name, (_, its, _text) in self._found.items() if its == owner))
+            self._forget(
+                next(name for name, (_, its, _text) in self._found.items() if its == owner)
+            )
 
     def _forget(self, document_id: str) -> None:
         _, owner, text = self._found.pop(document_id, (0.0, "", ""))
@@ -169,11 +175,19 @@ def open_stores(clock: Clock, *, receipt_ttl_s: float, max_bytes: int = MAX_BYTE
     async def close() -> None:
         return None
 
-    return Stores(MemoryKeys(clock), Documents(clock, receipt_ttl_s, max_bytes=max_bytes), Documents(clock, receipt_ttl_s, max_bytes=max_bytes), close)
+    return Stores(
+        MemoryKeys(clock),
+        Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
+        Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
+        close,
+    )
 
 
 def _left(bucket: Bucket, rpm: int) -> tuple[int | None, int | None]:
-    return (int(bucket.requests) if rpm else None, max(0, int(bucket.tokens)) if bucket.tpm else None)
+    return (
+        int(bucket.requests) if rpm else None,
+        max(0, int(bucket.tokens)) if bucket.tpm else None,
+    )
 
 
 def _refused(unit: Unit, limit: int, missing: float, bucket: Bucket, rpm: int) -> Verdict:

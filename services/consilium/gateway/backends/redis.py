@@ -38,7 +38,9 @@ KEPT_LOCALLY: Final = 1024
 LOCAL_BYTES: Final = 16 * 2**20
 """Documents of a kind, and their bytes, that are held in this process while the server is down."""
 
-_LUA: Final = (resources.files("consilium.gateway.backends") / "quota.lua").read_text(encoding="utf-8")
+_LUA: Final = (resources.files("consilium.gateway.backends") / "quota.lua").read_text(
+    encoding="utf-8"
+)
 _HASH: Final = hashlib.sha256(_LUA.encode()).hexdigest()[:12]
 _LIBRARY: Final = f"#!lua name=csl_{_HASH}\n{_LUA.replace('HASH', _HASH)}"
 _UNITS: Final[dict[int, Unit]] = {1: "requests", 2: "tokens"}
@@ -64,7 +66,12 @@ class Server:
         try:
             return await command()
         except (RedisError, OSError) as err:
-            raise ConsiliumError("upstream_down", f"{type(err).__name__}: {err}", name="Redis", retry_after_s=RETRY_AFTER_S) from err
+            raise ConsiliumError(
+                "upstream_down",
+                f"{type(err).__name__}: {err}",
+                name="Redis",
+                retry_after_s=RETRY_AFTER_S,
+            ) from err
 
     async def call(self, function: str, keys: list[str], *args: str | float) -> Any:
         """Return the answer of one of our functions. Raises ConsiliumError(upstream_down)."""
@@ -91,7 +98,9 @@ class RedisKeys:
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """Return a key."""
-        fields = await self.server.ask(lambda: self.server.redis.hgetall(self.server.key("key", key_id)))
+        fields = await self.server.ask(
+            lambda: self.server.redis.hgetall(self.server.key("key", key_id))
+        )
         return _record(key_id, fields)
 
     async def put(self, record: KeyRecord) -> None:
@@ -111,12 +120,17 @@ class RedisKeys:
         start = self.server.key("key", "")
 
         async def read() -> list[KeyRecord | None]:
-            names = [name async for name in self.server.redis.scan_iter(match=f"{start}*", count=500)]
+            names = [
+                name async for name in self.server.redis.scan_iter(match=f"{start}*", count=500)
+            ]
             async with self.server.redis.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.hgetall(name)
                 rows = await pipe.execute()
-            return [_record(name.removeprefix(start), fields) for name, fields in zip(names, rows, strict=True)]
+            return [
+                _record(name.removeprefix(start), fields)
+                for name, fields in zip(names, rows, strict=True)
+            ]
 
         found = {record.id: record for record in await self.server.ask(read) if record is not None}
         return tuple(sorted(found.values(), key=lambda record: (record.created, record.id)))
@@ -127,13 +141,19 @@ class RedisKeys:
 
     async def reserve(self, key_id: str, rpm: int, tpm: int, tokens: int) -> Verdict:
         """Take one request and the tokens, both or neither."""
-        return _verdict(await self.server.call("reserve", [self.server.key("quota", key_id)], rpm, tpm, tokens), rpm, tpm)
+        return _verdict(
+            await self.server.call("reserve", [self.server.key("quota", key_id)], rpm, tpm, tokens),
+            rpm,
+            tpm,
+        )
 
     async def settle(self, key_id: str, reserved: int, used: int) -> None:
         """Correct a reservation by what was used."""
         await self.server.call("settle", [self.server.key("quota", key_id)], reserved, used)
 
-    async def check(self, key_id: str, digest: str, tokens: int) -> tuple[KeyRecord | None, Verdict]:
+    async def check(
+        self, key_id: str, digest: str, tokens: int
+    ) -> tuple[KeyRecord | None, Verdict]:
         """Return the key, and take from its bucket if it is good: one round trip."""
         keys = [self.server.key("key", key_id), self.server.key("quota", key_id)]
         flat, verdict = await self.server.call("check", keys, digest, tokens)
@@ -151,25 +171,41 @@ class RedisDocuments:
     max_bytes: int
     local: Documents
 
-    async def put(self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None) -> None:
+    async def put(
+        self, document_id: str, document: Json, owner: str = "", *, ttl_s: float | None = None
+    ) -> None:
         """Keep a document: in the server, else here. The owner's oldest make room for it; one that is larger than all that room is not kept."""
         key = self.server.key
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         ends_ms = max(1, round(1000 * (self.ttl_s if ttl_s is None else ttl_s)))
-        names = [key(self.kind, document_id), key(f"{self.kind}-ledger", owner), key(f"{self.kind}-bytes", owner)]
+        names = [
+            key(self.kind, document_id),
+            key(f"{self.kind}-ledger", owner),
+            key(f"{self.kind}-bytes", owner),
+        ]
         try:
-            is_kept = await self.server.call("keep", names, text, ends_ms, self.max_bytes, document_id, key(self.kind, ""))
+            is_kept = await self.server.call(
+                "keep", names, text, ends_ms, self.max_bytes, document_id, key(self.kind, "")
+            )
         except ConsiliumError:
             await self.local.put(document_id, document, owner, ttl_s=ttl_s)
         else:
             if not is_kept:
-                _log.warning("document_too_large", kind=self.kind, id=document_id, size=len(text), limit=self.max_bytes)
+                _log.warning(
+                    "document_too_large",
+                    kind=self.kind,
+                    id=document_id,
+                    size=len(text),
+                    limit=self.max_bytes,
+                )
 
     async def get(self, document_id: str) -> Json | None:
         """Return a document, or None. Raises ConsiliumError(upstream_down) if it is not here and the server cannot be asked."""
         if (here := await self.local.get(document_id)) is not None:
             return here
-        text = await self.server.ask(lambda: self.server.redis.get(self.server.key(self.kind, document_id)))
+        text = await self.server.ask(
+            lambda: self.server.redis.get(self.server.key(self.kind, document_id))
+        )
         if text is None:
             return None
         found: Json = json.loads(text)
@@ -178,7 +214,9 @@ class RedisDocuments:
     async def delete(self, document_id: str) -> bool:
         """Forget a document, here and there."""
         here = await self.local.delete(document_id)
-        there = await self.server.ask(lambda: self.server.redis.delete(self.server.key(self.kind, document_id)))
+        there = await self.server.ask(
+            lambda: self.server.redis.delete(self.server.key(self.kind, document_id))
+        )
         return bool(there) or here
 
 
@@ -193,7 +231,10 @@ class _Closing:
 def connect(settings: RedisSettings) -> Server:
     """Return the server of a configuration, not asked yet. Raises ConsiliumError(redis_missing) without an address."""
     if settings.url is None:
-        raise ConsiliumError("redis_missing", reason="redis.url is not set, and the address of the cluster's own server is not known here")
+        raise ConsiliumError(
+            "redis_missing",
+            reason="redis.url is not set, and the address of the cluster's own server is not known here",
+        )
     pool = BlockingConnectionPool.from_url(
         settings.url.get_secret_value(),
         max_connections=CONNECTIONS,
@@ -225,9 +266,20 @@ def open_stores(
     own = clock if clock is not None else SystemClock()
 
     def documents(kind: str, max_bytes: int) -> RedisDocuments:
-        return RedisDocuments(server, kind, receipt_ttl_s, max_bytes, Documents(own, receipt_ttl_s, KEPT_LOCALLY, LOCAL_BYTES))
+        return RedisDocuments(
+            server,
+            kind,
+            receipt_ttl_s,
+            max_bytes,
+            Documents(own, receipt_ttl_s, KEPT_LOCALLY, LOCAL_BYTES),
+        )
 
-    return Stores(RedisKeys(server), documents("receipt", receipts_max_bytes), documents("response", responses_max_bytes), _Closing(server))
+    return Stores(
+        RedisKeys(server),
+        documents("receipt", receipts_max_bytes),
+        documents("response", responses_max_bytes),
+        _Closing(server),
+    )
 
 
 def _fields(record: KeyRecord) -> dict[Any, Any]:
@@ -261,10 +313,27 @@ def _record(key_id: str, fields: Mapping[Any, Any]) -> KeyRecord | None:
             revoked=float(fields["revoked"]),
         )
     except (KeyError, ValueError) as err:
-        raise ConsiliumError("data_damaged", f"{type(err).__name__}: {err}", reason=f"the stored API key {key_id} is damaged; make a new one") from err
+        raise ConsiliumError(
+            "data_damaged",
+            f"{type(err).__name__}: {err}",
+            reason=f"the stored API key {key_id} is damaged; make a new one",
+        ) from err
 
 
 def _verdict(raw: list[Any], rpm: int, tpm: int) -> Verdict:
-    allowed, unit, wait, requests, tokens = int(raw[0]), int(raw[1]), float(raw[2]), int(raw[3]), int(raw[4])
+    allowed, unit, wait, requests, tokens = (
+        int(raw[0]),
+        int(raw[1]),
+        float(raw[2]),
+        int(raw[3]),
+        int(raw[4]),
+    )
     limit = {1: rpm, 2: tpm}.get(unit, 0)
-    return Verdict(bool(allowed), _UNITS.get(unit), limit, wait, requests if requests >= 0 else None, tokens if tokens >= 0 else None)
+    return Verdict(
+        bool(allowed),
+        _UNITS.get(unit),
+        limit,
+        wait,
+        requests if requests >= 0 else None,
+        tokens if tokens >= 0 else None,
+    )
