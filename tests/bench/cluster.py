@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from consilium.cli import processes
-from consilium.cli.state_folder import StateFolder
+from consilium.supervisor import processes
+from consilium.supervisor.state_folder import StateFolder
 from tests.bench import bare
 
 

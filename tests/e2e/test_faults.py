@@ -20,9 +20,9 @@ import pytest
 from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
 
-from consilium.cli.gateway_link import in_flight
-from consilium.cli.state_folder import StateFolder
 from consilium.gateway.config import Gateway
+from consilium.supervisor.gateway_link import in_flight
+from consilium.supervisor.state_folder import StateFolder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

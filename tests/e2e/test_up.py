@@ -21,10 +21,10 @@ from tests.alike import alike
 from tests.bench.cluster import Ours
 from tests.interrupted import HEARING
 
-from consilium.cli import processes
-from consilium.cli.gateway_link import in_flight
-from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.gateway.client import GenerationClient, Message
+from consilium.supervisor import processes
+from consilium.supervisor.gateway_link import in_flight
+from consilium.supervisor.state_folder import Cluster, StateFolder
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 

@@ -26,7 +26,6 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-from consilium.cli import processes
 from consilium.demo import tiny
 from consilium.engine import app, machine, warm_spawn
 from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
@@ -35,6 +34,7 @@ from consilium.engine.config import EngineView
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
+from consilium.supervisor import processes
 
 START_S = 300.0
 END_S = 30.0

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from consilium.cli.reach import Endpoint
+from consilium.cli.endpoint import Endpoint
 from consilium.kernel.errors import ConsiliumError
 
 TIMEOUT_S: Final = 10.0

@@ -25,7 +25,7 @@ COMMANDS: Final = {
         "consilium.cli.config_command",
         "Show the configuration and where each value came from.",
     ),
-    "plan": ("consilium.cli.plan", "Say what fits on which hardware, with the arithmetic."),
+    "plan": ("consilium.cli.plan.command", "Say what fits on which hardware, with the arithmetic."),
     "tokens": ("consilium.cli.tokens", "Show what words look like to the model."),
     "explain": ("consilium.cli.explain", "Explain a configuration file line by line."),
 }

@@ -11,7 +11,7 @@ from typing import Final
 
 from consilium.cli.answers import SaidError, failure_of
 from consilium.cli.app import EXIT_USAGE, complain
-from consilium.cli.reach import Endpoint, add_endpoint, endpoint_of
+from consilium.cli.endpoint import Endpoint, add_endpoint, endpoint_of
 from consilium.kernel.errors import ConsiliumError
 
 TIMEOUT_S: Final = 600.0

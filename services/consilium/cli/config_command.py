@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from consilium.cli import tree
-from consilium.cli.reach import add_state, folder_of
+from consilium.cli import config_tree
+from consilium.cli.endpoint import add_state, folder_of
 from consilium.kernel.config import dump, environment_value, flatten
 
 
@@ -20,7 +20,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     show = commands.add_parser(
         "show", help="every value and where it came from: flag, environment, file or default"
     )
-    tree.add_config_flags(show)
+    config_tree.add_config_flags(show)
     add_state(show)
     show.add_argument("--output", choices=("table", "yaml", "json"), default="table")
     commands.add_parser("example", help="print a consilium.yaml that documents every key")
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
         print(example(), end="")
         return 0
-    loaded = tree.load_tree(args)
-    tree.with_absolute_paths(
-        loaded.value, tree.beside(args)
+    loaded = config_tree.load_tree(args)
+    config_tree.with_absolute_paths(
+        loaded.value, config_tree.beside(args)
     )  # files that are named must be there, as `up` wants them
     plain = dump(loaded.value, masked=True)
     rows = [(key, value, loaded.origin(key)) for key, value in flatten(plain).items()]

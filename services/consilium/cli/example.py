@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from consilium.cli.tree import ConsiliumConfig
+from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import EngineExecutor, RemoteExecutor
 from consilium.gateway.config import Profile, Role
 

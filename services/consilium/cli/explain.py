@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consilium.cli.plan import guarded
+from consilium.cli.plan.command import guarded
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import explain as pages
 from consilium.planner import models
@@ -133,7 +133,7 @@ def yaml_lines(path: Path) -> list[pages.Line]:
         raise wrong(
             "file", f"{path.name} holds no keys; give a consilium.yaml with at least a model"
         )
-    from consilium.cli.tree import ConsiliumConfig
+    from consilium.cli.config_tree import ConsiliumConfig
 
     found: list[pages.Line] = []
     _walk(tree, ConsiliumConfig, "", found)

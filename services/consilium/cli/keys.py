@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from consilium.cli.app import EXIT_NOT_FOUND, complain
-from consilium.cli.reach import add_output, add_state, folder_of, running
+from consilium.cli.endpoint import add_output, add_state, folder_of, running
 
 if TYPE_CHECKING:
     from consilium.gateway.keys import KeyRecord
@@ -109,8 +109,8 @@ def _count(text: str) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from consilium.cli.gateway_link import pepper_of, with_keys
     from consilium.gateway import keys
+    from consilium.supervisor.gateway_link import pepper_of, with_keys
 
     folder = folder_of(args)
     cluster = running(folder)
@@ -143,7 +143,7 @@ def _create(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from consilium.cli.gateway_link import with_keys
+    from consilium.supervisor.gateway_link import with_keys
 
     cluster = running(folder_of(args))
     rows = [
@@ -184,8 +184,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    from consilium.cli.gateway_link import with_keys
     from consilium.gateway import keys
+    from consilium.supervisor.gateway_link import with_keys
 
     cluster = running(folder_of(args))
     whole = keys.parse(args.id)

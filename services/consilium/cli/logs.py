@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from consilium.cli.ray_logs import worker_logs
-from consilium.cli.reach import add_state, folder_of
-from consilium.cli.state_folder import StateFolder
+from consilium.cli.endpoint import add_state, folder_of
 from consilium.kernel.errors import ConsiliumError
+from consilium.supervisor.ray_logs import worker_logs
+from consilium.supervisor.state_folder import StateFolder
 
 PARTS: Final = ("redis", "ray", "model", "engine", "gateway", "supervisor")
 ELSEWHERE: Final = {"core": "engine", "metrics": "supervisor"}

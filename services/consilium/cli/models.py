@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 
 from consilium.cli.answers import document
-from consilium.cli.reach import add_endpoint, add_output, add_state, endpoint_of, folder_of
+from consilium.cli.endpoint import add_endpoint, add_output, add_state, endpoint_of, folder_of
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

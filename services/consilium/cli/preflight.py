@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from consilium.cli import down, processes
-from consilium.cli.state_folder import Cluster, StateFolder
-from consilium.cli.supervisor import hold_lock
-from consilium.cli.tree import BUILT_IN_MODELS, ConsiliumConfig
+from consilium.cli.config_tree import BUILT_IN_MODELS, ConsiliumConfig
 from consilium.engine.config import EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.masking import shown_address
 from consilium.kernel.ports import BY_NAME, Ports, allot, claim, owner
+from consilium.supervisor import ending, processes
+from consilium.supervisor.loop import hold_lock
+from consilium.supervisor.state_folder import Cluster, StateFolder
 
 if TYPE_CHECKING:
     from consilium.planner.cards import Card
@@ -65,7 +65,7 @@ def check_alone(folder: StateFolder) -> IO[str]:
 def end_leftovers(folder: StateFolder, say: Callable[[str], None]) -> None:
     """End what a crashed supervisor has left behind. Call it with the lock held. Raises ConsiliumError(part_failed) if something does not end."""
     cluster = _last(folder)
-    left = down.family_of(cluster) if cluster is not None else ()
+    left = ending.family_of(cluster) if cluster is not None else ()
     if not left:
         return
     say(f"Ending {len(left)} processes that a crash left behind.")
@@ -115,7 +115,7 @@ def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Port
 
 def check_model(tree: ConsiliumConfig) -> None:
     """Raise ConsiliumError(model_missing) for a local folder that is not a whole model, or a name that cannot be one. Downloads nothing."""
-    from consilium.cli.model_step import models_of
+    from consilium.supervisor.model_step import models_of
 
     for name in models_of(tree.model_dump(include={"model", "executors"})):
         if name in BUILT_IN_MODELS:

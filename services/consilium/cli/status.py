@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict
 
 from consilium.cli.app import EXIT_UNHEALTHY
-from consilium.cli.probes import http_get
-from consilium.cli.reach import add_output, add_state, folder_of, running
-from consilium.cli.state_folder import Cluster
+from consilium.cli.endpoint import add_output, add_state, folder_of, running
+from consilium.supervisor.probes import http_get
+from consilium.supervisor.state_folder import Cluster
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,7 +21,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of the cluster. Raises ConsiliumError(not_running)."""
-    from consilium.cli.memory import weigh
+    from consilium.supervisor.part_memory import weigh
 
     cluster = running(folder_of(args))
     sizes, replicas = weigh(cluster)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from consilium.cli.state_folder import Cluster
+from consilium.supervisor.state_folder import Cluster
 
 if TYPE_CHECKING:
     from rich.table import Table

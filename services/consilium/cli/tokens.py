@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from consilium.cli.plan import guarded
+from consilium.cli.plan.command import guarded
 from consilium.planner import models, tokenizer_edits
 from consilium.planner.refusal import wrong
 from consilium.planner.report import table

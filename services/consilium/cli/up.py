@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable
 from typing import IO, Final
 
-from consilium.cli import launch, preflight, processes, tree
+from consilium.cli import config_tree, preflight
 from consilium.cli.app import complain
-from consilium.cli.haproxy import without_splicing
-from consilium.cli.reach import add_state, folder_of
-from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.cli.endpoint import add_state, folder_of
 from consilium.cli.status import executors_of
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
 from consilium.kernel.process import child_environment
+from consilium.supervisor import commands, processes
+from consilium.supervisor.haproxy import without_splicing
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder, write_private
 
 WAIT_S: Final = 1800.0
 _POLL_S: Final = 0.05
@@ -41,7 +42,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="Start the cluster and wait until it answers.",
         description="Start the cluster and wait until it answers.",
     )
-    tree.add_config_flags(parser)
+    config_tree.add_config_flags(parser)
     add_state(parser)
     parser.add_argument(
         "--foreground", action="store_true", help="stay until Ctrl-C, then stop the cluster"
@@ -59,13 +60,15 @@ def run(args: argparse.Namespace) -> int:
     """Start the cluster. Returns 0 when the core has answered, else the exit code of what went wrong."""
     begun = time.time()
     preflight.check_python()
-    loaded = tree.load_tree(args)
+    loaded = config_tree.load_tree(args)
     folder = folder_of(args)
     folder.make()
     with preflight.check_alone(
         folder
     ) as lock:  # ours until the supervisor has it: two starts at once never write the same files
-        resolved = _checked(tree.with_absolute_paths(loaded.value, tree.beside(args)), folder)
+        resolved = _checked(
+            config_tree.with_absolute_paths(loaded.value, config_tree.beside(args)), folder
+        )
         folder.make_secret()
         ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))
         with promise:
@@ -83,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.ConsiliumConfig:
+def _checked(
+    wanted: config_tree.ConsiliumConfig, folder: StateFolder
+) -> config_tree.ConsiliumConfig:
     """Make all checks that need nothing started."""
     preflight.end_leftovers(folder, lambda line: print(line, flush=True))
     preflight.check_disk(folder.root)
@@ -98,13 +103,13 @@ def _checked(wanted: tree.ConsiliumConfig, folder: StateFolder) -> tree.Consiliu
 
 def _launch(
     folder: StateFolder,
-    wanted: tree.ConsiliumConfig,
+    wanted: config_tree.ConsiliumConfig,
     ports: Ports,
     begun: float,
     held: tuple[IO[str], socket.socket],
 ) -> subprocess.Popen[bytes]:
     """Write config.json and cluster.json, then start the supervisor, detached from this terminal. What is held is handed on: the lock, the promise of a port."""
-    from consilium.cli.assembly import derive, own_redis_url
+    from consilium.supervisor.parts import derive, own_redis_url
 
     secret = folder.secret.read_text(encoding="ascii")
     redis_url = (
@@ -145,7 +150,7 @@ def _launch(
     for old in folder.metrics.glob("*.db"):
         old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(secret, f"ray {cluster.mark}")
-    variables = launch.cluster_environment(
+    variables = commands.cluster_environment(
         ports=ports,
         temp=folder.ray_temp,
         sockets=folder.engine_sockets,
@@ -159,7 +164,7 @@ def _launch(
             (
                 sys.executable,
                 "-m",
-                "consilium.cli.supervise",
+                "consilium.supervisor.app",
                 "--state",
                 str(folder.root),
                 "--lock-fd",
@@ -257,7 +262,7 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cluster = folder.read_cluster()
-        from consilium.cli.down import drain_seconds, family_of, stop
+        from consilium.supervisor.ending import drain_seconds, family_of, stop
 
         count = len(family_of(cluster)) if cluster is not None else 0
         if supervisor.poll() is None:
@@ -300,7 +305,7 @@ def _tell(cluster: Cluster, seconds: float) -> None:
     from rich.console import Console
 
     from consilium.cli import tables
-    from consilium.cli.memory import weigh
+    from consilium.supervisor.part_memory import weigh
 
     console = Console()
     sizes, _ = weigh(cluster)

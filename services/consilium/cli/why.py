@@ -6,7 +6,7 @@ import argparse
 import json
 
 from consilium.cli.answers import document
-from consilium.cli.reach import Endpoint, add_endpoint, add_output, endpoint_of
+from consilium.cli.endpoint import Endpoint, add_endpoint, add_output, endpoint_of
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

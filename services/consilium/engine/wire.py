@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from consilium.engine.ports import Head, Tail, Timings, Usage
-from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, to_openai
+from consilium.kernel.json_bytes import dumps
 
 HEAD: Final = b"\x01"
 TAIL: Final = b"\x00"

@@ -29,11 +29,11 @@ from consilium.gateway.admission import Gate
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView
+from consilium.gateway.executor_states import Watch
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
-from consilium.gateway.watch import Watch
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json

@@ -19,12 +19,12 @@ from consilium.engine.ports import Route
 from consilium.gateway import admission, asgi, conversation, models, turn
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
 from consilium.gateway.authority import Admitted, Authority
+from consilium.gateway.executor_states import Watch
 from consilium.gateway.keys import ADMIN, GENERATE, READ
 from consilium.gateway.stores import ReceiptStore, ResponseStore
-from consilium.gateway.watch import Watch
 from consilium.kernel import logs
-from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
+from consilium.kernel.json_bytes import dumps
 
 _log = logs.get("http")
 

@@ -21,8 +21,8 @@ from consilium.gateway.plan import GENERATING, Plan, decide
 from consilium.gateway.receipt import Receipt
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock, Ids
-from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError, to_openai, unknown
+from consilium.kernel.json_bytes import dumps
 
 HTTP_OK: Final = 200
 GONE: Final = 499

@@ -1,6 +1,6 @@
 """All ports of one cluster on one machine, in one table, allotted free at start: two clusters live side by side.
 
-Knows names, usual numbers and what is free. Does not know the programs: cli/launch.py tells them their numbers.
+Knows names, usual numbers and what is free. Does not know the programs: supervisor/commands.py tells them their numbers.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def run(app: App, *, grace_s: float = 30.0, stderr: TextIO | None = None) -> int
     except ConsiliumError as error:
         if error.detail:
             logs.get("process").error("process_failed", code=error.code, detail=error.detail)
-        _tell(err, error)
+        tell(err, error)
         return error.row.exit_code
     except KeyboardInterrupt:
         return EXIT_SIGNAL + signal.SIGINT
@@ -109,7 +109,8 @@ async def _stop_while_alive(app: App, life: asyncio.Task[None], grace_s: float) 
             await life
 
 
-def _tell(stream: TextIO, error: ConsiliumError) -> None:
+def tell(stream: TextIO, error: ConsiliumError) -> None:
+    """Write what went wrong and what to do about it, as every program of the house does."""
     stream.write(f"error: {error.public()}\n")
     if error.row.next_step:
         stream.write(f"next: {error.row.next_step}\n")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from consilium.cli import app, preflight
-from consilium.cli.state_folder import StateFolder
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
+from consilium.supervisor.state_folder import StateFolder
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_a_remote_key_that_is_not_in_the_environment(
 
 
 def test_no_keys_on_an_open_address_is_warned_of(tmp_path: Path) -> None:
-    from consilium.cli.tree import ConsiliumConfig
+    from consilium.cli.config_tree import ConsiliumConfig
 
     said: list[str] = []
     preflight.check_keys(

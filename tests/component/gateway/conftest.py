@@ -23,11 +23,11 @@ from consilium.gateway.admission import Gate
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Gateway, Profile, Role
+from consilium.gateway.executor_states import Watch
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import Face, HttpFace
 from consilium.gateway.stores import Stores
-from consilium.gateway.watch import Watch
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings

@@ -12,7 +12,7 @@ from consilium.engine.client import EngineClient
 from consilium.gateway import asgi, routes
 from consilium.gateway.admission import Gate
 from consilium.gateway.config import Gateway, Profile
-from consilium.gateway.watch import Watch
+from consilium.gateway.executor_states import Watch
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
 

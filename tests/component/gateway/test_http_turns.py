@@ -8,7 +8,7 @@ import pytest
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.gateway.config import Profile, Role
-from consilium.gateway.watch import FRESH_S
+from consilium.gateway.executor_states import FRESH_S
 
 from .conftest import chat, events
 

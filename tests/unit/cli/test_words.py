@@ -10,25 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import (
-    answers,
-    app,
-    chat,
-    haproxy,
-    keys,
-    launch,
-    memory,
-    model_step,
-    ray_logs,
-    redis_server,
-)
-from consilium.cli.assembly import derive, own_redis_url, public_redis
-from consilium.cli.processes import identify
-from consilium.cli.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
-from consilium.cli.supervisor import failure_of
+from consilium.cli import answers, app, chat, keys
 from consilium.cli.up import closing_lines
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import TABLE, allot
+from consilium.supervisor import commands, haproxy, model_step, part_memory, ray_logs, redis_server
+from consilium.supervisor.loop import failure_of
+from consilium.supervisor.parts import derive, own_redis_url, public_redis
+from consilium.supervisor.processes import identify
+from consilium.supervisor.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
 
 
 def chat_args(*words: str) -> argparse.Namespace:
@@ -180,11 +170,11 @@ def test_why_an_engine_did_not_start_is_the_last_word_of_its_replicas(tmp_path: 
 
 
 def test_memory_goes_to_the_nearest_part_above() -> None:
-    def process(pid: int, parent: int, title: str) -> memory.Process:
-        return memory.Process(Pid(pid, 0.0), parent, title)
+    def process(pid: int, parent: int, title: str) -> part_memory.Process:
+        return part_memory.Process(Pid(pid, 0.0), parent, title)
 
     found = [
-        process(1, 0, "python -m consilium.cli.supervise"),
+        process(1, 0, "python -m consilium.supervisor.app"),
         process(2, 1, "valkey-server"),
         process(3, 1, "python -m consilium.engine.ray_head"),
         process(4, 3, "raylet"),
@@ -194,7 +184,7 @@ def test_memory_goes_to_the_nearest_part_above() -> None:
         process(8, 4, "ray::ServeController"),
         process(9, 1, "an orphan"),
     ]
-    parts = memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"})
+    parts = part_memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"})
     assert parts == {
         1: "supervisor",
         2: "redis",
@@ -299,8 +289,8 @@ def test_every_port_is_named_and_nothing_usual_is_left(tmp_path: Path) -> None:
     assert set(ports) == {place.name for place in TABLE}
     said = json.dumps(
         [
-            launch.ray_command(ports=ports, temp=tmp_path),
-            launch.cluster_environment(
+            commands.ray_command(ports=ports, temp=tmp_path),
+            commands.cluster_environment(
                 ports=ports, temp=tmp_path, sockets=tmp_path, token="t", mark="m", metrics=tmp_path
             ),
         ]
@@ -369,7 +359,7 @@ def test_the_closing_lines_hold_a_request_that_can_be_pasted() -> None:
 def test_a_process_is_known_by_number_and_start() -> None:
     import os
 
-    from consilium.cli import processes
+    from consilium.supervisor import processes
 
     me = identify(os.getpid())
     assert me is not None
@@ -409,7 +399,7 @@ def test_an_error_is_one_sentence_with_a_way_out(
 
 
 def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:
-    from consilium.cli.assembly import forget_sessions
+    from consilium.supervisor.parts import forget_sessions
 
     for day in range(1, 6):
         (tmp_path / f"session_2026-01-0{day}_00-00-00").mkdir()
@@ -422,7 +412,7 @@ def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_log_says_what_was_written_since_the_start(tmp_path: Path) -> None:
-    from consilium.cli.work import last_lines
+    from consilium.supervisor.part_process import last_lines
 
     log = tmp_path / "part.log"
     log.write_text("old\n\nnew 1\nnew 2\n")

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from consilium.engine import wire
 from consilium.engine.ports import Call, ExecutorInfo, Head, Json, State, Tail, Timings, Usage
-from consilium.kernel.compact import dumps
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.json_bytes import dumps
 
 CREATED = 1_700_000_000
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import psutil
 
-from consilium.cli.state_folder import Pid
+from consilium.supervisor.state_folder import Pid
 
 MARK: Final = "CONSILIUM_MARK"
 GONE: Final = (psutil.Error, ProcessLookupError, FileNotFoundError)

@@ -1,4 +1,4 @@
-"""Makes or downloads every model of the configuration: `python -m consilium.cli.model_step --state DIR`, one part of the cluster that ends when it is done.
+"""Makes or downloads every model of the configuration: `python -m consilium.supervisor.model_step --state DIR`, one part of the cluster that ends when it is done.
 
 Writes how far it is into logs/model.progress, one line, replaced as it goes, and makes logs/model.ready at the end. Does not know engines.
 """
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from consilium.cli.app import complain, exit_code
-from consilium.cli.state_folder import StateFolder
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.process import tell
+from consilium.supervisor.state_folder import StateFolder
 
 PROGRESS_FILE: Final = "model.progress"
 READY_FILE: Final = "model.ready"
@@ -70,7 +70,7 @@ class ProgressFile:
 
 def main(argv: list[str] | None = None) -> int:
     """Make what is missing. Return 0, or the exit code of the error."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.cli.model_step")
+    parser = argparse.ArgumentParser(prog="python -m consilium.supervisor.model_step")
     parser.add_argument("--state", required=True, type=Path)
     folder = StateFolder(parser.parse_args(argv).state)
     progress = ProgressFile(folder.logs / PROGRESS_FILE)
@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             model = resolve(name, folder.models, progress)
             print(f"{name}: {model.note}; {model.path} ({model.revision})")
     except ConsiliumError as err:
-        complain(err.public(), err.row.next_step)
-        return exit_code(err)
+        tell(sys.stderr, err)
+        return err.row.exit_code
     (folder.logs / READY_FILE).touch()
     return 0
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
-from consilium.cli import processes
-from consilium.cli.probes import Answer, Watch
-from consilium.cli.state_folder import Pid
+from consilium.supervisor import processes
+from consilium.supervisor.probes import Answer, Watch
+from consilium.supervisor.state_folder import Pid
 
 Probe = Callable[[], tuple[bool, str]]
 

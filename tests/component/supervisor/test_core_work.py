@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import assembly
-from consilium.cli.state_folder import Cluster, Pid, StateFolder
-from consilium.cli.supervisor import failure_of
+from consilium.supervisor import parts
+from consilium.supervisor.loop import failure_of
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
 BODY = (
     b'{"error": {"code": "engine_failed", "message": "core did not start: it is not tried again"}}'
@@ -35,7 +35,7 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool
 ) -> None:
     monkeypatch.setattr(
-        assembly, "ensure_local_key", lambda *_: "csl_x"
+        parts, "ensure_local_key", lambda *_: "csl_x"
     )  # it is made with Redis, which has no part in this
     folder = StateFolder(tmp_path / "state")
     if logged:
@@ -59,7 +59,7 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
                 Pid(0, 0.0),
                 addresses=addresses,
             )
-            work = assembly.CoreWork(assembly.Site(folder, cluster, {}, "x"))
+            work = parts.CoreWork(parts.Site(folder, cluster, {}, "x"))
             work.start()
             end = time.monotonic() + 30
             while work.ended() is None and time.monotonic() < end:

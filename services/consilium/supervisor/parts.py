@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consilium.cli import launch, probes
-from consilium.cli.gateway_link import ensure_local_key, wait_until_idle
-from consilium.cli.metrics_page import MetricsServer
-from consilium.cli.model_step import PROGRESS_FILE, READY_FILE
-from consilium.cli.parts import Part
-from consilium.cli.ray_logs import why_not_started
-from consilium.cli.redis_server import choose_binary
-from consilium.cli.state_folder import Cluster, StateFolder, write_private
-from consilium.cli.supervisor import Supervisor
-from consilium.cli.work import Probe, ProbeWork, ProcessWork, Work
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.masking import shown_address
+from consilium.supervisor import commands, probes
+from consilium.supervisor.gateway_link import ensure_local_key, wait_until_idle
+from consilium.supervisor.loop import Supervisor
+from consilium.supervisor.metrics_page import MetricsServer
+from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
+from consilium.supervisor.part_process import Probe, ProbeWork, ProcessWork, Work
+from consilium.supervisor.ray_logs import why_not_started
+from consilium.supervisor.redis_server import choose_binary
+from consilium.supervisor.state_folder import Cluster, StateFolder, write_private
+from consilium.supervisor.states import Part
 
 PARTS: Final = (
     Part("redis"),
@@ -206,14 +206,14 @@ def _redis(site: Site) -> Work:
     conf = site.folder.redis / "redis.conf"
     write_private(
         conf,
-        launch.redis_conf(
+        commands.redis_conf(
             port=site.cluster.ports["redis"],
             password=derive(site.secret, "redis"),
             folder=site.folder.redis,
         ),
     )
     return ProcessWork(
-        launch.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready
+        commands.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready
     )
 
 
@@ -235,7 +235,7 @@ def _ray(site: Site) -> Work:
         site.folder.forget_engine_sockets()
 
     return ProcessWork(
-        launch.ray_command(ports=site.cluster.ports, temp=temp),
+        commands.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
         probe=probes.file_exists(site.ray_ready),
         before=before,
@@ -256,7 +256,9 @@ def _model(site: Site) -> Work:
         site.model_ready.unlink(missing_ok=True)
 
     return ProcessWork(
-        launch.python_command("consilium.cli.model_step", "--state", str(site.folder.root)),
+        commands.python_command(
+            "consilium.supervisor.model_step", "--state", str(site.folder.root)
+        ),
         log=site.folder.log("model"),
         probe=ready,
         before=before,
@@ -270,7 +272,7 @@ def _engine(site: Site) -> Work:
         return work.ended() == 0, ""
 
     work = ProcessWork(
-        launch.prepared_command(
+        commands.prepared_command(
             "consilium.engine.app",
             "deploy",
             "--config",
@@ -286,7 +288,7 @@ def _engine(site: Site) -> Work:
 def _gateway(site: Site) -> Work:
     url = f"{site.address('http')}/health"
     return ProcessWork(
-        launch.python_command(
+        commands.python_command(
             "consilium.gateway.app", "deploy", "--config", str(site.folder.config)
         ),
         log=site.folder.log("gateway"),

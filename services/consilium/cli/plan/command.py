@@ -1,6 +1,6 @@
 """`consilium plan`: what fits, how fast, what it costs, what may be changed; before anything is started.
 
-Knows the command line. The answers come from the planner; the pages of this command are in plan_fit.py and plan_forecasts.py.
+Knows the command line. The answers come from the planner; the pages of this command are in fit.py and forecasts.py.
 """
 
 from __future__ import annotations
@@ -178,24 +178,24 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer the question; 0 fits, 1 does not fit, 2 the question is wrong."""
     if args.task is not None:
-        from consilium.cli import plan_forecasts
+        from consilium.cli.plan import forecasts
 
         pages: dict[str, Callable[[argparse.Namespace], int]] = {
-            "check-config": plan_forecasts.check_config,
-            "change-base": plan_forecasts.change_base,
-            "calibrate": plan_forecasts.calibrate,
-            "training": plan_forecasts.training,
-            "library": plan_forecasts.library,
-            "context": plan_forecasts.context,
+            "check-config": forecasts.check_config,
+            "change-base": forecasts.change_base,
+            "calibrate": forecasts.calibrate,
+            "training": forecasts.training,
+            "library": forecasts.library,
+            "context": forecasts.context,
         }
         return guarded(lambda: pages[args.task](args))
     if args.config is not None and args.prices != "show":
-        from consilium.cli import plan_file
+        from consilium.cli.plan import file
 
-        return guarded(lambda: plan_file.answer(args))
-    from consilium.cli import plan_fit
+        return guarded(lambda: file.answer(args))
+    from consilium.cli.plan import fit
 
-    return guarded(lambda: plan_fit.answer(args))
+    return guarded(lambda: fit.answer(args))
 
 
 def guarded(work: Callable[[], int]) -> int:

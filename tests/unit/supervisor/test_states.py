@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.cli.assembly import ORDER, PARTS
-from consilium.cli.parts import (
+from consilium.supervisor.parts import ORDER, PARTS
+from consilium.supervisor.states import (
     BACKOFF_LIMIT_S,
     CALM_S,
     FIRST_TRIES,

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from consilium.cli import processes
-from consilium.cli.state_folder import Cluster, Pid
+from consilium.supervisor import processes
+from consilium.supervisor.state_folder import Cluster, Pid
 
 _REPLICA: Final = re.compile(r"^ray::ServeReplica:(?P<app>[^:]+):(?P<deployment>[^.\s]+)")
 

@@ -18,12 +18,12 @@ from dataclasses import replace
 from functools import partial
 from typing import IO, Final
 
-from consilium.cli import processes
-from consilium.cli.parts import Board, Live, Part, PartState
-from consilium.cli.state_folder import Cluster, Failure, PartRecord, Pid, StateFolder
-from consilium.cli.work import Work
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.errors import ConsiliumError
+from consilium.supervisor import processes
+from consilium.supervisor.part_process import Work
+from consilium.supervisor.state_folder import Cluster, Failure, PartRecord, Pid, StateFolder
+from consilium.supervisor.states import Board, Live, Part, PartState
 
 TICK_STARTING_S: Final = 0.05
 TICK_UP_S: Final = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Final
 
-from consilium.cli.probes import http_get
+from consilium.supervisor.probes import http_get
 
 SILENCE_S: Final = 10.0
 """Seconds after which a caller that says nothing is let go: each keeps a thread and a descriptor of the supervisor."""

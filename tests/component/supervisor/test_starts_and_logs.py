@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from tests.interrupted import HEARING
 
-from consilium.cli import processes
-from consilium.cli.state_folder import Cluster, StateFolder
-from consilium.cli.supervisor import hold_lock
+from consilium.supervisor import processes
+from consilium.supervisor.loop import hold_lock
+from consilium.supervisor.state_folder import Cluster, StateFolder
 
 MODULE = ("-m", "consilium.cli.app")
 WORDS = (sys.executable, *MODULE)

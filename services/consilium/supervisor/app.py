@@ -1,4 +1,4 @@
-"""The process that looks after one cluster on one machine: `python -m consilium.cli.supervise --state DIR`.
+"""The process that looks after one cluster on one machine: `python -m consilium.supervisor.app --state DIR`.
 
 Takes the lock of the state folder, or is handed it, turns signals into a request to stop, and runs the supervisor. Does not know the parts.
 """
@@ -12,17 +12,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from consilium.cli import processes
-from consilium.cli.assembly import assemble
-from consilium.cli.state_folder import StateFolder
-from consilium.cli.supervisor import hold_lock
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.errors import ConsiliumError
+from consilium.supervisor import processes
+from consilium.supervisor.loop import hold_lock
+from consilium.supervisor.parts import assemble
+from consilium.supervisor.state_folder import StateFolder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the supervisor of one state folder, whose cluster.json and config.json `up` has written."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.cli.supervise")
+    parser = argparse.ArgumentParser(prog="python -m consilium.supervisor.app")
     parser.add_argument("--state", required=True, type=Path)
     parser.add_argument(
         "--lock-fd", type=int, help="the lock of the state folder, already held by who starts us"

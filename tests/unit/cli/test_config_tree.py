@@ -9,17 +9,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from consilium.cli import tree
+from consilium.cli import config_tree
 from consilium.cli.app import main
+from consilium.cli.config_tree import (
+    ConsiliumConfig,
+    load_tree,
+    parse_settings,
+    with_absolute_paths,
+)
 from consilium.cli.example import example
-from consilium.cli.tree import ConsiliumConfig, load_tree, parse_settings, with_absolute_paths
 from consilium.kernel.config import dump, flatten, load
 from consilium.kernel.errors import ConsiliumError
 
 
 def args(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    tree.add_config_flags(parser)
+    config_tree.add_config_flags(parser)
     parser.add_argument("--state")
     return parser.parse_args(words)
 
@@ -301,7 +306,7 @@ def test_the_sections_that_owners_fill_are_masked_too(tmp_path: Path) -> None:
 
 
 def test_the_committed_example_is_the_generated_one() -> None:
-    committed = Path(tree.__file__).with_name("config.example.yaml").read_text()
+    committed = Path(config_tree.__file__).with_name("config.example.yaml").read_text()
     assert committed == example(), (
         "run: consilium config example > services/consilium/cli/config.example.yaml"
     )
@@ -309,7 +314,7 @@ def test_the_committed_example_is_the_generated_one() -> None:
 
 def test_the_example_is_the_defaults_and_names_every_key() -> None:
     found = load(
-        ConsiliumConfig, path=Path(tree.__file__).with_name("config.example.yaml"), env={}
+        ConsiliumConfig, path=Path(config_tree.__file__).with_name("config.example.yaml"), env={}
     ).value
     assert found == ConsiliumConfig()
     assert set(flatten(yaml.safe_load(example()))) == set(

@@ -9,10 +9,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from consilium.cli.processes import boot_id, is_alive
-from consilium.cli.state_folder import Cluster, StateFolder
 from consilium.kernel.config import default_state, environment_value
 from consilium.kernel.errors import ConsiliumError
+from consilium.supervisor.processes import boot_id, is_alive
+from consilium.supervisor.state_folder import Cluster, StateFolder
 
 
 @dataclass(frozen=True, slots=True)

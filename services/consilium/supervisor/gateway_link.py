@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from consilium.cli.state_folder import StateFolder
+from consilium.supervisor.state_folder import StateFolder
 
 if TYPE_CHECKING:
     from consilium.gateway.stores import KeyStore

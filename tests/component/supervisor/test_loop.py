@@ -14,17 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import down, launch, preflight, probes, processes
-from consilium.cli.assembly import derive, own_redis_url
-from consilium.cli.metrics_page import MetricsServer
-from consilium.cli.parts import Part
-from consilium.cli.redis_server import choose_binary
-from consilium.cli.state_folder import Cluster, Pid, StateFolder, write_private
-from consilium.cli.supervisor import Supervisor, hold_lock
-from consilium.cli.work import ProbeWork, ProcessWork
+from consilium.cli import preflight
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
 from consilium.kernel.process import child_environment
+from consilium.supervisor import commands, ending, probes, processes
+from consilium.supervisor.loop import Supervisor, hold_lock
+from consilium.supervisor.metrics_page import MetricsServer
+from consilium.supervisor.part_process import ProbeWork, ProcessWork
+from consilium.supervisor.parts import derive, own_redis_url
+from consilium.supervisor.redis_server import choose_binary
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.supervisor.states import Part
 
 # A head that makes its file and has a grandchild which ignores SIGTERM, as an engine core may.
 HEAD = """
@@ -180,7 +181,7 @@ def test_what_another_thread_tells_while_the_record_is_made_is_kept(
             supervisor.learn(key="csl-told")
         return made
 
-    monkeypatch.setattr("consilium.cli.supervisor.replace", told_in_between)
+    monkeypatch.setattr("consilium.supervisor.loop.replace", told_in_between)
     supervisor.step()
     supervisor.ask_to_stop()
     assert supervisor.run() == 0
@@ -279,7 +280,7 @@ def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
     words = [
         sys.executable,
         "-m",
-        "consilium.cli.supervise",
+        "consilium.supervisor.app",
         "--state",
         str(site.folder.root),
         "--lock-fd",
@@ -420,9 +421,9 @@ def redis_of(site: Site) -> tuple[ProcessWork, str]:
     conf = site.folder.redis / "redis.conf"
     write_private(
         conf,
-        launch.redis_conf(port=port, password=derive(secret, "redis"), folder=site.folder.redis),
+        commands.redis_conf(port=port, password=derive(secret, "redis"), folder=site.folder.redis),
     )
-    command = launch.redis_command(choose_binary(), conf)
+    command = commands.redis_command(choose_binary(), conf)
     return ProcessWork(
         command,
         log=site.folder.log("redis"),
@@ -495,7 +496,7 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
             preflight.check_alone(site.folder)
         assert caught.value.code == "already_running"
         done = subprocess.run(
-            [sys.executable, "-m", "consilium.cli.supervise", "--state", str(site.folder.root)],
+            [sys.executable, "-m", "consilium.supervisor.app", "--state", str(site.folder.root)],
             capture_output=True,
             text=True,
             timeout=30,
@@ -546,6 +547,6 @@ def test_numbers_of_another_run_of_the_machine_are_nobody(site: Site) -> None:
     cluster = Cluster(
         str(site.folder.root), "up", site.cluster.mark, "tiny", 0.0, "another boot", me, left=(me,)
     )
-    assert down.family_of(cluster) == ()
+    assert ending.family_of(cluster) == ()
     site.folder.write_cluster(cluster)
-    assert down.stop(site.folder, cluster) == 0
+    assert ending.stop(site.folder, cluster) == 0

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from consilium.cli.plan_fit import EXIT_DOES_NOT_FIT, EXIT_OK, hardware, print_changes, print_plan
+from consilium.cli.plan.fit import EXIT_DOES_NOT_FIT, EXIT_OK, hardware, print_changes, print_plan
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import question_file, report, search, topologies
 from consilium.planner.refusal import wrong
@@ -57,7 +57,7 @@ def answer(args: argparse.Namespace) -> int:
 
 def _tree(path: Path) -> dict[str, Any]:
     """Return model, topology, engine and executors of the file as plain values, checked as in `up`. A file that is none is a wrong question."""
-    from consilium.cli.tree import ConsiliumConfig
+    from consilium.cli.config_tree import ConsiliumConfig
     from consilium.kernel import yaml_source
     from consilium.kernel.config import load
 

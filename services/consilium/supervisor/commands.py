@@ -60,7 +60,7 @@ def ray_command(*, ports: Mapping[str, int], temp: Path) -> tuple[str, ...]:
 def prepared_command(module: str, *words: str, until: tuple[Path, ...]) -> tuple[str, ...]:
     """Return the command that imports a module at once and runs it when the files are there."""
     waits = [word for path in until for word in ("--until", str(path))]
-    return python_command("consilium.cli.prepared", *waits, module, *words)
+    return python_command("consilium.supervisor.imported_early", *waits, module, *words)
 
 
 def python_command(module: str, *words: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Runs `main` of a module, imported already, once what it waits for is there: `python -m consilium.cli.prepared --until FILE ... -- MODULE ARGS`.
+"""Runs `main` of a module, imported already, once what it waits for is there: `python -m consilium.supervisor.imported_early --until FILE ... -- MODULE ARGS`.
 
 Imports that take seconds are over by the time Ray is up. Knows files and a module's name. Does not know what the module does.
 """
@@ -17,7 +17,7 @@ _POLL_S: Final = 0.02
 
 def main(argv: list[str] | None = None) -> int:
     """Import, wait, run. Return what the module's main returns."""
-    parser = argparse.ArgumentParser(prog="python -m consilium.cli.prepared")
+    parser = argparse.ArgumentParser(prog="python -m consilium.supervisor.imported_early")
     parser.add_argument(
         "--until",
         action="append",

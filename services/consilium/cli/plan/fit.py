@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consilium.cli import plan_hardware
+from consilium.cli.plan import hardware as hardware_pages
 from consilium.planner import cards as card_table
 from consilium.planner import (
     kv,
@@ -55,7 +55,7 @@ def answer(args: argparse.Namespace) -> int:
         raise wrong(
             "model", "name a model with --model, or cards with --gpus to see what they can run"
         )
-    return plan_hardware.answer(args, found)
+    return hardware_pages.answer(args, found)
 
 
 def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cpu | None]:
@@ -106,7 +106,7 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
     context = (
         sizes.tokens(args.context)
         if args.context is not None
-        else min(sizes.tokens(plan_hardware.USUAL_CONTEXT), model.shape.max_positions)
+        else min(sizes.tokens(hardware_pages.USUAL_CONTEXT), model.shape.max_positions)
     )
     reach = rope.reach(model.shape, context)
     if reach.way == "beyond":

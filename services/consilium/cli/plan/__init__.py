@@ -1,0 +1,1 @@
+"""`consilium plan`: one file per page of its answer."""

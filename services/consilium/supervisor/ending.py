@@ -1,0 +1,69 @@
+"""The end of a cluster on this machine: its supervisor, the parts, and whatever they may have left.
+
+Knows cluster.json and processes. Does not know who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from typing import Final
+
+from consilium.supervisor import processes
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
+
+WAIT_S: Final = 60.0
+ROUNDS: Final = 3
+"""Looks for what is left: an engine that was starting may have started something after the last one."""
+
+
+def stop(
+    folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: float = WAIT_S
+) -> int:
+    """End the supervisor, which ends its parts, and then whatever it may have left. Return how many processes were ended."""
+    family = family_of(cluster)
+    shared = processes.shared_memory(family)
+    if processes.is_alive(cluster.supervisor) and cluster.boot == processes.boot_id() and not now:
+        processes.send(cluster.supervisor, signal.SIGTERM)
+        processes.wait_gone((cluster.supervisor,), wait_s + drain_seconds(folder))
+    for _ in range(ROUNDS):
+        left = tuple(
+            item
+            for item in dict.fromkeys((*family, *family_of(cluster)))
+            if processes.is_alive(item)
+        )
+        remaining = processes.end(left, grace_s=3.0)
+        if not left or remaining:
+            break
+    if not remaining:
+        processes.remove_shared(shared)
+    last = folder.read_cluster() or cluster
+    if last.mark == cluster.mark:  # else the next start has begun, and the record is its own
+        folder.write_cluster(
+            replace(last, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0))
+        )
+    return len(family)
+
+
+def family_of(cluster: Cluster) -> tuple[Pid, ...]:
+    """Return the processes of a cluster that still run: the supervisor, those it wrote down, and all that carry its mark."""
+    if cluster.boot != processes.boot_id():
+        return ()
+    written = [pid for part in cluster.parts.values() for pid in part.pids]
+    known = [
+        cluster.supervisor,
+        *written,
+        *cluster.left,
+        *processes.descendants(cluster.supervisor),
+        *processes.marked(cluster.mark),
+    ]
+    return tuple(item for item in dict.fromkeys(known) if processes.is_alive(item))
+
+
+def drain_seconds(folder: StateFolder) -> float:
+    """Return how long running answers may take to finish."""
+    try:
+        return float(json.loads(folder.config.read_text(encoding="utf-8"))["gateway"]["drain_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
