@@ -44,6 +44,8 @@ SMALL_KERNEL = {
     "consilium.kernel.clock",
     "consilium.kernel.json_bytes",
     "consilium.kernel.logs",
+    "consilium.kernel.principals",
+    "consilium.kernel.rooms",
     "consilium.kernel",
 }
 """What rule files may take from the kernel."""

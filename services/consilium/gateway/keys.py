@@ -14,16 +14,24 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
+from consilium.kernel.principals import (
+    ADMIN,
+    ANYONE,
+    BASE_SCOPES,
+    DEFAULT_SCOPES,
+    DEFAULT_TENANT,
+    GENERATE,
+    READ,
+    Principal,
+)
+
+__all__ = ["ADMIN", "ANYONE", "DEFAULT_SCOPES", "DEFAULT_TENANT", "GENERATE", "READ", "Principal"]
+
 PREFIX: Final = "csl"
 _SPELLING: Final = re.compile(r"csl_([0-9a-f]{12})_([0-9a-f]{48})")
 _BEARER: Final = re.compile(r"bearer[ \t]+(\S+)[ \t]*", re.IGNORECASE)
 
-DEFAULT_TENANT: Final = "home"
-GENERATE: Final = "generate"
-READ: Final = "read"
-ADMIN: Final = "admin"
-SCOPES: Final = frozenset({GENERATE, READ, ADMIN})
-DEFAULT_SCOPES: Final = frozenset({GENERATE, READ})
+SCOPES: Final = BASE_SCOPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ class KeyRecord:
     digest   hex of `digest()`
     rpm      requests per minute, 0 = no limit
     tpm      tokens per minute, 0 = no limit
+    owner    who it belongs to, empty where nobody said
     created  Unix seconds; so are `expires` (0 = never) and `revoked` (0 = not)
     """
 
@@ -46,6 +55,7 @@ class KeyRecord:
     created: float = 0.0
     expires: float = 0.0
     revoked: float = 0.0
+    owner: str = ""
 
     def refusal(self, now: float) -> str | None:
         """Return the sentence of why this key opens nothing at a time in Unix seconds, or None if it is good."""
@@ -54,28 +64,6 @@ class KeyRecord:
         if self.expires and now >= self.expires:
             return "This API key has expired."
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks."""
-
-    key_id: str
-    name: str
-    scopes: frozenset[str]
-    tenant: str
-
-    def may(self, scope: str) -> bool:
-        """Say whether a scope is held: admin holds all, and whoever may generate may read."""
-        return (
-            scope in self.scopes
-            or ADMIN in self.scopes
-            or (scope == READ and GENERATE in self.scopes)
-        )
-
-
-ANYONE: Final = Principal("", "anyone", DEFAULT_SCOPES, DEFAULT_TENANT)
-"""Who asks when the configuration requires no key: not an admin, so what was kept for a key stays that key's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +117,4 @@ def verify(record: KeyRecord, given: str) -> bool:
 
 def principal(record: KeyRecord) -> Principal:
     """Return who holds a key."""
-    return Principal(record.id, record.name, record.scopes, record.tenant)
+    return Principal(record.id, record.name, record.scopes, record.tenant, record.owner)

@@ -148,6 +148,54 @@ MODEL_KIND_EMBEDDING: ModelKind.ValueType  # 5
 """A model for Embed."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
+class _Standing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Standing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STANDING_UNSPECIFIED: _Standing.ValueType  # 0
+    """Not told."""
+    STANDING_OFFICIAL: _Standing.ValueType  # 1
+    """The textbook's."""
+    STANDING_ALTERNATIVE: _Standing.ValueType  # 2
+    """The owner's own, which differs from it."""
+
+class Standing(_Standing, metaclass=_StandingEnumTypeWrapper):
+    """Standing says whose view an answer or a source is."""
+
+STANDING_UNSPECIFIED: Standing.ValueType  # 0
+"""Not told."""
+STANDING_OFFICIAL: Standing.ValueType  # 1
+"""The textbook's."""
+STANDING_ALTERNATIVE: Standing.ValueType  # 2
+"""The owner's own, which differs from it."""
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
+class _EmbedKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EmbedKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmbedKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EMBED_KIND_UNSPECIFIED: _EmbedKind.ValueType  # 0
+    """Not set: a passage."""
+    EMBED_KIND_QUERY: _EmbedKind.ValueType  # 1
+    """A text that is searched for."""
+    EMBED_KIND_PASSAGE: _EmbedKind.ValueType  # 2
+    """A text that is found."""
+
+class EmbedKind(_EmbedKind, metaclass=_EmbedKindEnumTypeWrapper):
+    """EmbedKind says what a text is to be compared as. Some models embed a question and what answers it differently."""
+
+EMBED_KIND_UNSPECIFIED: EmbedKind.ValueType  # 0
+"""Not set: a passage."""
+EMBED_KIND_QUERY: EmbedKind.ValueType  # 1
+"""A text that is searched for."""
+EMBED_KIND_PASSAGE: EmbedKind.ValueType  # 2
+"""A text that is found."""
+Global___EmbedKind: _TypeAlias = EmbedKind  # noqa: Y015
+
 @_typing.final
 class Image(_message.Message):
     """Image is a picture for a model that sees."""
@@ -524,6 +572,7 @@ class GenerateRequest(_message.Message):
     THINKING_BUDGET_FIELD_NUMBER: _builtins.int
     END_USER_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """auto, base, role/<name>, executor/<name>, or the plain id of a model. Empty = auto."""
     prompt: _builtins.str
@@ -546,6 +595,8 @@ class GenerateRequest(_message.Message):
     """Name of the person at the other end, as the caller knows them. It is not sent to the model."""
     extra_json: _builtins.str
     """A JSON object of further OpenAI or vLLM fields. A field of this message wins over the same one here."""
+    conversation: _builtins.str
+    """Conversation that this turn belongs to; unset = found from the messages."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -580,11 +631,14 @@ class GenerateRequest(_message.Message):
         thinking_budget: _builtins.int | None = ...,
         end_user: _builtins.str | None = ...,
         extra_json: _builtins.str | None = ...,
+        conversation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_user", b"_end_user", "_executor", b"_executor", "_extra_json", b"_extra_json", "_profile", b"_profile", "_role", b"_role", "_thinking", b"_thinking", "_thinking_budget", b"_thinking_budget", "_tool_name", b"_tool_name", "chat", b"chat", "end_user", b"end_user", "executor", b"executor", "extra_json", b"extra_json", "input", b"input", "output_format", b"output_format", "profile", b"profile", "prompt", b"prompt", "role", b"role", "sampling", b"sampling", "thinking", b"thinking", "thinking_budget", b"thinking_budget", "tool_name", b"tool_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_conversation", b"_conversation", "_end_user", b"_end_user", "_executor", b"_executor", "_extra_json", b"_extra_json", "_profile", b"_profile", "_role", b"_role", "_thinking", b"_thinking", "_thinking_budget", b"_thinking_budget", "_tool_name", b"_tool_name", "chat", b"chat", "conversation", b"conversation", "end_user", b"end_user", "executor", b"executor", "extra_json", b"extra_json", "input", b"input", "output_format", b"output_format", "profile", b"profile", "prompt", b"prompt", "role", b"role", "sampling", b"sampling", "thinking", b"thinking", "thinking_budget", b"thinking_budget", "tool_name", b"tool_name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_user", b"_end_user", "_executor", b"_executor", "_extra_json", b"_extra_json", "_profile", b"_profile", "_role", b"_role", "_thinking", b"_thinking", "_thinking_budget", b"_thinking_budget", "_tool_name", b"_tool_name", "chat", b"chat", "end_user", b"end_user", "executor", b"executor", "extra_json", b"extra_json", "input", b"input", "model", b"model", "output_format", b"output_format", "profile", b"profile", "prompt", b"prompt", "role", b"role", "sampling", b"sampling", "thinking", b"thinking", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_conversation", b"_conversation", "_end_user", b"_end_user", "_executor", b"_executor", "_extra_json", b"_extra_json", "_profile", b"_profile", "_role", b"_role", "_thinking", b"_thinking", "_thinking_budget", b"_thinking_budget", "_tool_name", b"_tool_name", "chat", b"chat", "conversation", b"conversation", "end_user", b"end_user", "executor", b"executor", "extra_json", b"extra_json", "input", b"input", "model", b"model", "output_format", b"output_format", "profile", b"profile", "prompt", b"prompt", "role", b"role", "sampling", b"sampling", "thinking", b"thinking", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__conversation: _TypeAlias = _typing.Literal["conversation"]  # noqa: Y015
+    _WhichOneofArgType__conversation: _TypeAlias = _typing.Literal["_conversation", b"_conversation"]  # noqa: Y015
     _WhichOneofReturnType__end_user: _TypeAlias = _typing.Literal["end_user"]  # noqa: Y015
     _WhichOneofArgType__end_user: _TypeAlias = _typing.Literal["_end_user", b"_end_user"]  # noqa: Y015
     _WhichOneofReturnType__executor: _TypeAlias = _typing.Literal["executor"]  # noqa: Y015
@@ -603,6 +657,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__tool_name: _TypeAlias = _typing.Literal["_tool_name", b"_tool_name"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conversation) -> _WhichOneofReturnType__conversation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__end_user) -> _WhichOneofReturnType__end_user | None: ...
     @_typing.overload
@@ -950,10 +1006,16 @@ class GenerateResponse(_message.Message):
     TOOL_CALL_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Next piece of the answer."""
     reasoning: _builtins.str
     """Next piece of what the model thinks before it answers."""
+    choice: _builtins.int
+    """Which answer of several this belongs to, from 0."""
+    standing: Global___Standing.ValueType
+    """Whose view that answer is, where a request asks for both."""
     @_builtins.property
     def metadata(self) -> Global___Metadata:
         """First message."""
@@ -979,10 +1041,12 @@ class GenerateResponse(_message.Message):
         tool_call: Global___ToolCallDelta | None = ...,
         logprobs: Global___Logprobs | None = ...,
         final: Global___Final | None = ...,
+        choice: _builtins.int = ...,
+        standing: Global___Standing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "final", b"final", "logprobs", b"logprobs", "metadata", b"metadata", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "final", b"final", "logprobs", b"logprobs", "metadata", b"metadata", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "event", b"event", "final", b"final", "logprobs", b"logprobs", "metadata", b"metadata", "reasoning", b"reasoning", "standing", b"standing", "text", b"text", "tool_call", b"tool_call"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["metadata", "text", "reasoning", "tool_call", "logprobs", "final"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -1171,10 +1235,13 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model; empty = the cluster's own."""
     dimensions: _builtins.int
     """Length to cut the vectors to, where the model allows that."""
+    kind: Global___EmbedKind.ValueType
+    """What the texts are to be compared as."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One vector for each."""
@@ -1185,10 +1252,11 @@ class EmbedRequest(_message.Message):
         model: _builtins.str = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         dimensions: _builtins.int | None = ...,
+        kind: Global___EmbedKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "dimensions", b"dimensions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "dimensions", b"dimensions", "model", b"model", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "dimensions", b"dimensions", "kind", b"kind", "model", b"model", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dimensions: _TypeAlias = _typing.Literal["dimensions"]  # noqa: Y015
     _WhichOneofArgType__dimensions: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions"]  # noqa: Y015
@@ -1228,10 +1296,13 @@ class EmbedResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model that made them."""
     dimensions: _builtins.int
     """Length of each vector."""
+    fingerprint: _builtins.str
+    """Name of everything that shapes a vector: model, revision, length, prefixes. Vectors of different fingerprints must never be compared."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """In the order of the texts."""
@@ -1247,10 +1318,11 @@ class EmbedResponse(_message.Message):
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         dimensions: _builtins.int = ...,
         usage: Global___Usage | None = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "embeddings", b"embeddings", "fingerprint", b"fingerprint", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,105 @@
+"""The rooms of a cluster that are services of their own, one row each: what the supervisor starts, the gateway forwards, and the chart deploys.
+
+A new room is one row here. Knows names, scopes and seconds. Does not import what it names.
+
+    CONSILIUM_ROOMS=package.module:ROOM,...   adds rooms that are not ours: those of a test, or of an owner who writes one
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from consilium.kernel.errors import ConsiliumError
+
+TABLE_SERVICE: Final = "consilium.v1.TableService"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A part of a room's HTTP that the gateway hands on.
+
+    path       such as /v1/files; it and everything below it
+    read       scope for GET and HEAD
+    write      scope for the other methods
+    max_bytes  longest body that is passed on
+    """
+
+    path: str
+    read: str
+    write: str
+    max_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One service.
+
+    name        part, log, section of consilium.yaml, label of its metrics
+    module      what is started: python -m <module> --config FILE
+    descriptor  module of its generated proto, which the gateway needs for reflection; empty = it has no public methods
+    methods     public gRPC methods, /package.Service/Method -> scope; a method that is not here is not forwarded
+    prefixes    public HTTP
+    tables      tables of its TableService that the gateway follows
+    scopes      scopes that keys may have for it
+    idempotent  methods that a caller may repeat without harm; the others are never retried
+    needs       parts that must be up first
+    vital       whether `up` fails without it
+    stop_s      seconds that it gets to end what it is doing
+    silent_s    seconds without an answer after which it is ended and started again
+    claims      whether it takes work by itself, so that it must stop taking before the gateway closes
+    """
+
+    name: str
+    module: str
+    descriptor: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[Prefix, ...] = ()
+    tables: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    idempotent: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
+    vital: bool = False
+    stop_s: float = 10.0
+    silent_s: float = 15.0
+    claims: bool = False
+
+
+ROOMS: Final[tuple[Room, ...]] = ()
+"""Our own."""
+
+
+def rooms(added: str | None = None) -> tuple[Room, ...]:
+    """Return every room: ours, and those that `added` names (module:ATTRIBUTE, separated by commas).
+
+    Raises ConsiliumError(config_invalid) if one cannot be imported or two share a name.
+    """
+    found = [*ROOMS, *(_named(place) for place in (added or "").split(",") if place.strip())]
+    names = [room.name for room in found]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConsiliumError(
+            "config_invalid", key="CONSILIUM_ROOMS", reason=f"there are two rooms named {twice!r}"
+        )
+    return tuple(found)
+
+
+def _named(place: str) -> Room:
+    module, colon, name = place.strip().partition(":")
+    try:
+        room = getattr(importlib.import_module(module), name) if colon else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConsiliumError(
+            "config_invalid",
+            key="CONSILIUM_ROOMS",
+            reason=f"{place!r} cannot be imported ({error}); write module:ATTRIBUTE",
+        ) from None
+    if not isinstance(room, Room):
+        raise ConsiliumError(
+            "config_invalid",
+            key="CONSILIUM_ROOMS",
+            reason=f"{place!r} is no room; write module:ATTRIBUTE, where the attribute is a kernel.rooms.Room",
+        )
+    return room
