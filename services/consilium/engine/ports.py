@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 Json: TypeAlias = "dict[str, object]"
@@ -16,10 +17,16 @@ Route = Literal[
 ]
 Template = Literal["model", "plain"]
 Kind = Literal["engine", "remote", "echo"]
+Lane = Literal["interactive", "normal", "batch", "night"]
 
 ROUTES: tuple[Route, ...] = get_args(Route)
 CORE: Final = "core"
 """Name of the executor that answers when nobody names one."""
+LANES: tuple[Lane, ...] = get_args(Lane)
+PRIORITY: Final[Mapping[Lane, int]] = MappingProxyType(
+    {"interactive": 0, "normal": 10, "batch": 20, "night": 30}
+)
+"""Lane -> vLLM's priority of its calls: the lower number runs first. The steps of ten leave room between the lanes."""
 
 
 class State(StrEnum):
@@ -37,8 +44,8 @@ class Call:
     id          request id; also the id that the engine's own log shows
     body        the OpenAI request, its `model` already the executor's served name
     adapter     adapter reference, or None for the plain model
-    lane        lane of the queue it came from
-    priority    lower runs first, where the engine schedules by priority
+    lane        who waits for it: a person, a program, a batch, or nobody before morning
+    priority    lower runs first, where the engine schedules by priority; `PRIORITY` holds one for each lane
     deadline    Unix seconds after which nobody waits any more, or None
     prefix_key  stable key of the prompt's beginning; calls with the same key share a prefix cache
     routing     why this replica; the request router writes it where there are several
@@ -48,8 +55,8 @@ class Call:
     route: Route
     body: Json
     adapter: str | None = None
-    lane: str = "interactive"
-    priority: int = 0
+    lane: Lane = "interactive"
+    priority: int = PRIORITY["interactive"]
     deadline: float | None = None
     prefix_key: str = ""
     routing: str = ""
