@@ -17,6 +17,14 @@ RESERVED = {
     "conflict": "jobs",
     "concurrent_change": "jobs, lora_router",
     "data_damaged": "lora_router, pack",
+    "adapters_failed": "lora_router",
+    "retrieval_failed": "retrieval",
+    "memory_failed": "memory",
+    "jobs_failed": "jobs",
+    "gpu_metrics_failed": "gpu_metrics",
+    "guard_failed": "guard, in the processes that use it",
+    "training_failed": "training",
+    "pack_failed": "pack",
 }
 """Codes of the house's contract that no room raises yet, and which rooms will."""
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         resolved = _checked(
             config_tree.with_absolute_paths(loaded.value, config_tree.beside(args)), folder
         )
-        folder.make_secret()
+        folder.make_secrets()
         ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))
         with promise:
             supervisor = _launch(folder, resolved, ports, begun, (lock, promise))

@@ -38,6 +38,22 @@ class Row:
 _BAD = "invalid_request_error"
 _DOWN = "server_error"
 
+
+def _room_failed(code: str, exit_code: int, what: str, log: str) -> Row:
+    """Return the row of a room that cannot do its work for a reason that another attempt does not change."""
+    return Row(
+        code,
+        "FAILED_PRECONDITION",
+        500,
+        _DOWN,
+        False,
+        f"{what}: {{reason}}",
+        f"{what}.",
+        exit_code,
+        f"Correct what the sentence names; 'consilium logs {log}' shows all that was said.",
+    )
+
+
 ROWS: Final[tuple[Row, ...]] = (
     Row(
         "invalid_request",
@@ -420,6 +436,15 @@ ROWS: Final[tuple[Row, ...]] = (
         76,
         "Correct what the sentence names and start again; 'consilium logs engine' shows all that the engine said.",
     ),
+    # Codes 77 to 84 belong to the rooms to come, one each, so that a program may tell them apart.
+    _room_failed("adapters_failed", 77, "The adapters cannot be served", "lora_router"),
+    _room_failed("retrieval_failed", 78, "The collections cannot be served", "retrieval"),
+    _room_failed("memory_failed", 79, "The memory cannot be served", "memory"),
+    _room_failed("jobs_failed", 80, "Jobs cannot be taken or worked on", "jobs"),
+    _room_failed("gpu_metrics_failed", 81, "The GPUs cannot be measured", "gpu_metrics"),
+    _room_failed("guard_failed", 82, "The guard's rules cannot be used", "gateway"),
+    _room_failed("training_failed", 83, "Training cannot begin", "training"),
+    _room_failed("pack_failed", 84, "The pack cannot be written or opened", "supervisor"),
 )
 
 BY_CODE: Final[dict[str, Row]] = {row.code: row for row in ROWS}

@@ -22,7 +22,9 @@ from consilium.kernel.config_refusal import ENVIRONMENT as PREFIX
 from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
 
-NOT_KEYS: Final = frozenset({"STATE", "CONFIG", "ENDPOINT", "KEY", "LOG", "SECRET", "MARK"})
+NOT_KEYS: Final = frozenset(
+    {"STATE", "CONFIG", "ENDPOINT", "KEY", "LOG", "SECRET", "TOKEN", "MARK", "ROOMS"}
+)
 """CONSILIUM_ names that are not keys of the tree: they say where things are."""
 MASK: Final = masking.MASK
 

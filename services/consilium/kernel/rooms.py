@@ -46,9 +46,10 @@ class Room:
     scopes      scopes that keys may have for it
     idempotent  methods that a caller may repeat without harm; the others are never retried
     needs       parts that must be up first
+    words       what it is, in a few words, shown while it starts
     vital       whether `up` fails without it
     stop_s      seconds that it gets to end what it is doing
-    silent_s    seconds without an answer after which it is ended and started again
+    silent_s    seconds without an answer to GET /healthz on its metrics port after which it is ended and started again
     claims      whether it takes work by itself, so that it must stop taking before the gateway closes
     """
 
@@ -61,6 +62,7 @@ class Room:
     scopes: tuple[str, ...] = ()
     idempotent: frozenset[str] = frozenset()
     needs: tuple[str, ...] = ()
+    words: str = ""
     vital: bool = False
     stop_s: float = 10.0
     silent_s: float = 15.0

@@ -21,6 +21,10 @@ class Address(Section):
         "", description="host:port, or dns:///name:port for every address of a headless Service."
     )
     http: str = Field("", description="http://host:port of its inner HTTP; empty = it has none.")
+    metrics: str = Field(
+        "",
+        description="http://host:port of its own page: GET /metrics, and GET /healthz, which answers 200 while it is well.",
+    )
 
 
 class Listen(Section):

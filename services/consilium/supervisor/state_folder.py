@@ -113,6 +113,11 @@ class StateFolder:
         return self.root / "secret"
 
     @property
+    def token(self) -> Path:
+        """The internal token, by which the services of the cluster know each other, 0600."""
+        return self.root / "token"
+
+    @property
     def logs(self) -> Path:
         """Folder of <part>.log."""
         return self.root / "logs"
@@ -165,11 +170,12 @@ class StateFolder:
         except OSError as err:
             raise self._refused(err) from err
 
-    def make_secret(self) -> None:
-        """Draw the secret where there is none. Call it with the lock held: what follows from it is derived more than once. Raises as `make` does."""
+    def make_secrets(self) -> None:
+        """Draw the secret and the internal token where there are none; both are kept over restarts. Call it with the lock held. Raises as `make` does."""
         try:
-            if not self.secret.exists():
-                write_private(self.secret, secrets.token_hex(32) + "\n")
+            for path in (self.secret, self.token):
+                if not path.exists():
+                    write_private(path, secrets.token_hex(32) + "\n")
         except OSError as err:
             raise self._refused(err) from err
 

@@ -415,7 +415,7 @@ def test_a_step_that_fails_ends_no_cluster(site: Site) -> None:
 
 
 def redis_of(site: Site) -> tuple[ProcessWork, str]:
-    site.folder.make_secret()
+    site.folder.make_secrets()
     secret, port = site.folder.secret.read_text(), free_port()
     url = own_redis_url(secret, port)
     conf = site.folder.redis / "redis.conf"
