@@ -13,7 +13,7 @@ NOT_RULES = {
 """Rooms whose files are no rules."""
 
 EDGES = ("__init__.py", "app.py", "config.py", "servicer.py", "routes.py", "client.py")
-"""Files in which a room meets frameworks, besides backends/ and grpc_*.py (the parts of a servicer)."""
+"""Files in which a room meets frameworks, besides backends/, grpc_*.py (the parts of a servicer) and http_*.py (the parts of routes.py)."""
 
 OTHER_EDGES = {
     "engine/deployment.py": "the Serve class around an engine",
@@ -67,7 +67,7 @@ def is_edge(source: Source) -> bool:
         or "/" not in source.name
         or source.path.name in EDGES
         or "/backends/" in source.name
-        or source.path.name.startswith("grpc_")
+        or source.path.name.startswith(("grpc_", "http_"))
         or source.name in OTHER_EDGES
     )
 

@@ -33,7 +33,8 @@ from consilium.gateway.executor_states import Watch
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
-from consilium.gateway.routes import Face, HttpFace
+from consilium.gateway.routes import HttpFace
+from consilium.gateway.wiring import Face
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json

@@ -15,8 +15,8 @@ from consilium.engine.client import State
 from consilium.gateway import admission, grpc_events, grpc_request, models, turn
 from consilium.gateway.authority import Admitted
 from consilium.gateway.keys import GENERATE, READ
-from consilium.gateway.routes import LONGEST_ID, Face, span
 from consilium.gateway.sse_reader import Reader, told
+from consilium.gateway.wiring import Face
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Service
@@ -49,9 +49,8 @@ class Generation(rpc.GenerationServiceServicer):
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Answer one turn. Raises ConsiliumError; the kernel's server tells it."""
-        self._face.authority.check_spelling(
-            _authorization(context)
-        )  # who shows no key costs no parsing
+        # A request without a key is refused before it is parsed.
+        self._face.authority.check_spelling(_authorization(context))
         route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
         admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
@@ -176,13 +175,7 @@ class Generation(rpc.GenerationServiceServicer):
     ) -> pb.GetReceiptResponse:
         """Return what was decided for an earlier answer."""
         admitted = await self._enter(context, 0, READ)
-        found = await self._face.receipts.get(request.id[:LONGEST_ID])
-        if found is None or not admitted.may_read(str(found.get("key_id", ""))):
-            raise ConsiliumError(
-                "receipt_unknown",
-                name=request.id[:LONGEST_ID],
-                kept=span(self._face.cast.limits.receipt_ttl_s),
-            )
+        found = await self._face.receipt(request.id, admitted)
         return pb.GetReceiptResponse(receipt=grpc_events.receipt(found))
 
     async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:

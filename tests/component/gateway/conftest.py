@@ -26,8 +26,9 @@ from consilium.gateway.config import Gateway, Profile, Role
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.roles import read as read_roles
-from consilium.gateway.routes import Face, HttpFace
+from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
+from consilium.gateway.wiring import Face
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings

@@ -9,7 +9,7 @@ import pytest
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
-from consilium.gateway import asgi, routes
+from consilium.gateway import asgi, http_turns
 from consilium.gateway.admission import Gate
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.executor_states import Watch
@@ -225,7 +225,7 @@ async def test_an_executor_that_counts_no_tokens_answers_and_the_receipt_says_so
 
 
 async def test_who_reads_nothing_keeps_no_place_after_its_deadline(gateway, monkeypatch):
-    monkeypatch.setattr(routes, "READ_S", 0.2)
+    monkeypatch.setattr(http_turns, "READ_S", 0.2)
     bench = await gateway()
     body = json.dumps(chat(" ".join(["word"] * 200_000), stream=True)).encode()
     bench.engines["core"]._info = replace(bench.engines["core"].info(), context=1_000_000)

@@ -1,0 +1,42 @@
+"""GET /v1/models: the names that can stand in `model`.
+
+Knows the page. Does not know what stands behind a name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from typing import Final
+
+from consilium.gateway import models
+from consilium.gateway.http_visit import Visit
+from consilium.kernel.errors import ConsiliumError
+
+_STARTED: Final = time.time()
+
+
+async def listing(visit: Visit) -> None:
+    """GET /v1/models."""
+    await visit.enter()
+    await visit.answer({"object": "list", "data": _rows(visit)})
+
+
+async def one(visit: Visit) -> None:
+    """GET /v1/models/NAME."""
+    await visit.enter()
+    name, rows = visit.rest, {str(row["id"]): row for row in _rows(visit)}
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, n=1, cutoff=0)
+        raise ConsiliumError("model_unknown", name=name[:100], nearest=near[0] if near else "base")
+    await visit.answer(rows[name])
+
+
+def _rows(visit: Visit) -> list[dict[str, object]]:
+    face = visit.face
+    return models.listing(
+        face.cast.frames,
+        face.cast.engine.executors(),
+        created=int(_STARTED),
+        embeds=face.embeddings.model,
+    )

@@ -1,0 +1,92 @@
+"""The OpenAI routes that a turn answers: chat, completions, responses, tokenize and detokenize.
+
+Knows the body, the answer's bytes and when a caller has left. Does not know how a turn is played.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from consilium.engine.ports import Route
+from consilium.gateway import asgi, http_responses, turn
+from consilium.gateway.http_visit import HTTP_OK, Visit
+from consilium.kernel.errors import ConsiliumError
+
+ROUTES: Final[Mapping[str, Route]] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
+READ_S: Final = 10.0
+"""Seconds that a caller has to read the rest of its answer when the time of the turn is over."""
+
+
+async def play(visit: Visit) -> None:
+    """Play the turn that a body asks for, and send its bytes."""
+    face, request, route = visit.face, visit.request, ROUTES[visit.route.path]
+    deadline = visit.deadline()
+    given, size, admitted = await visit.enter_with_body()
+    body = given
+    if route == "responses":
+        try:
+            body = await http_responses.continued(face, given, admitted)
+        except ConsiliumError:
+            await face.cast.settle(admitted.key_id, admitted.reserved, 0)
+            raise
+    ask = turn.Ask(
+        route,
+        body,
+        size,
+        admitted.key_id,
+        admitted.reserved,
+        deadline,
+        admitted.notes,
+        admitted.principal.tenant,
+    )
+    while_here = asyncio.ensure_future(turn.play(face.cast, ask))
+    playing = await asgi.unless_gone(request, while_here, turn.Playing.aclose)
+    headers = [*visit.headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
+    if (wait_s := playing.head.retry_after) is not None:
+        headers.append((b"retry-after", str(max(1, round(wait_s))).encode()))
+    keeper = None
+    if route == "responses" and playing.head.status == HTTP_OK:
+        keeper = http_responses.Keeper(face, given, body, admitted)
+    try:
+        # A caller that does not read holds no place for longer than an answer may take.
+        async with asyncio.timeout(visit.left_s(deadline) + READ_S):
+            await _send(request, playing, headers, keeper)
+    except TimeoutError:
+        raise ConsiliumError(
+            "deadline",
+            "the caller did not read its answer",
+            name=playing.executor,
+            receipt=playing.receipt_id,
+        ) from None
+    finally:
+        await playing.aclose()
+
+
+async def _send(
+    request: asgi.Request,
+    playing: turn.Playing,
+    headers: asgi.Headers,
+    keeper: http_responses.Keeper | None,
+) -> None:
+    """Send an answer that has begun."""
+    head, media = playing.head, playing.head.content_type.encode()
+    if head.stream:
+        chunks = aiter(playing) if keeper is None else keeper.stream(playing)
+        await asgi.stream(request, head.status, chunks, headers, media)
+        return
+    whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
+    if keeper is not None:
+        whole = await keeper.document(whole)
+    await asgi.answer(request, head.status, whole, headers, media)
+
+
+async def _collect(playing: turn.Playing) -> bytes:
+    return b"".join([chunk async for chunk in playing])
