@@ -104,6 +104,39 @@ def load_json(root: type[T], path: Path) -> T:
         raise told(err, root, path, {}) from None
 
 
+def load_view(view: type[T], path: Path) -> T:
+    """Return the sections that a process reads: from the resolved tree (.json), or from YAML with the environment over it.
+
+    On one machine `up` resolves the tree once for all; in Kubernetes each process reads the file itself. Raises ConsiliumError(config_invalid).
+    """
+    return load_json(view, path) if path.suffix == ".json" else load(view, path=path).value
+
+
+def internal_token(folder: Path) -> str:
+    """Return the token by which the services of a cluster know each other: CONSILIUM_TOKEN, else the file `token` in a folder.
+
+    Raises ConsiliumError(config_invalid) if there is none.
+    """
+    named = environment_value(f"{PREFIX}TOKEN")
+    file = folder / "token"
+    try:
+        token = named if named is not None else file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        token = ""
+    if not token.strip():
+        raise ConsiliumError(
+            "config_invalid",
+            key=f"{PREFIX}TOKEN",
+            reason=f"the internal token is missing; put it there or into {file}",
+        )
+    return token.strip()
+
+
+def added_rooms() -> str | None:
+    """Return CONSILIUM_ROOMS, which names rooms that are not ours: `kernel.rooms.rooms(added_rooms())` is the whole table."""
+    return environment_value(f"{PREFIX}ROOMS")
+
+
 def dump(tree: BaseModel, *, masked: bool) -> dict[str, Any]:
     """Return the tree as plain values. Secrets are masked, or written out for the processes that need them."""
     plain: dict[str, Any] = masking.plain(tree, masked=masked)

@@ -6,8 +6,16 @@ import pytest
 from pydantic import Field, SecretStr
 
 from consilium.kernel import config
-from consilium.kernel.config import Section, load, load_json
+from consilium.kernel.config import (
+    Section,
+    added_rooms,
+    internal_token,
+    load,
+    load_json,
+    load_view,
+)
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.service_config import ServicesView
 
 
 class Gateway(Section):
@@ -247,3 +255,43 @@ def test_secrets_under_names_of_the_owners_choice_and_in_addresses_are_masked():
 
 def test_flatten_keeps_empty_sections():
     assert config.flatten({"a": {"b": 1, "c": {}}, "d": []}) == {"a.b": 1, "a.c": {}, "d": []}
+
+
+@pytest.mark.parametrize("name", ["consilium.json", "consilium.yaml"])
+def test_a_view_is_read_from_the_resolved_tree_or_from_yaml_under_the_environment(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CONSILIUM_SERVICES__B__GRPC", "from-the-environment:1")
+    path = tmp_path / name
+    path.write_text('{"services": {"a": {"grpc": "h:1"}}, "unread": {"x": 1}}')
+    found = load_view(ServicesView, path).services
+    assert found["a"].grpc == "h:1"
+    assert ("b" in found) == (name == "consilium.yaml"), "the resolved tree has it already"
+    path.write_text('{"services": {"a": {"grcp": "h:1"}}}')
+    with pytest.raises(ConsiliumError) as told:
+        load_view(ServicesView, path)
+    assert told.value.code == "config_invalid"
+    assert "grpc" in told.value.public()
+
+
+def test_the_internal_token_comes_from_the_environment_or_lies_beside_the_configuration(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CONSILIUM_TOKEN", raising=False)
+    for text in (None, "", " \n"):
+        if text is not None:
+            (tmp_path / "token").write_text(text)
+        with pytest.raises(ConsiliumError) as told:
+            internal_token(tmp_path)
+        assert told.value.code == "config_invalid"
+    (tmp_path / "token").write_text("of the file\n")
+    assert internal_token(tmp_path) == "of the file"
+    monkeypatch.setenv("CONSILIUM_TOKEN", "of the environment")
+    assert internal_token(tmp_path) == "of the environment"
+
+
+def test_rooms_that_are_not_ours_are_named_by_the_environment(monkeypatch):
+    monkeypatch.delenv("CONSILIUM_ROOMS", raising=False)
+    assert added_rooms() is None
+    monkeypatch.setenv("CONSILIUM_ROOMS", "a.b:ROOM")
+    assert added_rooms() == "a.b:ROOM"
