@@ -161,26 +161,10 @@ def check_fit(
             say(f"warning: {name}: {gate.sentence}")
 
 
-def gpus() -> tuple[Card, ...]:
-    """Return the GPUs as the planner knows them, by the driver's names and sizes; empty without one."""
-    import subprocess
-
-    from consilium.planner.cards import from_driver
-
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ()
-    try:
-        asked = [command, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-        rows = [line.rpartition(",") for line in said.stdout.splitlines() if line.strip()]
-        return tuple(from_driver(name.strip(), int(total)) for name, _, total in rows)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
-
-
-def check_gpus(tree: ConsiliumConfig, cards: tuple[Card, ...]) -> None:
-    """Raise ConsiliumError(gpu_missing) if the configuration asks for GPUs by name of the device and the driver shows none."""
+def check_gpus(
+    tree: ConsiliumConfig, cards: tuple[Card, ...], why_none: str, say: Callable[[str], None]
+) -> None:
+    """Raise ConsiliumError(gpu_missing) if the configuration asks for GPUs by name of the device and there are none. Says why there are none."""
     asked = {"topology.device": tree.topology.device}
     asked |= {
         f"executors.{name}.device": executor.device
@@ -189,6 +173,7 @@ def check_gpus(tree: ConsiliumConfig, cards: tuple[Card, ...]) -> None:
     }
     for key, device in asked.items():
         if device == "gpu" and not cards:
+            say(f"note: no GPU is seen: {why_none or 'the planner knows none of the cards'}.")
             raise ConsiliumError("gpu_missing", key=key, asked="1 or more", seen=0)
 
 

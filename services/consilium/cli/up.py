@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Final
 
-from consilium.cli import config_tree, preflight
+from consilium.cli import cards_here, config_tree, preflight
 from consilium.cli.app import complain
 from consilium.cli.endpoint import add_state, folder_of
 from consilium.cli.status import executors_of
@@ -92,8 +92,8 @@ def _checked(
     """Make all checks that need nothing started."""
     preflight.end_leftovers(folder, lambda line: print(line, flush=True))
     preflight.check_disk(folder.root)
-    cards = preflight.gpus()
-    preflight.check_gpus(wanted, cards)
+    cards, why_none = cards_here.read()
+    preflight.check_gpus(wanted, cards, why_none, lambda line: print(line, file=sys.stderr))
     preflight.check_model(wanted)
     preflight.check_fit(wanted, folder, cards, lambda line: print(line, file=sys.stderr))
     preflight.check_redis(wanted)

@@ -1,23 +1,22 @@
 """What the machines of the cluster have: GPUs, cores, memory, and which builds of vLLM.
 
-Asks NVML, nvidia-smi, the kernel and Ray's node table. Does not know models or topologies. Every rule takes a `Machine` as an argument, so
-tests bring their own.
+Takes the cards from kernel/gpus.py, cores from Linux and nodes from Ray's table. Does not know models or topologies. Every rule takes a `Machine` as an
+argument, so tests bring their own.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import psutil
+
+from consilium.kernel import gpus
 
 Build = Literal["cpu", "gpu"]
 
@@ -79,7 +78,7 @@ def local() -> Machine:
         sorted(psutil.Process().cpu_affinity() or range(psutil.cpu_count() or 1))
     )
     node = Node(
-        gpus=cards(),
+        gpus=tuple(Gpu(card.name, card.total_bytes) for card in gpus.read(visible_only=True).cards),
         cpus=float(len(cores)),
         cores=cores,
         memory_bytes=psutil.virtual_memory().total,
@@ -135,45 +134,6 @@ def installed_builds(cpu_python: str | None = None) -> tuple[tuple[Build, str], 
     return tuple(sorted(builds.items()))
 
 
-def cards() -> tuple[Gpu, ...]:
-    """Return the cards of this machine, by NVML where it can be imported, else by nvidia-smi. Empty where there are none."""
-    try:
-        pynvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return _cards_by_smi()
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(_text(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
-            for h in handles
-        )
-    except pynvml.NVMLError:
-        return ()
-
-
-def _cards_by_smi() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  # a fixed command line
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return parse_smi(done.stdout) if done.returncode == 0 else ()
-
-
-def parse_smi(text: str) -> tuple[Gpu, ...]:
-    """Return the cards of `nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`; memory is in MiB there."""
-    found = []
-    for line in text.splitlines():
-        name, comma, mib = line.rpartition(",")
-        if comma:
-            found.append(Gpu(name.strip(), int(mib) * 2**20 if mib.strip().isdigit() else 0))
-    return tuple(found)
-
-
 def physical_cores(allowed: Sequence[int], root: Path = _SYSTEM_CPUS) -> tuple[int, ...]:
     """Return one logical CPU per physical core out of `allowed`, NUMA node by NUMA node. Where the kernel does not say, all of `allowed`."""
     chosen: dict[tuple[int, str], int] = {}
@@ -209,7 +169,3 @@ def _numa(cpu: Path) -> int:
         return min((int(entry.name[4:]) for entry in cpu.glob("node[0-9]*")), default=0)
     except OSError:
         return 0
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

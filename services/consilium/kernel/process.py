@@ -123,6 +123,11 @@ def child_environment(
     return {name: value for name, value in os.environ.items() if not drop(name)} | dict(extra)
 
 
+def variable(name: str) -> str | None:
+    """Return a variable of this process for a rule in which "" means something else than not set; other readers take kernel.config.environment_value."""
+    return os.environ.get(name)
+
+
 def set_variable(name: str, value: str) -> None:
     """Set a variable of this process, for libraries that read nothing else. Call it before they are imported."""
     os.environ[name] = value

@@ -131,14 +131,19 @@ def _by_size(index: Mapping[str, dict[str, Any]], plain: str) -> dict[str, Any] 
     return None
 
 
-def from_driver(name: str, mib: int) -> Card:
-    """Return the card that the driver (nvidia-smi) calls `name` with `mib` MiB in all; an unknown one by its size, less what torch does not see."""
+def from_driver(name: str, total_bytes: int) -> Card | None:
+    """Return the card that the driver calls `name`.
+
+    total_bytes  as the driver says, more than torch sees; 0 where the card shares the memory of the host: its name decides
+
+    A name that is not in the table is a card of its size; without a size it is None.
+    """
     try:
         found = card(name)
     except ConsiliumError:
         found = None
-    size = mib / 1024
-    if found is None or not 0.9 < found.total_gib / size < 1.05:
+    size = total_bytes / GIB
+    if size and (found is None or not 0.9 < found.total_gib / size < 1.05):
         return Card(name, size * constant("driver_to_torch"))
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consilium.cli import app, preflight
+from consilium.cli import app, cards_here, preflight
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
 from consilium.supervisor.state_folder import StateFolder
@@ -126,7 +126,7 @@ def test_commands_without_a_cluster(capsys: pytest.CaptureFixture[str], tmp_path
     assert app.main(["down", "--state", state]) == 0
 
 
-@pytest.mark.skipif(bool(preflight.gpus()), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(cards_here.read()[0]), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, said = up(capsys, tmp_path, "--model", "tiny", "--set", "topology.device=gpu")
     assert code == 66

@@ -16,16 +16,6 @@ def row(address="10.0.0.1", *, alive=True, **resources):
     return {"Alive": alive, "NodeManagerAddress": address, "Resources": resources}
 
 
-def test_nvidia_smi_is_read():
-    text = "NVIDIA RTX PRO 6000 Blackwell, 97887\nNVIDIA GeForce RTX 3090, 24576\nOdd card, [N/A]\n"
-    assert machine.parse_smi(text) == (
-        Gpu("NVIDIA RTX PRO 6000 Blackwell", 97887 * 2**20),
-        Gpu("NVIDIA GeForce RTX 3090", 24576 * 2**20),
-        Gpu("Odd card", 0),
-    )
-    assert machine.parse_smi("") == ()
-
-
 def test_the_cluster_is_what_ray_says():
     rows = [
         row(CPU=16.0, GPU=2.0),

@@ -25,7 +25,7 @@ from consilium.planner.figures import GIB
 from consilium.planner.lora import Slots
 from consilium.planner.sharding import Cut
 
-GIB_1 = 1.0
+MIB = 2**20
 
 
 def shape(name):
@@ -215,9 +215,13 @@ def test_weights_in_ram_are_held_by_the_bus():
 
 
 def test_cards_of_the_driver():
-    assert from_driver("NVIDIA GeForce RTX 4090", 24_564).total_gib == 23.65
-    assert from_driver("NVIDIA GeForce RTX 4090", 49_140).total_gib == pytest.approx(47.2, abs=0.1)
-    assert from_driver("Unheard Of", 8192).total_gib == pytest.approx(7.86, abs=0.01)
+    assert from_driver("NVIDIA GeForce RTX 4090", 24_564 * MIB).total_gib == 23.65
+    assert from_driver("NVIDIA GeForce RTX 4090", 49_140 * MIB).total_gib == pytest.approx(
+        47.2, abs=0.1
+    )
+    assert from_driver("Unheard Of", 8192 * MIB).total_gib == pytest.approx(7.86, abs=0.01)
+    assert from_driver("NVIDIA GB10", 0) == card("GB10"), "memory of the host: the name decides"
+    assert from_driver("Unheard Of", 0) is None
 
 
 def test_amx_reads_faster_and_two_sockets_are_honest():

@@ -379,7 +379,7 @@ def test_plan_of_a_file_chooses_the_context_as_up_does(capsys, tmp_path):
 
 
 def test_a_cpu_plan_on_this_machine_says_what_is_free_now(capsys, monkeypatch):
-    monkeypatch.setattr("consilium.cli.plan.fit.this_machine", tuple)
+    monkeypatch.setattr("consilium.cli.cards_here.read", lambda: ((), ""))
     said = run(capsys, "plan", "--model", "Qwen3-0.6B", "--context", "1k")[1]
     assert "`consilium up` judges by what is free" in said
     assert (

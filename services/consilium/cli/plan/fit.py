@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from consilium.cli import cards_here
 from consilium.cli.plan import hardware as hardware_pages
 from consilium.planner import cards as card_table
 from consilium.planner import (
@@ -40,7 +39,6 @@ from consilium.planner.sharding import Cut
 from consilium.planner.verdict import Plan
 
 EXIT_OK, EXIT_DOES_NOT_FIT = 0, 1
-_SMI = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 
 
 def answer(args: argparse.Namespace) -> int:
@@ -66,7 +64,7 @@ def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cp
         return card_table.cards(args.gpus), ram, cpu
     if cpu is not None or ram is not None:
         return (), ram or 1 << 40, cpu
-    return this_machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    return cards_here.read()[0], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
 
 
 def _ram_in_words(args: argparse.Namespace, plan: Plan) -> str:
@@ -80,25 +78,6 @@ def _ram_in_words(args: argparse.Namespace, plan: Plan) -> str:
     if plan.verdict != "no" and verdict.plan(plan.ask.with_(ram_bytes=free)).verdict == "no":
         return f"{said} As things stand it would refuse: end other programs first."
     return said
-
-
-def this_machine() -> tuple[Card, ...]:
-    """Return the cards that nvidia-smi sees; none without it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        done = subprocess.run(  # noqa: S603
-            [program, *_SMI], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    seen = []
-    for line in done.stdout.splitlines():
-        name, _, total = line.rpartition(",")
-        if total.strip().isdigit():
-            seen.append(card_table.from_driver(name.strip(), int(total)))
-    return tuple(seen)
 
 
 def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
