@@ -19,7 +19,6 @@ OTHER_EDGES = {
     "engine/deployment.py": "the Serve class around an engine",
     "demo/hub.py": "downloads models by the hub's own library",
     "engine/machine.py": "asks the machine what it has",
-    "engine/warm_spawn.py": "children of the engine process that wait with their libraries loaded",
     "gateway/authority.py": "asks the key store, and holds the local bucket for the time that Redis is away",
     "gateway/meter.py": "counts in Prometheus",
     "planner/money.py": "reads the owner's price file, which is YAML",

@@ -21,15 +21,6 @@ from pathlib import Path
 import httpx
 
 SERVER = "vllm.entrypoints.openai.api_server"
-BESIDE = f"""
-import runpy
-from consilium.engine import warm_plan, warm_spawn
-from consilium.kernel.process import child_environment
-warm_spawn.prepare(warm_plan.cpu_engine(child_environment({{}}), 1, alone=False))
-runpy.run_module("{SERVER}", run_name="__main__", alter_sys=True)
-"""
-"""The same server, whose processes import at the same time and not one after the other, as our engines' do: for those who ask what it says, and not how long it
-takes. That starting so changes no answer is tested where workers of both kinds say the same (tests/engine/test_topologies.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +63,17 @@ def serve(
     env: Mapping[str, str],
     log: Path,
     name: str = "core",
-    beside: bool = False,
     wait_s: float = 300,
 ) -> Iterator[Bare]:
-    """Start the server, wait for its first token, end it with its process group on leaving. With `beside` it is started as BESIDE says."""
+    """Start the server, wait for its first token, end it with its process group on leaving."""
     port = _free_port()
     begin = time.monotonic()
     command = [
         sys.executable,
         "-W",
         "ignore",
-        *(("-c", BESIDE) if beside else ("-m", SERVER)),
+        "-m",
+        SERVER,
         "--model",
         str(model),
         "--served-model-name",

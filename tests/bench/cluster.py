@@ -58,8 +58,8 @@ class Ours:
         return found
 
     def cores(self) -> list[psutil.Process]:
-        """The engine's own processes. They are named by vLLM, or by the module that imported for them."""
-        return self.processes("EngineCore", "consilium.engine.warm_spawn")
+        """The engine's own processes, by the name that vLLM gives them."""
+        return self.processes("EngineCore")
 
     @contextlib.contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -58,14 +58,14 @@ def begun(
 
 
 def _answers(folder: Path, log: Path) -> dict[str, Answer]:
-    """Return what vLLM's own server says to every case, with the same model folder and the same engine arguments. Only its start is as ours (bench/bare.py).
+    """Return what vLLM's own server says to every case, with the same model folder and the same engine arguments.
 
     It has ended before ours is asked: the worker of an engine that has just answered spins on its core for a second, and both are bound to the same core.
     """
     core = clusters.planned(folder)
     with (
         bare.serve(
-            core.model_path, core.arguments, env=core.env, log=log, name=core.served, beside=True
+            core.model_path, core.arguments, env=core.env, log=log, name=core.served
         ) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):

@@ -14,9 +14,8 @@ import pytest
 import pytest_asyncio
 
 from consilium.demo import tiny
-from consilium.engine import warm_plan, warm_spawn, wire
+from consilium.engine import heavy_imports, wire
 from consilium.engine.ports import Call, Head, Tail
-from consilium.kernel.process import child_environment
 
 CONTEXT = 512
 _numbers = itertools.count(1)
@@ -85,12 +84,11 @@ class Asker:
 
 
 def cores() -> set[int]:
-    """Return the process ids of the engine cores of this process; one that was started warm keeps the command line it was started with."""
+    """Return the process ids of the engine cores of this process."""
     found = set()
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # a child may be ending just now
-            title = f"{child.name()} {' '.join(child.cmdline())}"
-            if "EngineCore" in title or warm_spawn.MODULE in title:
+            if "EngineCore" in " ".join(child.cmdline()):
                 found.add(child.pid)
     return found
 
@@ -118,8 +116,7 @@ def _alone() -> Any:
 async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker]:
     """The engine of the session."""
     asker = Asker()
-    warm_spawn.prepare(warm_plan.cpu_engine(child_environment({}), 1, alone=True))
-    warm_spawn.load("consilium.engine.backends.vllm")
+    heavy_imports.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
 
     model = tiny.make(tmp_path_factory.mktemp("models") / "tiny")
@@ -140,7 +137,6 @@ async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker
         VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait
     )
     await asker.engine.start()
-    warm_spawn.end_unused()
     asker.cores = cores()
     try:
         yield asker

@@ -29,6 +29,7 @@ USED = {
     ("vllm.entrypoints.serve.tokenize.serving", "ServingTokenization"): {"create_tokenize", "create_detokenize"},
     ("vllm.entrypoints.pooling.base.serving", "PoolingBaseServing"): {"__call__"},
     ("vllm.outputs", "RequestOutput"): {"__init__"},
+    ("vllm.utils.ompmultiprocessing", "OMPProcessManager"): {"configure_omp_envs"},
     ("vllm.v1.metrics.loggers", "StatLoggerBase"): {"record", "log_engine_initialized"},
     ("vllm.v1.metrics.loggers", "PrometheusStatLogger"): {
         "_gauge_cls", "_counter_cls", "_histogram_cls", "_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls",

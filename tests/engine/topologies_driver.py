@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
 from consilium.demo import tiny
-from consilium.engine import app, machine, warm_spawn
+from consilium.engine import app, machine
 from consilium.engine.backends.serve import DEPLOYMENT, ServeEngine, app_name
 from consilium.engine.client import EngineClient, Turn
 from consilium.engine.config import EngineView
@@ -220,9 +220,7 @@ def kill() -> dict[str, Any]:
     leader, follower = ours("ServeReplica:executor-core")[0], ours("Follower")[0]
     children = follower.children(recursive=True)
     family = [leader, follower, *leader.children(recursive=True), *children]
-    ranks = [
-        rank for rank in ours(warm_spawn.MODULE) if rank in children
-    ]  # one that vLLM had to start itself has another title
+    ranks = [rank for rank in ours("VLLM::Worker") if rank in children]
     ranks[0].kill()
     seen: dict[str, Any] = {"ranks_of_follower": len(ranks), "after_rank_died": gone_after(family)}
     known = {process.pid for process in family}

@@ -57,11 +57,10 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     args = dict(args)
     drain_s = float(args.pop("drain_s", DRAIN_S))
     spec = DeploymentSpec(**args)
-    warm_ranks = spec.ranks // spec.nodes if spec.device == "cpu" else 0
     engine = (
         serve.deployment(EngineReplica, name=DEPLOYMENT)
         .options(**options(spec, drain_s))
-        .bind(settings(spec), tuple(spec.cpu_lists), warm_ranks)
+        .bind(settings(spec), tuple(spec.cpu_lists))
     )
     if spec.replicas == 1:
         return engine

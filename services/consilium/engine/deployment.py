@@ -7,7 +7,6 @@ it, so that Serve replaces the replica at once instead of after three failed hea
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import secrets
@@ -20,16 +19,15 @@ from typing import Any, Final
 
 from ray import serve
 
-from consilium.engine import leash, multinode, warm_spawn
+from consilium.engine import heavy_imports, leash, multinode
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.frame_socket import SENT, CallerGoneError, open_line
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call
-from consilium.engine.warm_plan import cpu_engine
 from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import environment_value
-from consilium.kernel.process import child_environment, set_variable
+from consilium.kernel.process import set_variable
 
 _log = logs.get("engine")
 
@@ -42,11 +40,10 @@ class EngineReplica:
 
     settings   fields of VllmSettings, as a dict
     cpu_lists  cores of each replica, by replica rank; empty = as the environment says
-    warm_ranks workers on cores in each node, whose processes are started beside this one; 0 = as vLLM starts them
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = (), warm_ranks: int = 0
+        self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = ()
     ) -> None:
         logs.configure("engine")
         context = serve.get_replica_context()
@@ -54,24 +51,14 @@ class EngineReplica:
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         settings = dict(settings)
-        is_spread = multinode.is_spread(settings["engine_args"])
-        if warm_ranks:
-            warm_spawn.prepare(
-                cpu_engine(
-                    child_environment({}), warm_ranks, alone=warm_ranks == 1 and not is_spread
-                )
-            )
         self._followers: multinode.Followers | None = None
-        if is_spread:
-            settings["engine_args"], self._followers = multinode.lead(
-                settings["engine_args"], warm_ranks
-            )
+        if multinode.is_spread(settings["engine_args"]):
+            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
             self._followers.watch(
                 _end_process
             )  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
-        await asyncio.to_thread(warm_spawn.load, BACKEND)
-        backend = importlib.import_module(BACKEND)
+        backend: Any = await asyncio.to_thread(heavy_imports.load, BACKEND)
         through_ray = (
             environment_value("PROMETHEUS_MULTIPROC_DIR") is None
         )  # such as on a node that was joined by hand
@@ -82,7 +69,6 @@ class EngineReplica:
         }
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=_end_process)
         await self._engine.start()
-        warm_spawn.end_unused()
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT."""

@@ -18,10 +18,10 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from consilium.engine import launch_args, warm_plan, warm_spawn
+from consilium.engine import heavy_imports, launch_args
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.process import child_environment, set_variable
+from consilium.kernel.process import set_variable
 
 _log = logs.get("engine")
 
@@ -31,15 +31,10 @@ _HOST_IP: Final = "VLLM_HOST_IP"  # vLLM would ask the route to 8.8.8.8; Ray kno
 class Follower:
     """The ranks of one node that does not lead. An actor: Ray places it, and ends it with its owner."""
 
-    def run(self, args: Mapping[str, Any], warm_ranks: int = 0) -> str:
-        """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader.
-
-        warm_ranks  ranks on cores in this node, whose processes are started beside this one; 0 = as vLLM starts them
-        """
+    def run(self, args: Mapping[str, Any]) -> str:
+        """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader."""
         set_variable(_HOST_IP, ray.util.get_node_ip_address())
-        if warm_ranks:
-            warm_spawn.prepare(*warm_plan.cpu_workers(child_environment({}), warm_ranks))
-        warm_spawn.load("vllm.v1.executor.multiproc_executor")
+        heavy_imports.load("vllm.v1.executor.multiproc_executor")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
@@ -48,7 +43,6 @@ class Follower:
         executor = MultiprocExecutor(
             vllm_config.create(AsyncEngineArgs(**args), headless=True), monitor_workers=False
         )
-        warm_spawn.end_unused()
         executor.start_worker_monitor(inline=True)
         return "a rank ended"
 
@@ -80,10 +74,8 @@ def is_spread(args: Mapping[str, Any]) -> bool:
     return int(args.get(_words()["nodes"], 1)) > 1
 
 
-def lead(args: Mapping[str, Any], warm_ranks: int = 0) -> tuple[dict[str, Any], Followers]:
+def lead(args: Mapping[str, Any]) -> tuple[dict[str, Any], Followers]:
     """Start the followers and return the leader's own arguments with them.
-
-    warm_ranks  ranks on cores in each node; 0 where they compute on cards
 
     Must run in an actor whose placement group has one bundle per node. The followers come up while the leader does; vLLM's own rendezvous brings
     them together. Raises ConsiliumError(part_failed) if there is no such placement group.
@@ -105,8 +97,7 @@ def lead(args: Mapping[str, Any], warm_ranks: int = 0) -> tuple[dict[str, Any], 
     for rank in range(1, nodes):
         actor = _place(group, rank)
         runs[rank] = actor.run.remote(
-            launch_args.on_node(args, rank=rank, address=address, port=port, version=version),
-            warm_ranks,
+            launch_args.on_node(args, rank=rank, address=address, port=port, version=version)
         )
         actors.append(actor)
     _log.info("followers_started", nodes=nodes, master=f"{address}:{port}")

@@ -13,8 +13,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, Protocol, TextIO
 
 from consilium.kernel import logs
@@ -131,28 +131,6 @@ def variable(name: str) -> str | None:
 def set_variable(name: str, value: str) -> None:
     """Set a variable of this process, for libraries that read nothing else. Call it before they are imported."""
     os.environ[name] = value
-
-
-@contextmanager
-def variables(extra: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process for what is started meanwhile, and put back what was there."""
-    before = {name: os.environ.get(name) for name in extra}
-    os.environ.update(extra)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def become_environment(variables: Mapping[str, str]) -> None:
-    """Let this process's environment be this one, for a process that goes on as another."""
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
-    os.environ.update(variables)
 
 
 def raise_descriptor_limit() -> None:

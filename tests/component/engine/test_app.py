@@ -66,12 +66,6 @@ def test_an_engine_over_nodes_gets_a_placement_group() -> None:
         nodes=2, tensor_parallel=2, bundles=({"CPU": 1.0}, {"CPU": 1.0}), strategy="STRICT_SPREAD"
     )
     assert engine._replica_config.placement_group_bundles == [{"CPU": 1.0}, {"CPU": 1.0}]
-    assert engine.init_args[2] == 1  # in each node
-
-
-def test_a_cpu_engine_prepares_its_ranks_and_a_gpu_engine_does_not() -> None:
-    assert built(tensor_parallel=2).init_args[2] == 2
-    assert built(device="gpu").init_args[2] == 0
 
 
 def test_the_front_end_is_told_about_parsers_and_template() -> None:

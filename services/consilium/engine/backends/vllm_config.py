@@ -13,10 +13,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-from consilium.engine import warm_plan
-from consilium.kernel.process import child_environment, variables
 
 
 def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
@@ -37,18 +35,17 @@ def lone_core(config: VllmConfig) -> Iterator[None]:
     """Let an engine with one worker on cores compute in its core's own process; it is to be started meanwhile.
 
     vLLM starts a worker beside the core there, because OpenMP reads which cores it may use when it is loaded, so that only the environment of a new process
-    can tell it. The core is a new process too. Apart, both spin on a core of the machine each while they wait for the other. The variables stay until the
-    core is ready.
+    can tell it. The core is a new process too, so it gets what vLLM would give its worker. Apart, both spin on a core of the machine each while they wait for
+    the other. The variables stay until the core is ready.
     """
     alone = (
         current_platform.is_cpu()
         and config.parallel_config.world_size_across_dp == 1
         and config.kv_transfer_config is None
     )
-    threads = warm_plan.lone_core(child_environment({})) if alone else None
-    if threads is None:
+    if not alone:
         yield
         return
     config.parallel_config.distributed_executor_backend = UniProcExecutor
-    with variables(threads):
+    with OMPProcessManager(config).configure_omp_envs(rank=0, local_rank=0):
         yield
