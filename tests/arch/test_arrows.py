@@ -43,6 +43,8 @@ SMALL_KERNEL = {
     "consilium.kernel.clock",
     "consilium.kernel.json_bytes",
     "consilium.kernel.logs",
+    "consilium.kernel.openai_errors",
+    "consilium.kernel.sse",
     "consilium.kernel.principals",
     "consilium.kernel.rooms",
     "consilium.kernel",

@@ -1,26 +1,18 @@
 """Answers of the gateway as the commands read them: a JSON document, or our error with the sentence that the gateway wrote.
 
-Knows OpenAI error bodies. Does not know what was asked.
+Does not know what was asked.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Final
 
 from consilium.cli.endpoint import Endpoint
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.openai_errors import error_of, said_in
 
 TIMEOUT_S: Final = 10.0
-
-
-class SaidError(ConsiliumError):
-    """An error whose public sentence was written by the other side."""
-
-    def public(self) -> str:
-        """Return the sentence as it came."""
-        return self.detail
 
 
 def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
@@ -35,7 +27,7 @@ def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
             "upstream_down", str(err), name=endpoint.openai, retry_after=1
         ) from err
     if answer.status_code != httpx.codes.OK:
-        raise failure_of(answer.status_code, answer.text)
+        raise failure_of(answer.status_code, answer.content)
     try:
         found = answer.json()
     except ValueError:
@@ -48,21 +40,6 @@ def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
     return found
 
 
-def failure_of(status: int, text: str) -> ConsiliumError:
-    """Return our error for an OpenAI error body; its own sentence is kept."""
-    from consilium.kernel.catalogue import BY_CODE
-
-    try:
-        error = json.loads(text)["error"]
-        code, message, param = str(error.get("code")), str(error.get("message")), error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, param = (
-            "upstream_down" if status >= 500 else "invalid_request",
-            f"HTTP {status}: {text[:200]}",
-            None,
-        )
-    return SaidError(
-        code if code in BY_CODE else "invalid_request",
-        message,
-        param=param if isinstance(param, str) else None,
-    )
+def failure_of(status: int, raw: bytes) -> ConsiliumError:
+    """Return our error for an answer that is not 200; its own sentence is kept."""
+    return error_of(said_in(raw), status)

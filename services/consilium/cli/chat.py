@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from consilium.cli.answers import SaidError, failure_of
+from consilium.cli.answers import failure_of
 from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.endpoint import Endpoint, add_endpoint, endpoint_of
+from consilium.kernel import openai_errors, sse
 from consilium.kernel.errors import ConsiliumError
 
 TIMEOUT_S: Final = 600.0
@@ -91,17 +92,18 @@ def body_of(args: argparse.Namespace, messages: Iterable[Mapping[str, object]]) 
     return body
 
 
-def pieces(lines: Iterable[str]) -> Iterator[Piece]:
-    """Read the SSE lines of a streamed chat. Ends at [DONE]."""
-    for line in lines:
-        if not line.startswith("data:"):
-            continue
-        data = line[5:].strip()
-        if data == "[DONE]":
+def pieces(chunks: Iterable[bytes]) -> Iterator[Piece]:
+    """Read the bytes of a streamed chat. Ends at [DONE]."""
+    splitter = sse.Splitter()
+    for raw in (raw for chunk in chunks for raw in splitter.feed(chunk)):
+        data = sse.data_of(raw).strip()
+        if data == sse.DONE:
             return
+        if not data:
+            continue
         event = json.loads(data)
         if "error" in event:
-            yield Piece(error=str(event["error"].get("message", event["error"])))
+            yield Piece(error=openai_errors.said(event).message or str(event["error"]))
             return
         for choice in event.get("choices", ())[:1]:
             delta = choice.get("delta", {})
@@ -137,7 +139,7 @@ def _ask(endpoint: Endpoint, body: Json) -> tuple[str, str]:
             receipt = answer.headers.get(RECEIPT, "")
             if answer.status_code != httpx.codes.OK:
                 answer.read()
-                raise failure_of(answer.status_code, answer.text)
+                raise failure_of(answer.status_code, answer.content)
             if not body["stream"]:
                 answer.read()
                 message = answer.json()["choices"][0]["message"]
@@ -148,7 +150,7 @@ def _ask(endpoint: Endpoint, body: Json) -> tuple[str, str]:
                     )
                 ]
                 return _show(said), receipt
-            return _show(pieces(answer.iter_lines())), receipt
+            return _show(pieces(answer.iter_bytes())), receipt
     except httpx.TimeoutException as err:
         raise ConsiliumError("deadline", str(err), name="The cluster", seconds=TIMEOUT_S) from err
     except httpx.HTTPError as err:
@@ -165,7 +167,7 @@ def _show(said: Iterable[Piece]) -> str:
         if piece.error:
             print(flush=True)
             complain(piece.error)
-            raise SaidError("upstream_down", piece.error)
+            raise openai_errors.ToldError("upstream_down", piece.error)
         if piece.thinking:
             thinking = True
             print(f"\033[2m{piece.thinking}\033[0m" if dim else piece.thinking, end="", flush=True)

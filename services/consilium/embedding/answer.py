@@ -14,6 +14,7 @@ import numpy as np
 from consilium.embedding.ports import Array, Vectors
 from consilium.embedding.vectors import divided, normalised
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.openai_errors import said_in
 
 
 def parse(raw: bytes, texts: Sequence[str], name: str) -> Vectors:
@@ -39,8 +40,8 @@ def parse(raw: bytes, texts: Sequence[str], name: str) -> Vectors:
 
 
 def refusal(status: int, raw: bytes, name: str, retry_after_s: float | None) -> ConsiliumError:
-    """Return our error for a status that is not 200."""
-    said = _message(raw)
+    """Return our error for a status that is not 200. What the server refuses is the configuration's fault, where the texts are not."""
+    said = said_in(raw).message
     if status in (401, 403):
         return ConsiliumError(
             "config_invalid",
@@ -71,14 +72,6 @@ def _row(embedding: object) -> Array:
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
     return np.asarray(embedding, dtype=np.float32)
-
-
-def _message(raw: bytes) -> str:
-    try:
-        error = json.loads(raw)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:500]
-    except (ValueError, KeyError, TypeError):
-        return raw[:200].decode("utf-8", "replace").strip()
 
 
 def _nonsense(name: str, detail: str) -> ConsiliumError:

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from consilium.gateway.sse_reader import first_choice, mapping, told
+from consilium.gateway.sse_reader import first_choice, mapping
+from consilium.kernel.openai_errors import told
 from consilium.v1 import generation_pb2 as pb
 
 Json: TypeAlias = Mapping[str, Any]

@@ -15,11 +15,12 @@ from consilium.engine.client import State
 from consilium.gateway import admission, grpc_events, grpc_request, models, turn
 from consilium.gateway.authority import Admitted
 from consilium.gateway.keys import GENERATE, READ
-from consilium.gateway.sse_reader import Reader, told
+from consilium.gateway.sse_reader import Reader
 from consilium.gateway.wiring import Face
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Service
+from consilium.kernel.openai_errors import told
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 

@@ -49,25 +49,26 @@ def test_flags_of_chat_become_the_request() -> None:
 
 
 def test_a_stream_is_read_to_done() -> None:
-    lines = [
+    events = [
         'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}',
-        "",
         ": comment",
         'data: {"choices": [{"delta": {"reasoning": "hm"}}]}',
-        'data: {"choices": [{"delta": {"content": "Paris"}}]}',
+        'data: {"choices": [{"delta": {"content": "Paris\u2028"}}]}',
         'data: {"choices": [], "usage": {}}',
         "data: [DONE]",
         'data: {"choices": [{"delta": {"content": "never"}}]}',
     ]
-    assert list(chat.pieces(lines)) == [chat.Piece("", "hm"), chat.Piece("Paris")]
+    raw = "".join(f"{event}\n\n" for event in events).encode()
+    chunks = [raw[at : at + 7] for at in range(0, len(raw), 7)]
+    assert list(chat.pieces(chunks)) == [chat.Piece("", "hm"), chat.Piece("Paris\u2028")]
 
 
 def test_an_error_in_a_stream_ends_it() -> None:
     assert list(
         chat.pieces(
             [
-                'data: {"error": {"message": "gone"}}',
-                'data: {"choices": [{"delta": {"content": "x"}}]}',
+                b'data: {"error": {"message": "gone"}}\n\n',
+                b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n',
             ]
         )
     ) == [chat.Piece(error="gone")]
@@ -75,14 +76,17 @@ def test_an_error_in_a_stream_ends_it() -> None:
 
 def test_the_other_sides_sentence_is_kept() -> None:
     err = answers.failure_of(
-        404, json.dumps({"error": {"code": "model_unknown", "message": "There is no model 'x'."}})
+        404,
+        json.dumps(
+            {"error": {"code": "model_unknown", "message": "There is no model 'x'."}}
+        ).encode(),
     )
     assert (err.code, err.public(), app.exit_code(err)) == (
         "model_unknown",
         "There is no model 'x'.",
         app.EXIT_NOT_FOUND,
     )
-    assert answers.failure_of(502, "<html>bad gateway</html>").code == "upstream_down"
+    assert answers.failure_of(502, b"<html>bad gateway</html>").code == "upstream_down"
 
 
 def test_a_profile_that_nobody_has_is_not_found_like_a_role() -> None:
@@ -92,10 +96,13 @@ def test_a_profile_that_nobody_has_is_not_found_like_a_role() -> None:
         "param": "consilium.profile",
     }
     assert (
-        app.exit_code(answers.failure_of(400, json.dumps({"error": error}))) == app.EXIT_NOT_FOUND
+        app.exit_code(answers.failure_of(400, json.dumps({"error": error}).encode()))
+        == app.EXIT_NOT_FOUND
     )
     assert (
-        app.exit_code(answers.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}})))
+        app.exit_code(
+            answers.failure_of(400, json.dumps({"error": {**error, "param": "top_p"}}).encode())
+        )
         == app.EXIT_FAILURE
     )
 

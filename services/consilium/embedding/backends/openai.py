@@ -13,6 +13,7 @@ import numpy as np
 from consilium.embedding import answer
 from consilium.embedding.ports import Fingerprint, Kind, Vectors
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.openai_errors import seconds
 
 
 class OpenAI:
@@ -91,7 +92,7 @@ class OpenAI:
                 reply.status_code,
                 reply.content,
                 self._name,
-                _seconds(reply.headers.get("retry-after")),
+                seconds(reply.headers.get("retry-after")),
             )
         return answer.parse(reply.content, texts, self._name)
 
@@ -105,10 +106,3 @@ def same_width(known: int | None, found: Vectors, name: str) -> int:
             reason=f"{name} gave vectors of {known} numbers before and of {width} now; its model has changed, restart the gateway",
         )
     return width
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return float(header) if header else None
-    except ValueError:
-        return None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -25,7 +24,6 @@ from typing import Any, Final
 import httpx
 
 from consilium.engine import wire
-from consilium.engine.backends.sse import Splitter, data_of
 from consilium.engine.ports import (
     Call,
     ExecutorInfo,
@@ -40,7 +38,10 @@ from consilium.engine.ports import (
 from consilium.kernel import logs
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError, to_openai
+from consilium.kernel.json_bytes import dumps
 from consilium.kernel.masking import shown_address
+from consilium.kernel.openai_errors import seconds, told
+from consilium.kernel.sse import DONE, Splitter, data_of
 
 _log = logs.get("engine")
 
@@ -48,6 +49,8 @@ CHECK_TIMEOUT_S: Final = 10.0
 DRAIN_S: Final = 0.05
 """How long the end of the HTTP message is waited for once the answer has ended; then the connection is closed and not used again."""
 MAX_BODY: Final = 64 * 1024 * 1024
+EVENT_LIMIT: Final = 1 << 20
+"""Bytes of an event that is waited for; a longer one passes in pieces."""
 PATHS: Final[Mapping[Route, str]] = {
     "chat": "chat/completions", "completions": "completions", "responses": "responses", "embeddings": "embeddings", "models": "models",
     "tokenize": "../tokenize", "detokenize": "../detokenize",
@@ -194,17 +197,11 @@ class RemoteEngine:
                 raise self._down("the answer is no JSON")
             tail = Tail(_usage(parsed) or Usage(), _first_reason(parsed), _timings(began, None))
             return wire.document(self._head(status, stream=False), body, tail)
-        retry_after = _seconds(response.headers.get("retry-after"))
+        retry_after = seconds(response.headers.get("retry-after"))
         if status in _CALLERS or status == httpx.codes.TOO_MANY_REQUESTS:
             if parsed is None or "error" not in parsed:
-                code = (
-                    "queue_full" if status == httpx.codes.TOO_MANY_REQUESTS else "invalid_request"
-                )
-                fields = {
-                    "field": "request",
-                    "reason": f"The server of {self._settings.name} refused it.",
-                }
-                body = json.dumps(to_openai(ConsiliumError(code, **fields))).encode()  # type: ignore[arg-type]
+                sentence = f"The server of {self._settings.name} refused it."
+                body = dumps(to_openai(told({"error": sentence}, status)))
             return wire.document(
                 self._head(status, stream=False, retry_after=retry_after), body, Tail()
             )
@@ -223,7 +220,7 @@ class RemoteEngine:
         self, call: Call, response: httpx.Response, began: float
     ) -> AsyncGenerator[bytes, None]:
         head, held = wire.head_frame(self._head(200, stream=True)), b""
-        splitter, seen = Splitter(), _Seen(strip_usage=not _asks_usage(call.body))
+        splitter, seen = Splitter(EVENT_LIMIT), _Seen(strip_usage=not _asks_usage(call.body))
         chunks = response.aiter_bytes()
         try:
             async for data in chunks:
@@ -308,7 +305,7 @@ class _Seen:
         self._first = self._first or time.monotonic()
         if (found := _FINISH.search(event)) is not None:
             self._reason = found[1].decode()
-        if b"[DONE]" in event and data_of(event).strip() == b"[DONE]":
+        if DONE in event and data_of(event).strip() == DONE:
             self.ended = True
         if b'"usage"' not in event and not any(end in event for end in _END_WORDS):
             return True
@@ -416,11 +413,3 @@ def _context(response: httpx.Response, model: str) -> int | None:
         ):
             return int(row["max_model_len"])
     return None
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        found = float(value or "nan")
-    except ValueError:
-        return None
-    return max(0.0, found) if math.isfinite(found) else None

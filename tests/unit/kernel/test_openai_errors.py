@@ -1,0 +1,87 @@
+"""Error objects, of ours and of others, are read as errors of the catalogue."""
+
+import pytest
+
+from consilium.kernel.catalogue import BY_CODE, ROWS
+from consilium.kernel.errors import ConsiliumError, to_openai
+from consilium.kernel.openai_errors import Said, fields_of, said, said_in, seconds, told
+
+
+def test_an_error_in_a_stream_keeps_its_hint_when_to_retry():
+    read = told(to_openai(ConsiliumError("upstream_down", name="core", retry_after_s=2.5)), 500)
+    assert read.retry_after_s == 2.5
+
+
+FIELDS = {"field": "temperature", "reason": "it is 3", "tokens": 9000, "limit": 8192, "size": 9, "name": "роль", "nearest": "role/x", "kept": "24 h", "method": "PUT",
+          "allowed": "GET", "running": 4, "unit": "tokens", "seconds": 5, "request_id": "r1", "key": "k", "asked": 2, "seen": 1, "port": 80, "owner": "x", "state": "/s",
+          "wanted": "3.11", "path": "/p", "free": "1 GB", "needed": "2 GB", "retry_after": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [row.code for row in ROWS])
+def test_an_error_of_ours_is_read_back_with_its_fields(code):
+    error = ConsiliumError(code, "private", **FIELDS)
+    read = told(to_openai(error), error.row.http)
+    assert read.code == code
+    assert read.public() == error.public()
+    found = fields_of(BY_CODE[code], error.public())
+    assert ConsiliumError(code, **found).public() == error.public()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "text"),
+    [
+        (
+            {
+                "error": {
+                    "message": "top_p must be in (0, 1]",
+                    "type": "BadRequestError",
+                    "param": "top_p",
+                    "code": 400,
+                }
+            },
+            400,
+            "invalid_request",
+            "top_p must be in (0, 1]",
+        ),
+        ({"error": {"message": "no", "code": 404}}, 404, "model_unknown", "no"),
+        ({"error": "odd"}, 503, "upstream_down", "odd"),
+        (None, 500, "internal", "HTTP 500"),
+        ([], 418, "invalid_request", "HTTP 418"),
+    ],
+)
+def test_an_error_of_others_is_read_by_its_status(body, status, code, text):
+    read = told(body, status, retry_after_s=3.0)
+    assert (read.code, read.public(), read.retry_after_s) == (code, text, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"error": {"message": "no"}}', "no"),
+        (b'{"error": "a sentence"}', "a sentence"),
+        (b"<html>Bad Gateway</html>\n", "<html>Bad Gateway</html>"),
+        (b'{"detail": "Not Found"}', '{"detail": "Not Found"}'),
+        (b"\xff", "\ufffd"),
+        (b"x" * 9000, "x" * 500),
+    ],
+)
+def test_the_words_of_an_answer_are_found_whatever_it_is(raw, message):
+    assert said_in(raw).message == message
+
+
+@pytest.mark.parametrize(
+    "body", [None, [], {"error": None}, {"error": {"message": None, "code": True, "param": 7}}]
+)
+def test_what_says_nothing_says_nothing(body):
+    assert said(body) == Said()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("7", 7.0), ("2.5", 2.5), (3, 3.0), ("-1", 0.0), (None, None), ("", None), ("soon", None), ("inf", None), ("nan", None), ("1e999", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+    ],
+)  # fmt: skip
+def test_seconds(value, found):
+    assert seconds(value) == found
