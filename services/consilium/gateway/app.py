@@ -25,16 +25,16 @@ from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import open_executors
 from consilium.engine.config import EngineView
 from consilium.gateway import servicer, turn
-from consilium.gateway.admission import Gate
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView
 from consilium.gateway.executor_states import Watch
+from consilium.gateway.face import Face
+from consilium.gateway.gate import Gate
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.profiles import BUILT_IN
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import HttpFace
-from consilium.gateway.wiring import Face
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import Section, environment_value, load_json
@@ -104,7 +104,6 @@ class GatewayReplica:
             clock=clock,
             ids=ids,
             keep=lambda receipt: self._stores.receipts.put(receipt.id, receipt.stored()),
-            settle=authority.settle,
             meter=meter,
         )
         watch = Watch(self._engines, gate, view.gateway, clock)

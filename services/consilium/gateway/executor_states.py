@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from consilium.engine.client import EngineClient, State
-from consilium.gateway.admission import Gate
 from consilium.gateway.config import Gateway
+from consilium.gateway.gate import Gate
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 

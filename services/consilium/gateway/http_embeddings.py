@@ -15,7 +15,7 @@ from consilium.kernel.errors import ConsiliumError
 async def embed(visit: Visit) -> None:
     """Send one vector for each text."""
     face, deadline = visit.face, visit.deadline()
-    body, _, admitted = await visit.enter_with_body()
+    body, entry = await visit.enter_with_body()
     used = 0
     try:
         async with asyncio.timeout(visit.left_s(deadline)):
@@ -24,5 +24,5 @@ async def embed(visit: Visit) -> None:
     except TimeoutError:
         raise ConsiliumError("deadline", name="The embedder", retry_after_s=1.0) from None
     finally:
-        await face.cast.settle(admitted.key_id, admitted.reserved, used)
+        await entry.held.settle(used)
     await visit.answer(made)

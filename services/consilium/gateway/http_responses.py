@@ -11,8 +11,8 @@ from typing import Any
 
 from consilium.gateway import conversation, turn
 from consilium.gateway.authority import Admitted
+from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import Visit
-from consilium.gateway.wiring import LONGEST_ID, Face
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.json_bytes import dumps
@@ -68,7 +68,7 @@ class Keeper:
     sent: dict[str, Any]
     admitted: Admitted
 
-    async def stream(self, playing: turn.Playing) -> AsyncIterator[bytes]:
+    async def stream(self, playing: turn.Answer) -> AsyncIterator[bytes]:
         """Yield a stream; its response is stored before its last bytes go out, so that the next request may name it at once."""
         async for chunk in playing:
             if playing.last:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from consilium.engine.ports import Route
-from consilium.gateway import asgi, http_responses, turn
+from consilium.gateway import asgi, conversation_name, http_responses, turn
 from consilium.gateway.http_visit import HTTP_OK, Visit
 from consilium.kernel.errors import ConsiliumError
 
@@ -29,26 +29,19 @@ async def play(visit: Visit) -> None:
     """Play the turn that a body asks for, and send its bytes."""
     face, request, route = visit.face, visit.request, ROUTES[visit.route.path]
     deadline = visit.deadline()
-    given, size, admitted = await visit.enter_with_body()
+    given, entry = await visit.enter_with_body()
+    admitted = entry.admitted
     body = given
     if route == "responses":
         try:
             body = await http_responses.continued(face, given, admitted)
         except ConsiliumError:
-            await face.cast.settle(admitted.key_id, admitted.reserved, 0)
+            await entry.held.settle(0)
             raise
-    ask = turn.Ask(
-        route,
-        body,
-        size,
-        admitted.key_id,
-        admitted.reserved,
-        deadline,
-        admitted.notes,
-        admitted.principal.tenant,
-    )
+    named = conversation_name.named(request.headers, given, admitted.key_id)
+    ask = entry.ask(route, body, deadline=deadline, conversation=named)
     while_here = asyncio.ensure_future(turn.play(face.cast, ask))
-    playing = await asgi.unless_gone(request, while_here, turn.Playing.aclose)
+    playing = await asgi.unless_gone(request, while_here, turn.Answer.aclose)
     headers = [*visit.headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
     if (wait_s := playing.head.retry_after) is not None:
         headers.append((b"retry-after", str(max(1, round(wait_s))).encode()))
@@ -72,7 +65,7 @@ async def play(visit: Visit) -> None:
 
 async def _send(
     request: asgi.Request,
-    playing: turn.Playing,
+    playing: turn.Answer,
     headers: asgi.Headers,
     keeper: http_responses.Keeper | None,
 ) -> None:
@@ -88,5 +81,5 @@ async def _send(
     await asgi.answer(request, head.status, whole, headers, media)
 
 
-async def _collect(playing: turn.Playing) -> bytes:
+async def _collect(playing: turn.Answer) -> bytes:
     return b"".join([chunk async for chunk in playing])

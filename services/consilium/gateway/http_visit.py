@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from consilium.gateway import admission, asgi
+from consilium.gateway import asgi
 from consilium.gateway.asgi import Headers, Request
 from consilium.gateway.authority import Admitted
-from consilium.gateway.wiring import Face
+from consilium.gateway.face import Entry, Face
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.json_bytes import dumps
 
@@ -72,8 +72,8 @@ class Visit:
         header = self.request.headers.get("authorization")
         return await self.face.authority.authenticate(header, 0, self._scope)
 
-    async def enter_with_body(self) -> tuple[dict[str, Any], int, Admitted]:
-        """Read the body and let the caller in: key, scope, quota. Returns the body and its size in bytes. Raises ConsiliumError.
+    async def enter_with_body(self) -> tuple[dict[str, Any], Entry]:
+        """Read the body and let the caller in: key, scope, quota. Raises ConsiliumError.
 
         A request without a key is refused before its body is read. The answer's headers get the state of the quota.
         """
@@ -82,10 +82,9 @@ class Visit:
         authority.check_spelling(header)
         raw = await asgi.read_body(self.request, limits.max_body_bytes)
         body = asgi.parse_object(raw, limits.max_json_depth)
-        tokens = admission.estimate_tokens(body, len(raw))
-        admitted = await authority.authenticate(header, tokens, self._scope)
-        self.headers.extend(admitted.headers())
-        return body, len(raw), admitted
+        entry = await self.face.enter(header, body, len(raw), scope=self._scope)
+        self.headers.extend(entry.admitted.headers())
+        return body, entry
 
     def deadline(self) -> float | None:
         """Return the Unix seconds at which the caller stops waiting, if it says so: header x-consilium-timeout, in seconds."""

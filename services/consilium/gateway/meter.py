@@ -5,7 +5,7 @@ Knows turns. Does not know Prometheus.
 
 from __future__ import annotations
 
-from consilium.gateway.admission import Gate
+from consilium.gateway.gate import Gate
 from consilium.kernel.metrics import Metrics
 
 

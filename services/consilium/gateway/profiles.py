@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consilium.engine.ports import Json, Route
+from consilium.gateway import lengths
 from consilium.gateway.config import Profile
 from consilium.gateway.models import nearest
 from consilium.kernel.errors import ConsiliumError
@@ -32,12 +33,6 @@ BUILT_IN: Final[dict[str, Profile]] = {
 """Without a thinking budget: engines refuse one for a model that has no reasoning parser."""
 
 SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "presence_penalty")
-LENGTH: Final[dict[Route, tuple[str, ...]]] = {
-    "chat": ("max_tokens", "max_completion_tokens"),
-    "completions": ("max_tokens",),
-    "responses": ("max_output_tokens",),
-}
-"""Fields that carry the longest answer; a profile writes the first, and none if the caller sent any."""
 BUDGET: Final = "thinking_token_budget"
 BUDGET_ROUTES: Final[frozenset[Route]] = frozenset({"chat", "completions"})
 TEMPLATE_ROUTES: Final[frozenset[Route]] = frozenset({"chat", "responses", "tokenize"})
@@ -312,15 +307,14 @@ def apply(profile: Profile, body: Json, route: Route) -> Json:
     thinking_budget  -> thinking_token_budget, where thinking is not off
     max_tokens       -> the field of the route, unless the caller sent any of its names
     """
-    if route not in LENGTH and route != "tokenize":
+    if route not in lengths.FIELDS and route != "tokenize":
         return body
     added: Json = {}
-    if route in LENGTH:
+    if route in lengths.FIELDS:
         for key in SAMPLING:
             _offer(added, body, key, getattr(profile, key))
-        names = LENGTH[route]
-        if all(body.get(name) is None for name in names):
-            _offer(added, body, names[0], profile.max_tokens)
+        if not lengths.is_named(body, route):
+            _offer(added, body, lengths.FIELDS[route][-1], profile.max_tokens)
     thinking = profile.thinking
     if route in TEMPLATE_ROUTES:
         sent = body.get("chat_template_kwargs")

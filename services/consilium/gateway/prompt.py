@@ -1,16 +1,131 @@
-"""The words of a request body: where a frame goes, what the rule of profiles reads, what the prompt begins with.
+"""The words of a request body: what an executor is sent, what the rule of profiles reads, what the prompt begins with.
 
-Knows the shapes of the OpenAI routes. Does not know which role or executor was chosen, nor why.
+    frame of the role (stays in the prefix cache) | history | what other rooms added | the turn
+
+Composed afresh for each executor that is tried: what one of them holds is not what another does. What we added is cut before a caller is refused as too long.
+Pure. Knows the shapes of the OpenAI routes. Does not know why a role or an executor was chosen.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from consilium.engine.ports import Json, Route
-from consilium.gateway import roles
+from consilium.engine.ports import ExecutorInfo, Json, Route
+from consilium.gateway import lengths, profiles, roles
+from consilium.gateway.estimate import USUAL_ANSWER
+from consilium.kernel.json_bytes import dumps
+
+if TYPE_CHECKING:  # they read this file's rules themselves
+    from consilium.gateway.contributions import Contribution, Piece
+    from consilium.gateway.decision import Decision
 
 PREFIX_CHARACTERS: Final = 512
+CHARACTERS_PER_TOKEN: Final = 3.0
+"""Fewer than usual, so that the estimate is rather too high."""
+SPARE_TOKENS: Final = 64
+"""Kept free of what we add, for the words of the chat template."""
+OPENING: Final = "<context>"
+CLOSING: Final = "</context>"
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What one executor is sent.
+
+    prefix_key  the beginning of the prompt, by which the request router finds the replica that has it in its cache
+    used        (kind, piece) for each piece that is in the prompt
+    notes       what was left out, in words for the receipt
+    """
+
+    body: Json
+    prefix_key: str
+    used: tuple[tuple[str, Piece], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def compose(
+    given: Json,
+    route: Route,
+    decision: Decision,
+    contributions: Sequence[Contribution],
+    info: ExecutorInfo,
+) -> Composed:
+    """Return what an executor is sent for a request. The body given stays as it is. Raises ConsiliumError(invalid_request)."""
+    body = {key: value for key, value in given.items() if key != "consilium"}
+    if decision.settings is not None:
+        body = profiles.apply(decision.settings, body, route)
+    framed_body = framed(decision.frame, body, route) if decision.frame is not None else body
+    offered = [(each.kind, piece) for each in contributions for piece in each.pieces]
+    if not offered:
+        return Composed(framed_body, prefix_key(decision.role, framed_body))
+    kept = _fitting(offered, framed_body, route, info)
+    with_context = _with_context(body, route, [piece for _, piece in kept]) if kept else None
+    notes = []
+    if kept and with_context is None:
+        kept, notes = (), [f"nothing was added: {route} has no turn that it could stand before"]
+    elif len(kept) < len(offered):
+        notes = [f"{len(offered) - len(kept)} of {len(offered)} pieces were left out: no room"]
+    if kept and with_context is not None:
+        body = with_context
+        framed_body = framed(decision.frame, body, route) if decision.frame is not None else body
+    return Composed(framed_body, prefix_key(decision.role, framed_body), tuple(kept), tuple(notes))
+
+
+def _fitting(
+    offered: Sequence[tuple[str, Piece]], body: Json, route: Route, info: ExecutorInfo
+) -> tuple[tuple[str, Piece], ...]:
+    """Return the first pieces for which there is room, by an estimate that would rather leave one out than have the caller refused."""
+    if info.context is None:
+        return tuple(offered)
+    answer = lengths.asked(body, route) or USUAL_ANSWER
+    taken = len(dumps(body).decode("utf-8", "replace")) / CHARACTERS_PER_TOKEN
+    room = info.context - answer - SPARE_TOKENS - taken
+    kept = []
+    for kind, piece in offered:
+        room -= len(piece.text) / CHARACTERS_PER_TOKEN + 8
+        if room < 0:
+            break
+        kept.append((kind, piece))
+    return tuple(kept)
+
+
+def _with_context(body: Json, route: Route, pieces: Sequence[Piece]) -> Json | None:
+    """Return the body with the pieces before the words of its last turn, or None where it has none that a text can stand before."""
+    texts = "\n\n".join(f"[{place}] {piece.text}" for place, piece in enumerate(pieces, 1))
+    block = f"{OPENING}\n{texts}\n{CLOSING}\n\n"
+    field = {"chat": "messages", "responses": "input", "completions": "prompt"}.get(route, "")
+    found = body.get(field)
+    if isinstance(found, str):
+        return {**body, field: block + found}
+    if isinstance(found, list) and route != "completions":
+        placed = _before_last_turn(block, found)
+        return None if placed is None else {**body, field: placed}
+    return None
+
+
+def _before_last_turn(block: str, messages: list[object]) -> list[object] | None:
+    for place in range(len(messages) - 1, -1, -1):
+        message = messages[place]
+        if isinstance(message, dict) and message.get("role") == "user":
+            content = _before(block, message.get("content"))
+            if content is None:
+                return None
+            changed = {**message, "content": content}
+            return [*messages[:place], changed, *messages[place + 1 :]]
+    return None
+
+
+def _before(block: str, content: object) -> object | None:
+    if isinstance(content, str):
+        return block + content
+    if isinstance(content, list):
+        kind = next(
+            (part["type"] for part in content if isinstance(part, dict) and "text" in part), "text"
+        )
+        return [{"type": kind, "text": block}, *content]
+    return None
 
 
 def framed(frame: roles.Frame, body: Json, route: Route) -> Json:

@@ -22,6 +22,33 @@ STAGES: Final[tuple[tuple[str, str], ...]] = (
 """Stages in the order of the timeline, with what each milliseconds say."""
 
 
+LONGEST_BYTES: Final = 16 * 1024
+"""Bytes of a receipt: it travels in the last chunk of each answer and is kept for a day. The four bounds below keep it so."""
+MOST_NOTES: Final = 12
+LONGEST_NOTE: Final = 300
+MOST_IDS: Final = 20
+LONGEST_ID: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An executor that did not answer: the code of its error, and how long that took in milliseconds."""
+
+    executor: str
+    code: str
+    took_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a room added to the turn: how many pieces it gave, in how many milliseconds, and why it gave none."""
+
+    source: str
+    pieces: int
+    took_ms: float
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One receipt.
@@ -30,7 +57,11 @@ class Receipt:
     model_asked   what the caller wrote; target what it meant; model the id of the one that answered
     profile_why   the rule that chose the profile
     replica_why   why that copy answered, where there are several
-    fallback_from executor that was asked first, and fallback_why the error it gave; None where none was needed
+    attempts      executors that did not answer, in the order in which they were tried; `executor` is the last one
+    contributions what other rooms added; passages and memories name what stands in the prompt, by id and span, never by text
+    adapters      which answered, with their versions
+    tables        what the gateway held of rooms' tables, with their age where a room is down
+    guard         what the guard said
     template      plain when the model has no chat template and ours was used
     usage         prompt_tokens, completion_tokens, cached_tokens
     timings       stage -> milliseconds
@@ -50,8 +81,6 @@ class Receipt:
     model: str = ""
     replica: str = ""
     replica_why: str = ""
-    fallback_from: str | None = None
-    fallback_why: str | None = None
     revision: str = ""
     template: str = "model"
     usage: dict[str, int] = field(default_factory=dict)
@@ -60,6 +89,26 @@ class Receipt:
     notes: tuple[str, ...] = ()
     status: int = 200
     key_id: str = ""
+    lane: str = ""
+    conversation: str = ""
+    attempts: tuple[Tried, ...] = ()
+    contributions: tuple[Added, ...] = ()
+    adapters: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
+    memories: tuple[str, ...] = ()
+    guard: tuple[str, ...] = ()
+    tables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fallback_from(self) -> str | None:
+        """Return the executor that was asked first and gave way to another, or None."""
+        first = self.attempts[0] if self.attempts else None
+        return first.executor if first is not None and first.executor != self.executor else None
+
+    @property
+    def fallback_why(self) -> str | None:
+        """Return the code of the error that the first executor gave, or None where it answered."""
+        return self.attempts[0].code if self.fallback_from is not None else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the caller sees: fields that say something, without the key."""
@@ -70,10 +119,31 @@ class Receipt:
         }
 
     def stored(self) -> dict[str, Any]:
-        """Return every field, as it is kept."""
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "notes": list(self.notes)
+        """Return every field, as it is kept, within LONGEST_BYTES."""
+        told = {
+            name: getattr(self, name) for name in self.__slots__
         }  # asdict copies deeply, a quarter of a turn's cost here
+        told["notes"] = _bounded(self.notes, MOST_NOTES, LONGEST_NOTE)
+        for name in ("adapters", "passages", "memories", "guard"):
+            told[name] = _bounded(told[name], MOST_IDS, LONGEST_ID)
+        told["attempts"] = [
+            {"executor": each.executor, "code": each.code, "took_ms": each.took_ms}
+            for each in self.attempts
+        ]
+        told["contributions"] = [
+            {"source": each.source, "pieces": each.pieces, "took_ms": each.took_ms}
+            | ({"note": each.note[:LONGEST_NOTE]} if each.note else {})
+            for each in self.contributions
+        ]
+        if self.fallback_from is not None:
+            told |= {"fallback_from": self.fallback_from, "fallback_why": self.fallback_why}
+        return told
+
+
+def _bounded(texts: tuple[str, ...], most: int, longest: int) -> list[str]:
+    if len(texts) <= most:
+        return [text[:longest] for text in texts]
+    return [*(text[:longest] for text in texts[: most - 1]), f"and {len(texts) - most + 1} more"]
 
 
 def timeline(raw: Mapping[str, Any]) -> str:
@@ -122,6 +192,20 @@ def _decisions(raw: Mapping[str, Any]) -> list[str]:
             ),
         )
     )
+    rows += [
+        (
+            str(each.get("source")),
+            f"{each.get('pieces')} pieces in {each.get('took_ms')} ms"
+            if not each.get("note")
+            else str(each["note"]),
+        )
+        for each in raw.get("contributions") or ()
+    ]
+    rows += [
+        (kind, ", ".join(map(str, raw[kind])))
+        for kind in ("adapters", "passages", "memories", "guard")
+        if raw.get(kind)
+    ]
     if raw.get("replica_why"):
         rows.append(("replica", str(raw["replica_why"])))
     if raw.get("template") == "plain":

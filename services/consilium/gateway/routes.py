@@ -19,9 +19,9 @@ from consilium.gateway import (
     http_turns,
 )
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
+from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import LONGEST_PATH, HttpRoute, RouteTable, Visit
 from consilium.gateway.keys import GENERATE, READ
-from consilium.gateway.wiring import LONGEST_ID, Face
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.json_bytes import dumps

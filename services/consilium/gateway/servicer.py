@@ -12,11 +12,10 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from consilium.engine.client import State
-from consilium.gateway import admission, grpc_events, grpc_request, models, turn
-from consilium.gateway.authority import Admitted
-from consilium.gateway.keys import GENERATE, READ
+from consilium.gateway import conversation_name, grpc_events, grpc_request, models, turn
+from consilium.gateway.face import Face
+from consilium.gateway.keys import READ
 from consilium.gateway.sse_reader import Reader
-from consilium.gateway.wiring import Face
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Service
@@ -53,18 +52,12 @@ class Generation(rpc.GenerationServiceServicer):
         # A request without a key is refused before it is parsed.
         self._face.authority.check_spelling(_authorization(context))
         route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
-        size = request.ByteSize()
-        admitted = await self._enter(context, admission.estimate_tokens(body, size), GENERATE)
-        ask = turn.Ask(
-            route,
-            body,
-            size,
-            admitted.key_id,
-            admitted.reserved,
-            calls.current().deadline,
-            admitted.notes,
-            admitted.principal.tenant,
+        entry = await self._face.enter(_authorization(context), body, request.ByteSize())
+        named = request.conversation or conversation_name.named(
+            _metadata(context), body, entry.admitted.key_id
         )
+        deadline = calls.current().deadline
+        ask = entry.ask(route, body, deadline=deadline, conversation=named)
         playing = await turn.play(self._face.cast, ask)
         try:
             head = playing.head
@@ -98,7 +91,7 @@ class Generation(rpc.GenerationServiceServicer):
         self, request: pb.ListModelsRequest, context: Any
     ) -> pb.ListModelsResponse:
         """Return a page of names, sorted by id."""
-        await self._enter(context, 0, READ)
+        await self._face.authority.authenticate(_authorization(context), 0, READ)
         cast = self._face.cast
         rows = sorted(
             models.listing(
@@ -125,19 +118,9 @@ class Generation(rpc.GenerationServiceServicer):
         self._face.authority.check_spelling(_authorization(context))
         body = grpc_request.counting(request, self._face.cast.limits.max_json_depth)
         size = request.ByteSize()
-        admitted = await self._enter(context, 0, GENERATE)
-        found = await self._document(
-            turn.Ask(
-                "tokenize",
-                body,
-                size,
-                admitted.key_id,
-                admitted.reserved,
-                calls.current().deadline,
-                admitted.notes,
-                admitted.principal.tenant,
-            )
-        )
+        entry = await self._face.enter(_authorization(context), body, size, free=True)
+        deadline = calls.current().deadline
+        found = await self._document(entry.ask("tokenize", body, deadline=deadline))
         tokens = grpc_events.tokens(found.get("tokens")) if request.return_tokens else []
         return pb.CountTokensResponse(
             tokens=int(found.get("count") or 0),
@@ -154,15 +137,13 @@ class Generation(rpc.GenerationServiceServicer):
         }
         if request.HasField("dimensions"):
             body["dimensions"] = request.dimensions
-        admitted = await self._enter(
-            context, admission.estimate_tokens(body, request.ByteSize()), GENERATE
-        )
+        entry = await self._face.enter(_authorization(context), body, request.ByteSize())
         used = 0
         try:
             made = await self._face.embed(body)
             used = int(made["usage"]["total_tokens"])
         finally:
-            await self._face.cast.settle(admitted.key_id, admitted.reserved, used)
+            await entry.held.settle(used)
         vectors = [grpc_events.unpacked(row["embedding"]) for row in made["data"]]
         return pb.EmbedResponse(
             model=str(made["model"]),
@@ -175,13 +156,9 @@ class Generation(rpc.GenerationServiceServicer):
         self, request: pb.GetReceiptRequest, context: Any
     ) -> pb.GetReceiptResponse:
         """Return what was decided for an earlier answer."""
-        admitted = await self._enter(context, 0, READ)
+        admitted = await self._face.authority.authenticate(_authorization(context), 0, READ)
         found = await self._face.receipt(request.id, admitted)
         return pb.GetReceiptResponse(receipt=grpc_events.receipt(found))
-
-    async def _enter(self, context: Any, tokens: int, scope: str) -> Admitted:
-        """Let the caller in: key, scope, quota."""
-        return await self._face.authority.authenticate(_authorization(context), tokens, scope)
 
     async def _document(self, ask: turn.Ask) -> Mapping[str, Any]:
         """Play a turn that answers with one JSON document."""
@@ -194,7 +171,7 @@ class Generation(rpc.GenerationServiceServicer):
         finally:
             await playing.aclose()
 
-    def _metadata(self, playing: turn.Playing) -> pb.Metadata:
+    def _metadata(self, playing: turn.Answer) -> pb.Metadata:
         head = playing.head
         return pb.Metadata(
             receipt_id=playing.receipt_id,
@@ -228,10 +205,15 @@ def _model(row: Mapping[str, Any]) -> pb.Model:
     )
 
 
+def _metadata(context: Any) -> dict[str, str]:
+    """Return the metadata of a call that is text."""
+    found = context.invocation_metadata() or ()
+    return {key: value for key, value in found if isinstance(value, str)}
+
+
 def _authorization(context: Any) -> str | None:
     """Return the Authorization of a call."""
-    found: str | None = dict(context.invocation_metadata() or ()).get(calls.AUTHORIZATION_KEY)
-    return found
+    return _metadata(context).get(calls.AUTHORIZATION_KEY)
 
 
 def _json(raw: bytes) -> dict[str, Any]:

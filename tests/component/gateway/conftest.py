@@ -19,16 +19,16 @@ from consilium.embedding.client import Embeddings, Fingerprint, Vectors
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import keys, servicer, turn
-from consilium.gateway.admission import Gate
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Gateway, Profile, Role
 from consilium.gateway.executor_states import Watch
+from consilium.gateway.face import Face
+from consilium.gateway.gate import Gate
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
-from consilium.gateway.wiring import Face
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings
@@ -171,7 +171,6 @@ async def serve(
         clock=clock,
         ids=ids,
         keep=lambda receipt: kept.receipts.put(receipt.id, receipt.stored()),
-        settle=authority.settle,
         meter=GatewayMeter(Metrics(), gate),
     )
     face = Face(

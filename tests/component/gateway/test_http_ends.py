@@ -10,9 +10,9 @@ import pytest
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import asgi, http_turns
-from consilium.gateway.admission import Gate
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.executor_states import Watch
+from consilium.gateway.gate import Gate
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
 

@@ -87,7 +87,7 @@ async def test_leaving_just_before_the_end_is_paid_for(gateway):
     async def note(_key: str, held: int, spent: int) -> None:
         used.append((held, spent))
 
-    object.__setattr__(bench.face.cast, "settle", note)
+    bench.face.authority.settle = note
     client = bench.client(await bench.new_key(tpm=10_000))
     text = "word " * 400 + "!wait"
     async with client.stream(

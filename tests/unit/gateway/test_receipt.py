@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from consilium.gateway.receipt import Receipt, timeline
+from consilium.gateway.receipt import LONGEST_BYTES, Added, Receipt, Tried, timeline
 
 WHOLE = Receipt(
     id="01J",
@@ -17,8 +17,7 @@ WHOLE = Receipt(
     profile="think",
     profile_why="auto: the words 'step by step'",
     replica="r1",
-    fallback_from="core",
-    fallback_why="upstream_down",
+    attempts=(Tried("core", "upstream_down", 12.5),),
     revision="ab12",
     template="plain",
     usage={"prompt_tokens": 12, "completion_tokens": 5, "cached_tokens": 8},
@@ -95,3 +94,37 @@ def test_the_timeline_tells_every_decision():
 )
 def test_a_receipt_of_another_version_is_still_told(raw):
     assert timeline(raw).startswith("receipt")
+
+
+def test_a_receipt_is_bounded_and_says_what_it_left_out():
+    many = tuple(f"collection/book-{place}#{'x' * 500}" for place in range(1000))
+    full = Receipt(
+        **{name: getattr(WHOLE, name) for name in ("id", "created", "route", "target", "executor")},
+        model_asked="m" * 512,
+        notes=tuple("n" * 1000 for _ in range(100)),
+        passages=many,
+        memories=many,
+        adapters=many,
+        guard=many,
+        contributions=tuple(Added("retrieval", 20, 3.0, "w" * 900) for _ in range(4)),
+    )
+    kept = full.stored()
+    assert len(json.dumps(kept)) <= LONGEST_BYTES
+    assert kept["passages"][-1] == "and 981 more"
+
+
+def test_the_timeline_names_what_was_added():
+    told = Receipt(
+        "01J",
+        1.0,
+        "chat",
+        "auto",
+        "auto",
+        "core",
+        contributions=(Added("retrieval", 3, 12.0), Added("memory", 0, 300.0, "memory was late")),
+        passages=("books/7#10-90",),
+    )
+    text = timeline(told.stored())
+    assert "3 pieces in 12.0 ms" in text
+    assert "memory was late" in text
+    assert "books/7#10-90" in text

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.gateway.admission import (
+from consilium.gateway.body_checks import check_shape
+from consilium.gateway.config import Gateway
+from consilium.gateway.estimate import (
     LONGEST_ANSWER,
     MOST_ANSWERS,
     USUAL_ANSWER,
-    Gate,
-    check_shape,
     estimate_tokens,
 )
-from consilium.gateway.config import Gateway
+from consilium.gateway.gate import Gate
 from consilium.kernel.errors import ConsiliumError
 
 LIMITS = Gateway(max_n=4)

@@ -1,6 +1,6 @@
 """The context of a profile: prompt and answer together within a number of tokens, though the model may hold more.
 
-Costs one question to the executor's own tokenizer, and only under a profile that has such a limit. Knows the fields that name an answer's length. Does not
+Costs one question to the executor's own tokenizer, and only under a profile that has such a limit. Asked anew for each executor that is tried. Does not
 know what the model itself can hold: that is the engine's to say.
 """
 
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from consilium.engine.client import Call, EngineClient
 from consilium.engine.ports import Json, Route
-from consilium.gateway import conversation
-from consilium.gateway.admission import count_of
-from consilium.gateway.plan import Plan
+from consilium.gateway import conversation, lengths
+from consilium.gateway.decision import Decision
+from consilium.gateway.lengths import count_of
 from consilium.kernel.errors import ConsiliumError
 
-LENGTHS: Final[Mapping[Route, tuple[str, ...]]] = {
-    "chat": ("max_completion_tokens", "max_tokens"),
-    "completions": ("max_tokens",),
-    "responses": ("max_output_tokens",),
-}
 _PASSED_ON: Final = (
     "messages",
     "tools",
@@ -33,45 +29,60 @@ _PASSED_ON: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A body whose answer ends where the profile's context does, and a note where that could not be kept."""
+
+    body: Json
+    note: str = ""
+
+
 async def fit(
-    engine: EngineClient, plan: Plan, given: Json, route: Route, *, call_id: str, deadline: float
-) -> None:
-    """Make the answer end where the profile's context does.
+    engine: EngineClient,
+    decision: Decision,
+    *,
+    executor: str,
+    given: Json,
+    body: Json,
+    route: Route,
+    call_id: str,
+    deadline: float,
+) -> Fitted:
+    """Return the body for one executor, its answer within the profile's context.
+
+    given  the request as the caller sent it: a length that it names itself is kept or refused, never cut
+    body   what the executor would be sent
 
     Raises ConsiliumError(invalid_request) if the prompt alone, or with the length that the caller asks for, is longer. What the engine cannot count it will
     refuse in its own words.
     """
-    if plan.context is None:
-        return
-    body = {**_prompt(plan.body, route), "model": engine.info(plan.executor).model}
+    context = decision.settings.context if decision.settings is not None else None
+    if context is None:
+        return Fitted(body)
+    asked_of = {**_prompt(body, route), "model": engine.info(executor).model}
     try:
-        async with await engine.open(
-            plan.executor, Call(f"{call_id}-count", "tokenize", body, deadline=deadline)
-        ) as turn:
+        call = Call(f"{call_id}-count", "tokenize", asked_of, deadline=deadline)
+        async with await engine.open(executor, call) as turn:
             used = _counted(b"".join([chunk async for chunk in turn]))
     except ConsiliumError as error:
         if error.code != "not_supported":
             raise
         used = None
     if used is None:
-        plan.notes.append(
-            f"the context of the profile {plan.profile!r} was not kept: the executor {plan.executor} did not count the prompt"
+        return Fitted(
+            body,
+            f"the context of the profile {decision.profile!r} was not kept: the executor {executor} did not count the prompt",
         )
-        return
-    left = plan.context - used
-    names = LENGTHS[route]
-    asked = next((count for name in names if (count := count_of(given.get(name)))), 0)
+    left = context - used
+    asked = lengths.asked(given, route)
     if left < (asked or 1):
         field = "messages" if route == "chat" else "prompt" if route == "completions" else "input"
         wish = f" and {asked} are asked for" if asked else ""
-        reason = f"it has {used} tokens{wish}, and the profile {plan.profile!r} holds {plan.context} in all. Shorten it or choose another profile"
+        reason = f"it has {used} tokens{wish}, and the profile {decision.profile!r} holds {context} in all. Shorten it or choose another profile"
         raise ConsiliumError("invalid_request", field=field, reason=reason)
-    if not asked:
-        wished = next((count for name in names if (count := count_of(plan.body.get(name)))), left)
-        plan.body = {
-            **{key: value for key, value in plan.body.items() if key not in names},
-            names[0]: min(left, wished),
-        }
+    if asked:
+        return Fitted(body)
+    return Fitted(lengths.limited(body, route, min(left, lengths.asked(body, route) or left)))
 
 
 def _counted(raw: bytes) -> int | None:

@@ -1,19 +1,24 @@
-"""What both faces of the gateway stand on, HTTP and gRPC: who plays turns, who lets callers in, where answers are kept.
+"""How a request is let in, whichever face it came to: key, scope, quota, and the one reservation that is settled once.
 
-Knows ports and the sentences that both faces say alike. Does not know HTTP or gRPC.
+Knows keys and bodies. Does not know HTTP, gRPC or how a turn is played.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from consilium.engine.ports import Json
-from consilium.gateway import conversation, turn
+from consilium.engine.ports import Json, Lane, Route
+from consilium.gateway import conversation
 from consilium.gateway.authority import Admitted, Authority
+from consilium.gateway.cast import Ask, Cast
+from consilium.gateway.estimate import estimate_tokens
 from consilium.gateway.executor_states import Watch
+from consilium.gateway.reservation import Reservation
 from consilium.gateway.stores import ReceiptStore, ResponseStore
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.principals import GENERATE
 
 LONGEST_ID: Final = 64
 """Characters of an id that are looked at: receipts, responses, requests."""
@@ -30,18 +35,77 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
-    """The parts that answer."""
+class Entry:
+    """A request that was let in.
 
-    cast: turn.Cast
+    admitted  who asks, and what the quota says
+    held      what was taken from the quota
+    """
+
+    admitted: Admitted
+    held: Reservation
+    size: int = 0
+
+    def ask(
+        self,
+        route: Route,
+        body: Json,
+        *,
+        deadline: float | None = None,
+        lane: Lane = "interactive",
+        conversation: str = "",
+        answer_id: str = "",
+    ) -> Ask:
+        """Return the request as a turn takes it. From then on the turn settles what is held."""
+        return Ask(
+            route,
+            body,
+            self.size,
+            self.admitted.key_id,
+            self.held,
+            deadline,
+            self.admitted.notes,
+            self.admitted.principal.tenant,
+            lane,
+            conversation,
+            answer_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What both faces stand on."""
+
+    cast: Cast
     authority: Authority
     receipts: ReceiptStore
     responses: ResponseStore
     embeddings: Embedder
     watch: Watch
 
+    async def enter(
+        self,
+        authorization: str | None,
+        body: Mapping[str, object],
+        size: int,
+        *,
+        scope: str = GENERATE,
+        free: bool = False,
+    ) -> Entry:
+        """Let a request in: key, scope, quota.
+
+        size  bytes of the body
+        free  take no tokens from the quota, as for counting
+
+        Raises ConsiliumError as `Authority.authenticate` does.
+        """
+        tokens = 0 if free else estimate_tokens(body, size)
+        admitted = await self.authority.authenticate(authorization, tokens, scope)
+        held = Reservation(admitted.key_id, admitted.reserved, self.authority.settle)
+        return Entry(admitted, held, size)
+
     async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return an OpenAI embeddings object. It counts as work in progress, so that a drain waits for it. Raises ConsiliumError."""
+        """Return an OpenAI embeddings object; meanwhile it counts as in work, so that who drains waits for it. Raises ConsiliumError."""
         try:
             with self.cast.gate.beside(EMBEDDINGS):
                 self.cast.meter.inflight(EMBEDDINGS)

@@ -1,0 +1,83 @@
+"""One executor tried: a place, a prompt composed for it, a call. The place is given back if no answer begins.
+
+Knows one executor. Does not know which comes next.
+"""
+
+from __future__ import annotations
+
+from consilium.engine.client import Call, Turn
+from consilium.engine.ports import PRIORITY
+from consilium.gateway import profile_context, prompt
+from consilium.gateway.cast import Ask, Cast, Course
+from consilium.gateway.decision import GENERATING, Decision
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.principals import DEFAULT_TENANT
+
+BAD_REQUEST = 400
+
+
+async def attempt(cast: Cast, ask: Ask, decision: Decision, course: Course, executor: str) -> Turn:
+    """Return the answer of one executor once it has begun; the place is then the caller's to give back.
+
+    What other rooms added is left out if the executor finds the prompt too long with it. Raises ConsiliumError as the engine does.
+    """
+    course.executor = executor
+    if not cast.engine.info(executor).model:  # it has not said yet what it serves
+        await cast.engine.probe(executor)
+    cast.gate.enter(executor, ask.lane)
+    cast.meter.inflight(executor)
+    begun = cast.clock.monotonic()
+    try:
+        turn = await _opened(cast, ask, decision, course, added=True)
+        if course.used and turn.head.status == BAD_REQUEST:
+            await turn.aclose()
+            course.notes.append(
+                "what was added was left out: the executor refused the prompt with it"
+            )
+            turn = await _opened(cast, ask, decision, course, added=False)
+    except BaseException:
+        cast.gate.leave(executor, cast.clock.monotonic() - begun)
+        cast.meter.inflight(executor)
+        raise
+    return turn
+
+
+async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, added: bool) -> Turn:
+    """Compose for this executor, and send."""
+    executor = course.executor
+    info = cast.engine.info(executor)
+    contributions = course.contributions if added else ()
+    composed = prompt.compose(ask.body, ask.route, decision, contributions, info)
+    fitted = await profile_context.fit(
+        cast.engine,
+        decision,
+        executor=executor,
+        given=ask.body,
+        body=composed.body,
+        route=ask.route,
+        call_id=course.receipt_id,
+        deadline=course.deadline,
+    )
+    body = {**fitted.body, "model": info.model}
+    if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
+        # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.
+        body["cache_salt"] = f"{ask.tenant}/{body.get('cache_salt') or ''}"
+    course.used = tuple((kind, piece.id, piece.span) for kind, piece in composed.used)
+    course.notes += [note for note in (*composed.notes, fitted.note) if note]
+    course.sent = cast.clock.monotonic()
+    call = Call(
+        course.receipt_id,
+        ask.route,
+        body,
+        lane=ask.lane,
+        priority=PRIORITY[ask.lane],
+        deadline=course.deadline,
+        prefix_key=composed.prefix_key,
+    )
+    try:
+        return await cast.engine.open(executor, call)
+    except ConsiliumError as error:
+        if error.code != "prompt_too_long" or not course.used:
+            raise
+        course.notes.append("what was added was left out: the prompt was too long with it")
+        return await _opened(cast, ask, decision, course, added=False)

@@ -1,0 +1,201 @@
+"""The end of a turn, once per turn and after the answer: receipt, count, quota.
+
+Off the critical path: nobody waits for what is done here. Knows what a turn was. Does not know how it was played.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+
+from consilium.engine.client import Head, Tail
+from consilium.gateway.cast import Ask, Cast, Course
+from consilium.gateway.decision import GENERATING
+from consilium.gateway.estimate import BYTES_PER_TOKEN
+from consilium.gateway.receipt import Added, Receipt
+from consilium.kernel import logs
+from consilium.kernel.errors import ConsiliumError
+
+HTTP_OK = 200
+GONE = 499
+
+_log = logs.get("gateway")
+_tasks: set[asyncio.Task[None]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of an answer that had begun.
+
+    first   monotonic seconds of its first byte, or None
+    chunks  pieces that went out; each is a token or more
+    """
+
+    head: Head
+    tail: Tail | None
+    first: float | None
+    chunks: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+def receipt(cast: Cast, ask: Ask, course: Course, *, status: int, said: Said | None) -> Receipt:
+    """Return what is known of a turn that was decided. Raises ValueError before it was."""
+    decision = course.decision
+    if decision is None:
+        msg = "nothing was decided yet"
+        raise ValueError(msg)
+    now = cast.clock.monotonic()
+    target = decision.target
+    plain = target.kind in {"auto", "base"}
+    known = Receipt(
+        id=course.receipt_id,
+        created=cast.clock.now(),
+        route=ask.route,
+        model_asked=str(ask.body.get("model") or "auto"),
+        target=target.kind if plain else f"{target.kind}/{target.name}",
+        role=decision.role,
+        profile=decision.profile,
+        profile_why=decision.profile_why,
+        executor=course.executor,
+        model=cast.engine.info(course.executor).model if course.executor else "",
+        timings={"total": ms(now - course.began)},
+        notes=(*ask.notes, *course.notes),
+        status=status,
+        key_id=ask.key_id,
+        lane=ask.lane if ask.lane != "interactive" else "",
+        conversation=ask.conversation,
+        attempts=tuple(course.tried),
+        contributions=tuple(
+            Added(each.source, len(each.pieces), each.took_ms, each.note)
+            for each in course.contributions
+        ),
+        adapters=decision.adapters,
+        passages=_ids(course, "passages"),
+        memories=_ids(course, "memories"),
+        tables={
+            name: f"version {table.version}" + (f", {age:.0f} s old" if age is not None else "")
+            for name, table in cast.tables.items()
+            for age in (None if table.is_live else table.age_s,)
+        },
+    )
+    return known if said is None else _with_answer(known, course, said)
+
+
+def ended(
+    cast: Cast, ask: Ask, course: Course, *, status: int, said: Said | None, code: str = ""
+) -> None:
+    """Count a turn that is over, and settle its quota and keep its receipt beside whatever comes next."""
+    now = cast.clock.monotonic()
+    seconds = now - course.began
+    known = None
+    if course.decision is not None:
+        if code:
+            course.notes.append(f"ended by: {code}")
+        known = receipt(cast, ask, course, status=status, said=said)
+    cast.meter.turn(
+        route=ask.route,
+        status=status,
+        executor=course.executor or (course.decision.executors[0] if course.decision else ""),
+        role=(course.decision.role or "") if course.decision else "",
+        seconds=seconds,
+        first_s=None if said is None or said.first is None else said.first - course.began,
+        usage=known.usage if known is not None else {},
+    )
+    _spawn(_close(cast, ask, _used(ask, status, said, known), known))
+
+
+def usage_of(tail: Tail | None) -> dict[str, int]:
+    """Return the tokens of an answer; empty before its end."""
+    if tail is None:
+        return {}
+    return {
+        "prompt_tokens": tail.usage.prompt_tokens,
+        "completion_tokens": tail.usage.completion_tokens,
+        "cached_tokens": tail.usage.cached_tokens,
+    }
+
+
+async def finish_background() -> None:
+    """Wait for receipts that are still being kept, when the process ends."""
+    if _tasks:
+        await asyncio.wait(_tasks, timeout=2.0)
+
+
+def ms(seconds: float) -> float:
+    """Return milliseconds as a receipt tells them."""
+    return round(seconds * 1000, 2)
+
+
+def _used(ask: Ask, status: int, said: Said | None, known: Receipt | None) -> int:
+    """Return the tokens that a turn is charged for."""
+    held = ask.held.tokens if ask.held is not None else 0
+    read = ask.size // BYTES_PER_TOKEN
+    if said is None:
+        # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.
+        return min(held, read) if status == GONE else 0
+    if (
+        status == GONE
+    ):  # nobody knows what was used: leaving just before the end is no way around a quota
+        return max(held, read + said.chunks)
+    usage = known.usage if known is not None else {}
+    used = int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
+    if (
+        not used and status == HTTP_OK and ask.route in GENERATING
+    ):  # a remote server that counts nothing
+        return held
+    return used
+
+
+def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
+    stages = {"gateway": ms(max(0.0, course.sent - course.began)), **known.timings}
+    if said.first is not None:
+        stages["first_byte"] = ms(said.first - course.began)
+    tail = said.tail
+    if tail is not None:
+        engine = {
+            "queue": tail.timings.queue_ms,
+            "prefill": tail.timings.prefill_ms,
+            "first_token": tail.timings.first_token_ms,
+            "engine": tail.timings.total_ms,
+        }
+        stages |= {name: value for name, value in engine.items() if value is not None}
+    return replace(
+        known,
+        timings=stages,
+        replica=said.head.replica,
+        replica_why=said.head.routing,
+        revision=said.head.revision,
+        template=said.head.template,
+        usage=usage_of(tail),
+        finish_reason=tail.finish_reason if tail is not None else None,
+    )
+
+
+def _ids(course: Course, kind: str) -> tuple[str, ...]:
+    return tuple(
+        f"{name}#{span}" if span else name for found, name, span in course.used if found == kind
+    )
+
+
+async def _close(cast: Cast, ask: Ask, used: int, known: Receipt | None) -> None:
+    """Settle the quota by what was used, and keep the receipt, if there is one. Never raises."""
+    try:
+        if ask.held is not None:
+            await ask.held.settle(used)
+        if known is not None:
+            await cast.keep(known)
+    except ConsiliumError as error:
+        _log.warning(
+            "receipt_not_kept",
+            receipt=known.id if known is not None else "",
+            code=error.code,
+            detail=error.detail,
+        )
+
+
+def _spawn(work: Awaitable[None]) -> None:
+    """Run work beside the answer; the reference keeps the task alive until it is done."""
+    task = asyncio.ensure_future(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
