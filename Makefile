@@ -104,6 +104,7 @@ bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 
 protos: $(DEV_STAMP) ## Regenerate services/consilium/v1 from protos/
 	@$(BIN)/python -m consilium.kernel.protogen
+	@$(BIN)/python -m consilium.kernel.protogen --root . --package tests/greeter
 
 clean: ## Remove caches of tools
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .cache build dist

@@ -2,6 +2,8 @@
 
 import re
 
+from tests.arch.source import REPOSITORY
+
 from consilium.kernel import protogen
 
 
@@ -14,3 +16,9 @@ def test_protos_lie_under_the_path_of_their_package():
         package = re.search(r"^package ([\w.]+);", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert package is not None
         assert path.parent == protogen.PROTOS.joinpath(*package[1].split("."))
+
+
+def test_the_generated_code_of_the_room_in_the_tests_is_fresh():
+    made = protogen.generate(REPOSITORY, "tests/greeter")
+    stale = protogen.stale(made, REPOSITORY / "tests" / "greeter")
+    assert stale == [], "run 'python -m consilium.kernel.protogen --root . --package tests/greeter'"

@@ -75,6 +75,11 @@ def current() -> Call:
     return call
 
 
+def serving() -> Call | None:
+    """Return the call that this task serves, or None outside of one."""
+    return _current.get()
+
+
 def current_deadline() -> float | None:
     """Return the deadline of the call that this task serves in Unix seconds, or None outside of one."""
     call = _current.get()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -44,9 +44,9 @@ _LONGEST_DETAILS: Final = 2000
 
 
 class Authenticator(Protocol):
-    """Who calls, from the metadata `authorization`."""
+    """Who calls, from the metadata of a call: `authorization` on the public face, the internal token inside."""
 
-    async def __call__(self, authorization: str | None, method: str) -> object:
+    async def __call__(self, metadata: Mapping[str, str], method: str) -> object:
         """Return the principal. Raises ConsiliumError(unauthenticated, forbidden)."""
 
 
@@ -64,7 +64,7 @@ class Settings:
 
     public              a call without a deadline gets the default one; inside the cluster it is refused
     default_deadline_s  also the longest on the public face
-    longest_deadline_s  a longer one is refused inside
+    longest_deadline_s  a longer one is refused inside; a job's long thought may take a day
     settle_s            seconds between NOT_SERVING and refusing new calls, so that endpoints are taken out first; 0 on one machine
     """
 
@@ -76,7 +76,7 @@ class Settings:
     max_message_bytes: int = 8 * 1024 * 1024
     max_calls: int = 1024
     default_deadline_s: float = 600.0
-    longest_deadline_s: float = 3600.0
+    longest_deadline_s: float = 86_400.0
     settle_s: float = 0.0
 
 
@@ -160,6 +160,7 @@ class GrpcServer:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    longest_s = settings.default_deadline_s if settings.public else settings.longest_deadline_s
     return [
         ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes + OVERHANG_BYTES),
@@ -171,7 +172,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
         # A connection is renewed now and then, so that clients find new replicas; running calls finish first.
         ("grpc.max_connection_age_ms", 600_000),
-        ("grpc.max_connection_age_grace_ms", int(settings.longest_deadline_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(longest_s * 1000)),
     ]
 
 
@@ -271,7 +272,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
             await self._admit()
             async with self._limit(context) as deadline:
                 principal = (
-                    await self.authenticate(metadata.get(calls.AUTHORIZATION_KEY), method)
+                    await self.authenticate(metadata, method)
                     if self.authenticate is not None
                     else None
                 )

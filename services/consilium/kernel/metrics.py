@@ -153,6 +153,29 @@ TABLE: Final[tuple[Metric, ...]] = (
         "seconds",
         _DECISION_TIMES,
     ),
+    Metric(
+        "consilium_room_up",
+        "gauge",
+        ("room",),
+        "Processes of a room that serve: not those that are starting or draining.",
+        "processes",
+    ),
+    Metric(
+        "consilium_room_rpc_seconds",
+        "histogram",
+        ("room", "method", "code"),
+        "gRPC calls of a room from begin to end.",
+        "seconds",
+        _TURN_TIMES,
+    ),
+    Metric(
+        "consilium_room_http_seconds",
+        "histogram",
+        ("room", "method", "code"),
+        "Requests to a room's inner HTTP from begin to end.",
+        "seconds",
+        _TURN_TIMES,
+    ),
 )
 
 BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in TABLE}

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63onsilium/v1/tables.proto\x12\x0c\x63onsilium.v1\"A\n\x11WatchTableRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"+\n\x08TableRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nvalue_json\x18\x02 \x01(\t\"}\n\x12WatchTableResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05whole\x18\x03 \x01(\x08\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.consilium.v1.TableRow\x12\x0f\n\x07removed\x18\x05 \x03(\t2a\n\x0cTableService\x12Q\n\nWatchTable\x12\x1f.consilium.v1.WatchTableRequest\x1a .consilium.v1.WatchTableResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63onsilium/v1/tables.proto\x12\x0c\x63onsilium.v1\"A\n\x11WatchTableRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"+\n\x08TableRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nvalue_json\x18\x02 \x01(\t\"\x8b\x01\n\x12WatchTableResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05whole\x18\x03 \x01(\x08\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.consilium.v1.TableRow\x12\x0f\n\x07removed\x18\x05 \x03(\t\x12\x0c\n\x04more\x18\x06 \x01(\x08\x32\x61\n\x0cTableService\x12Q\n\nWatchTable\x12\x1f.consilium.v1.WatchTableRequest\x1a .consilium.v1.WatchTableResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHTABLEREQUEST']._serialized_end=108
   _globals['_TABLEROW']._serialized_start=110
   _globals['_TABLEROW']._serialized_end=153
-  _globals['_WATCHTABLERESPONSE']._serialized_start=155
-  _globals['_WATCHTABLERESPONSE']._serialized_end=280
-  _globals['_TABLESERVICE']._serialized_start=282
-  _globals['_TABLESERVICE']._serialized_end=379
+  _globals['_WATCHTABLERESPONSE']._serialized_start=156
+  _globals['_WATCHTABLERESPONSE']._serialized_end=295
+  _globals['_TABLESERVICE']._serialized_start=297
+  _globals['_TABLESERVICE']._serialized_end=394
 # @@protoc_insertion_point(module_scope)

@@ -85,12 +85,15 @@ class WatchTableResponse(_message.Message):
     WHOLE_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.str
     """Drawn anew each time the room starts counting from the beginning. Another epoch than before comes with the whole table."""
     version: _builtins.int
     """Version of the table after this message; it only grows within an epoch."""
     whole: _builtins.bool
     """Whether `changed` is the whole table: rows that are not in it are gone."""
+    more: _builtins.bool
+    """Whether the next message goes on with this change: a large one comes in several messages and is taken over with the last."""
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableRow]:
         """Rows that are new or different."""
@@ -107,10 +110,11 @@ class WatchTableResponse(_message.Message):
         whole: _builtins.bool = ...,
         changed: _abc.Iterable[Global___TableRow] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "epoch", b"epoch", "removed", b"removed", "version", b"version", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "epoch", b"epoch", "more", b"more", "removed", b"removed", "version", b"version", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

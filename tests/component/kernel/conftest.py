@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +106,8 @@ def _logs():
         yield lines
 
 
-async def key_is_good(authorization: str | None, method: str) -> object:
-    if authorization != "Bearer csl_good_key":
+async def key_is_good(metadata: Mapping[str, str], method: str) -> object:
+    if metadata.get("authorization") != "Bearer csl_good_key":
         raise ConsiliumError("unauthenticated", f"for {method}")
     return "principal-1"
 

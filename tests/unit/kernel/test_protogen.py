@@ -16,6 +16,6 @@ def test_a_folder_that_is_not_there_is_stale(tmp_path):
 
 
 def test_check_says_which_files_differ(monkeypatch, capsys):
-    monkeypatch.setattr(protogen, "generate", lambda: {"odd_pb2.py": ""})
+    monkeypatch.setattr(protogen, "generate", lambda *_: {"odd_pb2.py": ""})
     assert protogen.main(["--check"]) == 1
     assert "odd_pb2.py" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The greeter over HTTP.
+
+GET  /v1/greeter/whoami           who asks
+GET  /v1/greeter/claims           what was taken, and whether it still takes
+GET  /v1/greeter/fail?code=       an error
+PUT  /v1/greeter/files/NAME       a body that goes to the disk, resumable; HEAD says how much has come, GET streams it, DELETE forgets it
+GET  /v1/greeter/stream?pieces=   so many lines, 10 ms apart
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
+
+from consilium.kernel import calls
+from consilium.kernel.catalogue import BY_CODE
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.http_server import Asgi
+from consilium.kernel.uploads import Uploads, offset_of, size_of
+from tests.greeter.claims import Claims
+
+OFFSET = "upload-offset"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Files:
+    """Files in a folder."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        self._max = max_bytes
+        self._uploads = Uploads()
+
+    async def put(self, request: Request) -> Response:
+        file = self._file(request)
+        size = await self._uploads.receive(
+            file, offset_of(request.scope), request.receive, limit=self._max
+        )
+        return JSONResponse({"bytes": size}, 201, {OFFSET: str(size)})
+
+    async def get(self, request: Request) -> Response:
+        file = self._file(request)
+        if request.method == "HEAD":
+            return Response(headers={OFFSET: str(size_of(file))})
+        if not file.exists():
+            raise ConsiliumError("route_unknown", name=request.url.path)
+        return FileResponse(file, media_type="application/octet-stream")
+
+    async def delete(self, request: Request) -> Response:
+        self._file(request).unlink(missing_ok=True)
+        return Response(status_code=204)
+
+    def _file(self, request: Request) -> Path:
+        name = str(request.path_params["name"])
+        if not _NAME.fullmatch(name):
+            raise ConsiliumError("invalid_request", field="name", reason="it is no name of a file")
+        return self._folder / name
+
+
+def application(folder: Path, max_bytes: int, claims: Claims) -> Asgi:
+    """Return the ASGI application."""
+    files = Files(folder, max_bytes)
+
+    async def whoami(request: Request) -> Response:
+        asks = request.scope["principal"]
+        return JSONResponse(
+            {
+                "key_id": asks.key_id,
+                "name": asks.name,
+                "scopes": sorted(asks.scopes),
+                "tenant": asks.tenant,
+                "owner": asks.owner,
+                "request_id": calls.current().request_id,
+            }
+        )
+
+    async def told_claims(_request: Request) -> Response:
+        return JSONResponse({"taken": claims.taken, "draining": claims.draining.is_set()})
+
+    async def fail(request: Request) -> Response:
+        code = request.query_params.get("code", "")
+        if code not in BY_CODE:
+            raise RuntimeError("password=hunter2")
+        raise ConsiliumError(code, "private", reason="a test wants it so", retry_after_s=2.0)
+
+    async def stream(request: Request) -> Response:
+        async def lines() -> AsyncIterator[str]:
+            for number in range(int(request.query_params.get("pieces", "3"))):
+                yield f"{number}\n"
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(lines(), media_type="text/plain")
+
+    return Router(
+        [
+            Route("/v1/greeter/whoami", whoami),
+            Route("/v1/greeter/claims", told_claims),
+            Route("/v1/greeter/fail", fail),
+            Route("/v1/greeter/stream", stream),
+            Route("/v1/greeter/files/{name}", files.put, methods=["PUT"]),
+            Route("/v1/greeter/files/{name}", files.get, methods=["GET", "HEAD"]),
+            Route("/v1/greeter/files/{name}", files.delete, methods=["DELETE"]),
+        ]
+    )
