@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from consilium.kernel.config import Section
+from consilium.kernel.redis_config import RedisSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -71,16 +72,6 @@ class Role(Section):
             msg = "give frame or frame_file, not both"
             raise ValueError(msg)
         return self
-
-
-class RedisSettings(Section):
-    """Where Redis is. Without a URL the cluster starts its own."""
-
-    url: SecretStr | None = Field(
-        None, description="redis://user:password@host:port/db; empty = our own server."
-    )
-    timeout_s: float = Field(1.0, gt=0, description="Longest wait for one command.")
-    prefix: str = Field("csl", pattern=r"^[a-z0-9_-]{1,16}$", description="Beginning of every key.")
 
 
 class Gateway(Section):

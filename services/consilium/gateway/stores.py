@@ -105,9 +105,16 @@ class ResponseStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One backend's stores, and how to close it."""
+    """One backend's stores, and its life.
+
+    close    lets go of it
+    prepare  brings its records up to date; raises ConsiliumError(state_newer) where a newer program wrote them, upstream_down where it cannot be asked
+    watch    looks at it for as long as it is awaited, so that its state is known also while nobody asks for anything
+    """
 
     keys: KeyDesk
     receipts: ReceiptStore
     responses: ResponseStore
     close: Callable[[], Awaitable[None]]
+    prepare: Callable[[], Awaitable[None]]
+    watch: Callable[[], Awaitable[None]]

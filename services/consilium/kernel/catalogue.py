@@ -423,7 +423,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "{path}: {reason}",
         "The state folder is damaged.",
         75,
-        "Run 'consilium down', then delete the file that is named.",
+        "Run 'consilium down'. Then do what the sentence says; if it names no way out, delete the file that it names.",
     ),
     Row(
         "engine_failed",
@@ -445,6 +445,17 @@ ROWS: Final[tuple[Row, ...]] = (
     _room_failed("guard_failed", 82, "The guard's rules cannot be used", "gateway"),
     _room_failed("training_failed", 83, "Training cannot begin", "training"),
     _room_failed("pack_failed", 84, "The pack cannot be written or opened", "supervisor"),
+    Row(
+        "state_newer",
+        "FAILED_PRECONDITION",
+        500,
+        _DOWN,
+        False,
+        "{name} has the version {found}, and this program knows {known}. {way_out}.",
+        "What is stored was written by a newer Consilium.",
+        85,
+        "Do what the sentence says; nothing was changed.",
+    ),
 )
 
 BY_CODE: Final[dict[str, Row]] = {row.code: row for row in ROWS}

@@ -34,7 +34,7 @@ def with_keys(redis_url: str, prefix: str, action: Callable[[KeyStore], Awaitabl
     from pydantic import SecretStr
 
     from consilium.gateway.backends.redis import open_stores
-    from consilium.gateway.config import RedisSettings
+    from consilium.kernel.redis_config import RedisSettings
 
     async def work() -> T:
         stores = open_stores(

@@ -172,14 +172,16 @@ class Documents:
 def open_stores(clock: Clock, *, receipt_ttl_s: float, max_bytes: int = MAX_BYTES) -> Stores:
     """Return stores that live as long as this process."""
 
-    async def close() -> None:
+    async def nothing() -> None:
         return None
 
     return Stores(
         MemoryKeys(clock),
         Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
         Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
-        close,
+        nothing,
+        nothing,
+        nothing,
     )
 
 
