@@ -1,8 +1,6 @@
 """The real server goes away, hangs, comes back empty: the gateway goes on, and takes it back by itself."""
 
 import asyncio
-import os
-import signal
 import time
 
 import pytest
@@ -50,7 +48,7 @@ async def test_killed_and_started_again(stores, authority, own_valkey):
     header, record = await new_key(stores)
     stranger, stranger_record = await new_key(stores)
     assert (await authority.authenticate(header, 5)).source == "redis"
-    own_valkey.stop()
+    own_valkey.kill()
     assert (await authority.authenticate(header, 5)).source == "cache"
     await authority.settle(record.id, 5, 7)
     with pytest.raises(ConsiliumError) as caught:
@@ -74,7 +72,7 @@ async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(
 ):
     header, _ = await new_key(stores)
     await authority.authenticate(header, 5)
-    os.kill(own_valkey.process.pid, signal.SIGSTOP)
+    own_valkey.hold()
     try:
         began = time.monotonic()
         assert (await authority.authenticate(header, 5)).source == "cache"
@@ -85,7 +83,7 @@ async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(
         assert time.monotonic() - began < 15  # one wait for each would be ten times that
         assert first_s < 15
     finally:
-        os.kill(own_valkey.process.pid, signal.SIGCONT)
+        own_valkey.go_on()
     await _back(authority, header)
 
 

@@ -198,11 +198,11 @@ def check_keys(tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
 
 def check_redis(tree: ConsiliumConfig) -> None:
     """Raise ConsiliumError(redis_missing) if the Redis of the configuration does not answer."""
-    if tree.redis.url is None:
+    url = tree.redis.address()
+    if url is None:
         return
     import redis
 
-    url = tree.redis.url.get_secret_value()
     try:
         client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
         client.ping()

@@ -112,11 +112,7 @@ def _launch(
     from consilium.supervisor.parts import derive, own_redis_url
 
     secret = folder.secret.read_text(encoding="ascii")
-    redis_url = (
-        wanted.redis.url.get_secret_value()
-        if wanted.redis.url is not None
-        else own_redis_url(secret, ports["redis"])
-    )
+    redis_url = wanted.redis.address() or own_redis_url(secret, ports["redis"])
     shown = _reached_at(wanted.gateway.host)
     resolved = dump(wanted, masked=False)
     resolved["gateway"] |= {"port": ports["http"], "grpc_port": ports["grpc"]}

@@ -451,7 +451,7 @@ ROWS: Final[tuple[Row, ...]] = (
         500,
         _DOWN,
         False,
-        "{name} has the version {found}, and this program knows {known}. {way_out}.",
+        "{name} have the version {found}, and this program knows {known}. {way_out}.",
         "What is stored was written by a newer Consilium.",
         85,
         "Do what the sentence says; nothing was changed.",

@@ -21,14 +21,14 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
-    ConnectionError as LostConnectionError,
-)
-from redis.exceptions import (
+    AuthenticationError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as LostConnectionError
 
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -47,6 +47,13 @@ LOOK_S: Final = 2.0
 LATE_S: Final = 5.0
 """Seconds after the end of its waiting time in which a blocking read must have answered."""
 
+_WHY: Final = {
+    OutOfMemoryError: " (its memory is full)",
+    NoPermissionError: " (its user may not do that)",
+    AuthenticationError: " (it refuses our user or password)",
+}
+"""What is added to its name where it answers and refuses."""
+
 MIGRATION_S: Final = 600.0
 WANTED_MAJOR: Final = 7
 
@@ -55,14 +62,14 @@ Command = Callable[[Redis], Awaitable[T]]
 
 _STEP: Final = """
 local at = tonumber(redis.call('GET', KEYS[1]) or '0')
-if at ~= tonumber(ARGV[1]) - 1 then return at end
+if at ~= tonumber(ARGV[1]) - 1 then return {at, 0} end
 local prefix = ARGV[2]
 local function change()
-{change}
+--CHANGE--
 end
 change()
 redis.call('SET', KEYS[1], ARGV[1])
-return tonumber(ARGV[1])
+return {tonumber(ARGV[1]), 1}
 """
 
 
@@ -72,7 +79,7 @@ class Step:
 
     version  1, 2, 3 and so on without gaps
     change   Lua; `prefix` is the beginning of every key. It runs in the server in one piece with the writing of the version, so that a kill at any moment
-             leaves the version before, whole, or this one, whole. Empty = the records need no change
+             leaves the version before, whole, or this one, whole. An error of its own is not undone: it looks before it writes. Empty = nothing to change
     """
 
     version: int
@@ -319,10 +326,11 @@ class RedisServer:
                 continue
             began = asyncio.get_running_loop().time()
             async with asyncio.timeout(MIGRATION_S):
-                text = _STEP.format(change=step.change)
-                at = int(await self.waiting.eval(text, 1, name, step.version, self.prefix))
+                text = _STEP.replace("--CHANGE--", step.change)
+                at, is_done = await self.waiting.eval(text, 1, name, step.version, self.prefix)
             took = asyncio.get_running_loop().time() - began
-            logs.get(self.room).info("records_migrated", version=at, took_ms=round(took * 1000))
+            if is_done:  # else another process was quicker
+                logs.get(self.room).info("records_migrated", version=at, took_ms=round(took * 1000))
         if at > newest:
             raise ConsiliumError(
                 "state_newer",
@@ -361,10 +369,11 @@ def _is_crowded(err: Exception) -> bool:
 
 
 def _down(err: Exception) -> ConsiliumError:
+    why = next((words for kind, words in _WHY.items() if isinstance(err, kind)), "")
     return ConsiliumError(
         "upstream_down",
         f"{type(err).__name__}: {err}",
-        name="Redis",
+        name=f"Redis{why}",
         retry_after_s=RETRY_AFTER_S,
     )
 

@@ -34,6 +34,8 @@ class RedisSettings(Section):
         if self.url is None:
             return None
         text = self.url.get_secret_value()
+        if not (self.username or self.password is not None or self.ca_file):
+            return text
         parts = urlsplit(text)
         place, query = parts.netloc, parts.query
         if "@" not in place and (self.username or self.password is not None):

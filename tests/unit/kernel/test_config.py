@@ -15,6 +15,7 @@ from consilium.kernel.config import (
     load_view,
 )
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.redis_config import RedisSettings
 from consilium.kernel.service_config import ServicesView
 
 
@@ -295,3 +296,20 @@ def test_rooms_that_are_not_ours_are_named_by_the_environment(monkeypatch):
     assert added_rooms() is None
     monkeypatch.setenv("CONSILIUM_ROOMS", "a.b:ROOM")
     assert added_rooms() == "a.b:ROOM"
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, None),
+        ({"password": "x"}, None),
+        ({"url": "redis://:p@h:1/0#x"}, "redis://:p@h:1/0#x"),
+        ({"url": "redis://h:1/0", "password": "p/w@"}, "redis://:p%2Fw%40@h:1/0"),
+        ({"url": "redis://h", "username": "jobs", "password": "p"}, "redis://jobs:p@h"),
+        ({"url": "redis://a:b@h", "username": "jobs", "password": "p"}, "redis://a:b@h"),
+        ({"url": "rediss://h/0", "ca_file": "/a b"}, "rediss://h/0?ssl_ca_certs=%2Fa+b"),
+        ({"url": "redis://h/0", "ca_file": "/ca"}, "redis://h/0"),
+    ],
+)
+def test_the_address_of_redis_holds_what_else_was_said(given, address):
+    assert RedisSettings.model_validate(given).address() == address
