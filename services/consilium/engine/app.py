@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,9 +186,7 @@ def plan(
     models: dict[str, ModelFacts] = {}
     for name in names:
         found = resolve(name, models_dir)
-        models[name] = replace(
-            read(found.path, found.name), revision=found.revision, note=found.note
-        )
+        models[name] = read(found.path, found.name, revision=found.revision, note=found.note)
     broken = breaking_edit(
         view.model_dump(), lambda name: Path(models[name].path) if name in models else None
     )

@@ -1,31 +1,38 @@
-"""Which ways of sharing a model over cards and nodes its shapes allow.
+"""Which ways of sharing a model over cards and nodes its shape allows.
 
-Pure rules over shapes and counts; sources: vLLM's parallel layers (heads, KV heads, feed-forward width) and its `nnodes` checks. Does not know the
-configuration tree, and leaves exact memory to the planner: it refuses only what can never fit.
+Asks the planner which cuts there are (planner/sharding.py), and adds what nodes and cores forbid; source: vLLM's `nnodes` checks. Leaves exact memory to the
+planner: it refuses only what can never fit.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from consilium.engine.config import Shape
+from consilium.engine.config import EngineSettings, Shape
 from consilium.engine.machine import Machine
 from consilium.engine.model_facts import ModelFacts
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.sharding import Cut, objection, possible_tp
+from consilium.planner.weights import of_method
 
-_TP_TRIED: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
-
-
-def working_tps(facts: ModelFacts) -> tuple[int, ...]:
-    """Return the tensor parallel sizes that the model's shapes allow, up to 16."""
-    return tuple(tp for tp in _TP_TRIED if tp_fits(facts, tp))
+_MOST_TP: Final = 16
+EXPERT_PARALLEL: Final = "enable_expert_parallel"
 
 
-def tp_fits(facts: ModelFacts, tp: int) -> bool:
-    """Whether heads, KV heads and feed-forward width can be shared by `tp` ranks. KV heads are copied where there are fewer than ranks."""
-    kv = facts.kv_heads
-    shares_kv = kv % tp == 0 or tp % kv == 0
-    return facts.heads % tp == 0 and shares_kv and facts.intermediate % tp == 0
+def working_tps(facts: ModelFacts, settings: EngineSettings) -> tuple[int, ...]:
+    """Return the tensor parallel sizes that the model's shape allows, up to 16."""
+    whole = bool(settings.extra_args.get(EXPERT_PARALLEL)) and facts.shape.is_moe
+    weights = _weights(facts, settings)
+    return tuple(possible_tp(facts.shape, _MOST_TP, weights, expert_parallel=whole))
+
+
+def _weights(facts: ModelFacts, settings: EngineSettings) -> str:
+    """Return the format that the weights have in the engine; a method that the planner does not know changes nothing."""
+    try:
+        named = settings.quantization
+        return of_method(named, facts.weights) if named else facts.weights
+    except ConsiliumError:
+        return facts.weights
 
 
 def working_nodes(shape: Shape, *, on_cores: bool) -> tuple[int, ...]:
@@ -40,25 +47,38 @@ def working_nodes(shape: Shape, *, on_cores: bool) -> tuple[int, ...]:
     )
 
 
-def check_shape(shape: Shape, facts: ModelFacts, *, key: str, on_cores: bool) -> None:
+def check_shape(
+    shape: Shape,
+    facts: ModelFacts,
+    settings: EngineSettings,
+    *,
+    key: str,
+    settings_key: str,
+    on_cores: bool,
+) -> None:
     """Raise ConsiliumError(config_invalid), naming the values that work, if the model cannot be shared like that.
 
-    key       where the shape stands in the configuration: "topology" or "executors.<name>"
-    on_cores  whether its ranks compute on cores
+    key, settings_key  where shape and settings stand in the configuration: "topology" and "engine", or "executors.<name>" and "executors.<name>.engine"
+    on_cores           whether its ranks compute on cores
     """
     tensor, pipeline, nodes = shape.tensor_parallel, shape.pipeline_parallel, shape.nodes
-    if not tp_fits(facts, tensor):
-        works = ", ".join(map(str, working_tps(facts)))
-        has = f"{facts.name} has {facts.heads} heads, {facts.kv_heads} KV heads and width {facts.intermediate}"
+    whole = bool(settings.extra_args.get(EXPERT_PARALLEL))
+    if whole and not facts.shape.is_moe:
         raise invalid(
-            f"{key}.tensor_parallel",
-            f"{has}, which {tensor} ranks cannot share. Values that work: {works}",
+            f"{settings_key}.extra_args.{EXPERT_PARALLEL}",
+            f"expert parallel needs a mixture of experts, and {facts.name} is none. Leave the key out",
         )
-    if pipeline > facts.layers:
+    if pipeline > facts.shape.layers:
         raise invalid(
             f"{key}.pipeline_parallel",
-            f"{facts.name} has {facts.layers} layers, so at most {facts.layers} stages",
+            f"{facts.name} has {facts.shape.layers} layers, so at most {facts.shape.layers} stages",
         )
+    reason = objection(
+        facts.shape, Cut(tensor, pipeline, expert_parallel=whole), _weights(facts, settings)
+    )
+    if reason is not None:
+        works = ", ".join(map(str, working_tps(facts, settings)))
+        raise invalid(f"{key}.tensor_parallel", f"{reason}. Values that work: {works}")
     if nodes not in (can := working_nodes(shape, on_cores=on_cores)):
         ranks = tensor * pipeline
         shares = (
@@ -70,15 +90,16 @@ def check_shape(shape: Shape, facts: ModelFacts, *, key: str, on_cores: bool) ->
 
 
 def check_weights_on_cards(
-    facts: ModelFacts, *, ranks: int, utilisation: float, machine: Machine, executor: str
+    facts: ModelFacts, settings: EngineSettings, *, ranks: int, machine: Machine, executor: str
 ) -> None:
     """Raise ConsiliumError(does_not_fit), naming the knob, if the weights alone are larger than the largest card. Unknown sizes pass."""
     largest = max((gpu.memory_bytes for node in machine.nodes for gpu in node.gpus), default=0)
+    utilisation = settings.gpu_memory_utilization
     room = largest * utilisation
     share = facts.weight_bytes / ranks
     if not room or share <= room:
         return
-    works = [tp for tp in working_tps(facts) if facts.weight_bytes / tp <= room]
+    works = [tp for tp in working_tps(facts, settings) if facts.weight_bytes / tp <= room]
     knob = (
         f"Set tensor_parallel to {works[0]} or more"
         if works

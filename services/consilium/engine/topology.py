@@ -128,11 +128,17 @@ def plan(
     """
     seats = _seats(view, machine, models)
     for seat in seats:
-        sharding.check_shape(seat.shape, seat.facts, key=seat.key, on_cores=seat.device == "cpu")
+        sharding.check_shape(
+            seat.shape,
+            seat.facts,
+            seat.settings,
+            key=seat.key,
+            settings_key=seat.settings_key,
+            on_cores=seat.device == "cpu",
+        )
         if seat.device == "gpu":
-            use = seat.settings.gpu_memory_utilization
             sharding.check_weights_on_cards(
-                seat.facts, ranks=seat.ranks, utilisation=use, machine=machine, executor=seat.name
+                seat.facts, seat.settings, ranks=seat.ranks, machine=machine, executor=seat.name
             )
         else:
             sharding.check_weights_in_memory(

@@ -10,7 +10,7 @@ from typing import Final
 
 from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape
-from consilium.planner.sharding import Cut, kv_heads_on_card, padded_vocab
+from consilium.planner.sharding import Cut, experts_on_card, kv_heads_on_card, padded_vocab
 
 RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 GROUPS: Final = ("attention", "mlp", "experts", "head")
@@ -139,7 +139,7 @@ def _mlp(shape: Shape, rank: int, tp: int, sh: int, width: int) -> float:
 
 
 def _experts(shape: Shape, lora: Slots, cut: Cut, sh: int) -> float:
-    local = shape.experts / cut.expert_ranks
+    local = experts_on_card(shape, cut)
     tp = 1 if cut.expert_parallel else cut.tp
     rank = rank_step(lora.rank)
     outer = 2 * rank / sh * shape.hidden + rank * shape.hidden / sh

@@ -1,6 +1,6 @@
 """Finds a model's shape: by name, by config.json, or in a local folder.
 
-Knows the table data/models.json and files of a checkpoint folder. Does not download anything.
+Knows the table data/models.json. Does not download anything.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from consilium.planner import checkpoint
 from consilium.planner.figures import table
 from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape, from_config
 
-MAX_CONFIG_BYTES: Final = 4 << 20
 _QUANT_SUFFIX: Final = re.compile(
     r"[-_](fp8|awq|gptq|int4|int8|nvfp4|fp4|mxfp4|gguf|w4a16|bf16|gptq[-_]int4|gptq[-_]int8|fp8[-_]dynamic)$",
     re.IGNORECASE,
@@ -146,17 +146,10 @@ def from_folder(folder: Path) -> Model:
     if not config_file.is_file():
         raise wrong("model", f"{folder} holds no config.json; give the folder of one checkpoint")
     model = from_file(config_file)
-    sizes = sum(
-        file.stat().st_size
-        for pattern in ("*.safetensors", "*.bin", "*.gguf")
-        for file in folder.glob(pattern)
-    )
-    return Model(
-        replace(model.shape, name=folder.resolve().name),
-        model.config,
-        model.source,
-        model.weights,
-        sizes,
+    return replace(
+        model,
+        shape=replace(model.shape, name=folder.resolve().name),
+        file_bytes=checkpoint.weight_bytes(folder),
     )
 
 
@@ -172,25 +165,15 @@ def from_file(path: Path) -> Model:
 
 
 def read_json(
-    path: Path, limit: int = MAX_CONFIG_BYTES, name: str = "config.json"
+    path: Path, limit: int = checkpoint.MAX_CONFIG_BYTES, name: str = "config.json"
 ) -> dict[str, Any]:
     """Return a JSON object from a file of at most `limit` bytes, or say in one sentence why not; `name` is the file that would do."""
     try:
-        if path.stat().st_size > limit:
-            raise wrong(
-                "file",
-                f"{path.name} has {path.stat().st_size >> 20} MiB; a {name} has at most {limit >> 20} MiB",
-            )
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise wrong(
-            "file", f"{path} cannot be read ({err.strerror}); give a readable {name}"
-        ) from err
-    except (UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise wrong("file", f"{path.name} is not JSON; give the {name} of a model") from err
-    if not isinstance(loaded, dict):
-        raise wrong("file", f"{path.name} holds no JSON object; give the {name} of a model")
-    return loaded
+        return checkpoint.read_json(path, limit)
+    except checkpoint.UnreadableError as err:
+        raise wrong("file", f"{path.name} {err}; give the {name} of a model") from err
+    except FileNotFoundError as err:
+        raise wrong("file", f"there is no file {path}; give the {name} of a model") from err
 
 
 def format_of(config: Mapping[str, Any]) -> str:

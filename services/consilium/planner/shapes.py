@@ -50,6 +50,7 @@ _GATED: Final = frozenset(
         "ministral",
     }
 )
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 _QK_NORM: Final = ("qwen3", "olmo2")
 _QKV_BIAS: Final = ("qwen2",)
 _NOT_KNOWN: Final = {
@@ -258,7 +259,7 @@ def from_config(config: Config, name: str = "") -> Shape:
     linear, windowed = _layer_kinds(text, layers)
     if linear:
         _check_linear(text, layers - linear - windowed)
-    experts = _first(text, ("num_experts", "num_local_experts", "n_routed_experts"))
+    experts = _first(text, _EXPERTS)
     expert_width = _first(text, ("moe_intermediate_size",)) or (
         _first(text, ("intermediate_size",)) if experts else 0
     )
@@ -323,6 +324,34 @@ def from_config(config: Config, name: str = "") -> Shape:
         yarn_from=_first(rope, ("original_max_position_embeddings",))
         if str(rope.get("rope_type") or rope.get("type")) == "yarn"
         else 0,
+    )
+
+
+def outline(config: Config, name: str) -> Shape:
+    """Return what any decoder's file says: layers, heads and widths, which decide into how many parts it can be cut. Not enough to count bytes.
+
+    For models of a kind that `from_config` does not know. Raises invalid_request where even that is missing.
+    """
+    text: Config = {**config, **_object(config.get("text_config"))}
+    layers, hidden, heads = (
+        _number(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
+    experts = _first(text, _EXPERTS)
+    width = _first(text, ("intermediate_size",))
+    return Shape(
+        name=name,
+        family=str(text.get("model_type") or ""),
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=_first(text, ("num_key_value_heads",)) or heads,
+        head_dim=_first(text, ("head_dim",)) or max(1, hidden // heads),
+        vocab=_first(text, ("vocab_size",)),
+        tied=bool(text.get("tie_word_embeddings", False)),
+        max_positions=_first(text, ("max_position_embeddings",)),
+        mlp_width=0 if experts else width,
+        experts=experts,
+        expert_width=(_first(text, ("moe_intermediate_size",)) or width) if experts else 0,
     )
 
 

@@ -79,10 +79,19 @@ def kv_heads_on_card(shape: Shape, tp: int) -> int:
     return max(1, shape.kv_heads // tp)
 
 
-def objection(shape: Shape, cut: Cut, weights: str = "bf16") -> str | None:
-    """Return why this cut cannot be, as one sentence, or None.
+def experts_on_card(shape: Shape, cut: Cut) -> int:
+    """Experts of a layer on the fullest card. With expert parallel vLLM spreads them as evenly as it can: the first cards take one more.
 
-    Source: vLLM source: heads, KV heads, MLP width, quantisation groups, experts.
+    Source: vLLM 0.32, fused_moe/expert_map_manager.py, determine_expert_map.
+    """
+    return -(-shape.experts // cut.expert_ranks)
+
+
+def objection(shape: Shape, cut: Cut, weights: str = "bf16") -> str | None:
+    """Return why this cut cannot be, as one sentence, or None. The planner and the engine's plan both ask here.
+
+    Source: vLLM 0.32: model_executor/layers/linear.py and each model's attention (heads, KV heads, MLP width), the models' sparse blocks (tp over experts),
+    fused_moe/config.py (expert width; with expert parallel experts stay whole), config/model.py (expert parallel needs experts).
     """
     tp, pp = cut.tp, cut.pp
     if tp < 1 or pp < 1 or cut.dp < 1:
@@ -93,19 +102,19 @@ def objection(shape: Shape, cut: Cut, weights: str = "bf16") -> str | None:
         return f"tensor parallel {tp} does not divide the {shape.heads} attention heads"
     if shape.is_hybrid and (shape.linear_value_heads % tp or shape.linear_key_heads % tp):
         return f"tensor parallel {tp} does not divide the {shape.linear_key_heads} and {shape.linear_value_heads} heads of the linear layers"
-    if shape.mlp_width and shape.mlp_width % tp:
-        return f"tensor parallel {tp} does not divide the MLP width {shape.mlp_width}"
+    if shape.kv_heads % tp and tp % shape.kv_heads:
+        return f"tensor parallel {tp} does not fit the {shape.kv_heads} KV heads"
     return _objection_to_widths(shape, cut, weights)
 
 
 def _objection_to_widths(shape: Shape, cut: Cut, weights: str) -> str | None:
     tp = cut.tp
-    if shape.kv_heads % tp and tp % shape.kv_heads:
-        return f"tensor parallel {tp} does not fit the {shape.kv_heads} KV heads"
-    if shape.is_moe or cut.expert_parallel:
-        reason = _objection_to_experts(shape, cut)
-        if reason:
-            return reason
+    if shape.mlp_width % tp:
+        return f"tensor parallel {tp} does not divide the MLP width {shape.mlp_width}"
+    if shape.shared_width % tp:
+        return f"tensor parallel {tp} does not divide the width {shape.shared_width} of the shared expert"
+    if (shape.is_moe or cut.expert_parallel) and (reason := _objection_to_experts(shape, cut)):
+        return reason
     group = table("formats")["formats"].get(weights, {}).get("group", 0)
     width = shape.mlp_width or (0 if cut.expert_parallel else shape.expert_width)
     if group and tp > 1 and width and (width // tp) % group and weights in {"int4", "int8"}:
@@ -116,19 +125,18 @@ def _objection_to_widths(shape: Shape, cut: Cut, weights: str) -> str | None:
 def _objection_to_experts(shape: Shape, cut: Cut) -> str | None:
     if not shape.is_moe:
         return "expert parallel needs a mixture of experts"
-    if cut.expert_parallel:
-        return (
-            f"{cut.expert_ranks} ranks do not divide the {shape.experts} experts"
-            if shape.experts % cut.expert_ranks
-            else None
-        )
     if cut.tp > shape.experts:
         return f"tensor parallel {cut.tp} is more than the {shape.experts} experts"
-    return (
-        f"tensor parallel {cut.tp} does not divide the expert width {shape.expert_width}"
-        if shape.expert_width % cut.tp
-        else None
-    )
+    if cut.expert_parallel:
+        more = cut.expert_ranks > shape.experts
+        return (
+            f"{cut.expert_ranks} ranks are more than the {shape.experts} experts" if more else None
+        )
+    ranks = cut.tp * cut.dp
+    if shape.expert_width % ranks:
+        parallel = f"tensor parallel {cut.tp}" + (f" x data parallel {cut.dp}" * (cut.dp > 1))
+        return f"{parallel} does not divide the expert width {shape.expert_width}"
+    return None
 
 
 def fp8_blocks_broken(shape: Shape, cut: Cut) -> bool:
@@ -154,7 +162,8 @@ def check(shape: Shape, cut: Cut, weights: str = "bf16") -> None:
     reason = objection(shape, cut, weights)
     if reason is None:
         return
-    sizes = possible_tp(shape, max(8, min(cut.tp, 64)), weights, expert_parallel=False)
+    whole = cut.expert_parallel and shape.is_moe
+    sizes = possible_tp(shape, max(8, min(cut.tp, 64)), weights, expert_parallel=whole)
     best = min(sizes, key=lambda tp: (abs(tp - cut.tp), tp))
     raise wrong(
         "tensor_parallel" if cut.tp not in sizes else "parallel",

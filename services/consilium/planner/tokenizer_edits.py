@@ -69,11 +69,6 @@ def vocabulary(data: Mapping[str, Any]) -> Vocabulary:
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a tokenizer.json file or of the folder that holds it."""
     file = path / "tokenizer.json" if path.is_dir() else path
-    if file.is_file() and file.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise wrong(
-            "tokenizer",
-            f"{file.name} has {file.stat().st_size >> 20} MiB; a tokenizer.json has at most {MAX_TOKENIZER_BYTES >> 20}",
-        )
     return vocabulary(read_json(file, MAX_TOKENIZER_BYTES, "tokenizer.json"))
 
 

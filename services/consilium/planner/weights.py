@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from consilium.planner.figures import constant, table
 from consilium.planner.refusal import nearest, wrong
 from consilium.planner.shapes import Shape
-from consilium.planner.sharding import Cut, Stage, kv_heads_on_card
+from consilium.planner.sharding import Cut, Stage, experts_on_card, kv_heads_on_card
 
 _ALIASES = {
     "fp16": "bf16",
@@ -180,11 +180,8 @@ def card_bytes(shape: Shape, weights: str, cut: Cut, stage: Stage) -> int:
         * shape.kv_width
         * max(0.0, repeated_kv)
     )
-    experts = (
-        shape.moe_layers
-        * shape.expert_matrices()
-        / (cut.expert_ranks if cut.expert_parallel else cut.tp)
-    )
+    one_expert = 3 * shape.hidden * shape.expert_width / (1 if cut.expert_parallel else cut.tp)
+    experts = shape.moe_layers * experts_on_card(shape, cut) * one_expert
     split = (
         attention * per.attention
         + dense_matrices(shape) * per.mlp

@@ -52,14 +52,14 @@ def lora(folder):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "there is no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (lambda folder: (folder / "config.json").write_text("{}"), "names no architecture"),
         (lora, "LoRA adapter"),
         (lambda folder: cut(folder / "model.safetensors"), "truncated"),
         (lambda folder: cut(folder / "model.safetensors", 2_888_000), "damaged"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no .safetensors file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no .safetensors files"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf"),
             "GGUF files only",
@@ -85,8 +85,16 @@ def test_each_fault_is_one_sentence(folder, damage, says):
     assert says in fault(folder)
 
 
+def test_the_folder_is_named_once(folder):
+    (folder / "config.json").unlink()
+    assert fault(folder).endswith(f"(in {folder})")
+    with pytest.raises(ConsiliumError) as caught:
+        check_folder(folder, str(folder))
+    assert caught.value.public().count(str(folder)) == 1
+
+
 def test_no_folder(tmp_path):
-    assert "there is no folder" in fault(tmp_path / "nowhere")
+    assert "there is no such folder" in fault(tmp_path / "nowhere")
 
 
 def test_an_unreadable_weight_file(folder):

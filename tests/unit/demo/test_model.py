@@ -27,7 +27,7 @@ def test_a_local_folder_is_checked_and_named_after_itself(tmp_path, monkeypatch)
     assert resolve("My-Qwen", tmp_path / "models").path == made
     assert resolve("./My-Qwen", tmp_path / "models").path == made
     (made / "config.json").unlink()
-    with pytest.raises(ConsiliumError, match="has no config"):
+    with pytest.raises(ConsiliumError, match="there is no config"):
         resolve(str(made), tmp_path)
 
 
@@ -47,8 +47,8 @@ def test_without_the_wheel_the_demo_is_the_tiny_model_and_says_so(tmp_path, monk
         ("qwen", "a hub name has the form org/name"),
         ("", "a hub name has the form org/name"),
         ("a/b/c", "no such folder"),
-        ("/nowhere/model", "there is no folder /nowhere/model"),
-        ("~nobody-here/x", "there is no folder"),
+        ("/nowhere/model", "/nowhere/model: there is no such folder"),
+        ("~nobody-here/x", "there is no such folder"),
     ],
 )
 def test_unknown_names_say_what_would_work(tmp_path, name, says):

@@ -3,33 +3,24 @@
 from pathlib import Path
 
 import pytest
+from tests.unit.engine.made_up_models import facts
 
 from consilium.engine import launch_args
 from consilium.engine.config import EngineOverride, EngineSettings
-from consilium.engine.model_facts import ModelFacts
 from consilium.kernel.errors import ConsiliumError
 
 GOLDEN = Path(__file__).parent / "engine_args_0.32.0.txt"
 FIELDS = frozenset(GOLDEN.read_text().split())
-QWEN = ModelFacts(
-    name="qwen",
-    path="/models/qwen",
-    model_type="qwen3",
-    heads=32,
-    kv_heads=8,
-    intermediate=12288,
-    thinks=True,
-    tool_style="hermes",
-)
+QWEN = facts("qwen", heads=32, kv_heads=8, width=12288, thinks=True, tool_style="hermes")
 
 
 def build(
-    settings=None, facts=QWEN, *, device="gpu", tensor=1, pipeline=1, nodes=1, version="0.32.0"
+    settings=None, model=QWEN, *, device="gpu", tensor=1, pipeline=1, nodes=1, version="0.32.0"
 ):
     settings = settings or EngineSettings()
     return launch_args.build(
         settings=settings,
-        facts=facts,
+        facts=model,
         device=device,
         tensor=tensor,
         pipeline=pipeline,
@@ -152,35 +143,31 @@ def test_a_step_holds_at_least_one_token_per_request():
 
 
 @pytest.mark.parametrize(
-    ("facts", "settings", "expected"),
+    ("model", "settings", "expected"),
     [
         (QWEN, EngineSettings(), ("qwen3", "hermes")),
         (
-            ModelFacts(
-                name="Qwen3-Coder", path="", model_type="qwen3_moe", tool_style="qwen3_coder"
-            ),
+            facts("Qwen3-Coder", "qwen3_moe", tool_style="qwen3_coder"),
             EngineSettings(),
             (None, "qwen3_coder"),
         ),
         (
-            ModelFacts(name="Qwen2.5", path="", model_type="qwen2", tool_style="hermes"),
+            facts("Qwen2.5", "qwen2", tool_style="hermes"),
             EngineSettings(),
             (None, "hermes"),
         ),
         (
-            ModelFacts(name="R1", path="", model_type="llama", thinks=True),
+            facts("R1", "llama", thinks=True),
             EngineSettings(),
             (None, None),
         ),
         (
-            ModelFacts(
-                name="Qwen3-8B-Base", path="", model_type="qwen3", thinks=True, tool_style="hermes"
-            ),
+            facts("Qwen3-8B-Base", thinks=True, tool_style="hermes"),
             EngineSettings(),
             (None, None),
         ),
         (
-            ModelFacts(name="b", path="", has_template=False),
+            facts("b", has_template=False),
             EngineSettings(reasoning_parser="x"),
             ("x", None),
         ),
@@ -192,8 +179,8 @@ def test_a_step_holds_at_least_one_token_per_request():
         ),
     ],
 )
-def test_parsers_follow_the_template_and_the_owner(facts, settings, expected):
-    found = launch_args.parsers(settings, facts)
+def test_parsers_follow_the_template_and_the_owner(model, settings, expected):
+    found = launch_args.parsers(settings, model)
     assert (found.reasoning, found.tools) == expected
 
 

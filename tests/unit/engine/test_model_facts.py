@@ -33,18 +33,15 @@ def folder(root, config=QWEN3_MOE, template=None, weights=1000):
 
 def test_a_mixture_of_experts(tmp_path):
     facts = model_facts.read(folder(tmp_path, template="{% tools %}<tool_call> {}"), "qwen")
-    assert (facts.layers, facts.heads, facts.kv_heads, facts.experts, facts.intermediate) == (
+    shape = facts.shape
+    assert (shape.layers, shape.heads, shape.kv_heads, shape.experts, shape.expert_width) == (
         48,
         32,
         4,
         128,
         768,
     )
-    assert (facts.context, facts.weight_bytes, facts.architecture) == (
-        262144,
-        1000,
-        "Qwen3MoeForCausalLM",
-    )
+    assert (facts.weights, facts.weight_bytes) == ("bf16", 1000)
     assert facts.tool_style == "hermes"
     assert not facts.thinks
     assert not facts.is_base
@@ -64,7 +61,7 @@ def test_a_vision_model_keeps_its_shapes_in_text_config(tmp_path):
         "vl",
     )
     assert facts.vision
-    assert facts.heads == 32
+    assert facts.shape.heads == 32
     assert facts.model_type == "qwen3_moe"
 
 
@@ -105,12 +102,18 @@ def test_base_models(tmp_path):
     assert not model_facts.read(folder(tmp_path / "c", template="t"), "Qwen/Database-8B").is_base
 
 
-def test_revision_is_the_commit_or_a_hash(tmp_path):
-    commit = "ab" * 20
-    assert model_facts.read(folder(tmp_path / "snapshots" / commit), "m").revision == commit[:12]
-    first = model_facts.read(folder(tmp_path / "x"), "m").revision
-    assert first == model_facts.read(folder(tmp_path / "y"), "other").revision
-    assert first != model_facts.read(folder(tmp_path / "z", weights=1001), "m").revision
+def test_a_kind_that_the_planner_does_not_know_has_an_outline(tmp_path):
+    config = {
+        "model_type": "deepseek_v3",
+        "num_hidden_layers": 61,
+        "hidden_size": 7168,
+        "num_attention_heads": 128,
+        "kv_lora_rank": 512,
+        "n_routed_experts": 256,
+        "moe_intermediate_size": 2048,
+    }
+    shape = model_facts.read(folder(tmp_path, config), "m").shape
+    assert (shape.heads, shape.kv_heads, shape.experts, shape.expert_width) == (128, 128, 256, 2048)
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no weights", "not json", "no heads", "a list"])
