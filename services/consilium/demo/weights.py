@@ -35,11 +35,6 @@ def to_bf16(values: npt.NDArray[np.float32]) -> Bf16:
     return rounded.astype(np.uint16)
 
 
-def from_bf16(bits: Bf16) -> npt.NDArray[np.float32]:
-    """Return bfloat16 bit patterns as float32 values, exactly."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def write_bf16(
     path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, Bf16]]
 ) -> None:

@@ -191,8 +191,3 @@ def _check_numbers(ask: Ask) -> None:
             "version",
             f"{ask.version[:20]!r} is no vLLM version; give one such as {DEFAULT_VERSION}",
         )
-
-
-def ram_in_words(amount: int) -> str:
-    """Return bytes of host memory as '64 GiB'."""
-    return f"{amount / GIB:.0f} GiB"

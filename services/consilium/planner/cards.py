@@ -83,11 +83,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9.+]", "", words)
 
 
-def gpu_names() -> list[str]:
-    """Return the own names of all known cards."""
-    return [entry["name"] for entry in table("gpus")["gpus"]]
-
-
 def card(name: str) -> Card:
     """Return the card called `name`, as people or nvidia-smi write it; '24GB' means an unnamed card of that nominal size."""
     if not name.strip():

@@ -184,15 +184,6 @@ def refusal_of_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]
     return None
 
 
-def warnings_of_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
-    """Return one sentence per harmful, silently wrong or unknown edit among hf_overrides."""
-    return [
-        f"{edit.key} {_short(edit.old)} -> {_short(edit.new)}: {edit.sentence}"
-        for edit in judge(config, merged(config, overrides))
-        if edit.effect in {"harmful", "silently_wrong", "unknown"}
-    ]
-
-
 def _short(value: object) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -28,12 +28,6 @@ def constant(name: str) -> float:
     return float(table("constants")["constants"][name]["value"])
 
 
-def constant_source(name: str) -> str:
-    """Return where a constant comes from, in one line."""
-    entry = table("constants")["constants"][name]
-    return f"{entry['origin']}: {entry['source']}"
-
-
 def gib(amount: float) -> float:
     """Return bytes as GiB."""
     return amount / GIB

@@ -243,12 +243,12 @@ points: `python -m tests.bench.planner_rules`.
 
 | file | question |
 |---|---|
-| `shapes.py`, `vision.py`, `models.py` | what does config.json say; which models are known |
+| `checkpoint.py`, `shapes.py`, `vision.py`, `models.py` | the files of a model's folder; what does config.json say; which models are known |
 | `weights.py`, `kv.py`, `lora.py`, `overhead.py` | bytes of each part |
 | `sharding.py` | which cuts over cards are possible |
 | `ask.py`, `bill.py`, `verdict.py` | a question, where every GiB goes, the answer |
 | `search.py`, `topologies.py` | the nearest change that fits; what given cards can run |
-| `gate.py`, `gate_file.py`, `fit.py` | the check before an engine or a cluster starts; the face for other rooms |
+| `gate.py`, `gate_file.py` | the check before an engine or a cluster starts |
 | `edits.py`, `explain.py`, `tokenizer_edits.py`, `base_change.py` | what an edit, or another model, does |
 | `speed.py`, `money.py`, `training.py`, `library.py`, `rope.py` | forecasts |
 | `calibrate.py`, `accuracy.py` | measured against told |

@@ -1,6 +1,6 @@
 """Searches the nearest change that makes a question fit: one knob first, then two, then the ladder.
 
-Order of knobs: KV in fp8, fewer slots, attention-only LoRA, smaller batch, 4-bit weights, shorter context, more cards. Does not know the machine.
+A knob is one thing to turn: the KV in fp8, fewer slots, a shorter context. Does not know the machine.
 """
 
 from __future__ import annotations
@@ -35,9 +35,28 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    """One knob turned: what to do in words, the key and its new value, the question that results, and how far that is from the one before."""
+
     words: str
-    knob: tuple[str, str]
+    key: tuple[str, str]
     ask: Ask
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Knob:
+    """One thing that can be turned.
+
+    applies   whether turning it means anything for a question
+    furthest  the question with it turned as far as it goes: when that does not fit, no turn of it does
+    turn      the smallest turn that fits, or the one that leaves the least for other knobs to do; None where there is none
+    cost      the least that a turn of it costs
+    """
+
+    name: str
+    applies: Callable[[Ask], bool]
+    furthest: Callable[[Ask], Ask]
+    turn: Callable[[Ask], _Step | None]
     cost: float
 
 
@@ -53,48 +72,34 @@ def changes(question: Ask, limit: int = 4) -> Iterator[Change]:
     steps: fp8 KV is cheap, dropping half of the context or doubling the cards is dear.
     """
     ask = checked(question)
-    working: list[tuple[float, frozenset[int], Change]] = []
+    knobs = [knob for knob in _KNOBS if knob.applies(ask)]
+    working: list[tuple[float, frozenset[str], Change]] = []
     for size in range(1, MOST_KNOBS + 1):
-        for chosen in combinations(range(len(_KINDS)), size):
+        for chosen in combinations(knobs, size):
+            names = frozenset(knob.name for knob in chosen)
             dear = (
                 len(working) >= limit
-                and sum(_LEAST_COST[index] for index in chosen)
+                and sum(knob.cost for knob in chosen)
                 > sorted(cost for cost, _, _ in working)[limit - 1]
             )
-            if not dear and not any(done <= set(chosen) for _, done, _ in working):
+            if not dear and not any(done <= names for _, done, _ in working):
                 found = _apply(ask, chosen)
                 if found is not None:
-                    working.append((found[0], frozenset(chosen), found[1]))
+                    working.append((found[0], names, found[1]))
     for _, _, change in sorted(working, key=lambda entry: entry[0])[:limit]:
         yield change
 
 
-def _hopeless(ask: Ask, chosen: tuple[int, ...]) -> bool:
-    """Whether even the strongest turn of every chosen knob does not fit: one bill instead of a search."""
-    for index in chosen:
-        kind = _KINDS[index]
-        if kind is _kv_dtype:
-            ask = ask.with_(kv_dtype="fp8")
-        elif kind is _fewer_slots:
-            ask = _with_slots(ask, min(1, ask.lora.slots))
-        elif kind is _attention_only:
-            ask = ask.with_(lora=replace(ask.lora, targets=("attention",)))
-        elif kind is _smaller_batch:
-            ask = ask.with_(sequences=1, batched_tokens=min(1024, ask.batch.tokens))
-        elif kind is _fewer_requests:
-            ask = ask.with_(requests=1)
-        elif kind is _smaller_weights:
-            ask = _in_format(ask, _least(ask))
-        elif kind is _more_cards:
-            ask = _most_cards(ask)
-        else:
-            ask = ask.with_(context=min(SHORTEST, ask.context))
+def _hopeless(ask: Ask, chosen: tuple[_Knob, ...]) -> bool:
+    """Whether the question does not fit even with every chosen knob turned as far as it goes: one bill instead of a search."""
+    for knob in chosen:
+        ask = knob.furthest(ask)
     return not _fits(ask)
 
 
 def _most_cards(ask: Ask) -> Ask:
     sizes = [tp for tp in possible_tp(ask.shape, MOST_CARDS) if not tp & (tp - 1)]
-    if ask.on_cpu or not sizes:
+    if not sizes:
         return ask
     largest = max(ask.cards, key=lambda card: card.total_gib)
     return ask.with_(cut=Cut(max(sizes), ask.cut.pp), cards=(largest,) * (max(sizes) * ask.cut.pp))
@@ -104,13 +109,13 @@ def _least(ask: Ask) -> str:
     return min((ask.weights, "int4"), key=lambda name: weights.checkpoint_bytes(ask.shape, name))
 
 
-def _apply(ask: Ask, chosen: tuple[int, ...]) -> tuple[float, Change] | None:
+def _apply(ask: Ask, chosen: tuple[_Knob, ...]) -> tuple[float, Change] | None:
     if _hopeless(ask, chosen):
         return None
     steps: list[_Step] = []
     try:
-        for index in chosen:
-            step = _KINDS[index](ask)
+        for knob in chosen:
+            step = knob.turn(ask)
             if step is None:
                 return None
             steps.append(step)
@@ -121,23 +126,25 @@ def _apply(ask: Ask, chosen: tuple[int, ...]) -> tuple[float, Change] | None:
     except ConsiliumError:  # a knob turned into a question that has no answer, such as a cut that the format does not allow
         return None
     return sum(step.cost for step in steps), Change(
-        " and ".join(step.words for step in steps), tuple(step.knob for step in steps), answer
+        " and ".join(step.words for step in steps), tuple(step.key for step in steps), answer
     )
 
 
-def _kv_dtype(ask: Ask) -> _Step | None:
-    old = [card for card in ask.cards if 0 < card.compute_capability < 8.0]
-    if ask.on_cpu or kv.element_bytes(kv.dtype_named(ask.kv_dtype)) < 2 or old:
-        return None
-    return _Step(
-        "keep the KV cache in fp8", ("kv_cache_dtype", "fp8"), ask.with_(kv_dtype="fp8"), 1.0
-    )
+def _takes_fp8_kv(ask: Ask) -> bool:
+    old = any(0 < card.compute_capability < 8.0 for card in ask.cards)
+    return not (ask.on_cpu or old or kv.element_bytes(kv.dtype_named(ask.kv_dtype)) < 2)
 
 
-def _fewer_slots(ask: Ask) -> _Step | None:
+def _fp8_kv(ask: Ask) -> Ask:
+    return ask.with_(kv_dtype="fp8")
+
+
+def _kv_in_fp8(ask: Ask) -> _Step:
+    return _Step("keep the KV cache in fp8", ("kv_cache_dtype", "fp8"), _fp8_kv(ask), 1.0)
+
+
+def _fewer_slots(ask: Ask) -> _Step:
     """Return the largest number of slots that fits, by bisection; one slot when none does, for another knob to help."""
-    if ask.lora.slots < 2:
-        return None
     low, high = 1, ask.lora.slots - 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -155,13 +162,15 @@ def _with_slots(ask: Ask, slots: int) -> Ask:
     return ask.with_(lora=replace(ask.lora, slots=slots))
 
 
-def _attention_only(ask: Ask) -> _Step | None:
-    if not ask.lora.slots or ask.lora.targets == ("attention",):
-        return None
+def _on_attention(ask: Ask) -> Ask:
+    return ask.with_(lora=replace(ask.lora, targets=("attention",)))
+
+
+def _attention_only(ask: Ask) -> _Step:
     return _Step(
         "serve adapters on attention only",
         ("lora_target_modules", "attention"),
-        ask.with_(lora=replace(ask.lora, targets=("attention",))),
+        _on_attention(ask),
         1.5,
     )
 
@@ -187,8 +196,6 @@ def _smaller_batch(ask: Ask) -> _Step | None:
 
 
 def _fewer_requests(ask: Ask) -> _Step | None:
-    if ask.requests == 1:
-        return None
     for requests in _descending(ask.requests):
         trial = ask.with_(requests=requests)
         if _fits(trial):
@@ -276,8 +283,6 @@ def longest_context(ask: Ask) -> int | None:
 
 
 def _more_cards(ask: Ask) -> _Step | None:
-    if ask.on_cpu or not ask.cards:
-        return None
     largest = max(ask.cards, key=lambda card: card.total_gib)
     for tp in possible_tp(ask.shape, MOST_CARDS, ask.weights):
         if tp * ask.cut.pp <= ask.cut.cards or tp & (tp - 1):
@@ -304,14 +309,50 @@ def _fits(ask: Ask) -> bool:
         return False
 
 
-_KINDS: Final[tuple[Callable[[Ask], _Step | None], ...]] = (
-    _kv_dtype,
-    _attention_only,
-    _smaller_weights,
-    _smaller_batch,
-    _fewer_slots,
-    _fewer_requests,
-    _shorter,
-    _more_cards,
+_KNOBS: Final = (
+    _Knob("kv type", _takes_fp8_kv, _fp8_kv, _kv_in_fp8, 1.0),
+    _Knob(
+        "adapter targets",
+        lambda ask: bool(ask.lora.slots) and ask.lora.targets != ("attention",),
+        _on_attention,
+        _attention_only,
+        1.5,
+    ),
+    _Knob(
+        "weights",
+        lambda _ask: True,
+        lambda ask: _in_format(ask, _least(ask)),
+        _smaller_weights,
+        2.0,
+    ),
+    _Knob(
+        "batch",
+        lambda _ask: True,
+        lambda ask: ask.with_(sequences=1, batched_tokens=min(1024, ask.batch.tokens)),
+        _smaller_batch,
+        1.25,
+    ),
+    _Knob(
+        "adapters",
+        lambda ask: ask.lora.slots > 1,
+        lambda ask: _with_slots(ask, min(1, ask.lora.slots)),
+        _fewer_slots,
+        1.0,
+    ),
+    _Knob(
+        "requests",
+        lambda ask: ask.requests > 1,
+        lambda ask: ask.with_(requests=1),
+        _fewer_requests,
+        1.0,
+    ),
+    _Knob(
+        "context",
+        lambda _ask: True,
+        lambda ask: ask.with_(context=min(SHORTEST, ask.context)),
+        _shorter,
+        2.0,
+    ),
+    _Knob("cards", lambda ask: not ask.on_cpu, _most_cards, _more_cards, 6.0),
 )
-_LEAST_COST: Final = (1.0, 1.5, 2.0, 1.25, 1.0, 1.0, 2.0, 6.0)
+"""In the order in which they are turned when several are."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from consilium.planner import kv, lora, weights
+from consilium.planner import kv, lora
 from consilium.planner.ask import Ask, checked
 from consilium.planner.bill import Bill, bills
 from consilium.planner.figures import constant, gib, tokens_in_words
@@ -208,8 +208,3 @@ def _lora_warnings(ask: Ask) -> list[str]:
             f"{gib(host):.1f} GiB of pinned RAM hold the adapters that are not in a slot; lower max_cpu_loras."
         )
     return found
-
-
-def whole_weights_gib(ask: Ask) -> float:
-    """GiB of the whole checkpoint in the asked format."""
-    return gib(ask.weights_bytes or weights.checkpoint_bytes(ask.shape, ask.weights))

@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from tests.bf16 import from_bf16
 
 from consilium.demo import gguf, smollm
 from consilium.demo.checks import check_folder
 from consilium.demo.folder import Step
-from consilium.demo.weights import check_file, from_bf16, to_bf16
+from consilium.demo.weights import check_file, to_bf16
 from consilium.kernel.errors import ConsiliumError
 
 REFERENCE = pytest.importorskip("gguf", reason="the reference reader is not installed")

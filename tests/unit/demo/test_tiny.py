@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
+from tests.bf16 import from_bf16
 
 from consilium.demo import tiny, tokenizer
 from consilium.demo.checks import check_folder
-from consilium.demo.weights import check_file, from_bf16
+from consilium.demo.weights import check_file
 
 
 @pytest.fixture(scope="module")

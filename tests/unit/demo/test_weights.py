@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.bf16 import from_bf16
 
-from consilium.demo.weights import BrokenFileError, check_file, from_bf16, to_bf16, write_bf16
+from consilium.demo.weights import BrokenFileError, check_file, to_bf16, write_bf16
 
 FINITE = st.floats(
     width=32,

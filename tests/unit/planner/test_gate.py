@@ -8,7 +8,7 @@ import pytest
 
 from consilium.planner import models, rope
 from consilium.planner.figures import GIB
-from consilium.planner.fit import gate
+from consilium.planner.gate import gate
 
 EIGHT = models.by_name("Qwen3-8B").config
 MOE = models.by_name("Qwen3-30B-A3B").config

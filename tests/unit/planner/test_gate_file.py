@@ -6,8 +6,7 @@ import json
 
 from consilium.planner.cards import card
 from consilium.planner.figures import GIB
-from consilium.planner.fit import gates
-from consilium.planner.gate_file import breaking_edit
+from consilium.planner.gate_file import breaking_edit, gates
 
 BIG, HOME = card("RTX PRO 6000"), card("RTX 3090")
 

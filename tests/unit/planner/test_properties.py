@@ -20,8 +20,8 @@ from consilium.planner import (
 )
 from consilium.planner.ask import Ask
 from consilium.planner.bill import bills
-from consilium.planner.cards import card, gpu_names
-from consilium.planner.figures import GIB
+from consilium.planner.cards import card
+from consilium.planner.figures import GIB, table
 from consilium.planner.gate import gate
 from consilium.planner.lora import Slots
 from consilium.planner.proposal import document, yaml_text
@@ -46,7 +46,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 LAWS = settings.get_profile("planner")
-MODERN = [name for name in gpu_names() if card(name).compute_capability >= 7.0]
+MODERN = [
+    name for row in table("gpus")["gpus"] if card(name := row["name"]).compute_capability >= 7.0
+]
 TARGETS = [("attention",), ("attention", "mlp", "experts"), ("attention", "mlp", "experts", "head")]
 
 shapes = st.sampled_from(NAMES).map(lambda name: models.by_name(name).shape)
