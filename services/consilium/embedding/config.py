@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from consilium.kernel.config import Section
+from consilium.kernel.config import Section, restarts
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -74,4 +74,4 @@ class EmbeddingView(Section):
 
     model_config = Section.model_config | {"extra": "ignore"}
 
-    embedding: Embedding = Field(default_factory=Embedding)
+    embedding: Embedding = Field(default_factory=Embedding, json_schema_extra=restarts("gateway"))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from consilium.engine.ports import CORE
-from consilium.kernel.config import Section
+from consilium.kernel.config import Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -179,11 +179,15 @@ class EngineView(Section):
     model_config = Section.model_config | {"extra": "ignore"}
 
     model: str = Field(
-        "demo", description="The core: demo, tiny, tiny-moe, a hub name, or a local folder."
+        "demo",
+        description="The core: demo, tiny, tiny-moe, a hub name, or a local folder.",
+        json_schema_extra=restarts("engine"),
     )
-    topology: Topology = Field(default_factory=Topology)
+    topology: Topology = Field(default_factory=Topology, json_schema_extra=restarts("engine"))
     engine: EngineSettings = Field(default_factory=EngineSettings)
-    executors: dict[Name, Executor] = Field(default_factory=dict)
+    executors: dict[Name, Executor] = Field(
+        default_factory=dict, json_schema_extra=restarts("engine and gateway")
+    )
 
     @model_validator(mode="after")
     def _executors_fit_kind(self) -> EngineView:

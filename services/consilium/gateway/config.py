@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from consilium.kernel.config import Section
+from consilium.kernel.config import LIVE, Section, restarts
 from consilium.kernel.redis_config import RedisSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -121,9 +121,12 @@ class GatewayView(Section):
     model_config = Section.model_config | {"extra": "ignore"}
 
     gateway: Gateway = Field(default_factory=Gateway)
-    redis: RedisSettings = Field(default_factory=RedisSettings)
-    roles: dict[Name, Role] = Field(default_factory=dict)
+    redis: RedisSettings = Field(
+        default_factory=RedisSettings, json_schema_extra=restarts("redis and gateway")
+    )
+    roles: dict[Name, Role] = Field(default_factory=dict, json_schema_extra=LIVE)
     profiles: dict[Name, Profile] = Field(
         default_factory=dict,
+        json_schema_extra=LIVE,
         description="code, think and dialog exist from the start; the same name replaces one.",
     )

@@ -28,7 +28,15 @@ NOT_KEYS: Final = frozenset(
 """CONSILIUM_ names that are not keys of the tree: they say where things are."""
 MASK: Final = masking.MASK
 
+LIVE: Final[dict[str, Any]] = {"live": True}
+"""Beside a field (`json_schema_extra`): running processes take a change of it over; kernel/live_config.py reads it."""
+
 Origin = Literal["default", "file", "environment", "flag"]
+
+
+def restarts(part: str) -> dict[str, Any]:
+    """Return what stands beside a field (`json_schema_extra`): a change of it needs this part started again. Unsaid, it is the section's own name."""
+    return {"restarts": part}
 
 
 class Section(BaseModel):
