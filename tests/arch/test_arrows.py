@@ -21,6 +21,8 @@ OTHER_EDGES = {
     "engine/machine.py": "asks the machine what it has",
     "gateway/authority.py": "asks the key store, and holds the local bucket for the time that Redis is away",
     "gateway/meter.py": "counts in Prometheus",
+    "gateway/config_desk.py": "reads and writes the file of the configuration",
+    "gateway/live_tables.py": "follows the file of the configuration",
     "planner/money.py": "reads the owner's price file, which is YAML",
     "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
     "engine/ray_head.py": "starts Ray's head process",

@@ -15,13 +15,28 @@ from consilium.kernel.openai_errors import error_of, said_in
 TIMEOUT_S: Final = 10.0
 
 
-def document(endpoint: Endpoint, path: str) -> Mapping[str, object]:
-    """Return the object at a path below /v1. Raises ConsiliumError: upstream_down if nobody answers, data_damaged, or what the gateway said."""
+def document(
+    endpoint: Endpoint,
+    path: str,
+    *,
+    method: str = "GET",
+    body: Mapping[str, object] | None = None,
+) -> Mapping[str, object]:
+    """Return the object that a path below /v1 answers with.
+
+    Raises ConsiliumError: upstream_down if nobody answers, data_damaged, or what the gateway said.
+    """
     import httpx
 
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     try:
-        answer = httpx.get(f"{endpoint.openai}/{path}", headers=headers, timeout=TIMEOUT_S)
+        answer = httpx.request(
+            method,
+            f"{endpoint.openai}/{path}",
+            headers=headers,
+            json=body,
+            timeout=TIMEOUT_S,
+        )
     except httpx.HTTPError as err:
         raise ConsiliumError(
             "upstream_down", str(err), name=endpoint.openai, retry_after=1

@@ -15,6 +15,10 @@ from consilium.kernel.errors import ConsiliumError
 COMMANDS: Final = {
     "up": ("consilium.cli.up", "Start the cluster and wait until it answers."),
     "down": ("consilium.cli.down", "Stop the cluster."),
+    "apply": (
+        "consilium.cli.apply",
+        "Show what a configuration changes in a running cluster, and take it over.",
+    ),
     "status": ("consilium.cli.status", "Show each part: state, address, memory."),
     "logs": ("consilium.cli.logs", "Show what the parts said."),
     "chat": ("consilium.cli.chat", "Ask the model."),

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         print(example(), end="")
         return 0
     loaded = config_tree.load_tree(args)
-    config_tree.with_absolute_paths(
+    config_tree.self_contained(
         loaded.value, config_tree.beside(args)
     )  # files that are named must be there, as `up` wants them
     plain = dump(loaded.value, masked=True)

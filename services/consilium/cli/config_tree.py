@@ -6,6 +6,7 @@ Knows which sections there are, and that names in one mean something in another.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -14,16 +15,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from consilium.embedding.config import EmbeddingView
-from consilium.engine.config import EngineExecutor, EngineView, Executor
+from consilium.engine.config import EngineView, file_of_key, from_root
 from consilium.engine.ports import CORE
-from consilium.gateway.config import GatewayView
+from consilium.gateway.config import GatewayView, must_be_known, refuse_unknown_names
 from consilium.kernel.config import Loaded, Section, load
-from consilium.kernel.config_refusal import WrongValueError, no_such
+from consilium.kernel.config_refusal import WrongValueError
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.yaml_source import value_of
+from consilium.supervisor.state_folder import StateFolder
 
-BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
-BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
 FILE: Final = "consilium.yaml"
 
 
@@ -68,25 +68,9 @@ class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
     @model_validator(mode="after")
     def _names_are_known(self) -> ConsiliumConfig:
         executors = {CORE, *self.executors}
-        profiles = {*BUILT_IN_PROFILES, *self.profiles}
-        for name, role in self.roles.items():
-            for key in ("executor", "fallback"):
-                _must_be_known(("roles", name, key), getattr(role, key), executors, "executor")
-            _must_be_known(
-                ("roles", name, "profile"),
-                None if role.profile == "auto" else role.profile,
-                profiles,
-                "profile",
-            )
-        for name, profile in self.profiles.items():
-            _must_be_known(("profiles", name, "executor"), profile.executor, executors, "executor")
-        _must_be_known(("embedding", "executor"), self.embedding.executor, executors, "executor")
+        refuse_unknown_names(self.roles, self.profiles, executors)
+        must_be_known(("embedding", "executor"), self.embedding.executor, executors, "executor")
         return self
-
-
-def _must_be_known(place: tuple[str, ...], value: str | None, known: set[str], kind: str) -> None:
-    if value is not None and value not in known:
-        raise WrongValueError(place, *no_such(value, kind, known))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, object]:
@@ -155,64 +139,46 @@ def beside(args: argparse.Namespace) -> Path:
     return file.parent if file is not None else Path()
 
 
-def with_absolute_paths(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
-    """Return the tree with files named from the root, because the parts run in folders of their own. Raises ConsiliumError(config_invalid).
+def self_contained(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
+    """Return the tree as the parts of a cluster read it, in folders of their own: files named from the root, and the frames of roles as text.
 
     beside  folder of the configuration file: relative names are looked up there first, then in the working directory
+
+    Raises ConsiliumError(config_invalid).
     """
-    roles = {}
-    for name, role in tree.roles.items():
-        file = (
-            None
-            if role.frame_file is None
-            else str(_file(f"roles.{name}.frame_file", role.frame_file, beside))
+    roles = {
+        name: role
+        if role.frame_file is None
+        else role.model_copy(
+            update={
+                "frame": _text(f"roles.{name}.frame_file", role.frame_file, beside),
+                "frame_file": None,
+            }
         )
-        roles[name] = role.model_copy(update={"frame_file": file})
-    executors: dict[str, Executor] = {}
-    for name, executor in tree.executors.items():
-        if isinstance(executor, EngineExecutor):
-            template = _template(
-                f"executors.{name}.engine.chat_template", executor.engine.chat_template, beside
-            )
-            engine = executor.engine.model_copy(update={"chat_template": template})
-            executors[name] = executor.model_copy(
-                update={"model": _model(executor.model, beside), "engine": engine}
-            )
-        else:
-            executors[name] = executor
-    core = tree.engine.model_copy(
-        update={
-            "chat_template": _template("engine.chat_template", tree.engine.chat_template, beside)
-        }
-    )
-    return tree.model_copy(
-        update={
-            "roles": roles,
-            "executors": executors,
-            "engine": core,
-            "model": _model(tree.model, beside),
-        }
-    )
+        for name, role in tree.roles.items()
+    }
+    return tree.model_copy(update={"roles": roles, **from_root(tree, beside)})
 
 
-def _model(name: str, beside: Path) -> str:
-    """Return the folder's full name if a model is one, else the name as it is."""
-    for folder in (beside, Path()):
-        path = (folder / Path(name).expanduser()).resolve()
-        if path.is_dir() and name not in BUILT_IN_MODELS:
-            return str(path)
-    return name
+def resolved(folder: StateFolder) -> ConsiliumConfig:
+    """Return the tree that a cluster on this machine runs with, as `up` and `apply` wrote it. Raises ConsiliumError(state_damaged)."""
+    try:
+        tree = json.loads(folder.config.read_text(encoding="utf-8"))
+        known = {name: tree[name] for name in ConsiliumConfig.model_fields if name in tree}
+        return ConsiliumConfig.model_validate(known)
+    except (OSError, ValueError, TypeError) as err:
+        reason = "it is not the configuration of this version"
+        raise ConsiliumError(
+            "state_damaged", str(err), path=str(folder.config), reason=reason
+        ) from err
 
 
-def _template(key: str, name: str | None, beside: Path) -> str | None:
-    return None if name is None else str(_file(key, name, beside))
-
-
-def _file(key: str, name: str, beside: Path) -> Path:
-    for folder in (beside, Path()):
-        path = (folder / Path(name).expanduser()).resolve()
-        if path.is_file():
-            return path
-    raise ConsiliumError(
-        "config_invalid", key=key, reason=f"there is no file {(beside / name).resolve()}"
-    )
+def _text(key: str, name: str, beside: Path) -> str:
+    path = file_of_key(key, name, beside)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as err:
+        reason = err.strerror or str(err)
+    except UnicodeDecodeError as err:
+        reason = f"not UTF-8 text (byte {err.start})"
+    raise ConsiliumError("config_invalid", key=key, reason=f"{path} cannot be read: {reason}")

@@ -68,6 +68,11 @@ def running(folder: StateFolder) -> Cluster:
     return cluster
 
 
+def is_elsewhere(args: argparse.Namespace) -> bool:
+    """Return whether the flags or the environment name an endpoint; else the cluster of this machine is meant."""
+    return bool(args.endpoint or environment_value("CONSILIUM_ENDPOINT"))
+
+
 def endpoint_of(args: argparse.Namespace) -> Endpoint:
     """Return where to ask and with which key. Raises ConsiliumError(not_running) if no endpoint is given and no cluster runs here."""
     url = args.endpoint or environment_value("CONSILIUM_ENDPOINT")

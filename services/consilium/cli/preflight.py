@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from consilium.cli.config_tree import BUILT_IN_MODELS, ConsiliumConfig
-from consilium.engine.config import EngineExecutor
+from consilium.cli.config_tree import ConsiliumConfig
+from consilium.engine.config import BUILT_IN_MODELS, EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.masking import shown_address

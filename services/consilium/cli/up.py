@@ -25,10 +25,11 @@ from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
+from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.supervisor import commands, processes
 from consilium.supervisor.haproxy import without_splicing
-from consilium.supervisor.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
 WAIT_S: Final = 1800.0
 _POLL_S: Final = 0.05
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         folder
     ) as lock:  # ours until the supervisor has it: two starts at once never write the same files
         resolved = _checked(
-            config_tree.with_absolute_paths(loaded.value, config_tree.beside(args)), folder
+            config_tree.self_contained(loaded.value, config_tree.beside(args)), folder
         )
         folder.make_secrets()
         ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))

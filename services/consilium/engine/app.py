@@ -23,7 +23,7 @@ from ray.serve.config import RequestRouterConfig
 from consilium.demo.model import resolve
 from consilium.engine import topology
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
-from consilium.engine.config import EngineExecutor, EngineView
+from consilium.engine.config import EngineExecutor, EngineView, from_root
 from consilium.engine.deployment import Door, EngineReplica
 from consilium.engine.launch_args import installed_fields, installed_version
 from consilium.engine.machine import Machine, from_ray, local
@@ -31,7 +31,7 @@ from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.request_router import PATH as ROUTER
 from consilium.engine.topology import PINNED, DeploymentSpec
 from consilium.kernel import logs
-from consilium.kernel.config import Section, load_json
+from consilium.kernel.config import Section, default_state, load_view
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import run
 from consilium.planner.gate_file import breaking_edit
@@ -148,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     deploy = commands.add_parser(
         "deploy", help="submit the executors of a configuration to Ray Serve"
     )
-    deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
+    deploy.add_argument(
+        "--config", required=True, help="configuration: the resolved tree (.json), or YAML"
+    )
     deploy.add_argument("--only", help="name of one executor")
     chosen = parser.parse_args(argv)
     logs.configure("engine")
@@ -168,6 +170,20 @@ class _View(EngineView):
     """What this command reads of the tree."""
 
     gateway: _Face = Field(default_factory=_Face)
+
+
+def read_view(config: Path) -> tuple[_View, Path]:
+    """Return what this command reads of a configuration, and the folder of models.
+
+    `up` has resolved the tree (.json) and keeps models beside it. YAML is read with the environment over it, and models lie in the state folder.
+
+    Raises ConsiliumError(config_invalid).
+    """
+    view = load_view(_View, config)
+    if config.suffix == ".json":
+        return view, config.parent / "models"
+    named = view.model_copy(update=from_root(view, config.parent))
+    return named, default_state() / "models"
 
 
 def plan(
@@ -206,9 +222,9 @@ class _Deploy:
         self._only = only
 
     async def start(self) -> None:
-        view = load_json(_View, self._config)
+        view, models = read_view(self._config)
         ray.init(log_to_driver=False)
-        specs = plan(view, self._config.parent / "models", local(), ray.nodes())
+        specs = plan(view, models, local(), ray.nodes())
         if self._only is not None:
             specs = tuple(spec for spec in specs if spec.name == self._only)
             if not specs:

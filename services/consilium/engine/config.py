@@ -6,16 +6,20 @@ Knows shapes of the configuration. Does not know whether it fits the machine (to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from consilium.engine.ports import CORE
 from consilium.kernel.config import Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
+from consilium.kernel.errors import ConsiliumError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Device = Literal["auto", "gpu", "cpu"]
+
+BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
 
 
 class EngineSettings(Section):
@@ -211,3 +215,47 @@ class EngineView(Section):
                 )
                 raise WrongValueError(("executors", name, "fallback"), reason, nearest)
         return self
+
+
+def from_root(view: EngineView, beside: Path) -> dict[str, object]:
+    """Return the fields of a view that name files, with the files named from the root, because engines run in folders of their own.
+
+    beside  folder of the configuration file: relative names are looked up there first, then in the working directory
+
+    Raises ConsiliumError(config_invalid) for a file that is not there.
+    """
+
+    def named(key: str, settings: EngineSettings | EngineOverride) -> dict[str, object]:
+        name = settings.chat_template
+        return {"chat_template": None if name is None else str(file_of_key(key, name, beside))}
+
+    executors: dict[str, Executor] = {}
+    for name, executor in view.executors.items():
+        executors[name] = executor
+        if isinstance(executor, EngineExecutor):
+            template = named(f"executors.{name}.engine.chat_template", executor.engine)
+            engine = executor.engine.model_copy(update=template)
+            update = {"model": _model(executor.model, beside), "engine": engine}
+            executors[name] = executor.model_copy(update=update)
+    core = view.engine.model_copy(update=named("engine.chat_template", view.engine))
+    return {"model": _model(view.model, beside), "engine": core, "executors": executors}
+
+
+def file_of_key(key: str, name: str, beside: Path) -> Path:
+    """Return the file that a key names, from the root. Raises ConsiliumError(config_invalid) if it is not there."""
+    for folder in (beside, Path()):
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_file():
+            return path
+    raise ConsiliumError(
+        "config_invalid", key=key, reason=f"there is no file {(beside / name).resolve()}"
+    )
+
+
+def _model(name: str, beside: Path) -> str:
+    """Return the folder's full name if a model is one, else the name as it is."""
+    for folder in (beside, Path()):
+        path = (folder / Path(name).expanduser()).resolve()
+        if path.is_dir() and name not in BUILT_IN_MODELS:
+            return str(path)
+    return name

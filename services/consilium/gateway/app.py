@@ -18,26 +18,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-from pydantic import Field
+from pydantic import Field, model_validator
 from ray import serve
 
 from consilium.embedding.client import Embedding, open_embeddings
-from consilium.engine.client import open_executors
+from consilium.engine.client import CORE, open_executors
 from consilium.engine.config import EngineView
 from consilium.gateway import servicer, turn
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.redis import open_stores
-from consilium.gateway.config import GatewayView
+from consilium.gateway.config import GatewayView, refuse_unknown_names
+from consilium.gateway.config_desk import ConfigDesk
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.face import Face
 from consilium.gateway.gate import Gate
+from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
-from consilium.gateway.profiles import BUILT_IN
-from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import HttpFace
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
-from consilium.kernel.config import Section, environment_value, load_json
+from consilium.kernel.config import Section, environment_value, load_view, restarts
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import GrpcServer, Settings
 from consilium.kernel.metrics import Metrics
@@ -61,22 +61,28 @@ class View(EngineView, GatewayView):
 
     model_config = Section.model_config | {"extra": "ignore"}
 
-    embedding: Embedding = Field(default_factory=Embedding)
+    embedding: Embedding = Field(default_factory=Embedding, json_schema_extra=restarts("gateway"))
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> View:
+        refuse_unknown_names(self.roles, self.profiles, (CORE, *self.executors))
+        return self
 
 
 class GatewayReplica:
     """One gateway process.
 
-    config  path of the resolved configuration; the file `secret` beside it, or CONSILIUM_SECRET, holds the pepper of key hashes
+    config  path of the configuration, resolved (.json) or YAML; the file `secret` beside it, or CONSILIUM_SECRET, holds the pepper of key hashes
     """
 
     async def __init__(self, config: str) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure("gateway")
         raise_descriptor_limit()  # a running answer has three: its caller, its replica, and Serve
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        view = load_json(View, Path(config))
+        view = load_view(View, Path(config))
         metrics = Metrics()
         clock, ids = SystemClock(), UlidIds()
+        tables = LiveTables(Path(config), reader(View), clock)
         self._limits = view.gateway
         self._engines = open_executors(view)
         self._stores = open_stores(
@@ -97,8 +103,8 @@ class GatewayReplica:
         )
         cast = turn.Cast(
             engine=self._engines,
-            frames=read_roles(view.roles, Path(config).parent),
-            profiles={**BUILT_IN, **view.profiles},
+            frames=tables.frames,
+            profiles=tables.profiles,
             limits=view.gateway,
             gate=gate,
             clock=clock,
@@ -107,6 +113,7 @@ class GatewayReplica:
             meter=meter,
         )
         watch = Watch(self._engines, gate, view.gateway, clock)
+        self._desk = ConfigDesk(tables, self._stores.replicas, clock=clock, ids=ids)
         face = Face(
             cast,
             authority,
@@ -114,6 +121,7 @@ class GatewayReplica:
             self._stores.responses,
             open_embeddings(view.embedding, self._engines),
             watch,
+            self._desk,
         )
         self._http = HttpFace(face, tells_request_id=False)
         self._grpc = GrpcServer(
@@ -133,7 +141,9 @@ class GatewayReplica:
             ),
         )
         await self._grpc.start()
-        self._looking = asyncio.gather(watch.run(), self._drained(Path(config).parent / DRAINING))
+        self._looking = asyncio.gather(
+            watch.run(), self._desk.run(), self._drained(Path(config).parent / DRAINING)
+        )
 
     def __serve_build_asgi_app__(self) -> HttpFace:
         """Return the ASGI application; Serve's own server in this replica calls it."""
@@ -157,6 +167,7 @@ class GatewayReplica:
             await self._grpc.stop(self._limits.drain_s)
             await turn.finish_background()
             await self._engines.aclose()
+            await self._desk.leave()
             await self._stores.close()
 
 
@@ -188,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     deploy = commands.add_parser(
         "deploy", help="submit the gateway of a configuration to Ray Serve"
     )
-    deploy.add_argument("--config", required=True, help="resolved configuration (JSON)")
+    deploy.add_argument(
+        "--config", required=True, help="configuration: the resolved tree (.json), or YAML"
+    )
     chosen = parser.parse_args(argv)
     logs.configure("gateway")
     return run(_Deploy(Path(chosen.config)))
@@ -201,7 +214,7 @@ class _Deploy:
         self._config = config
 
     async def start(self) -> None:
-        view = load_json(View, self._config)
+        view = load_view(View, self._config)
         ray.init(log_to_driver=False)
         http: dict[str, Any] = {"host": view.gateway.host}
         if view.gateway.port is not None:

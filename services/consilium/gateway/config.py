@@ -5,14 +5,18 @@ Knows shapes of the configuration. Does not know engines.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from consilium.kernel.config import LIVE, Section, restarts
+from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.redis_config import RedisSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+BUILT_IN_PROFILES: Final = frozenset({"code", "think", "dialog"})
 
 
 class Profile(Section):
@@ -130,3 +134,23 @@ class GatewayView(Section):
         json_schema_extra=LIVE,
         description="code, think and dialog exist from the start; the same name replaces one.",
     )
+
+
+def refuse_unknown_names(
+    roles: Mapping[str, Role], profiles: Mapping[str, Profile], executors: Iterable[str]
+) -> None:
+    """Raise WrongValueError if a role or a profile names an executor or a profile that is not there."""
+    answering, thinking = set(executors), {*BUILT_IN_PROFILES, *profiles}
+    for name, role in roles.items():
+        for key in ("executor", "fallback"):
+            must_be_known(("roles", name, key), getattr(role, key), answering, "executor")
+        profile = None if role.profile == "auto" else role.profile
+        must_be_known(("roles", name, "profile"), profile, thinking, "profile")
+    for name, settings in profiles.items():
+        must_be_known(("profiles", name, "executor"), settings.executor, answering, "executor")
+
+
+def must_be_known(place: tuple[str, ...], value: str | None, known: set[str], kind: str) -> None:
+    """Raise WrongValueError if a name means nothing."""
+    if value is not None and value not in known:
+        raise WrongValueError(place, *no_such(value, kind, known))

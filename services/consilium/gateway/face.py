@@ -13,6 +13,7 @@ from consilium.engine.ports import Json, Lane, Route
 from consilium.gateway import conversation
 from consilium.gateway.authority import Admitted, Authority
 from consilium.gateway.cast import Ask, Cast
+from consilium.gateway.config_desk import ConfigDesk
 from consilium.gateway.estimate import estimate_tokens
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.reservation import Reservation
@@ -82,6 +83,7 @@ class Face:
     responses: ResponseStore
     embeddings: Embedder
     watch: Watch
+    config: ConfigDesk
 
     async def enter(
         self,

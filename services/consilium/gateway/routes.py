@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from consilium.gateway import (
     asgi,
+    http_config,
     http_embeddings,
     http_health,
     http_models,
@@ -21,7 +22,7 @@ from consilium.gateway import (
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
 from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import LONGEST_PATH, HttpRoute, RouteTable, Visit
-from consilium.gateway.keys import GENERATE, READ
+from consilium.gateway.keys import ADMIN, GENERATE, READ
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.json_bytes import dumps
@@ -39,6 +40,11 @@ ROUTES: Final = (
     HttpRoute("/v1/models/", _LOOK, http_models.one),
     HttpRoute("/v1/receipts/", _LOOK, http_receipts.show),
     HttpRoute("/v1/responses/", {**_LOOK, "DELETE": READ}, http_responses.show_or_delete),
+    HttpRoute(
+        "/v1/config",
+        {"GET": ADMIN, "HEAD": ADMIN, "PUT": ADMIN},
+        http_config.show_or_exchange,
+    ),
     HttpRoute("/health", _OPEN, http_health.alive, quiet=True),
     HttpRoute("/healthz", _OPEN, http_health.alive, quiet=True),
     HttpRoute("/ready", _OPEN, http_health.ready, quiet=True),

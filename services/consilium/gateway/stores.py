@@ -103,6 +103,19 @@ class ResponseStore(Protocol):
         """Forget an answer. Return False if there was none."""
 
 
+class ReplicaStore(Protocol):
+    """What each gateway replica says of itself."""
+
+    async def put(self, replica: str, row: Json, kept_s: float) -> None:
+        """Keep what a replica says for so many seconds."""
+
+    async def list(self) -> tuple[Json, ...]:
+        """Return what the replicas said that have spoken lately, in no order."""
+
+    async def forget(self, replica: str) -> None:
+        """Forget a replica."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
     """One backend's stores, and its life.
@@ -115,6 +128,7 @@ class Stores:
     keys: KeyDesk
     receipts: ReceiptStore
     responses: ResponseStore
+    replicas: ReplicaStore
     close: Callable[[], Awaitable[None]]
     prepare: Callable[[], Awaitable[None]]
     watch: Callable[[], Awaitable[None]]

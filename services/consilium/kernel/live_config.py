@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from consilium.kernel import logs, masking
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.private_file import held_alone, write_private
 
 LOOK_S: Final = 0.5
 """Seconds between two looks at the file."""
@@ -92,6 +93,19 @@ def versions(tree: BaseModel) -> dict[str, str]:
 def version_of(sections: Mapping[str, str]) -> str:
     """Return one digest for those of the sections."""
     return _digest(dict(sorted(sections.items())))
+
+
+def exchange(
+    path: Path, sections: Mapping[str, Any], allowed: Callable[[dict[str, Any]], None]
+) -> None:
+    """Exchange sections of a resolved tree in its file, each whole; everything else in it stays as `up` wrote it.
+
+    allowed  looks at the tree as it will be, while nobody else may write it, and raises where it must not become so
+    """
+    with held_alone(path):
+        tree = json.loads(path.read_text(encoding="utf-8")) | dict(sections)
+        allowed(tree)
+        write_private(path, json.dumps(tree, indent=1) + "\n")
 
 
 class Swapped(Mapping[str, V]):

@@ -14,7 +14,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from consilium.supervisor.state_folder import write_private
+from consilium.kernel.private_file import write_private
 
 VARIABLE: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.masking import shown_address
+from consilium.kernel.private_file import write_private
 from consilium.supervisor import commands, probes
 from consilium.supervisor.gateway_link import ensure_local_key, wait_until_idle
 from consilium.supervisor.loop import Supervisor
@@ -24,7 +25,7 @@ from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
 from consilium.supervisor.part_process import Probe, ProbeWork, ProcessWork, Work
 from consilium.supervisor.ray_logs import why_not_started
 from consilium.supervisor.redis_server import choose_binary
-from consilium.supervisor.state_folder import Cluster, StateFolder, write_private
+from consilium.supervisor.state_folder import Cluster, StateFolder
 from consilium.supervisor.states import Part
 
 PARTS: Final = (

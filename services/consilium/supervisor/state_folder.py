@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.private_file import write_private
 
 FORMAT: Final = 1
-_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +262,3 @@ def _list(raw: object) -> list[object]:
         msg = f"expected a list, not {type(raw).__name__}"
         raise TypeError(msg)
     return raw
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

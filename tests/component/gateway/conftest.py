@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,18 +22,20 @@ from consilium.engine.client import EngineClient
 from consilium.gateway import keys, servicer, turn
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.memory import open_stores
-from consilium.gateway.config import Gateway, Profile, Role
+from consilium.gateway.config import Gateway, GatewayView, Profile, Role
+from consilium.gateway.config_desk import ConfigDesk
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.face import Face
 from consilium.gateway.gate import Gate
+from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
-from consilium.gateway.roles import read as read_roles
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings
 from consilium.kernel.metrics import Metrics
+from consilium.kernel.private_file import write_private
 
 PEPPER = b"pepper"
 
@@ -76,6 +79,7 @@ class Bench:
     grpc: GrpcServer
     port: int
     key: str
+    following: asyncio.Task[None]
     opened: list[Any] = field(default_factory=list)
 
     @property
@@ -121,6 +125,7 @@ class Bench:
         for close in self.opened:
             await close()
         self.server.should_exit = True
+        self.following.cancel()
         await self.grpc.stop(0)
         with suppress(asyncio.CancelledError):
             await asyncio.wait_for(self.serving, 10)
@@ -150,6 +155,7 @@ async def serve(
     profiles: dict[str, Profile] | None = None,
     stores: Stores | None = None,
     places: int = 256,
+    config: Path | None = None,
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -162,10 +168,16 @@ async def serve(
         kept.keys, pepper=PEPPER, clock=clock, cache_s=settings.key_cache_s, required=settings.auth
     )
     gate = Gate(places)
+    tables = LiveTables(
+        config or write_config(tmp_path / f"{ids.new()}.json", roles, profiles),
+        reader(GatewayView),
+        clock,
+    )
+    desk = ConfigDesk(tables, kept.replicas, clock=clock, ids=ids)
     cast = turn.Cast(
         engine=EngineClient({engine.info().name: engine for engine in running}),
-        frames=read_roles(roles or {}, tmp_path),
-        profiles=profiles or {},
+        frames=tables.frames,
+        profiles=tables.profiles,
         limits=settings,
         gate=gate,
         clock=clock,
@@ -180,6 +192,7 @@ async def serve(
         kept.responses,
         Embeddings(TwoNumbers(), model="two-numbers"),
         Watch(cast.engine, gate, settings, clock),
+        desk,
     )
     http = HttpFace(face)
     listener = socket.socket(
@@ -206,10 +219,27 @@ async def serve(
         grpc,
         listener.getsockname()[1],
         "",
+        asyncio.create_task(desk.run()),
     )
     await bench.until(lambda: server.started)
     bench.key = await bench.new_key()
     return bench
+
+
+def write_config(
+    path: Path,
+    roles: dict[str, Role] | None = None,
+    profiles: dict[str, Profile] | None = None,
+    **more: Any,
+) -> Path:
+    """Write the resolved configuration of a gateway, in one step."""
+    tree = {
+        "roles": {name: role.model_dump() for name, role in (roles or {}).items()},
+        "profiles": {name: one.model_dump() for name, one in (profiles or {}).items()},
+        **more,
+    }
+    write_private(path, json.dumps(tree))
+    return path
 
 
 @pytest.fixture(autouse=True)

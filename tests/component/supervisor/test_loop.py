@@ -17,6 +17,7 @@ import pytest
 from consilium.cli import preflight
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
+from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.supervisor import commands, ending, probes, processes
 from consilium.supervisor.loop import Supervisor, hold_lock
@@ -24,7 +25,7 @@ from consilium.supervisor.metrics_page import MetricsServer
 from consilium.supervisor.part_process import ProbeWork, ProcessWork
 from consilium.supervisor.parts import derive, own_redis_url
 from consilium.supervisor.redis_server import choose_binary
-from consilium.supervisor.state_folder import Cluster, Pid, StateFolder, write_private
+from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 from consilium.supervisor.states import Part
 
 # A head that makes its file and has a grandchild which ignores SIGTERM, as an engine core may.

@@ -15,7 +15,7 @@ from consilium.cli.config_tree import (
     ConsiliumConfig,
     load_tree,
     parse_settings,
-    with_absolute_paths,
+    self_contained,
 )
 from consilium.cli.example import example
 from consilium.kernel.config import dump, flatten, load
@@ -257,9 +257,10 @@ def test_frame_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     value = load(
         ConsiliumConfig, path=file(tmp_path, "roles: {a: {frame_file: frame.md}}"), env={}
     ).value
-    assert with_absolute_paths(value, tmp_path).roles["a"].frame_file == str(tmp_path / "frame.md")
+    role = self_contained(value, tmp_path).roles["a"]
+    assert (role.frame, role.frame_file) == ("You think.", None)
     with pytest.raises(ConsiliumError, match=r"frame\.md"):
-        with_absolute_paths(value, tmp_path / "elsewhere")
+        self_contained(value, tmp_path / "elsewhere")
 
 
 def test_models_and_templates_are_named_from_the_root(
@@ -269,9 +270,7 @@ def test_models_and_templates_are_named_from_the_root(
     (tmp_path / "t.jinja").write_text("{}")
     text = "model: mine\ntopology: {kind: hybrid}\nengine: {chat_template: t.jinja}\nexecutors: {a: {model: Qwen/Qwen3-8B}, b: {model: ./mine, engine: {chat_template: t.jinja}}}\n"
     monkeypatch.chdir("/")
-    found = with_absolute_paths(
-        load(ConsiliumConfig, path=file(tmp_path, text), env={}).value, tmp_path
-    )
+    found = self_contained(load(ConsiliumConfig, path=file(tmp_path, text), env={}).value, tmp_path)
     assert found.model == str(tmp_path / "mine")
     assert found.engine.chat_template == str(tmp_path / "t.jinja")
     assert found.executors["a"].model == "Qwen/Qwen3-8B"
@@ -280,7 +279,7 @@ def test_models_and_templates_are_named_from_the_root(
 
 def test_a_folder_called_demo_does_not_hide_the_demo_model(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
-    assert with_absolute_paths(ConsiliumConfig(), tmp_path).model == "demo"
+    assert self_contained(ConsiliumConfig(), tmp_path).model == "demo"
 
 
 def test_secrets_are_masked() -> None:

@@ -169,6 +169,28 @@ class Documents:
         return there
 
 
+@dataclass(slots=True)
+class MemoryReplicas:
+    """Obeys ReplicaStore."""
+
+    clock: Clock
+    _rows: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    async def put(self, replica: str, row: Json, kept_s: float) -> None:
+        """Keep what a replica says for so many seconds."""
+        self._rows[replica] = (self.clock.monotonic() + kept_s, json.dumps(row))
+
+    async def list(self) -> tuple[Json, ...]:
+        """Return what the replicas said that have spoken lately."""
+        now = self.clock.monotonic()
+        self._rows = {name: kept for name, kept in self._rows.items() if kept[0] > now}
+        return tuple(json.loads(text) for _, text in self._rows.values())
+
+    async def forget(self, replica: str) -> None:
+        """Forget a replica."""
+        self._rows.pop(replica, None)
+
+
 def open_stores(clock: Clock, *, receipt_ttl_s: float, max_bytes: int = MAX_BYTES) -> Stores:
     """Return stores that live as long as this process."""
 
@@ -179,6 +201,7 @@ def open_stores(clock: Clock, *, receipt_ttl_s: float, max_bytes: int = MAX_BYTE
         MemoryKeys(clock),
         Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
         Documents(clock, receipt_ttl_s, max_bytes=max_bytes),
+        MemoryReplicas(clock),
         nothing,
         nothing,
         nothing,

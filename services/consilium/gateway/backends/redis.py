@@ -2,6 +2,7 @@
 
     <prefix>:key:<id>       hash: hmac, name, scopes, tenant, owner, rpm, tpm, created, expires, revoked
     <prefix>:quota:<id>     hash: a bucket
+    <prefix>:replica:<id>   what a gateway replica holds, for some seconds; <prefix>:replicas:gateway names them
     <prefix>:receipt:<id>   <prefix>:response:<id>   JSON; beside them :ledger and :bytes of each owner, which keep them within their budget
 
 The rules of the buckets are in quota.lua. Connections, Lua and errors are kernel/redis.py's. Does not know who asks, nor what to do without a server.
@@ -179,6 +180,51 @@ class RedisDocuments:
         return bool(there) or here
 
 
+@dataclass(slots=True)
+class RedisReplicas:
+    """Obeys ReplicaStore. A set names the replicas; the row of one that says nothing more ends by itself, by the server's own clock."""
+
+    server: RedisServer
+
+    async def put(self, replica: str, row: Json, kept_s: float) -> None:
+        """Keep what a replica says for so many seconds."""
+        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+
+        async def write(redis: Redis) -> None:
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.sadd(self._names, replica)
+                pipe.set(self._row(replica), text, px=round(1000 * kept_s))
+                await pipe.execute()
+
+        await self.server.ask(write)
+
+    async def list(self) -> tuple[Json, ...]:
+        """Return what the replicas said that have spoken lately."""
+
+        async def read(redis: Redis) -> tuple[Json, ...]:
+            names = sorted(str(name) for name in await redis.smembers(self._names))
+            if not names:
+                return ()
+            texts = await redis.mget([self._row(name) for name in names])
+            gone = [name for name, text in zip(names, texts, strict=True) if text is None]
+            if gone:
+                await redis.srem(self._names, *gone)
+            return tuple(json.loads(text) for text in texts if text is not None)
+
+        return await self.server.ask(read)
+
+    async def forget(self, replica: str) -> None:
+        """Forget a replica."""
+        await self.server.ask(lambda redis: redis.delete(self._row(replica)))
+
+    @property
+    def _names(self) -> str:
+        return self.server.key("replicas", "gateway")
+
+    def _row(self, replica: str) -> str:
+        return self.server.key("replica", replica)
+
+
 def open_stores(
     settings: RedisSettings,
     *,
@@ -209,6 +255,7 @@ def open_stores(
         RedisKeys(server),
         documents("receipt", receipts_max_bytes),
         documents("response", responses_max_bytes),
+        RedisReplicas(server),
         server.aclose,
         server.prepare,
         server.watch,
