@@ -1,14 +1,16 @@
-"""`consilium config show | example`: the configuration that would be used, and one that documents every key."""
+"""`consilium config show | example`: the configuration that would be used, and one that documents every key. Marks what a running cluster takes over."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from consilium.cli import config_tree
 from consilium.cli.endpoint import add_state, folder_of
 from consilium.kernel.config import dump, environment_value, flatten
+from consilium.kernel.live_config import live_sections
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     )  # files that are named must be there, as `up` wants them
     plain = dump(loaded.value, masked=True)
     rows = [(key, value, loaded.origin(key)) for key, value in flatten(plain).items()]
+    live = frozenset(live_sections(config_tree.ConsiliumConfig))
     rows.append(
         (
             "state",
@@ -53,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(
             json.dumps(
-                {key: {"value": value, "origin": origin} for key, value, origin in rows},
+                {
+                    key: {"value": value, "origin": origin, "live": _is_live(key, live)}
+                    for key, value, origin in rows
+                },
                 indent=2,
                 ensure_ascii=False,
             )
@@ -65,24 +71,34 @@ def run(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        Console(soft_wrap=True).print(_table(rows))
+        Console(soft_wrap=True).print(_table(rows, live))
     return 0
 
 
-def _table(rows: Sequence[tuple[str, object, str]]) -> object:
+def _is_live(key: str, live: AbstractSet[str]) -> bool:
+    return key.partition(".")[0] in live
+
+
+def _table(rows: Sequence[tuple[str, object, str]], live: AbstractSet[str]) -> object:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(
-        "key", "value", "from", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
+        "key",
+        "value",
+        "from",
+        "changes",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
     )
     for key, value, origin in rows:
-        shown = (
-            ""
-            if value is None
-            else json.dumps(value, ensure_ascii=False)
-            if not isinstance(value, str)
-            else value
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        table.add_row(
+            key,
+            escape("" if value is None else text),
+            origin if origin == "default" else f"[bold]{origin}[/]",
+            "[green]while running[/]" if _is_live(key, live) else "",
         )
-        table.add_row(key, escape(shown), origin if origin == "default" else f"[bold]{origin}[/]")
     return table

@@ -16,11 +16,14 @@ from pydantic.fields import FieldInfo
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import EngineExecutor, RemoteExecutor
 from consilium.gateway.config import Profile, Role
+from consilium.kernel.live_config import live_sections
 
 HEAD: Final = """\
 # consilium.yaml with every key, its default and what it is for. Leave out what you do not change.
 # Made by `consilium config example`. Order: flag > environment (CONSILIUM_GATEWAY__PORT=8000) > this file > default.
 """
+
+LIVE_LINE: Final = "A running cluster takes changes over: consilium apply."
 
 # Sections whose names the owner chooses: one example of each, commented out.
 _NAMED: Final[dict[str, tuple[tuple[str, type[BaseModel], dict[str, object]], ...]]] = {
@@ -57,6 +60,8 @@ def _field(name: str, field: FieldInfo, owner: BaseModel, depth: int) -> list[st
     indent = "  " * depth
     value = getattr(owner, name)
     said = [f"{indent}# {line}" for line in _description(field)]
+    if depth == 0 and name in live_sections(ConsiliumConfig):
+        said.append(f"{indent}# {LIVE_LINE}")
     if isinstance(value, BaseModel):
         inner = [
             line
