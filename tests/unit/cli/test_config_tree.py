@@ -249,6 +249,7 @@ def test_the_files_of_roles_are_looked_for_before_config_is_shown(
     assert json.loads(capsys.readouterr().out)["state"] == {
         "value": str(tmp_path / "state"),
         "origin": "environment",
+        "live": False,
     }
 
 
