@@ -56,8 +56,8 @@ class FollowedTable(Protocol):
         """Return the version that is held."""
 
     @property
-    def age_s(self) -> float:
-        """Return seconds since the room was heard last."""
+    def age_s(self) -> float | None:
+        """Return seconds since the room was heard last, or None if it never was."""
 
     @property
     def is_live(self) -> bool:

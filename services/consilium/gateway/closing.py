@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 
 from consilium.engine.client import Head, Tail
-from consilium.gateway.cast import Ask, Cast, Course
+from consilium.gateway.cast import Ask, Cast, Course, FollowedTable
 from consilium.gateway.decision import GENERATING
 from consilium.gateway.estimate import BYTES_PER_TOKEN
 from consilium.gateway.receipt import Added, Receipt
@@ -73,11 +73,7 @@ def receipt(cast: Cast, ask: Ask, course: Course, *, status: int, said: Said | N
         adapters=decision.adapters,
         passages=_ids(course, "passages"),
         memories=_ids(course, "memories"),
-        tables={
-            name: f"version {table.version}" + (f", {age:.0f} s old" if age is not None else "")
-            for name, table in cast.tables.items()
-            for age in (None if table.is_live else table.age_s,)
-        },
+        tables={name: _held(table) for name, table in cast.tables.items()},
     )
     return known if said is None else _with_answer(known, course, said)
 
@@ -170,6 +166,14 @@ def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
         usage=usage_of(tail),
         finish_reason=tail.finish_reason if tail is not None else None,
     )
+
+
+def _held(table: FollowedTable) -> str:
+    """Return what the gateway holds of a room's table, in words; how old it is where the room is not being heard."""
+    if table.is_live:
+        return f"version {table.version}"
+    age_s = table.age_s
+    return "never heard" if age_s is None else f"version {table.version}, {age_s:.0f} s old"
 
 
 def _ids(course: Course, kind: str) -> tuple[str, ...]:
