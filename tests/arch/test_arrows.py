@@ -23,6 +23,7 @@ OTHER_EDGES = {
     "gateway/meter.py": "counts in Prometheus",
     "gateway/config_desk.py": "reads and writes the file of the configuration",
     "gateway/live_tables.py": "follows the file of the configuration",
+    "gateway/room_tables.py": "opens a channel to each room that streams a table",
     "planner/money.py": "reads the owner's price file, which is YAML",
     "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
     "engine/ray_head.py": "starts Ray's head process",

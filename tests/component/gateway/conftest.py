@@ -156,6 +156,7 @@ async def serve(
     stores: Stores | None = None,
     places: int = 256,
     config: Path | None = None,
+    tables: dict[str, Any] | None = None,
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -184,6 +185,7 @@ async def serve(
         ids=ids,
         keep=lambda receipt: kept.receipts.put(receipt.id, receipt.stored()),
         meter=GatewayMeter(Metrics(), gate),
+        tables=tables or {},
     )
     face = Face(
         cast,
