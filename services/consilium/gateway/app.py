@@ -34,14 +34,25 @@ from consilium.gateway.face import Face
 from consilium.gateway.gate import Gate
 from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
+from consilium.gateway.room_tables import followers
 from consilium.gateway.routes import HttpFace
 from consilium.kernel import logs
-from consilium.kernel.clock import SystemClock, UlidIds
-from consilium.kernel.config import Section, environment_value, load_view, restarts
+from consilium.kernel.clock import Clock, SystemClock, UlidIds
+from consilium.kernel.config import (
+    Section,
+    added_rooms,
+    environment_value,
+    internal_token,
+    load_view,
+    restarts,
+)
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import GrpcServer, Settings
 from consilium.kernel.metrics import Metrics
 from consilium.kernel.process import raise_descriptor_limit, run
+from consilium.kernel.rooms import rooms
+from consilium.kernel.service_config import ServicesView
+from consilium.kernel.table_client import TableFollower
 
 APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
@@ -56,7 +67,7 @@ UNKNOWN_PLACES: Final = 64
 _log = logs.get("gateway")
 
 
-class View(EngineView, GatewayView):
+class View(EngineView, GatewayView, ServicesView):
     """What the gateway reads of the tree."""
 
     model_config = Section.model_config | {"extra": "ignore"}
@@ -101,6 +112,7 @@ class GatewayReplica:
             cache_s=view.gateway.key_cache_s,
             required=view.gateway.auth,
         )
+        self._tables = _followed(view, Path(config).parent, clock)
         cast = turn.Cast(
             engine=self._engines,
             frames=tables.frames,
@@ -111,6 +123,7 @@ class GatewayReplica:
             ids=ids,
             keep=lambda receipt: self._stores.receipts.put(receipt.id, receipt.stored()),
             meter=meter,
+            tables=self._tables,
         )
         watch = Watch(self._engines, gate, view.gateway, clock)
         self._desk = ConfigDesk(tables, self._stores.replicas, clock=clock, ids=ids)
@@ -142,7 +155,10 @@ class GatewayReplica:
         )
         await self._grpc.start()
         self._looking = asyncio.gather(
-            watch.run(), self._desk.run(), self._drained(Path(config).parent / DRAINING)
+            watch.run(),
+            self._desk.run(),
+            self._drained(Path(config).parent / DRAINING),
+            *(table.run() for table in self._tables.values()),
         )
 
     def __serve_build_asgi_app__(self) -> HttpFace:
@@ -169,6 +185,13 @@ class GatewayReplica:
             await self._engines.aclose()
             await self._desk.leave()
             await self._stores.close()
+
+
+def _followed(view: View, folder: Path, clock: Clock) -> dict[str, TableFollower]:
+    """Return the tables of rooms that this gateway follows; none where the cluster has no rooms."""
+    if not view.services:
+        return {}
+    return followers(rooms(added_rooms()), view.services, internal_token(folder), clock)
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:

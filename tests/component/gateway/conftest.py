@@ -156,7 +156,7 @@ async def serve(
     stores: Stores | None = None,
     places: int = 256,
     config: Path | None = None,
-    tables: dict[str, Any] | None = None,
+    followed: dict[str, Any] | None = None,
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -185,7 +185,7 @@ async def serve(
         ids=ids,
         keep=lambda receipt: kept.receipts.put(receipt.id, receipt.stored()),
         meter=GatewayMeter(Metrics(), gate),
-        tables=tables or {},
+        tables=followed or {},
     )
     face = Face(
         cast,

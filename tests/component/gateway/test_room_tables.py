@@ -32,7 +32,7 @@ async def test_a_room_that_is_down_leaves_its_last_table(gateway):
     server = await room(table)
     address = Address(grpc=f"127.0.0.1:{server.port}")
     found = followers([ROOM], {"greeter": address}, TOKEN, SystemClock())
-    bench = await gateway(tables=found)
+    bench = await gateway(followed=found)
     following = [asyncio.create_task(each.run()) for each in found.values()]
     try:
         greetings = found["greetings"]
