@@ -52,6 +52,10 @@ class EngineSettings(Section):
         "auto", description="Type of the KV cache."
     )
     prefix_caching: bool = Field(True, description="Reuse the KV of equal beginnings.")
+    priority_lanes: bool = Field(
+        True,
+        description="People before batches in the engine's queue (vLLM's priority scheduling); false = first come, first served.",
+    )
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; empty = only on CPU.")
     hf_overrides: dict[str, object] = Field(
         default_factory=dict,
@@ -91,6 +95,7 @@ class EngineOverride(Section):
     quantization: str | None = None
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bfloat16"] | None = None
     prefix_caching: bool | None = None
+    priority_lanes: bool | None = None
     enforce_eager: bool | None = None
     hf_overrides: dict[str, object] | None = None
     reasoning_parser: str | None = None

@@ -41,6 +41,7 @@ def test_golden_arguments_on_a_card():
         "kv_cache_dtype": "auto",
         "dtype": "auto",
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         "enforce_eager": False,
         "reasoning_parser": "qwen3",
         "tensor_parallel_size": 1,
@@ -69,6 +70,7 @@ def test_golden_arguments_on_cpu_across_nodes():
         "dtype": "auto",
         "quantization": "fp8",
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         "enforce_eager": True,
         "hf_overrides": {"num_experts_per_tok": 4},
         "reasoning_parser": "qwen3",
@@ -79,6 +81,10 @@ def test_golden_arguments_on_cpu_across_nodes():
         "trust_remote_code": False,
         "allowed_media_domains": ["remote-media-is-off.invalid"],
     }
+
+
+def test_without_lanes_who_comes_first_is_served_first():
+    assert build(EngineSettings(priority_lanes=False))["scheduling_policy"] == "fcfs"
 
 
 def test_rank_and_address_are_added_per_node():
