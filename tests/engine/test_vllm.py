@@ -54,6 +54,14 @@ async def test_it_is_ready_and_says_what_it_is(dense: Asker) -> None:
     await dense.engine.check()
 
 
+async def test_it_tells_its_control_tokens_and_how_long_a_token_is(dense: Asker) -> None:
+    info = dense.engine.info()
+    assert {"<|im_start|>", "<|im_end|>"} <= set(info.special_tokens)
+    for text in ("A quiet town keeps its library alive.", "Тихий город бережёт свою библиотеку."):
+        said = await dense.ask("tokenize", prompt=text, add_special_tokens=False)
+        assert said.json["count"] <= info.estimate_tokens(text) <= 2 * said.json["count"]
+
+
 async def test_chat(dense: Asker) -> None:
     said = await dense.chat()
     assert (said.head.status, said.head.stream, said.head.content_type) == (200, False, wire.JSON)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
@@ -143,6 +144,10 @@ class ExecutorInfo:
     places    requests that run at once over all copies
     fallback  executor that answers when this one is down
     note      what the model is, for a person
+
+    special_tokens                     texts that steer the model; they never come from retrieved text
+    characters_per_token               in plain English, for estimates
+    characters_per_token_beyond_ascii  letters of other scripts for a token
     """
 
     name: str
@@ -155,6 +160,17 @@ class ExecutorInfo:
     template: Template = "model"
     fallback: str | None = None
     note: str = ""
+    special_tokens: tuple[str, ...] = ()
+    characters_per_token: float = 4.0
+    characters_per_token_beyond_ascii: float = 2.0
+
+    def estimate_tokens(self, text: str) -> int:
+        """Return about how many tokens a text has here; rather too many than too few."""
+        plain = len(text.encode("ascii", "ignore"))
+        return ceil(
+            plain / self.characters_per_token
+            + (len(text) - plain) / self.characters_per_token_beyond_ascii
+        )
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vllm import SamplingParams
@@ -24,6 +24,7 @@ from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.envs import enable_envs_cache
 from vllm.inputs import TokensPrompt
 from vllm.pooling_params import PoolingParams
+from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -32,6 +33,7 @@ from consilium.engine.backends import vllm_config, vllm_metrics
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
+from consilium.engine.vocabulary import Vocabulary, measured
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
@@ -88,6 +90,7 @@ class VllmEngine:
         self._first_cause: BaseException | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._template: Template = "model"
+        self._vocabulary = Vocabulary()
         self._generates = True
         self._state = State.STARTING
         self._ids = itertools.count()
@@ -110,6 +113,7 @@ class VllmEngine:
             tasks = await engine.get_supported_tasks()
             namespace = self._namespace(args, engine)
             self._generates = "generate" in tasks
+            self._vocabulary = self._seen_vocabulary(engine, namespace.chat_template)
             self._routes = await Routes.build(engine, namespace, tasks)
             self._engine = engine
             self._state = State.READY
@@ -160,6 +164,7 @@ class VllmEngine:
             template=self._template,
             fallback=self._settings.fallback,
             note=self._settings.note,
+            **asdict(self._vocabulary),
         )
 
     def load(self) -> dict[str, int]:
@@ -301,6 +306,14 @@ class VllmEngine:
             }
         )
 
+    def _seen_vocabulary(self, engine: TappedLLM, template: str | None) -> Vocabulary:
+        tokenizer = engine.renderer.tokenizer
+        try:
+            return Vocabulary() if tokenizer is None else _vocabulary(tokenizer, template)
+        except Exception as error:  # kinds of tokenizers are many; the engine answers without this
+            _log.warning("vocabulary_unknown", executor=self._settings.name, cause=repr(error))
+            return Vocabulary()
+
     async def _generate_one(self) -> None:
         engine = self._alive()
         request_id = f"health-{next(self._ids)}"
@@ -382,6 +395,26 @@ def finish_reason(event: str) -> str | None:
 def _has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None)) or not hasattr(
         tokenizer, "chat_template"
+    )
+
+
+def _vocabulary(tokenizer: Any, chosen: str | None) -> Vocabulary:
+    """Return what the tokenizer shows.
+
+    chosen  chat template that replaces the tokenizer's own: the path of a file, or its text
+    """
+    template = load_chat_template(chosen) or getattr(tokenizer, "chat_template", None) or ""
+    if isinstance(template, Mapping):  # several by name
+        template = "\n".join(map(str, template.values()))
+    marked = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return measured(
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        special={
+            *tokenizer.all_special_tokens,
+            *(str(token) for token in marked if getattr(token, "special", False)),
+        },
+        added=[*map(str, marked), *tokenizer.get_added_vocab()],
+        template=template,
     )
 
 
