@@ -15,9 +15,13 @@ import pytest_asyncio
 
 from consilium.demo import tiny
 from consilium.engine import heavy_imports, wire
-from consilium.engine.ports import Call, Head, Tail
+from consilium.engine.ports import PRIORITY, Call, Head, Lane, Tail
 
 CONTEXT = 512
+PLACES = 8
+BLOCKS = 24
+"""Of 128 tokens each, on CPU. PLACES full contexts take 32, so that calls can push each other out (test_lanes.py)."""
+BLOCK_BYTES = 128 * 2 * tiny.LAYERS * tiny.KV_HEADS * tiny.HEAD_DIM * 2
 _numbers = itertools.count(1)
 
 
@@ -58,8 +62,14 @@ class Asker:
         self.died: asyncio.Queue[BaseException] = asyncio.Queue()
         self.cores: set[int] = set()
 
-    def call(self, route: str, **body: Any) -> Call:
-        return Call(f"t{next(_numbers)}", route, {"model": self.engine.info().model, **body})  # type: ignore[arg-type]
+    def call(self, route: str, lane: Lane = "interactive", **body: Any) -> Call:
+        return Call(
+            f"t{next(_numbers)}",
+            route,  # type: ignore[arg-type]
+            {"model": self.engine.info().model, **body},
+            lane=lane,
+            priority=PRIORITY[lane],
+        )
 
     async def ask(self, route: str, **body: Any) -> Said:
         reader, raw = wire.Reader(), b""
@@ -125,8 +135,9 @@ async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker
         "served_model_name": "tiny",
         "enforce_eager": True,
         "max_model_len": CONTEXT,
-        "max_num_seqs": 8,
-        "kv_cache_memory_bytes": 64 << 20,
+        "max_num_seqs": PLACES,
+        "scheduling_policy": "priority",
+        "kv_cache_memory_bytes": BLOCKS * BLOCK_BYTES,
         "structured_outputs_config": {
             "backend": "xgrammar",
             "disable_any_whitespace": True,

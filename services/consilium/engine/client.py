@@ -64,15 +64,7 @@ class Turn:
             self._timer = asyncio.get_running_loop().call_later(
                 max(0.0, self._deadline - time.time()), self._expire
             )
-        item = await self._next()
-        if item is None:
-            raise ConsiliumError(
-                "upstream_down",
-                "the answer ended before its head",
-                name=self._executor,
-                retry_after_s=1.0,
-            )
-        first = self._reader.take(item)
+        first = self._reader.take(await self._next())
         if first.head is not None:
             self.head = first.head
         self._first, self.tail = first.body, first.tail
@@ -83,15 +75,7 @@ class Turn:
         if self._first:
             yield self._first
         while self.tail is None:
-            raw = await self._next()
-            if raw is None:
-                raise ConsiliumError(
-                    "upstream_down",
-                    "the answer ended without a tail",
-                    name=self._executor,
-                    retry_after_s=1.0,
-                )
-            item = self._reader.take(raw)
+            item = self._reader.take(await self._next())
             self.tail = item.tail
             if item.body:
                 yield item.body
@@ -127,14 +111,20 @@ class Turn:
         elif self.tail is None:  # whoever does not read keeps no place in the engine
             self._closing = asyncio.ensure_future(self._stop())
 
-    async def _next(self) -> bytes | None:
+    async def _next(self) -> bytes:
         if self._expired:
             raise self._late()
         self._waiting = asyncio.current_task()
         try:
             return await anext(self._frames)
         except StopAsyncIteration:
-            return None
+            missing = "tail" if self.head.status else "head"
+            raise ConsiliumError(
+                "upstream_down",
+                f"the answer ended before its {missing}",
+                name=self._executor,
+                retry_after_s=1.0,
+            ) from None
         except asyncio.CancelledError:
             if not self._expired or (self._waiting is not None and self._waiting.uncancel() > 0):
                 raise
