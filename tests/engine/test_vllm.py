@@ -59,7 +59,7 @@ async def test_it_tells_its_control_tokens_and_how_long_a_token_is(dense: Asker)
     assert {"<|im_start|>", "<|im_end|>"} <= set(info.special_tokens)
     for text in ("A quiet town keeps its library alive.", "Тихий город бережёт свою библиотеку."):
         said = await dense.ask("tokenize", prompt=text, add_special_tokens=False)
-        assert said.json["count"] <= info.estimate_tokens(text) <= 2 * said.json["count"]
+        assert 0.8 <= info.estimate_tokens(text) / said.json["count"] <= 1.5
 
 
 async def test_chat(dense: Asker) -> None:
