@@ -196,7 +196,7 @@ class FailRequest(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Code of the catalogue; empty = an exception that nobody expected."""
+    """Code of the catalogue, or `unexpected` for an exception that nobody foresaw."""
     def __init__(
         self,
         *,

@@ -86,8 +86,10 @@ def application(folder: Path, max_bytes: int, claims: Claims) -> Asgi:
 
     async def fail(request: Request) -> Response:
         code = request.query_params.get("code", "")
-        if code not in BY_CODE:
+        if code == "unexpected":
             raise RuntimeError("password=hunter2")
+        if code not in BY_CODE:
+            raise ConsiliumError("invalid_request", field="code", reason="there is no such code")
         raise ConsiliumError(code, "private", reason="a test wants it so", retry_after_s=2.0)
 
     async def stream(request: Request) -> Response:

@@ -66,7 +66,7 @@ class Greeter(rpc.GreeterServiceServicer):
             await asyncio.sleep(request.pause_ms / 1000)
 
     async def Fail(self, request: pb.FailRequest, context: Any) -> pb.FailResponse:
-        if not request.code:
+        if request.code == "unexpected":
             raise RuntimeError("password=hunter2")
         if request.code not in BY_CODE:
             raise ConsiliumError("invalid_request", field="code", reason="there is no such code")
