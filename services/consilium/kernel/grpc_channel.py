@@ -178,5 +178,6 @@ def _options(max_message_bytes: int, idempotent: Iterable[str]) -> list[tuple[st
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        # While this lasts, calls fail at once though the service is back.
+        ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
