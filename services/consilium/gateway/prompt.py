@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # they read this file's rules themselves
     from consilium.gateway.decision import Decision
 
 PREFIX_CHARACTERS: Final = 512
-CHARACTERS_PER_TOKEN: Final = 3.0
-"""Fewer than usual, so that the estimate is rather too high."""
 SPARE_TOKENS: Final = 64
 """Kept free of what we add, for the words of the chat template."""
+PIECE_TOKENS: Final = 8
+"""What stands around each piece."""
 OPENING: Final = "<context>"
 CLOSING: Final = "</context>"
 
@@ -61,7 +61,11 @@ def compose(
     if not offered:
         return Composed(framed_body, prefix_key(decision.role, framed_body))
     kept = _fitting(offered, framed_body, route, info)
-    with_context = _with_context(body, route, [piece for _, piece in kept]) if kept else None
+    with_context = (
+        _with_context(body, route, [_harmless(piece.text, info) for _, piece in kept])
+        if kept
+        else None
+    )
     notes = []
     if kept and with_context is None:
         kept, notes = (), [f"nothing was added: {route} has no turn that it could stand before"]
@@ -80,20 +84,27 @@ def _fitting(
     if info.context is None:
         return tuple(offered)
     answer = lengths.asked(body, route) or USUAL_ANSWER
-    taken = len(dumps(body).decode("utf-8", "replace")) / CHARACTERS_PER_TOKEN
+    taken = info.estimate_tokens(dumps(body).decode("utf-8", "replace"))
     room = info.context - answer - SPARE_TOKENS - taken
     kept = []
     for kind, piece in offered:
-        room -= len(piece.text) / CHARACTERS_PER_TOKEN + 8
+        room -= info.estimate_tokens(piece.text) + PIECE_TOKENS
         if room < 0:
             break
         kept.append((kind, piece))
     return tuple(kept)
 
 
-def _with_context(body: Json, route: Route, pieces: Sequence[Piece]) -> Json | None:
-    """Return the body with the pieces before the words of its last turn, or None where it has none that a text can stand before."""
-    texts = "\n\n".join(f"[{place}] {piece.text}" for place, piece in enumerate(pieces, 1))
+def _harmless(text: str, info: ExecutorInfo) -> str:
+    """Return a text of another room without what would steer the model: its own special tokens, and the words that end our block."""
+    for token in (*info.special_tokens, OPENING, CLOSING):
+        text = text.replace(token, " ")
+    return text
+
+
+def _with_context(body: Json, route: Route, pieces: Sequence[str]) -> Json | None:
+    """Return the body with the texts before the words of its last turn, or None where it has none that a text can stand before."""
+    texts = "\n\n".join(f"[{place}] {text}" for place, text in enumerate(pieces, 1))
     block = f"{OPENING}\n{texts}\n{CLOSING}\n\n"
     field = {"chat": "messages", "responses": "input", "completions": "prompt"}.get(route, "")
     found = body.get(field)
