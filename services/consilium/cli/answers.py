@@ -57,4 +57,4 @@ def document(
 
 def failure_of(status: int, raw: bytes) -> ConsiliumError:
     """Return our error for an answer that is not 200; its own sentence is kept."""
-    return error_of(said_in(raw), status)
+    return error_of(said_in(raw, status), status)

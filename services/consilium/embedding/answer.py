@@ -40,8 +40,8 @@ def parse(raw: bytes, texts: Sequence[str], name: str) -> Vectors:
 
 
 def refusal(status: int, raw: bytes, name: str, retry_after_s: float | None) -> ConsiliumError:
-    """Return our error for a status that is not 200. What the server refuses is the configuration's fault, where the texts are not."""
-    said = said_in(raw).message
+    """Return our error for a status that is not 200. A refused key and an unknown model are the configuration's fault."""
+    said = said_in(raw, status).message
     if status in (401, 403):
         return ConsiliumError(
             "config_invalid",
@@ -54,17 +54,20 @@ def refusal(status: int, raw: bytes, name: str, retry_after_s: float | None) -> 
             "config_invalid",
             said,
             key="embedding.model",
-            reason=f"{name} knows no such model or path (HTTP 404): {said}",
+            reason=f"{name} knows no such model or path: {said}",
         )
     if status == 429 or status >= 500:
         return ConsiliumError(
-            "upstream_down", f"HTTP {status}: {said}", name=name, retry_after_s=retry_after_s or 1.0
+            "upstream_down",
+            f"status={status} {said}",
+            name=name,
+            retry_after_s=retry_after_s or 1.0,
         )
     return ConsiliumError(
         "invalid_request",
-        f"HTTP {status}",
+        f"status={status}",
         field="input",
-        reason=said or f"{name} refuses it (HTTP {status})",
+        reason=said,
     )
 
 

@@ -32,7 +32,7 @@ _BY_STATUS: Final = {
     503: "upstream_down",
     504: "deadline",
 }
-_SHOWN: Final = 500
+_SHOWN: Final = 200
 """Characters of an answer that is no error object."""
 
 
@@ -68,13 +68,16 @@ def said(body: object) -> Said:
     )
 
 
-def said_in(raw: bytes) -> Said:
-    """Return what the bytes of an answer say; their beginning, if they are no error object."""
+def said_in(raw: bytes, status: int) -> Said:
+    """Return what the bytes of an answer say; the HTTP status and their beginning, if they are no error object."""
     try:
         found = said(json.loads(raw))
     except ValueError:
         found = Said()
-    return found if found.message else Said(raw[:_SHOWN].decode("utf-8", "replace").strip())
+    if found.message:
+        return found
+    begin = raw[:_SHOWN].decode("utf-8", "replace").strip()
+    return Said(f"HTTP {status}: {begin}" if begin else f"HTTP {status}")
 
 
 def told(body: object, status: int, *, retry_after_s: float | None = None) -> ConsiliumError:

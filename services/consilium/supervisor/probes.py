@@ -1,6 +1,6 @@
 """Questions to the parts that say whether they answer. Each returns at once or within a short time limit, and never raises.
 
-Uses the standard library only: the supervisor is up before anything heavy is imported.
+Uses the standard library and small files of the kernel: the supervisor is up before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Thread
 from time import monotonic
 from urllib.parse import unquote, urlsplit
+
+from consilium.kernel.openai_errors import said_in
 
 
 def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
@@ -73,17 +75,10 @@ def one_token(
     status, answer = _ask("POST", f"{openai_url}/chat/completions", body, key, timeout_s)
     if status == http.client.OK:
         return True, "", ""
-    try:
-        error = json.loads(answer)["error"]
-        return False, str(error.get("code") or ""), str(error["message"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return (
-            False,
-            "",
-            f"HTTP {status}: {answer[:200].decode(errors='replace')}"
-            if status
-            else answer.decode(errors="replace"),
-        )
+    if not status:
+        return False, "", answer.decode(errors="replace")
+    found = said_in(answer, status)
+    return False, str(found.code or ""), found.message
 
 
 def _ask(method: str, url: str, body: bytes, key: str, timeout_s: float) -> tuple[int, bytes]:
