@@ -9,9 +9,12 @@ from pydantic import SecretStr
 from consilium.gateway.authority import RETRY_S, Authority
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import RedisSettings
+from consilium.gateway.gate import Gate
 from consilium.gateway.keys import mint
+from consilium.gateway.meter import GatewayMeter
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.metrics import Metrics
 
 PEPPER = b"pepper"
 
@@ -85,6 +88,31 @@ async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(
     finally:
         own_valkey.go_on()
     await _back(authority, header)
+
+
+async def test_the_gauge_says_whether_it_answers(own_valkey):
+    own_valkey.start()
+    metrics = Metrics()
+    meter = GatewayMeter(metrics, Gate(1))
+    stores = open_stores(
+        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3),
+        receipt_ttl_s=60,
+        on_state=meter.redis,
+    )
+    watching = asyncio.ensure_future(stores.watch())
+
+    async def until(value):
+        async with asyncio.timeout(20):
+            while f"consilium_gateway_redis_up {value}" not in metrics.page():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    await until("1.0")
+    own_valkey.kill()
+    await until("0.0")
+    own_valkey.start()
+    await until("1.0")
+    watching.cancel()
+    await stores.close()
 
 
 async def test_functions_are_loaded_again_after_a_flush(stores, authority):

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from ray import serve
@@ -27,6 +28,7 @@ from consilium.engine.ports import Call
 from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import environment_value
+from consilium.kernel.metrics import of_this_process
 from consilium.kernel.process import set_variable
 
 _log = logs.get("engine")
@@ -52,10 +54,11 @@ class EngineReplica:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         settings = dict(settings)
         self._followers: multinode.Followers | None = None
+        end_process = partial(_end_process, settings["name"])
         if multinode.is_spread(settings["engine_args"]):
             settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
             self._followers.watch(
-                _end_process
+                end_process
             )  # from now on: a follower that cannot start would leave this one waiting for it
         # Importing vLLM takes seconds of a core; in a thread, so that Serve can still ask this replica how it is.
         backend: Any = await asyncio.to_thread(heavy_imports.load, BACKEND)
@@ -67,8 +70,9 @@ class EngineReplica:
             "rank": context.rank.rank,
             "ray_metrics": through_ray,
         }
-        self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=_end_process)
+        self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=end_process)
         await self._engine.start()
+        of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT."""
@@ -139,7 +143,10 @@ def _leashed() -> subprocess.Popen[bytes]:
     return leash.tie(name)
 
 
-def _end_process(cause: BaseException) -> None:
+def _end_process(executor: str, cause: BaseException) -> None:
     _log.error("replica_ends", exit_code=DEAD_ENGINE_EXIT, cause=repr(cause))
+    of_this_process().add(
+        "consilium_engine_restarts_total", executor=executor, reason=type(cause).__name__
+    )
     logging.shutdown()
     os._exit(DEAD_ENGINE_EXIT)

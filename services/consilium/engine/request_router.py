@@ -29,6 +29,7 @@ from ray.serve.request_router import (
 )
 
 from consilium.engine.affinity import STATS_ONGOING, Decision, LoadTable, PrefixTable, Rules, decide
+from consilium.kernel.metrics import of_this_process
 
 PATH: Final = "consilium.engine.request_router.AffinityRouter"
 _KEPT: Final = 256
@@ -60,11 +61,16 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         if not candidate_replicas:
             return []
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        now = time.monotonic()
+        began, now = time.perf_counter(), time.monotonic()
         loads = self._loads.loads(list(by_name), now)
         key = prefix_of(pending_request)
         self._turn += 1
         decision = decide(loads, self._prefixes.holders(key), self._rules, self._turn)
+        of_this_process().observe(
+            "consilium_engine_router_decision_seconds",
+            time.perf_counter() - began,
+            reason=decision.reason,
+        )
         self._prefixes.saw(
             key, decision.replica
         )  # at once: a burst of equal prefixes stays together

@@ -36,6 +36,7 @@ from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.room_tables import followers
 from consilium.gateway.routes import HttpFace
+from consilium.gateway.stores import Stores
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock, SystemClock, UlidIds
 from consilium.kernel.config import (
@@ -48,7 +49,7 @@ from consilium.kernel.config import (
 )
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import GrpcServer, Settings
-from consilium.kernel.metrics import Metrics
+from consilium.kernel.metrics import of_this_process
 from consilium.kernel.process import raise_descriptor_limit, run
 from consilium.kernel.rooms import rooms
 from consilium.kernel.service_config import ServicesView
@@ -91,19 +92,20 @@ class GatewayReplica:
         raise_descriptor_limit()  # a running answer has three: its caller, its replica, and Serve
         logging.getLogger("httpx").setLevel(logging.WARNING)
         view = load_view(View, Path(config))
-        metrics = Metrics()
         clock, ids = SystemClock(), UlidIds()
         tables = LiveTables(Path(config), reader(View), clock)
         self._limits = view.gateway
         self._engines = open_executors(view)
+        gate = Gate(UNKNOWN_PLACES)
+        meter = GatewayMeter(of_this_process(), gate)
         self._stores = open_stores(
             view.redis,
+            on_state=meter.redis,
             receipt_ttl_s=view.gateway.receipt_ttl_s,
             receipts_max_bytes=view.gateway.receipts_max_bytes,
             responses_max_bytes=view.gateway.responses_max_bytes,
         )
-        gate = Gate(UNKNOWN_PLACES)
-        meter = GatewayMeter(metrics, gate)
+        await _prepare(self._stores)
         pepper = _pepper(Path(config))
         authority = Authority(
             self._stores.keys,
@@ -125,7 +127,7 @@ class GatewayReplica:
             meter=meter,
             tables=self._tables,
         )
-        watch = Watch(self._engines, gate, view.gateway, clock)
+        watch = Watch(self._engines, gate, view.gateway, clock, meter.executors)
         self._desk = ConfigDesk(tables, self._stores.replicas, clock=clock, ids=ids)
         face = Face(
             cast,
@@ -156,6 +158,7 @@ class GatewayReplica:
         await self._grpc.start()
         self._looking = asyncio.gather(
             watch.run(),
+            self._stores.watch(),
             self._desk.run(),
             self._drained(Path(config).parent / DRAINING),
             *(table.run() for table in self._tables.values()),
@@ -185,6 +188,15 @@ class GatewayReplica:
             await self._engines.aclose()
             await self._desk.leave()
             await self._stores.close()
+
+
+async def _prepare(stores: Stores) -> None:
+    """Bring the stored records up to date. Raises ConsiliumError(state_newer); a Redis that is down may come later, and is prepared then."""
+    try:
+        await stores.prepare()
+    except ConsiliumError as error:
+        if error.code != "upstream_down":
+            raise
 
 
 def _followed(view: View, folder: Path, clock: Clock) -> dict[str, TableFollower]:

@@ -6,7 +6,7 @@ However many ask at once, each executor is asked once. Knows executors and place
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from consilium.engine.client import EngineClient, State
@@ -24,9 +24,20 @@ _log = logs.get("gateway")
 
 
 class Watch:
-    """Asks every executor how it is, and tells the gate how many places it has."""
+    """Asks every executor how it is, and tells the gate how many places it has.
 
-    def __init__(self, engine: EngineClient, gate: Gate, limits: Gateway, clock: Clock) -> None:
+    told  hears the states whenever they were asked for
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        gate: Gate,
+        limits: Gateway,
+        clock: Clock,
+        told: Callable[[Mapping[str, State]], object] = lambda _states: None,
+    ) -> None:
+        self._told = told
         self._engine, self._gate, self._limits, self._clock = engine, gate, limits, clock
         self._states: Mapping[str, State] = {
             info.name: State.STARTING for info in engine.executors()
@@ -61,6 +72,7 @@ class Watch:
             share = info.places * self._limits.max_in_flight_factor / self._limits.replicas
             self._gate.set_limit(info.name, max(1, round(share)))
         self._states, self._at = dict(zip(names, found, strict=True)), self._clock.monotonic()
+        self._told(self._states)
         return self._states
 
     def _asked(self, _task: object) -> None:

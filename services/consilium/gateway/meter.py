@@ -5,6 +5,9 @@ Knows turns. Does not know Prometheus.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from consilium.engine.client import State
 from consilium.gateway.gate import Gate
 from consilium.kernel.metrics import Metrics
 
@@ -59,6 +62,15 @@ class GatewayMeter:
     def rpc(self, method: str, code: str, seconds: float) -> None:
         """Count a gRPC call that has ended; `code` is the name of a gRPC status."""
         self._metrics.observe("consilium_gateway_rpc_seconds", seconds, method=method, code=code)
+
+    def redis(self, up: bool) -> None:  # noqa: FBT001  the store calls it with what it found
+        """Tell whether Redis answers."""
+        self._metrics.set("consilium_gateway_redis_up", int(up))
+
+    def executors(self, states: Mapping[str, State]) -> None:
+        """Tell which executors answer."""
+        for name, state in states.items():
+            self._metrics.set("consilium_engine_up", int(state is State.READY), executor=name)
 
     def fallback(self, executor: str, instead: str) -> None:
         """Count a turn that another executor answered."""

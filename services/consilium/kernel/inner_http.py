@@ -8,7 +8,6 @@ A room's application raises ConsiliumError and writes no error bodies. Knows hea
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import time
@@ -21,7 +20,7 @@ from consilium.kernel.clock import Ids
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.http_server import Asgi, Receive, Scope, Send
 from consilium.kernel.inner_auth import InnerAuth
-from consilium.kernel.metrics import CONTENT_TYPE, OTHER
+from consilium.kernel.metrics import CONTENT_TYPE, OTHER, packed
 
 METRICS_PATH: Final = "/metrics"
 HEALTH_PATH: Final = "/healthz"
@@ -165,10 +164,11 @@ async def _refuse(scope: Scope, send: Send, error: ConsiliumError, request_id: s
 async def _text(
     scope: Scope, send: Send, status: int, text: str, *headers: tuple[bytes, bytes]
 ) -> None:
-    body, more = text.encode(), list(headers) or [_type("text/plain; charset=utf-8")]
-    if any(name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"]):
-        body = gzip.compress(body, 5)
-        more += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+    accepted = dict(scope["headers"]).get(b"accept-encoding", b"").decode("latin-1")
+    body, encoding = packed(text, accepted)
+    more = [*(headers or [_type("text/plain; charset=utf-8")]), (b"vary", b"accept-encoding")]
+    if encoding:
+        more.append((b"content-encoding", encoding.encode()))
     await _send(scope, send, status, body, more)
 
 

@@ -1,18 +1,20 @@
 """Every metric of the house in one table, and the way to count.
 
-    metrics = Metrics()
+    metrics = of_this_process()
     metrics.add("consilium_gateway_requests_total", route="chat", code="200", executor="core")
 
-Several processes of one node add up: where PROMETHEUS_MULTIPROC_DIR is set when a process starts, its values lie in files there, and `page_of` reads the
-sum. Names are consilium_<service>_<noun>_<unit>[_total]; label values are bounded sets. Knows Prometheus. Does not know when something is counted.
+A process that is alone serves `Metrics.page`. Several processes of one node add up: where PROMETHEUS_MULTIPROC_DIR is set when a process starts, its values lie
+in files there, and `page_of` reads the sum. Names are consilium_<service>_<noun>_<unit>[_total]; label values are bounded sets. Knows Prometheus. Does not know when something is counted.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -127,7 +129,7 @@ TABLE: Final[tuple[Metric, ...]] = (
         "consilium_gateway_redis_up",
         "gauge",
         (),
-        "1 while Redis answers every gateway replica, else 0.",
+        "1 while Redis answers every gateway replica of this node, else 0.",
         "bool",
         mode="livemin",
     ),
@@ -135,14 +137,22 @@ TABLE: Final[tuple[Metric, ...]] = (
         "consilium_engine_up",
         "gauge",
         ("executor",),
-        "Engine replicas that generated a token lately.",
-        "replicas",
+        "1 while an executor answers the gateway, 0 while it starts or is down.",
+        "bool",
+        mode="livemin",
+    ),
+    Metric(
+        "consilium_engine_starts_total",
+        "counter",
+        ("executor",),
+        "Engine replicas that became ready; more than there are copies means that some were started anew, however they ended.",
+        "starts",
     ),
     Metric(
         "consilium_engine_restarts_total",
         "counter",
         ("executor", "reason"),
-        "Times an engine replica ended itself to be started anew.",
+        "Times an engine replica ended itself to be started anew, by the error that it could not go on after.",
         "restarts",
     ),
     Metric(
@@ -229,6 +239,22 @@ class Metrics:
             return (OTHER,) * len(values)
         seen.add(values)
         return values
+
+
+@cache
+def of_this_process() -> Metrics:
+    """Return the counters that all of this process share: two that count the same name beside each other would overwrite each other's files."""
+    return Metrics()
+
+
+def packed(page: str, accept_encoding: str) -> tuple[bytes, str]:
+    """Return a page as it goes over the wire and its Content-Encoding, empty for none. Prometheus asks for gzip, which is a tenth of the bytes."""
+    body = page.encode()
+    for offer in accept_encoding.lower().split(","):
+        name, _, weight = offer.partition(";")
+        if name.strip() in ("gzip", "*") and weight.replace(" ", "") not in ("q=0", "q=0.0"):
+            return gzip.compress(body, 1, mtime=0), "gzip"
+    return body, ""
 
 
 def page_of(folder: Path, *, is_alive: Callable[[int], bool] | None = None) -> str:

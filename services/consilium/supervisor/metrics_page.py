@@ -73,15 +73,26 @@ class MetricsServer:
             timeout = SILENCE_S
 
             def do_GET(self) -> None:
+                self._answer(with_body=True)
+
+            def do_HEAD(self) -> None:
+                self._answer(with_body=False)
+
+            def _answer(self, *, with_body: bool) -> None:
+                from consilium.kernel.metrics import packed
+
                 known = self.path in {"/metrics", "/healthz"}
-                body = (
-                    page() if self.path == "/metrics" else "ok\n" if known else "not found\n"
-                ).encode()
+                text = page() if self.path == "/metrics" else "ok\n" if known else "not found\n"
+                body, encoding = packed(text, self.headers.get("Accept-Encoding", ""))
                 self.send_response(200 if known else 404)
                 self.send_header("Content-Type", _TYPE)
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("Vary", "Accept-Encoding")
+                if encoding:
+                    self.send_header("Content-Encoding", encoding)
                 self.end_headers()
-                self.wfile.write(body)
+                if with_body:
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 return

@@ -1,10 +1,13 @@
 """The router on Ray's base class, without a cluster."""
 
 import asyncio
+import re
 import time
 
 import pytest
 from tests.bench.router_decision import BAR_MS, measure, replica, request, router
+
+from consilium.kernel.metrics import of_this_process
 
 
 def names(ranks):
@@ -141,3 +144,26 @@ async def test_calls_with_ids_of_their_own_are_spread_by_rays_machinery():
     )
     assert taken.count(replicas[0]) == 6
     assert not ours._pending_requests_by_id
+
+
+async def test_each_decision_is_counted_by_what_decided():
+    def counted():
+        page = of_this_process().page()
+        return {
+            reason: float(count)
+            for reason, count in re.findall(
+                r'router_decision_seconds_count\{reason="(\w+)"\} (\S+)', page
+            )
+        }
+
+    before = counted()
+    ours, replicas = router(), [replica(i) for i in range(2)]
+    await send(ours, replicas[:1], 0, "")
+    await send(ours, replicas, 1, "talk")
+    await send(ours, replicas, 2, "talk")
+    now = counted()
+    assert {name: now[name] - before.get(name, 0) for name in now} == {
+        "only": 1,
+        "load": 1,
+        "prefix": 1,
+    }

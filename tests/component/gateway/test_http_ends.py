@@ -11,10 +11,12 @@ from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import asgi, http_turns
 from consilium.gateway.config import Gateway, Profile
-from consilium.gateway.executor_states import Watch
+from consilium.gateway.executor_states import FRESH_S, Watch
 from consilium.gateway.gate import Gate
+from consilium.gateway.meter import GatewayMeter
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.metrics import Metrics
 
 from .conftest import chat
 
@@ -147,10 +149,17 @@ async def test_however_many_ask_an_executor_is_asked_once():
 
     engine = Slow()
     await engine.start()
-    watch = Watch(EngineClient({"core": engine}), Gate(1), Gateway(), SystemClock())
+    metrics, gate = Metrics(), Gate(1)
+    meter = GatewayMeter(metrics, gate)
+    watch = Watch(EngineClient({"core": engine}), gate, Gateway(), SystemClock(), meter.executors)
     found = await asyncio.gather(*(watch.states() for _ in range(100)))
     assert len(asked) == 1
     assert found[0] == {"core": "ready"}
+    assert 'consilium_engine_up{executor="core"} 1.0' in metrics.page()
+    await engine.stop()
+    await asyncio.sleep(FRESH_S)
+    assert (await watch.states())["core"] != "ready"
+    assert 'consilium_engine_up{executor="core"} 0.0' in metrics.page()
 
 
 async def test_a_failure_does_not_end_the_watch(log_lines):

@@ -1,3 +1,4 @@
+import gzip
 import re
 
 import pytest
@@ -49,3 +50,21 @@ def test_label_values_are_bounded():
     page = ours.page()
     assert 'consilium_gateway_rejected_total{reason="other"} 7.0' in page
     assert 'consilium_gateway_rejected_total{reason="r0"} 2.0' in page
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("", ""),
+        ("identity", ""),
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "gzip"),
+        ("*", "gzip"),
+        ("gzip;q=0, deflate", ""),
+        ("br, x-gzip-like", ""),
+    ],
+)
+def test_a_page_is_packed_for_those_who_take_it(accepted, encoding):
+    body, chosen = metrics.packed("consilium_x 1\n" * 100, accepted)
+    assert chosen == encoding
+    assert (gzip.decompress(body) if encoding else body) == b"consilium_x 1\n" * 100
