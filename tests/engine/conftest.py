@@ -124,7 +124,7 @@ def _alone() -> Any:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker]:
-    """The engine of the session."""
+    """The engine of the session: the only one in this process, so it has all that any test needs of one, room for adapters too."""
     asker = Asker()
     heavy_imports.load("consilium.engine.backends.vllm")
     from consilium.engine.backends.vllm import VllmEngine, VllmSettings
@@ -137,6 +137,10 @@ async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker
         "max_model_len": CONTEXT,
         "max_num_seqs": PLACES,
         "scheduling_policy": "priority",
+        "enable_lora": True,
+        "max_loras": 2,
+        "max_cpu_loras": 4,
+        "max_lora_rank": 16,
         "kv_cache_memory_bytes": BLOCKS * BLOCK_BYTES,
         "structured_outputs_config": {
             "backend": "xgrammar",
