@@ -203,7 +203,17 @@ class Handle:
             if self.error is not None:
                 raise self.error
             return asdict(
-                ExecutorInfo("core", "engine", "tiny", context=512, state=State.READY, places=16)
+                ExecutorInfo(
+                    "core",
+                    "engine",
+                    "tiny",
+                    context=512,
+                    state=State.READY,
+                    places=16,
+                    special_tokens=("<|im_start|>", "<|im_end|>"),
+                    characters_per_token=3.1,
+                    characters_per_token_beyond_ascii=0.7,
+                )
             )
 
         return said()
@@ -227,6 +237,20 @@ async def test_an_engine_that_never_spoke_is_starting_and_later_down(
     handle.error = ActorDiedError()
     assert await client.probe("core") is State.DOWN
     assert client.info("core").model == "tiny"
+
+
+async def test_what_an_engine_knows_of_its_tokens_reaches_the_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ServeEngine(ExecutorInfo("core", "engine", ""))
+    monkeypatch.setattr(engine, "_handle", Handle())
+    client = EngineClient({"core": engine})
+    assert client.info("core").special_tokens == ()
+    assert client.info("core").estimate_tokens("x" * 62) == 16
+    await client.probe("core")
+    assert client.info("core").special_tokens == ("<|im_start|>", "<|im_end|>")
+    assert client.info("core").estimate_tokens("x" * 62) == 20
+    assert client.info("core").estimate_tokens("ж" * 7) == 10
 
 
 async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(
