@@ -17,18 +17,14 @@ from typing import Any, Final, Protocol
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from consilium.kernel import calls, logs
+from consilium.kernel import calls, grpc_reflection, logs
 from consilium.kernel.clock import Ids, UlidIds
 from consilium.kernel.errors import ConsiliumError, unknown
 from consilium.kernel.health import SERVICE as HEALTH
 from consilium.kernel.health import Health
 from consilium.kernel.ports import owner
 
-REFLECTION: Final = (
-    "grpc.reflection.v1alpha.ServerReflection",
-    "grpc.reflection.v1.ServerReflection",
-)
-OPEN: Final = (HEALTH, *REFLECTION)
+OPEN: Final = (HEALTH, *grpc_reflection.NAMES)
 """Services that need neither key nor deadline: probes and grpcurl send none."""
 
 OVERHANG_BYTES: Final = 4 * 1024 * 1024
@@ -55,10 +51,18 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service: its full name, and the generated function that adds its servicer."""
+    """One service.
+
+    name     full name
+    add      adds its servicer to a server, as the generated function does
+    shown    whether reflection tells of it
+    methods  names of the methods that reflection shows, None = all
+    """
 
     name: str
     add: Callable[[Any], None]
+    shown: bool = True
+    methods: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,8 @@ class GrpcServer:
             service.add(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if set_.reflection:
-            from grpc_reflection.v1alpha import reflection  # noqa: PLC0415  wanted by choice
-
-            reflection.enable_server_reflection(
-                [*(service.name for service in self._services), HEALTH, REFLECTION[0]], server
-            )
+            shown = {service.name: service.methods for service in self._services if service.shown}
+            grpc_reflection.add(server, {**shown, HEALTH: None})
         try:
             self.port = server.add_insecure_port(f"{set_.host}:{set_.port}")
         except RuntimeError as err:
@@ -285,7 +286,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             raise
         except grpc.aio.AbortError:
-            code = "ABORTED"
+            code = _status_name(context.code())
             raise
         except Exception as error:
             told = error if isinstance(error, ConsiliumError) else unknown(request_id, error)
@@ -362,6 +363,14 @@ async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) ->
     await context.abort(
         calls.status_of(error), error.public()[:_LONGEST_DETAILS], (*calls.trailing(error), *more)
     )
+
+
+def _status_name(code: Any) -> str:
+    """Return the name of a status that a servicer ended its call with, which gRPC gives back as a number."""
+    for status in grpc.StatusCode:
+        if code is status or code == status.value[0]:
+            return str(status.name)
+    return "UNKNOWN"
 
 
 def _refusing(handler: Any) -> Any:
