@@ -41,7 +41,7 @@ def document(
         raise ConsiliumError(
             "upstream_down", str(err), name=endpoint.openai, retry_after=1
         ) from err
-    if answer.status_code != httpx.codes.OK:
+    if not answer.is_success:
         raise failure_of(answer.status_code, answer.content)
     try:
         found = answer.json()

@@ -43,6 +43,7 @@ EXIT_INTERRUPTED: Final = 130
 _NOT_FOUND: Final = frozenset(
     {
         "receipt_unknown",
+        "key_unknown",
         "model_unknown",
         "job_unknown",
         "adapter_unknown",

@@ -1,38 +1,49 @@
-"""`consilium keys create | list | revoke`: API keys, in the Redis of the cluster on this machine."""
+"""`consilium keys create | list | show | revoke`: API keys, over HTTP as anybody with an admin key asks for them.
+
+On the machine of the cluster no flags are needed, and a gateway that is down is no obstacle: then the store of keys is asked itself.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Any, TypeAlias, TypeVar
 
+from consilium.cli.answers import document
 from consilium.cli.app import EXIT_NOT_FOUND, complain
-from consilium.cli.endpoint import add_output, add_state, folder_of, running
+from consilium.cli.endpoint import (
+    Endpoint,
+    add_endpoint,
+    add_output,
+    endpoint_of,
+    folder_of,
+    running,
+)
+from consilium.gateway import key_requests, keys
+from consilium.kernel.config import added_rooms, environment_value
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.rooms import rooms
 
-if TYPE_CHECKING:
-    from consilium.gateway.keys import KeyRecord
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_SPAN: Final = re.compile(r"(\d+)([smhdw])")
+Row: TypeAlias = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("keys", help="Make, list and revoke API keys.")
-    commands = parser.add_subparsers(dest="what", metavar="create|list|revoke", required=True)
+    commands = parser.add_subparsers(dest="what", metavar="create|list|show|revoke", required=True)
     create = commands.add_parser("create", help="make a key; it is shown once")
     create.add_argument("--name", required=True, type=_name, help="whose key it is")
     create.add_argument(
         "--scopes",
         nargs="+",
-        type=_scopes,
+        type=_words,
         default=[["generate"]],
         metavar="SCOPE",
-        help="what it may do: generate, read, admin (default: generate)",
+        help="what it may do: generate, read, admin, or a scope of a room (default: generate)",
     )
     create.add_argument(
         "--tenant",
@@ -40,6 +51,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         type=_tenant,
         help="keys of one tenant share a prefix cache, those of two never do (default: home)",
     )
+    create.add_argument("--owner", default="", help="who it belongs to, for your own records")
     create.add_argument(
         "--rpm", type=_count, default=0, metavar="N", help="requests per minute (default: no limit)"
     )
@@ -48,50 +60,49 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     create.add_argument(
         "--expires",
-        type=span_s,
+        type=_span,
         metavar="SPAN",
         help="lifetime, such as 12h, 30d or 8w (default: for ever)",
     )
     listing = commands.add_parser("list", help="show the keys, never their secrets")
+    show = commands.add_parser("show", help="show one key")
     revoke = commands.add_parser("revoke", help="close a key at once")
-    revoke.add_argument("id", help="the 12 digits between the underscores, or the whole key")
-    for command in (create, listing, revoke):
-        add_state(command)
+    for command in (show, revoke):
+        command.add_argument("id", help="the 12 digits between the underscores, or the whole key")
+    for command in (create, listing, show, revoke):
+        add_endpoint(command)
         add_output(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Talk to the store of keys."""
-    return {"create": _create, "list": _list, "revoke": _revoke}[args.what](args)
+    """Ask the gateway about keys, or where none answers on this machine, their store."""
+    return {"create": _create, "list": _list, "show": _show, "revoke": _revoke}[args.what](args)
 
 
 def span_s(text: str) -> float:
     """Return the seconds of 90s, 15m, 12h, 30d or 8w."""
-    found = _SPAN.fullmatch(text.strip().lower())
-    if found is None:
+    seconds = key_requests.span_s(text)
+    if seconds is None:
         msg = f"{text!r} is not a span; write 12h, 30d or 8w"
         raise argparse.ArgumentTypeError(msg)
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
 
 
-def _scopes(text: str) -> list[str]:
-    from consilium.gateway.keys import SCOPES
+def _span(text: str) -> str:
+    span_s(text)
+    return text.strip().lower()
 
-    found = [scope for scope in text.split(",") if scope]
-    for scope in found:
-        if scope not in SCOPES:
-            msg = f"there is no scope {scope!r}; there are {', '.join(sorted(SCOPES))}"
-            raise argparse.ArgumentTypeError(msg)
-    return found
+
+def _words(text: str) -> list[str]:
+    return [scope for scope in text.split(",") if scope]
 
 
 def _tenant(text: str) -> str:
-    if not _TENANT.fullmatch(text):
-        msg = (
-            f"{text!r} is no name of a tenant: write up to 63 of a-z, 0-9, dot, dash and underscore"
-        )
-        raise argparse.ArgumentTypeError(msg)
-    return text
+    try:
+        return key_requests.tenant(text)
+    except ConsiliumError as err:
+        msg = f"{text!r} is no name of a tenant: {err.fields['reason']}"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _name(text: str) -> str:
@@ -109,111 +120,174 @@ def _count(text: str) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from consilium.gateway import keys
-    from consilium.supervisor.gateway_link import pepper_of, with_keys
-
-    folder = folder_of(args)
-    cluster = running(folder)
-    scopes = frozenset(scope for word in args.scopes for scope in word)
-    text, record = keys.mint(
-        pepper_of(folder),
-        name=args.name,
-        now=time.time(),
-        scopes=scopes,
-        tenant=args.tenant,
-        rpm=args.rpm,
-        tpm=args.tpm,
-        lifetime_s=args.expires,
+    body = {
+        "name": args.name,
+        "scopes": [scope for words in args.scopes for scope in words],
+        "tenant": args.tenant,
+        "owner": args.owner,
+        "rpm": args.rpm,
+        "tpm": args.tpm,
+        "expires": args.expires,
+    }
+    made = _asked(
+        args,
+        lambda endpoint: document(endpoint, "keys", method="POST", body=body),
+        lambda store: store.create(body),
     )
-    with_keys(cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.put(record))
+    row = _row(made)
     if args.output == "json":
-        print(json.dumps({"key": text, **_row(record)}))
-    else:
-        print(text)
-        limits = [
-            f"{count} {unit} per minute"
-            for count, unit in ((record.rpm, "requests"), (record.tpm, "tokens"))
-            if count
-        ]
-        end = f"until {_when(record.expires)} UTC" if record.expires else "without an end"
-        print(
-            f"This is shown once. Id {record.id}, name {record.name}, scopes {', '.join(sorted(record.scopes))}, {' and '.join(limits) or 'no limits'}, {end}."
-        )
+        print(json.dumps({"key": made["key"], **row}))
+        return 0
+    print(made["key"])
+    limits = [
+        f"{made[field]} {unit} per minute"
+        for field, unit in (("rpm", "requests"), ("tpm", "tokens"))
+        if made[field]
+    ]
+    end = f"until {row['expires']} UTC" if row["expires"] else "without an end"
+    print(
+        f"This is shown once. Id {made['id']}, name {made['name']}, scopes {', '.join(made['scopes'])}, {' and '.join(limits) or 'no limits'}, {end}."
+    )
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
-    from consilium.supervisor.gateway_link import with_keys
-
-    cluster = running(folder_of(args))
-    rows = [
-        _row(record)
-        for record in with_keys(
-            cluster.addresses["redis"], cluster.redis_prefix, lambda store: store.list()
-        )
-    ]
+    found: Any = _asked(
+        args,
+        lambda endpoint: document(endpoint, "keys").get("data") or [],
+        lambda store: store.list(),
+    )
+    rows = [_row(row) for row in found]
     if args.output == "json":
         print(json.dumps(rows, indent=2))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
+    else:
+        _print(rows)
+    return 0
 
-    table = Table(
-        "id",
-        "name",
-        "scopes",
-        "tenant",
-        "rpm",
-        "tpm",
-        "made",
-        "ends",
-        "state",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        padding=(0, 2, 0, 0),
-    )
-    for row in rows:
-        table.add_row(
-            *(str(row[name]) for name in ("id", "name", "scopes", "tenant")),
-            *(str(row[name] or "") for name in ("rpm", "tpm")),
-            *(str(row[name] or "") for name in ("created", "expires", "state")),
+
+def _show(args: argparse.Namespace) -> int:
+    name = _id(args.id)
+    row = _row(
+        _asked(
+            args, lambda endpoint: document(endpoint, f"keys/{name}"), lambda store: store.get(name)
         )
-    Console().print(table)
+    )
+    if args.output == "json":
+        print(json.dumps(row))
+    else:
+        _print([row])
     return 0
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    from consilium.gateway import keys
-    from consilium.supervisor.gateway_link import with_keys
-
-    cluster = running(folder_of(args))
-    whole = keys.parse(args.id)
-    key_id = whole.id if whole is not None else args.id
-    if not with_keys(
-        cluster.addresses["redis"],
-        cluster.redis_prefix,
-        lambda store: store.revoke(key_id, time.time()),
-    ):
-        complain(f"There is no key {key_id!r}.", "'consilium keys list' shows the ids.")
+    name = _id(args.id)
+    try:
+        _asked(
+            args,
+            lambda endpoint: document(endpoint, f"keys/{name}", method="DELETE"),
+            lambda store: store.revoke(name),
+        )
+    except ConsiliumError as err:
+        if err.code != "key_unknown":
+            raise
+        complain(f"There is no key {name!r}.", "'consilium keys list' shows the ids.")
         return EXIT_NOT_FOUND
-    print(json.dumps({"revoked": key_id}) if args.output == "json" else f"Revoked {key_id}.")
+    print(json.dumps({"revoked": name}) if args.output == "json" else f"Revoked {name}.")
     return 0
 
 
-def _row(record: KeyRecord) -> dict[str, object]:
-    """Return what may be shown of a key."""
-    return {
-        "id": record.id,
-        "name": record.name,
-        "scopes": ",".join(sorted(record.scopes)),
-        "tenant": record.tenant,
-        "rpm": record.rpm,
-        "tpm": record.tpm,
-        "created": _when(record.created),
-        "expires": _when(record.expires) if record.expires else None,
-        "state": record.refusal(time.time()) or "good",
+def _asked(
+    args: argparse.Namespace, over_http: Callable[[Endpoint], T], here: Callable[[_Local], T]
+) -> T:
+    """Return what the gateway says; where it does not answer and the cluster is of this machine, what the store says."""
+    try:
+        return over_http(endpoint_of(args))
+    except ConsiliumError as err:
+        if err.code != "upstream_down" or args.endpoint or environment_value("CONSILIUM_ENDPOINT"):
+            raise
+        return here(_Local(args))
+
+
+class _Local:
+    """The store of keys of the cluster on this machine, asked without a gateway. Answers as /v1/keys does."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._folder = folder_of(args)
+        self._cluster = running(self._folder)
+
+    def create(self, body: Mapping[str, Any]) -> Row:
+        from consilium.supervisor.gateway_link import pepper_of
+
+        now = time.time()
+        wanted = key_requests.wanted(body, key_requests.scopes_of(rooms(added_rooms())), now)
+        text, record = keys.mint(pepper_of(self._folder), now=now, **wanted.fields())
+        self._with(lambda store: store.put(record))
+        return {**key_requests.shown(record, now), "key": text}
+
+    def list(self) -> list[Row]:
+        now = time.time()
+        return [key_requests.shown(row, now) for row in self._with(lambda store: store.list())]
+
+    def get(self, name: str) -> Row:
+        record = self._with(lambda store: store.get(name))
+        if record is None:
+            raise ConsiliumError("key_unknown", name=name)
+        return key_requests.shown(record, time.time())
+
+    def revoke(self, name: str) -> Row:
+        now = time.time()
+        if not self._with(lambda store: store.revoke(name, now)):
+            raise ConsiliumError("key_unknown", name=name)
+        return self.get(name)
+
+    def _with(self, action: Callable[[Any], Any]) -> Any:
+        from consilium.supervisor.gateway_link import with_keys
+
+        return with_keys(self._cluster.addresses["redis"], self._cluster.redis_prefix, action)
+
+
+def _id(text: str) -> str:
+    whole = keys.parse(text)
+    if whole is not None:
+        return whole.id
+    if not keys.is_id(text):
+        raise ConsiliumError("key_unknown", name=text[: keys.ID_LENGTH])
+    return text
+
+
+def _row(found: Row) -> dict[str, object]:
+    """Return a key as the command shows it: scopes in one word, times for people, in UTC."""
+    row = {name: found[name] for name in ("id", "name", "scopes", "tenant", "owner", "rpm", "tpm")}
+    row["scopes"] = ",".join(found["scopes"])
+    return row | {
+        "created": _when(found["created"]),
+        "expires": _when(found["expires"]) if found["expires"] else None,
+        "state": found["state"],
     }
+
+
+def _print(rows: list[dict[str, object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    headed = {
+        "id": "id",
+        "name": "name",
+        "scopes": "scopes",
+        "tenant": "tenant",
+        "owner": "owner",
+        "rpm": "rpm",
+        "tpm": "tpm",
+        "created": "made",
+        "expires": "ends",
+        "state": "state",
+    }
+    table = Table(
+        *headed.values(), box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
+    )
+    for row in rows:
+        table.add_row(*(str(row[name] or "") for name in headed))
+    Console().print(table)
 
 
 def _when(unix_s: float) -> str:

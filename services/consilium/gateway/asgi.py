@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote
 
 from consilium.kernel.errors import ConsiliumError
 
@@ -31,27 +32,34 @@ _HALF_PAIR: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, its body not read yet."""
+    """One HTTP request, its body not read yet.
+
+    path         decoded
+    raw_path     as the caller wrote it, without the query
+    headers      names in lower case; of several with one name the last
+    raw_headers  all of them, as they came
+    """
 
     method: str
     path: str
+    raw_path: bytes
     query: str
     headers: dict[str, str]
+    raw_headers: Headers
     receive: Receive
     send: Send
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send) -> Request:
         """Return the request of an ASGI scope."""
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
+        raw: Headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
         return cls(
             scope["method"],
             scope["path"],
+            scope.get("raw_path") or quote(scope["path"]).encode(),
             scope.get("query_string", b"").decode("latin-1"),
-            headers,
+            {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw},
+            raw,
             receive,
             send,
         )
@@ -168,13 +176,18 @@ async def stream(
 
 
 async def unless_gone(
-    request: Request, work: asyncio.Future[T], drop: Callable[[T], Awaitable[None]] | None = None
+    request: Request,
+    work: asyncio.Future[T],
+    drop: Callable[[T], Awaitable[None]] | None = None,
+    *,
+    after: asyncio.Event | None = None,
 ) -> T:
     """Return what `work` returns, unless the client leaves first: then it is cancelled. Raises ConsiliumError(client_gone).
 
-    drop  takes what `work` has returned where nobody else will: it was done in the moment in which the client left or we were cancelled
+    drop   takes what `work` has returned where nobody else will: it was done in the moment in which the client left or we were cancelled
+    after  set when nobody else receives any more; until then the client is not looked for
     """
-    gone = asyncio.ensure_future(disconnected(request.receive))
+    gone = asyncio.ensure_future(disconnected(request.receive, after))
     both: set[asyncio.Future[Any]] = {gone, work}
     is_taken = False
     try:
@@ -220,7 +233,9 @@ async def _pump(
         raise ConsiliumError("client_gone", str(err)) from err
 
 
-async def disconnected(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
+async def disconnected(receive: Receive, after: asyncio.Event | None = None) -> None:
+    """Return when the client has closed the connection; look for that once `after` is set."""
+    if after is not None:
+        await after.wait()
     while (await receive())["type"] != "http.disconnect":
         pass

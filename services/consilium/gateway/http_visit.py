@@ -122,14 +122,19 @@ Handler: TypeAlias = Callable[[Visit], Awaitable[None]]
 
 
 class RouteTable:
-    """The routes. Raises ValueError if two rows have one path."""
+    """The routes. Raises ConsiliumError(config_invalid) if two rows have one path."""
 
     def __init__(self, routes: Iterable[HttpRoute]) -> None:
         self.routes = tuple(routes)
         self._by_path = {route.path: route for route in self.routes}
         if len(self._by_path) < len(self.routes):
-            msg = "two routes have the same path"
-            raise ValueError(msg)
+            paths = [route.path for route in self.routes]
+            twice = next(path for path in paths if paths.count(path) > 1)
+            raise ConsiliumError(
+                "config_invalid",
+                key=twice,
+                reason="two routes have this path; a room's row adds one",
+            )
 
     def find(self, path: str, method: str) -> HttpRoute:
         """Return the row for a path without a slash at its end: its own, or the nearest above that takes what is below.

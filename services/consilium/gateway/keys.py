@@ -28,6 +28,7 @@ from consilium.kernel.principals import (
 __all__ = ["ADMIN", "ANYONE", "DEFAULT_SCOPES", "DEFAULT_TENANT", "GENERATE", "READ", "Principal"]
 
 PREFIX: Final = "csl"
+ID_LENGTH: Final = 12
 _SPELLING: Final = re.compile(r"csl_([0-9a-f]{12})_([0-9a-f]{48})")
 _BEARER: Final = re.compile(r"bearer[ \t]+(\S+)[ \t]*", re.IGNORECASE)
 
@@ -81,6 +82,7 @@ def mint(
     now: float,
     scopes: frozenset[str] = DEFAULT_SCOPES,
     tenant: str = DEFAULT_TENANT,
+    owner: str = "",
     rpm: int = 0,
     tpm: int = 0,
     lifetime_s: float | None = None,
@@ -89,7 +91,16 @@ def mint(
     key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
     expires = now + lifetime_s if lifetime_s is not None else 0.0
     return f"{PREFIX}_{key_id}_{secret}", KeyRecord(
-        key_id, name, digest(pepper, secret), scopes, tenant, rpm, tpm, now, expires
+        key_id,
+        name,
+        digest(pepper, secret),
+        scopes,
+        tenant,
+        rpm,
+        tpm,
+        created=now,
+        expires=expires,
+        owner=owner,
     )
 
 
@@ -97,6 +108,11 @@ def parse(text: str) -> Presented | None:
     """Return the two halves of a key, or None if it is spelled otherwise."""
     found = _SPELLING.fullmatch(text)
     return Presented(found[1], found[2]) if found else None
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text is spelled as the id of a key."""
+    return len(text) == ID_LENGTH and set(text) <= set("0123456789abcdef")
 
 
 def bearer(header: str | None) -> Presented | None:

@@ -6,6 +6,7 @@ input is refused with a sentence; no path leads from input to a traceback. Knows
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -55,10 +56,18 @@ ROUTES: Final = (
 class HttpFace:
     """The ASGI application."""
 
-    def __init__(self, face: Face, *, tells_request_id: bool = True) -> None:
-        """Take the wiring; `tells_request_id` False where the server in front writes the header x-request-id itself, as Serve does."""
+    def __init__(
+        self, face: Face, *, more: Iterable[HttpRoute] = (), tells_request_id: bool = True
+    ) -> None:
+        """Take the wiring.
+
+        more              further routes, such as those of rooms
+        tells_request_id  False where the server in front writes the header x-request-id itself, as Serve does
+
+        Raises ConsiliumError(config_invalid) if a path is there twice.
+        """
         self._face = face
-        self._table = RouteTable(ROUTES)
+        self._table = RouteTable([*ROUTES, *more])
         self._tells_request_id = tells_request_id
         self.streams = 0
         self.draining = False

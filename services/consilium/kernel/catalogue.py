@@ -111,6 +111,15 @@ ROWS: Final[tuple[Row, ...]] = (
         "There is no model or role of that name. 'consilium models list' and GET /v1/models show the names.",
     ),
     Row(
+        "key_unknown",
+        "NOT_FOUND",
+        404,
+        _BAD,
+        False,
+        "There is no API key {name!r}. 'consilium keys list' and GET /v1/keys show the ids.",
+        "There is no such API key.",
+    ),
+    Row(
         "adapter_unknown",
         "NOT_FOUND",
         404,

@@ -50,5 +50,5 @@ def test_another_method_is_told_which_there_are():
 
 
 def test_one_path_has_one_row():
-    with pytest.raises(ValueError, match="same path"):
+    with pytest.raises(ConsiliumError, match="two routes"):
         RouteTable([HttpRoute("/a", {}, nothing), HttpRoute("/a", {}, nothing)])
