@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,21 +25,23 @@ from ray import serve
 from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import CORE, open_executors
 from consilium.engine.config import EngineView
-from consilium.gateway import servicer, turn
+from consilium.gateway import turn
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView, refuse_unknown_names
 from consilium.gateway.config_desk import ConfigDesk
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.face import Face
+from consilium.gateway.forwarding import Forwarding, Reached
 from consilium.gateway.gate import Gate
 from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
+from consilium.gateway.public_face import PublicFace
 from consilium.gateway.room_tables import followers
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
 from consilium.kernel import logs
-from consilium.kernel.clock import Clock, SystemClock, UlidIds
+from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import (
     Section,
     added_rooms,
@@ -48,12 +51,11 @@ from consilium.kernel.config import (
     restarts,
 )
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.grpc_server import GrpcServer, Settings
+from consilium.kernel.grpc_server import Settings
 from consilium.kernel.metrics import of_this_process
 from consilium.kernel.process import raise_descriptor_limit, run
-from consilium.kernel.rooms import rooms
-from consilium.kernel.service_config import ServicesView
-from consilium.kernel.table_client import TableFollower
+from consilium.kernel.rooms import Room, rooms
+from consilium.kernel.service_config import Address, ServicesView
 
 APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
@@ -114,7 +116,8 @@ class GatewayReplica:
             cache_s=view.gateway.key_cache_s,
             required=view.gateway.auth,
         )
-        self._tables = _followed(view, Path(config).parent, clock)
+        token = _token(view, Path(config).parent)
+        self._tables = followers(rooms(added_rooms()), view.services, token, clock)
         cast = turn.Cast(
             engine=self._engines,
             frames=tables.frames,
@@ -138,28 +141,35 @@ class GatewayReplica:
             watch,
             self._desk,
         )
-        self._http = HttpFace(face, tells_request_id=False)
-        self._grpc = GrpcServer(
+        forwarding = Forwarding(
+            tuple(_reached(room, view.services) for room in rooms(added_rooms())),
+            token,
+            clock,
+        )
+        self._public = PublicFace(
+            face,
+            self._stores.keys,
+            forwarding,
             Settings(
                 host=view.gateway.host,
                 port=view.gateway.grpc_port or 0,
-                public=True,
                 reflection=view.gateway.reflection,
                 reuse_port=True,
-                max_message_bytes=view.gateway.max_body_bytes,
                 default_deadline_s=view.gateway.request_timeout_s,
             ),
-            [servicer.service(face)],
-            ids=ids,
+            pepper=pepper,
             observe=lambda ended: meter.rpc(
                 ended.method.rpartition("/")[2], ended.code, ended.seconds
             ),
+            tells_request_id=False,
         )
+        self._http, self._grpc = self._public.http, self._public.grpc
         await self._grpc.start()
         self._looking = asyncio.gather(
             watch.run(),
             self._stores.watch(),
             self._desk.run(),
+            self._public.watch_rooms(),
             self._drained(Path(config).parent / DRAINING),
             *(table.run() for table in self._tables.values()),
         )
@@ -185,6 +195,7 @@ class GatewayReplica:
             self._http.draining = True
             await self._grpc.stop(self._limits.drain_s)
             await turn.finish_background()
+            await self._public.aclose()
             await self._engines.aclose()
             await self._desk.leave()
             await self._stores.close()
@@ -199,11 +210,14 @@ async def _prepare(stores: Stores) -> None:
             raise
 
 
-def _followed(view: View, folder: Path, clock: Clock) -> dict[str, TableFollower]:
-    """Return the tables of rooms that this gateway follows; none where the cluster has no rooms."""
-    if not view.services:
-        return {}
-    return followers(rooms(added_rooms()), view.services, internal_token(folder), clock)
+def _token(view: View, folder: Path) -> str:
+    """Return the internal token; where the cluster has no rooms and no token, one that nobody knows. Raises ConsiliumError(config_invalid)."""
+    try:
+        return internal_token(folder)
+    except ConsiliumError:
+        if view.services:
+            raise
+        return secrets.token_hex(32)
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -268,6 +282,12 @@ class _Deploy:
 
     async def stop(self, grace_s: float) -> None:  # noqa: ARG002  # nothing runs here that could drain
         ray.shutdown()
+
+
+def _reached(room: Room, services: Mapping[str, Address]) -> Reached:
+    """Return a room with the addresses that the configuration has for it."""
+    at = services.get(room.name, Address())
+    return Reached(room, at.grpc, at.http)
 
 
 def _pepper(config: Path) -> bytes:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from consilium.gateway.backends.memory import MemoryQuotas
 from consilium.gateway.keys import (
@@ -32,7 +33,9 @@ from consilium.gateway.stores import FREE, KeyDesk, Verdict
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.principals import CLUSTER
 
+T = TypeVar("T")
 Source = Literal["redis", "cache", "none"]
 
 RETRY_S: Final = 0.5
@@ -140,24 +143,62 @@ class Authority:
                 f"key {given.id} is unknown or its secret is wrong",
                 reason="This API key is not known here.",
             )
-        if (refusal := record.refusal(self._clock.now())) is not None:
-            raise ConsiliumError("unauthenticated", f"key {given.id}", reason=refusal)
-        if scope and not principal(record).may(scope):
-            if found is not None:
+        try:
+            self._check(record, scope)
+        except ConsiliumError as error:
+            if error.code == "forbidden" and found is not None:
                 await self.settle(given.id, tokens, 0)
+            raise
+        return self._let_in(record, verdict, tokens)
+
+    async def act_for(self, key_id: str, tokens: int, scope: str = GENERATE) -> Admitted:
+        """Return who holds a key, where a room of the cluster asks for them: state, scopes and quota hold as if they asked themselves.
+
+        key_id  id of the key; empty = the cluster itself, which has every scope and no quota
+
+        Raises ConsiliumError as `authenticate` does.
+        """
+        if not key_id:
+            return Admitted(CLUSTER, source="none")
+        if not self._required:
+            return Admitted(ANYONE, source="none")
+        found = await self._try(lambda: self._store.get(key_id))
+        record = found[0] if found is not None else self._recalled(key_id)
+        if record is None:
+            raise ConsiliumError(
+                "unauthenticated",
+                f"key {key_id}",
+                reason="The API key that this was asked for does not exist any more.",
+            )
+        self._check(record, scope)
+        if found is None:
+            return self._let_in(record, None, tokens)
+        self._keep(record)
+        taken = await self._try(lambda: self._store.reserve(key_id, record.rpm, record.tpm, tokens))
+        return self._let_in(record, taken[0] if taken is not None else None, tokens)
+
+    def _check(self, record: KeyRecord, scope: str) -> None:
+        """Raise ConsiliumError if a key opens nothing any more, or lacks a scope."""
+        if (refusal := record.refusal(self._clock.now())) is not None:
+            raise ConsiliumError("unauthenticated", f"key {record.id}", reason=refusal)
+        if scope and not principal(record).may(scope):
             held = ", ".join(sorted(record.scopes)) or "none"
             raise ConsiliumError(
                 "forbidden",
-                f"key {given.id}",
+                f"key {record.id}",
                 reason=f"This needs the scope {scope!r}; this key has: {held}.",
             )
+
+    def _let_in(self, record: KeyRecord, verdict: Verdict | None, tokens: int) -> Admitted:
+        """Return the holder of a key, or raise ConsiliumError(rate_limited). A verdict of None = the store is down: the quota is counted here."""
+        source: Source = "redis" if verdict is not None else "cache"
         if verdict is None:
-            verdict = self._local.take(given.id, record.rpm, record.tpm, tokens)
+            verdict = self._local.take(record.id, record.rpm, record.tpm, tokens)
         if not verdict.allowed:
             wait_s = max(0.1, math.ceil(verdict.retry_after_s * 10) / 10)
             raise ConsiliumError(
                 "rate_limited",
-                f"key {given.id}",
+                f"key {record.id}",
                 retry_after_s=wait_s,
                 limit=verdict.limit,
                 unit=verdict.unit,
@@ -165,7 +206,7 @@ class Authority:
         return Admitted(
             principal(record),
             verdict,
-            "redis" if found is not None else "cache",
+            source,
             tokens if record.tpm else 0,
             record.rpm,
             record.tpm,
@@ -188,12 +229,20 @@ class Authority:
         self, key_id: str, hashed: str, tokens: int
     ) -> tuple[KeyRecord | None, Verdict] | None:
         """Return the store's answer, or None while it is down."""
+        answer = await self._try(lambda: self._store.check(key_id, hashed, tokens))
+        if answer is None:
+            return None
+        self._remember(key_id, answer[0][0], hashed)
+        return answer[0]
+
+    async def _try(self, ask: Callable[[], Awaitable[T]]) -> tuple[T] | None:
+        """Return what the store answers, in a tuple, or None while it is down; it is then asked at most once per RETRY_S."""
         now = self._clock.monotonic()
         if self._down and now < self._try_at:
             return None
         self._try_at = now + RETRY_S
         try:
-            found = await self._store.check(key_id, hashed, tokens)
+            answer = await ask()
         except ConsiliumError as err:
             if err.code != "upstream_down":
                 raise
@@ -202,8 +251,7 @@ class Authority:
         if self._down:
             self._down = False
             _log.info("redis_back")
-        self._remember(key_id, found[0], hashed)
-        return found
+        return (answer,)
 
     def _fresh(self, key_id: str, hashed: str) -> tuple[KeyRecord, Verdict] | None:
         """Return a key without limits that the store vouched for a moment ago, or None: then there is something to ask."""
@@ -227,10 +275,13 @@ class Authority:
         if record is None:
             self._seen.pop(key_id, None)
         elif verify(record, hashed):
-            self._seen[key_id] = (self._clock.monotonic(), record)
-            self._seen.move_to_end(key_id)
-            if len(self._seen) > KEPT_KEYS:
-                self._seen.popitem(last=False)
+            self._keep(record)
+
+    def _keep(self, record: KeyRecord) -> None:
+        self._seen[record.id] = (self._clock.monotonic(), record)
+        self._seen.move_to_end(record.id)
+        if len(self._seen) > KEPT_KEYS:
+            self._seen.popitem(last=False)
 
     def _recalled(self, key_id: str) -> KeyRecord:
         """Return a key seen lately. Raises ConsiliumError(upstream_down) for another."""

@@ -9,14 +9,16 @@ import json
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from consilium.gateway.sse_reader import ChatPiece, Reader, chat_piece
 from consilium.kernel.grpc_channel import Channel
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
+from consilium.v1 import turns_pb2 as turns_pb
+from consilium.v1 import turns_pb2_grpc as turns_rpc
 
 __all__ = [
     "Answer",
@@ -29,6 +31,10 @@ __all__ = [
     "TokenChance",
     "ToolCall",
     "ToolCallPiece",
+    "TurnAnswer",
+    "TurnBegan",
+    "TurnClient",
+    "TurnEnded",
     "chat_piece",
 ]
 
@@ -47,6 +53,17 @@ _REASONS: Final = {
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
     pb.FINISH_REASON_ABORTED: "abort",
+}
+TurnRoute: TypeAlias = Literal["chat", "completions", "responses", "embeddings"]
+_TURN_ROUTES: Final[Mapping[TurnRoute, turns_pb.TurnRoute.ValueType]] = {
+    "chat": turns_pb.TURN_ROUTE_CHAT,
+    "completions": turns_pb.TURN_ROUTE_COMPLETIONS,
+    "responses": turns_pb.TURN_ROUTE_RESPONSES,
+    "embeddings": turns_pb.TURN_ROUTE_EMBEDDINGS,
+}
+_STANDINGS: Final[Mapping[int, str]] = {
+    pb.STANDING_OFFICIAL: "official",
+    pb.STANDING_ALTERNATIVE: "alternative",
 }
 
 
@@ -109,7 +126,11 @@ class TokenChance:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came next: one of these. The first has `begun`; the last has `done` and, as far as they are known, finish reason, usage and receipt."""
+    """What came next: one of these. The first has `begun`; the last has `done` and, as far as they are known, finish reason, usage and receipt.
+
+    choice    which answer of several it belongs to, from 0
+    standing  official or alternative, where a request asks for both views; else empty
+    """
 
     text: str = ""
     thinking: str = ""
@@ -120,6 +141,8 @@ class Piece:
     finish_reason: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     receipt: Json | None = None
+    choice: int = 0
+    standing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +162,20 @@ class GenerationClient:
     """A gateway, as other rooms see it. Every method raises ConsiliumError.
 
     target     host:port, or dns:///name:port
-    key        API key or internal token
+    key        API key
+    token      internal token, by which a room may ask for embeddings without a key
     timeout_s  deadline of a generation that names none
     """
 
     def __init__(
-        self, target: str, *, key: str | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        target: str,
+        *,
+        key: str | None = None,
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._channel = Channel(target, name="gateway", key=key, timeout_s=timeout_s)
+        self._channel = Channel(target, name="gateway", key=key, token=token, timeout_s=timeout_s)
         self._stub = rpc.GenerationServiceStub(self._channel.raw)
 
     async def stream(
@@ -181,7 +210,7 @@ class GenerationClient:
                     yield piece
 
     async def generate(self, messages: Sequence[Message], **options: Any) -> Answer:
-        """Return the whole answer. Options are those of `stream`."""
+        """Return the whole answer, of several the first. Options are those of `stream`."""
         texts: list[str] = []
         thoughts: list[str] = []
         calls: dict[int, ToolCall] = {}
@@ -189,6 +218,8 @@ class GenerationClient:
         last = Piece(done=True)
         async with aclosing(self.stream(messages, **options)) as pieces:
             async for piece in pieces:
+                if piece.choice:
+                    continue
                 texts.append(piece.text)
                 thoughts.append(piece.thinking)
                 chances += piece.chances
@@ -272,6 +303,125 @@ class GenerationClient:
         await self.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class TurnBegan:
+    """An answer that has begun.
+
+    status         HTTP status that it has over HTTP
+    content_type   media type of the body
+    stream         whether the body is a stream of server-sent events
+    retry_after_s  seconds after which a retry makes sense, for a status that says so
+    """
+
+    status: int
+    content_type: str
+    stream: bool
+    receipt_id: str
+    executor: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """An answer that has ended. `finish_reason` is empty where the model did not say."""
+
+    usage: Mapping[str, int]
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAnswer:
+    """A whole turn: `body` has the very bytes that an HTTP caller would get."""
+
+    began: TurnBegan
+    body: bytes
+    ended: TurnEnded
+
+
+class TurnClient:
+    """Turns as rooms of the cluster ask for them, over a channel with the internal token. Every method raises ConsiliumError.
+
+    channel  to the gateway; whoever opened it closes it
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stub = turns_rpc.TurnServiceStub(channel.raw)
+
+    async def stream(
+        self,
+        route: TurnRoute,
+        body: bytes,
+        *,
+        acting_for: str = "",
+        lane: str = "normal",
+        conversation: str = "",
+        answer_id: str = "",
+        timeout_s: float = TIMEOUT_S,
+    ) -> AsyncGenerator[TurnBegan | bytes | TurnEnded, None]:
+        """Yield how the answer begins, then its bytes, then how it ended. Closing the generator stops the model.
+
+        route         which OpenAI route the body is for
+        body          JSON, as a client would send it over HTTP
+        acting_for    id of the key that the turn is for: its state, scopes and quota hold. Empty = for whom the call that is being served is, else the cluster itself
+        lane          who waits for it
+        conversation  name of the conversation that it belongs to; empty = found from the body
+        answer_id     id that the answer and its receipt get; empty = made by the gateway
+        timeout_s     up to 24 h
+        """
+        request = turns_pb.PlayTurnRequest(
+            route=_TURN_ROUTES[route],
+            body_json=body,
+            acting_for=acting_for,
+            lane=lane,
+            conversation=conversation,
+            answer_id=answer_id,
+        )
+        listening = self._channel.listen(self._stub.PlayTurn, request, timeout_s=timeout_s)
+        async with aclosing(listening) as answers:
+            async for answer in answers:
+                which = answer.WhichOneof("event")
+                if which == "chunk":
+                    yield bytes(answer.chunk)
+                elif which == "head":
+                    yield _began(answer.head)
+                elif which == "tail":
+                    yield TurnEnded(_usage(answer.tail.usage), answer.tail.finish_reason)
+
+    async def play(self, route: TurnRoute, body: bytes, **options: Any) -> TurnAnswer:
+        """Return a whole answer. Options are those of `stream`."""
+        began, ended = TurnBegan(0, "", stream=False, receipt_id="", executor=""), TurnEnded({}, "")
+        chunks: list[bytes] = []
+        async with aclosing(self.stream(route, body, **options)) as messages:
+            async for message in messages:
+                if isinstance(message, bytes):
+                    chunks.append(message)
+                elif isinstance(message, TurnBegan):
+                    began = message
+                else:
+                    ended = message
+        return TurnAnswer(began, b"".join(chunks), ended)
+
+
+def _began(head: turns_pb.TurnHead) -> TurnBegan:
+    return TurnBegan(
+        head.status,
+        head.content_type,
+        head.stream,
+        head.receipt_id,
+        head.executor,
+        head.retry_after_s if head.HasField("retry_after_s") else None,
+    )
+
+
+def _usage(usage: pb.Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+    }
+
+
 def _message(message: Message) -> pb.Message:
     return pb.Message(
         author=_AUTHORS.get(message.author, pb.AUTHOR_UNSPECIFIED),
@@ -305,7 +455,12 @@ def _piece(answer: pb.GenerateResponse) -> Piece | None:
     """Return what a message says, or None for one of a kind that is not known here yet."""
     which = answer.WhichOneof("event")
     read = _READERS.get(which or "")
-    return read(answer) if read is not None else None
+    if read is None:
+        return None
+    piece = read(answer)
+    if answer.choice or answer.standing:
+        piece = replace(piece, choice=answer.choice, standing=_STANDINGS.get(answer.standing, ""))
+    return piece
 
 
 def _tool_piece(call: pb.ToolCallDelta) -> ToolCallPiece:
@@ -313,16 +468,14 @@ def _tool_piece(call: pb.ToolCallDelta) -> ToolCallPiece:
 
 
 def _last(final: pb.Final) -> Piece:
-    usage = {
-        "prompt_tokens": final.usage.prompt_tokens,
-        "completion_tokens": final.usage.completion_tokens,
-        "cached_tokens": final.usage.cached_tokens,
-    }
     note = (
         json.loads(final.receipt.json) if final.HasField("receipt") and final.receipt.json else None
     )
     return Piece(
-        done=True, finish_reason=_REASONS.get(final.finish_reason), usage=usage, receipt=note
+        done=True,
+        finish_reason=_REASONS.get(final.finish_reason),
+        usage=_usage(final.usage),
+        receipt=note,
     )
 
 

@@ -30,9 +30,14 @@ def named(headers: Mapping[str, str], body: Json, key_id: str) -> str:
     metadata = body.get("metadata")
     said = metadata.get("conversation_id") if isinstance(metadata, dict) else None
     for name in (headers.get(HEADER), said, *(headers.get(client) for client in CLIENTS)):
-        if isinstance(name, str) and _SPELLING.fullmatch(name):
+        if isinstance(name, str) and is_name(name):
             return name
     return chained(body, key_id)
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text can name a conversation."""
+    return _SPELLING.fullmatch(text) is not None
 
 
 def chained(body: Json, key_id: str) -> str:

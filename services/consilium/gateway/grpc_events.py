@@ -13,11 +13,12 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from consilium.gateway.sse_reader import first_choice, mapping
+from consilium.gateway.sse_reader import mapping
 from consilium.kernel.openai_errors import told
 from consilium.v1 import generation_pb2 as pb
 
 Json: TypeAlias = Mapping[str, Any]
+Standing: TypeAlias = "pb.Standing.ValueType"
 
 _REASONS: Final = {
     "stop": pb.FINISH_REASON_STOP,
@@ -25,16 +26,21 @@ _REASONS: Final = {
     "tool_calls": pb.FINISH_REASON_TOOL_CALLS,
     "abort": pb.FINISH_REASON_ABORTED,
 }
+_STANDINGS: Final[Mapping[object, Standing]] = {
+    "official": pb.STANDING_OFFICIAL,
+    "alternative": pb.STANDING_ALTERNATIVE,
+}
 _INT32: Final = 2**31 - 1
 
 
 class Events:
-    """Turns the events of one answer into messages, and keeps what belongs into the last one."""
+    """Turns the events of one answer into messages, and keeps what belongs into the last one: of several choices, what ended the first."""
 
     def __init__(self) -> None:
         self._reason = pb.FINISH_REASON_UNSPECIFIED
         self._stop_text = ""
         self._receipt: Json = {}
+        self._standings: dict[int, Standing] = {}
 
     def take(self, event: Json) -> Iterator[pb.GenerateResponse]:
         """Yield the messages of one event. Raises ConsiliumError if it is an error event."""
@@ -43,16 +49,22 @@ class Events:
         note = mapping(event.get("consilium")).get("receipt")
         if isinstance(note, Mapping):
             self._receipt = note
-        choice = first_choice(event)
-        delta = mapping(choice.get("delta"))
-        if thought := delta.get("reasoning") or delta.get("reasoning_content"):
-            yield pb.GenerateResponse(reasoning=str(thought))
-        if said := delta.get("content") or choice.get("text"):
-            yield pb.GenerateResponse(text=str(said))
-        for call in delta.get("tool_calls") or ():
-            yield pb.GenerateResponse(tool_call=_tool_call(mapping(call)))
-        if isinstance(found := choice.get("logprobs"), Mapping):
-            yield pb.GenerateResponse(logprobs=_logprobs(found))
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            yield from self._choice(mapping(choice))
+
+    def _choice(self, choice: Json) -> Iterator[pb.GenerateResponse]:
+        index = choice.get("index")
+        number = index if isinstance(index, int) and 0 <= index <= _INT32 else 0
+        named = mapping(choice.get("consilium")).get("standing")
+        if named in _STANDINGS:
+            self._standings[number] = _STANDINGS[named]
+        for message in _pieces(choice):
+            message.choice = number
+            message.standing = self._standings.get(number, pb.STANDING_UNSPECIFIED)
+            yield message
+        if number:
+            return
         if reason := choice.get("finish_reason"):
             self._reason = _REASONS.get(str(reason), pb.FINISH_REASON_UNSPECIFIED)
         if isinstance(stop := choice.get("stop_reason"), str):
@@ -66,6 +78,19 @@ class Events:
         if self._receipt:
             message.receipt.CopyFrom(receipt(self._receipt))
         return pb.GenerateResponse(final=message)
+
+
+def _pieces(choice: Json) -> Iterator[pb.GenerateResponse]:
+    """Yield what one choice of an event says."""
+    delta = mapping(choice.get("delta"))
+    if thought := delta.get("reasoning") or delta.get("reasoning_content"):
+        yield pb.GenerateResponse(reasoning=str(thought))
+    if said := delta.get("content") or choice.get("text"):
+        yield pb.GenerateResponse(text=str(said))
+    for call in delta.get("tool_calls") or ():
+        yield pb.GenerateResponse(tool_call=_tool_call(mapping(call)))
+    if isinstance(found := choice.get("logprobs"), Mapping):
+        yield pb.GenerateResponse(logprobs=_logprobs(found))
 
 
 def usage_of(usage: Json) -> pb.Usage:

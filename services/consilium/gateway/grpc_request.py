@@ -220,12 +220,8 @@ def _extra(request: pb.GenerateRequest, max_depth: int) -> Json:
     """Return the further fields, without those that a field of the message says in other words."""
     if not request.HasField("extra_json"):
         return {}
-    hidden = {
-        "stream",
-        "stream_options",
-        "n",
-        *_INPUTS,
-    }  # the shape of the answer and its beginning are this interface's own
+    # How the answer is sent and what it begins with are this interface's own. With n above 1, `choice` says which answer a message belongs to.
+    hidden = {"stream", "stream_options", *_INPUTS}
     if request.sampling.HasField("max_tokens"):
         hidden |= _LIMITS
     if request.output_format.WhichOneof("format") is not None:

@@ -107,10 +107,16 @@ class GrpcServer:
         authenticate: Authenticator | None = None,
         ids: Ids | None = None,
         observe: Callable[[Ended], None] = lambda _ended: None,
+        is_inner: Callable[[Mapping[str, str]], bool] = lambda _metadata: False,
     ) -> None:
+        """Take what is served.
+
+        observe   is told of each call that has ended
+        is_inner  says by its metadata whether a call on the public face comes from inside, where deadlines are required and may be long
+        """
         self._settings = settings
         self._services = tuple(services)
-        self._wrap = _Wrap(settings, authenticate, ids or UlidIds(), observe)
+        self._wrap = _Wrap(settings, authenticate, ids or UlidIds(), observe, is_inner)
         self._server: Any = None
         self.health = Health(service.name for service in services)
         self.port = 0
@@ -164,7 +170,6 @@ class GrpcServer:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    longest_s = settings.default_deadline_s if settings.public else settings.longest_deadline_s
     return [
         ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes + OVERHANG_BYTES),
@@ -176,7 +181,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
         # A connection is renewed now and then, so that clients find new replicas; running calls finish first.
         ("grpc.max_connection_age_ms", 600_000),
-        ("grpc.max_connection_age_grace_ms", int(longest_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.longest_deadline_s * 1000)),
     ]
 
 
@@ -188,6 +193,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
     authenticate: Authenticator | None
     ids: Ids
     observe: Callable[[Ended], None]
+    is_inner: Callable[[Mapping[str, str]], bool]
     running: int = field(default=0, init=False)
     open_streams: int = field(default=0, init=False)
 
@@ -274,7 +280,8 @@ class _Wrap(grpc.aio.ServerInterceptor):
         self.running += 1
         try:
             await self._admit()
-            async with self._limit(context) as deadline:
+            public = self.settings.public and not self.is_inner(metadata)
+            async with self._limit(context, public=public) as deadline:
                 principal = (
                     await self.authenticate(metadata, method)
                     if self.authenticate is not None
@@ -313,11 +320,11 @@ class _Wrap(grpc.aio.ServerInterceptor):
             )
 
     @asynccontextmanager
-    async def _limit(self, context: Any) -> AsyncIterator[float]:
+    async def _limit(self, context: Any, *, public: bool) -> AsyncIterator[float]:
         """Yield the deadline in Unix seconds and hold it."""
         set_ = self.settings
         given = context.time_remaining()
-        if not set_.public:
+        if not public:
             if given is None:
                 raise ConsiliumError(
                     "invalid_request",
@@ -333,7 +340,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
         if given is not None and given <= set_.default_deadline_s:
             yield time.time() + given
             return
-        limit = given if given is not None and not set_.public else set_.default_deadline_s
+        limit = given if given is not None and not public else set_.default_deadline_s
         try:
             async with asyncio.timeout(limit) as timer:
                 yield time.time() + limit

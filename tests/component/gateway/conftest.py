@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +15,23 @@ import openai
 import pytest
 import structlog
 import uvicorn
+from tests.component.gateway.greeter import TOKEN, Greeter, open_greeter
 
 from consilium.embedding.client import Embeddings, Fingerprint, Vectors
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
-from consilium.gateway import keys, servicer, turn
+from consilium.gateway import keys, turn
 from consilium.gateway.authority import Authority
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Gateway, GatewayView, Profile, Role
 from consilium.gateway.config_desk import ConfigDesk
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.face import Face
+from consilium.gateway.forwarding import Forwarding, Reached
 from consilium.gateway.gate import Gate
 from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
+from consilium.gateway.public_face import PublicFace
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
 from consilium.kernel.clock import SystemClock, UlidIds
@@ -71,16 +74,24 @@ class Bench:
     """One running gateway and everything behind it."""
 
     face: Face
-    http: HttpFace
+    public: PublicFace
     engines: dict[str, EchoEngine]
     stores: Stores
     server: uvicorn.Server
     serving: asyncio.Task[None]
-    grpc: GrpcServer
+    watching: asyncio.Task[None]
     port: int
     key: str
     following: asyncio.Task[None]
     opened: list[Any] = field(default_factory=list)
+
+    @property
+    def http(self) -> HttpFace:
+        return self.public.http
+
+    @property
+    def grpc(self) -> GrpcServer:
+        return self.public.grpc
 
     @property
     def url(self) -> str:
@@ -104,9 +115,10 @@ class Bench:
         self.opened.append(made.close)
         return made
 
-    def channel(self, key: str | None = None) -> Channel:
+    def channel(self, key: str | None = None, **options: Any) -> Channel:
+        known = {} if "token" in options else {"key": key or self.key}
         made = Channel(
-            f"127.0.0.1:{self.grpc.port}", name="gateway", key=key or self.key, timeout_s=20
+            f"127.0.0.1:{self.grpc.port}", name="gateway", timeout_s=20, **known, **options
         )
         self.opened.append(made.aclose)
         return made
@@ -115,6 +127,13 @@ class Bench:
         text, record = keys.mint(PEPPER, now=SystemClock().now(), **{"name": "test", **options})
         await self.stores.keys.put(record)
         return text
+
+    async def eventually(
+        self, condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0
+    ) -> None:
+        async with asyncio.timeout(limit_s):
+            while not await condition():  # noqa: ASYNC110  the condition is another process's state
+                await asyncio.sleep(0.05)
 
     async def until(self, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
         async with asyncio.timeout(limit_s):
@@ -127,6 +146,8 @@ class Bench:
         self.server.should_exit = True
         self.following.cancel()
         await self.grpc.stop(0)
+        self.watching.cancel()
+        await self.public.aclose()
         with suppress(asyncio.CancelledError):
             await asyncio.wait_for(self.serving, 10)
         await turn.finish_background()
@@ -157,6 +178,7 @@ async def serve(
     places: int = 256,
     config: Path | None = None,
     followed: dict[str, Any] | None = None,
+    rooms: Sequence[Reached] = (),
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -196,29 +218,31 @@ async def serve(
         Watch(cast.engine, gate, settings, clock),
         desk,
     )
-    http = HttpFace(face)
+    made = PublicFace(
+        face,
+        kept.keys,
+        Forwarding(tuple(rooms), TOKEN, clock),
+        Settings(reflection=True),
+        pepper=PEPPER,
+    )
     listener = socket.socket(
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # with its protocol named, asyncio switches Nagle's delay off
     listener.bind(("127.0.0.1", 0))
     server = QuickServer(
-        uvicorn.Config(http, ws="none", lifespan="off", log_level="warning", access_log=False)
+        uvicorn.Config(made.http, ws="none", lifespan="off", log_level="warning", access_log=False)
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    grpc = GrpcServer(
-        Settings(public=True, reflection=True, max_message_bytes=settings.max_body_bytes),
-        [servicer.service(face)],
-        ids=ids,
-    )
-    await grpc.start()
+    await made.grpc.start()
+    watching = asyncio.create_task(made.watch_rooms())
     bench = Bench(
         face,
-        http,
+        made,
         {engine.info().name: engine for engine in running},
         kept,
         server,
         serving,
-        grpc,
+        watching,
         listener.getsockname()[1],
         "",
         asyncio.create_task(desk.run()),
@@ -242,6 +266,22 @@ def write_config(
     }
     write_private(path, json.dumps(tree))
     return path
+
+
+@pytest.fixture(scope="session")
+def greeter(tmp_path_factory) -> Iterator[Greeter]:
+    """A room for all tests that leave it as it is."""
+    made = open_greeter(tmp_path_factory.mktemp("greeter"))
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def own_greeter(tmp_path) -> Iterator[Greeter]:
+    """A room that a test may end."""
+    made = open_greeter(tmp_path / "own")
+    yield made
+    made.kill()
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ async def test_work_that_is_done_in_the_moment_in_which_we_are_cancelled_is_drop
         dropped.append(made)
 
     work = asyncio.get_running_loop().create_future()
-    request = asgi.Request("POST", "/", "", {}, nothing, nothing)
+    request = asgi.Request("POST", "/", b"/", "", {}, [], nothing, nothing)
     waiting = asyncio.ensure_future(asgi.unless_gone(request, work, drop))
     await asyncio.sleep(0.01)
     work.set_result("an answer that has begun")

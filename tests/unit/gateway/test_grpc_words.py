@@ -53,6 +53,7 @@ def test_a_chat_becomes_an_openai_body():
         "chat_template_kwargs": {"a": 1, "enable_thinking": True},
         "thinking_token_budget": 64,
         "logit_bias": {"1": 2},
+        "n": 4,
     }
 
 
@@ -186,8 +187,8 @@ def test_what_is_wrong_is_named(request_, field):
         (
             {},
             {"messages": [], "prompt": "y", "n": 2, "stream": False},
-            {"messages", "n"},
-            {"prompt": "x", "stream": True},
+            {"messages"},
+            {"prompt": "x", "n": 2, "stream": True},
         ),
     ],
 )

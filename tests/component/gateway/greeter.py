@@ -1,0 +1,83 @@
+"""The greeter of tests/greeter as a process of its own, for a gateway to stand before."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from tests.greeter.room import ROOM
+
+from consilium.gateway.forwarding import Reached
+from consilium.kernel.principals import TOKEN_KEY
+
+TOKEN = "internal-token-of-a-test"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@dataclass
+class Greeter:
+    """One process, at ports that it keeps over restarts."""
+
+    folder: Path
+    grpc: int
+    http: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def reached(self) -> Reached:
+        return Reached(ROOM, f"127.0.0.1:{self.grpc}", f"http://127.0.0.1:{self.http}")
+
+    @property
+    def files(self) -> Path:
+        return self.folder / "greeter"
+
+    def start(self) -> None:
+        config = self.folder / "config.json"
+        config.write_text(json.dumps({"greeter": {"word": "Hello"}}))
+        (self.folder / "token").write_text(TOKEN)
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", ROOM.module, "--config", str(config)),
+                *("--listen", f"127.0.0.1:{self.grpc}", "--http", f"127.0.0.1:{self.http}"),
+            ],
+            env={**os.environ, "CONSILIUM_STATE": str(self.folder)},
+        )
+        url, until = f"http://127.0.0.1:{self.http}/v1/greeter/whoami", time.monotonic() + 30
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                if httpx.get(url, headers={TOKEN_KEY: TOKEN}).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError("the greeter did not start")
+
+    def terminate(self) -> float:
+        """Ask it to end, and return the seconds that it took."""
+        began = time.monotonic()
+        self.process.terminate()
+        self.process.wait(20)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def open_greeter(folder: Path) -> Greeter:
+    """Return one that answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Greeter(folder, free_port(), free_port())
+    made.start()
+    return made
