@@ -120,7 +120,7 @@ async def test_what_a_room_did_not_expect_leaks_nothing(gateway, greeter):
     bench = await gateway(rooms=[greeter.reached])
     channel = bench.channel(await bench.new_key(scopes=frozenset({READ})))
     with pytest.raises(ConsiliumError) as caught:
-        await channel.ask(stub(channel).Fail, pb.FailRequest())
+        await channel.ask(stub(channel).Fail, pb.FailRequest(code="unexpected"))
     assert caught.value.code == "internal"
     assert "hunter2" not in str(caught.value)
 

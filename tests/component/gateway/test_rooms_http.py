@@ -152,7 +152,7 @@ async def test_errors_of_the_room_come_through(gateway, greeter):
     answer = await client.get("/v1/greeter/fail?code=rate_limited")
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
     assert answer.headers["retry-after"] == "2"
-    broken = await client.get("/v1/greeter/fail")
+    broken = await client.get("/v1/greeter/fail?code=unexpected")
     assert broken.status_code == 500
     assert "hunter2" not in broken.text
 
