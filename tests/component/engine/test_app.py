@@ -1,6 +1,7 @@
 """From a spec to a Serve application: what Serve is told, without a cluster."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +76,26 @@ def test_the_front_end_is_told_about_parsers_and_template() -> None:
         "enable_auto_tool_choice": True,
     }
     assert app.settings(replace(SPEC, tool_parser=None, chat_template=None))["frontend_args"] == {}
+
+
+def test_yaml_is_read_with_the_environment_over_it(tmp_path: Path, monkeypatch: Any) -> None:
+    """In Kubernetes there is no `up`: this command reads the file itself."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "t.jinja").write_text("{}")
+    file = tmp_path / "consilium.yaml"
+    file.write_text("model: mine\nengine: {max_num_seqs: 3, chat_template: t.jinja}\nroles: {}\n")
+    monkeypatch.setenv("CONSILIUM_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("CONSILIUM_ENGINE__MAX_NUM_SEQS", "5")
+    view, models = app.read_view(file)
+    assert (view.model, view.engine.max_num_seqs) == (str(tmp_path / "mine"), 5)
+    assert view.engine.chat_template == str(tmp_path / "t.jinja")
+    assert models == tmp_path / "state" / "models"
+
+
+def test_the_resolved_tree_is_read_as_it_is(tmp_path: Path, monkeypatch: Any) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model": "tiny", "engine": {"max_num_seqs": 3}}')
+    monkeypatch.setenv("CONSILIUM_ENGINE__MAX_NUM_SEQS", "5")
+    view, models = app.read_view(file)
+    assert (view.model, view.engine.max_num_seqs) == ("tiny", 3)
+    assert models == tmp_path / "models"

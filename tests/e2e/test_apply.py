@@ -1,0 +1,105 @@
+"""`consilium apply` on a real cluster: roles come and go while 32 answers stream; what needs a restart is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from tests.bench import cluster as clusters
+from tests.bench.cluster import Ours
+from tests.e2e.conftest import EXTRA
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+STREAMS = 32
+TOKENS = 120
+JUDGE = ("--set", "roles.judge.frame=You weigh.")
+
+
+def apply(ours: Ours, *words: str) -> subprocess.CompletedProcess[str]:
+    state = ("--state", str(ours.state))
+    return clusters.cli("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=60)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(cluster: Ours) -> Iterator[None]:
+    yield
+    done = apply(cluster, "--yes")
+    assert done.returncode == 0, done.stderr
+
+
+def client(ours: Ours) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {ours.key}"}
+    return httpx.AsyncClient(base_url=ours.url, timeout=120, headers=headers)
+
+
+def chat(model: str, tokens: int, **more: object) -> dict[str, object]:
+    body = {"model": model, "messages": [{"role": "user", "content": "Go on."}]}
+    return {**body, "max_tokens": tokens, "ignore_eos": True, "temperature": 0, **more}
+
+
+async def stream(http: httpx.AsyncClient, first: asyncio.Event, model: str) -> list[str]:
+    lines = []
+    body = chat(model, TOKENS, stream=True)
+    async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        async for line in answer.aiter_lines():
+            lines += [line] if line else []
+            first.set()
+    return lines
+
+
+async def test_a_role_comes_while_answers_stream(cluster: Ours) -> None:
+    async with client(cluster) as http:
+        began = [asyncio.Event() for _ in range(STREAMS)]
+        running = [asyncio.create_task(stream(http, one, "role/sage")) for one in began]
+        await asyncio.gather(*(one.wait() for one in began))
+        done = await asyncio.to_thread(apply, cluster, *JUDGE, "--yes", "--output", "json")
+        still = sum(not task.done() for task in running)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert [row["key"] for row in told["changes"]] == ["roles.judge"]
+        assert told["took_s"] < 3
+        answer = await http.post("/v1/chat/completions", json=chat("role/judge", 1))
+        assert answer.status_code == 200
+        for lines in await asyncio.gather(*running):
+            assert lines[-1] == "data: [DONE]"
+            assert not [line for line in lines if '"error"' in line]
+        print(f"taken over after {told['took_s']} s, {still} of {STREAMS} streams still ran")
+        assert still
+
+
+def test_what_needs_a_restart_is_refused(cluster: Ours) -> None:
+    done = apply(cluster, "--yes", "--set", "engine.max_num_seqs=8")
+    assert done.returncode == 1
+    assert "engine.max_num_seqs cannot change while the cluster runs" in done.stderr
+    nothing = apply(cluster, "--yes")
+    assert "Nothing differs" in nothing.stdout
+
+
+async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
+    """PUT by the gateway's own page; then the file is broken, and every answer stays what it was."""
+    words = ("--endpoint", f"{cluster.url}/v1", "--key", cluster.key)
+    done = apply(cluster, *words, *JUDGE, "--yes")
+    assert done.returncode == 0, done.stderr
+    file = cluster.state / "config.json"
+    good = file.read_text()
+    async with client(cluster) as http:
+        file.write_text("{")
+        try:
+            until = time.monotonic() + 5
+            refused = ""
+            while not refused and time.monotonic() < until:
+                page = (await http.get("/v1/config")).json()
+                refused = page["replicas"][0]["refused"]
+                await asyncio.sleep(0.1)
+            assert "not JSON" in refused
+            answer = await http.post("/v1/chat/completions", json=chat("role/judge", 1))
+            assert answer.status_code == 200
+        finally:
+            file.write_text(good)
