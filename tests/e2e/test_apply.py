@@ -26,6 +26,13 @@ def apply(ours: Ours, *words: str) -> subprocess.CompletedProcess[str]:
     return clusters.cli("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=60)
 
 
+def doctor(ours: Ours) -> tuple[int, dict[str, dict[str, str]]]:
+    """Return the exit code and id -> finding."""
+    words = ("--state", str(ours.state), "--model", "tiny", "--output", "json")
+    done = clusters.cli("doctor", *words, timeout_s=60)
+    return done.returncode, {one["id"]: one for one in json.loads(done.stdout)["findings"]}
+
+
 @pytest.fixture(autouse=True)
 def as_it_was(cluster: Ours) -> Iterator[None]:
     yield
@@ -106,7 +113,18 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
                 refused = page["replicas"][0]["refused"]
                 await asyncio.sleep(0.1)
             assert "not JSON" in refused
+            code, told = await asyncio.to_thread(doctor, cluster)
+            assert (code, told["config_taken"]["level"]) == (3, "failure")
+            assert told["parts"]["level"] == "ok"
             answer = await http.post("/v1/chat/completions", json=chat("role/judge", 1))
             assert answer.status_code == 200
         finally:
             file.write_text(good)
+    await until_well(cluster)
+
+
+async def until_well(ours: Ours, limit_s: float = 10) -> None:
+    """Wait until doctor finds nothing wrong."""
+    async with asyncio.timeout(limit_s):
+        while (await asyncio.to_thread(doctor, ours))[0]:  # noqa: ASYNC110  it is asked
+            await asyncio.sleep(0.1)

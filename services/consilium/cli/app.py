@@ -20,6 +20,10 @@ COMMANDS: Final = {
         "Show what a configuration changes in a running cluster, and take it over.",
     ),
     "status": ("consilium.cli.status", "Show each part: state, address, memory."),
+    "doctor": (
+        "consilium.cli.doctor",
+        "Say what is wrong on this machine or would be, and the way out.",
+    ),
     "logs": ("consilium.cli.logs", "Show what the parts said."),
     "chat": ("consilium.cli.chat", "Ask the model."),
     "why": ("consilium.cli.why", "Show the receipt of an answer: what was done, when, and why."),

@@ -120,6 +120,13 @@ def chosen(names: list[str]) -> list[str]:
     return sorted(found)
 
 
+def is_here(name: str, models_dir: Path, *, access: Access = PUBLIC) -> bool:
+    """Return whether `org/name[@revision]` lies whole on this disk. Asks no network."""
+    repository, _, revision = name.partition("@")
+    home, wanted = models_dir / "hub" / repository.replace("/", "--"), revision or DEFAULT_REVISION
+    return (_finished(home, wanted) or _in_shared_cache(repository, wanted, access)) is not None
+
+
 def _finished(home: Path, revision: str) -> Snapshot | None:
     commit = revision
     ref = _ref(home, revision)
