@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import resource
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -289,3 +291,47 @@ def _with_limit(limit, path="/v1/greeter"):
 def _nowhere():
     prefix = replace(ROOM.prefixes[0], path="/v1/nowhere")
     return replace(ROOM, name="nowhere", methods={}, prefixes=(prefix,))
+
+
+async def test_a_long_body_takes_no_memory_to_speak_of(gateway, own_greeter):
+    """Gateway and client are this one process: what both hold of 256 MiB, each way, is below the 32 MiB that the gateway alone may take."""
+    bench = await gateway(rooms=[own_greeter.reached])
+    client = await client_of(bench)
+    piece, pieces = bytes(256 * 1024), 1024
+    highest = 0
+
+    def look():
+        nonlocal highest
+        highest = max(highest, _resident_bytes())
+
+    async def zeros():
+        for _ in range(pieces):
+            look()
+            yield piece
+
+    before = _resident_bytes()
+    done = await client.put(f"{FILES}/zeros", content=zeros())
+    assert done.json() == {"bytes": len(piece) * pieces}
+    came = 0
+    async with client.stream("GET", f"{FILES}/zeros") as answer:
+        async for part in answer.aiter_raw():
+            look()
+            came += len(part)
+    assert came == len(piece) * pieces
+    assert highest - before < 32 * 2**20
+
+
+async def test_a_caller_that_reads_slowly_holds_the_room_back(gateway, own_greeter):
+    bench = await gateway(rooms=[own_greeter.reached])
+    client = await client_of(bench)
+    (own_greeter.files / "slow").write_bytes(bytes(128 * 2**20))
+    before = _resident_bytes()
+    async with client.stream("GET", f"{FILES}/slow") as answer:
+        await anext(answer.aiter_raw())
+        await asyncio.sleep(1.0)
+        assert _resident_bytes() - before < 32 * 2**20
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,83 @@
+"""/v1/keys: who may, what is refused, and that a key that was made opens and one that was revoked does not."""
+
+import time
+
+import pytest
+
+from consilium.gateway.keys import parse
+from consilium.kernel.principals import ADMIN
+
+MADE = {"name": "laptop", "owner": "ann", "tenant": "lab", "rpm": 60, "tpm": 1000}
+
+
+@pytest.fixture
+async def site(gateway, greeter):
+    bench = await gateway(rooms=[greeter.reached])
+    return bench, bench.client(await bench.new_key(name="boss", scopes=frozenset({ADMIN})))
+
+
+async def test_a_key_is_made_shown_once_used_and_revoked(site, log_lines):
+    bench, boss = site
+    made = await boss.post(
+        "/v1/keys", json={**MADE, "scopes": ["generate", "greeter.read"], "expires": "30d"}
+    )
+    assert made.status_code == 201
+    told = made.json()
+    text, name = told.pop("key"), told["id"]
+    assert told.items() >= {**MADE, "object": "key", "state": "good", "revoked": None}.items()
+    assert told["scopes"] == ["generate", "greeter.read"]
+    assert abs(told["expires"] - time.time() - 30 * 86_400) < 60
+    assert (await boss.get(f"/v1/keys/{name}")).json() == told
+    listed = (await boss.get("/v1/keys")).json()
+    assert told in listed["data"]
+    assert parse(text).secret not in str(listed)
+    assert (await bench.client(text).get("/v1/greeter/whoami")).json()["owner"] == "ann"
+
+    gone = await boss.delete(f"/v1/keys/{name}")
+    assert (gone.status_code, gone.json()["state"]) == (200, "This API key was revoked.")
+    assert (await bench.client(text).get("/v1/models")).status_code == 401
+    assert [line["event"] for line in log_lines if line.get("key") == name] == [
+        "key_made",
+        "key_revoked",
+    ]
+    assert parse(text).secret not in str(log_lines)
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({}, "name", "one line"),
+        ({"name": "  "}, "name", "one line"),
+        ({"name": "a\nb"}, "name", "one line"),
+        ({"name": "x", "scopes": ["greeter.raed"]}, "scopes", "'greeter.read'"),
+        ({"name": "x", "scopes": "generate"}, "scopes", "list"),
+        ({"name": "x", "scopes": []}, "scopes", "list"),
+        ({"name": "x", "tenant": "Lab!"}, "tenant", "a-z"),
+        ({"name": "x", "rpm": -1}, "rpm", "whole number"),
+        ({"name": "x", "tpm": True}, "tpm", "whole number"),
+        ({"name": "x", "expires": "soon"}, "expires", "30d"),
+        ({"name": "x", "expires": 5}, "expires", "to come"),
+        ({"name": "x", "tenat": "lab"}, "tenat", "'tenant'"),
+    ],
+)
+async def test_what_is_wrong_is_named(site, body, field, words):
+    _, boss = site
+    answer = await boss.post("/v1/keys", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", field)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", ""), ("DELETE", "/0" * 1)])
+async def test_only_admins_may(site, method, path):
+    bench, _ = site
+    answer = await bench.client().request(method, f"/v1/keys{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("name", ["000000000000", "x", "0" * 300])
+async def test_a_key_that_is_not_there(site, name):
+    _, boss = site
+    for method in ("GET", "DELETE"):
+        answer = await boss.request(method, f"/v1/keys/{name}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "key_unknown")
