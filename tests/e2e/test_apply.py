@@ -116,6 +116,9 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
             code, told = await asyncio.to_thread(doctor, cluster)
             assert (code, told["config_taken"]["level"]) == (3, "failure")
             assert told["parts"]["level"] == "ok"
+            status = await asyncio.to_thread(clusters.cli, "status", "--state", str(cluster.state))
+            assert status.returncode == 0, status.stdout
+            assert "the last good one is kept: " in status.stdout
             answer = await http.post("/v1/chat/completions", json=chat("role/judge", 1))
             assert answer.status_code == 200
         finally:

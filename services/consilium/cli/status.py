@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from consilium.cli.app import EXIT_UNHEALTHY
 from consilium.cli.endpoint import add_output, add_state, folder_of, running
+from consilium.supervisor.doctor import config_refusal
 from consilium.supervisor.probes import http_get
 from consilium.supervisor.state_folder import Cluster
 
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     cluster = running(folder_of(args))
     sizes, replicas = weigh(cluster)
     executors = executors_of(cluster)
+    refusal = config_refusal(cluster)
     healthy = (
         cluster.phase == "up"
         and all(part.state == "up" for part in cluster.parts.values())
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 for name, part in cluster.parts.items()
             },
             "executors": executors,
+            "config_refused": refusal,
             "replicas": [asdict(replica) for replica in replicas],
             "pss_bytes": sum(sizes.values()),
         }
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         console.print()
         console.print(table)
         console.print()
+    if refusal:
+        print(f"note: the configuration cannot be used, and the last good one is kept: {refusal}")
     for name in ("openai", "grpc", "metrics"):
         print(f"{name:8} {cluster.addresses[name]}")
     for line in [] if healthy else ailing(cluster, executors):

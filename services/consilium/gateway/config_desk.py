@@ -94,12 +94,13 @@ class ConfigDesk:
         )
 
     async def told(self) -> dict[str, Any]:
-        """Return the live sections, masked, and what each replica holds. Raises ConsiliumError(upstream_down) if the others cannot be known."""
+        """Return the live sections, masked, and what each replica holds; while the store is down only this one is known."""
         live = self.tables.live
         view = live.view
         plain = dump(view, masked=True)
-        others = [row for row in await self._replicas.list() if row.get("id") != self._id]
-        rows = [asdict(self.held()), *others]
+        rows = [asdict(self.held())]
+        with suppress(ConsiliumError):
+            rows += [row for row in await self._replicas.list() if row.get("id") != self._id]
         return {
             "version": version_of(live.versions),
             "versions": live.versions,

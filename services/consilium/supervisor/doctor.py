@@ -191,15 +191,30 @@ def _answers(facts: Facts) -> Verdict:
     return failure(why=f"it is not ready ({down or f'HTTP {seen.status}'})")
 
 
-def _replicas(facts: Facts) -> list[Mapping[str, Any]]:
-    seen = facts[GATEWAY]
-    rows = seen.held.get("replicas") if seen is not None else None
+def config_refusal(cluster: Cluster) -> str:
+    """Return why a gateway of a running cluster keeps an older configuration than its file holds, or nothing; also where it does not answer."""
+    address = cluster.addresses.get("http", "")
+    _, page = http_get(f"{address}/v1/config", key=cluster.key, timeout_s=ANSWER_S)
+    return _refused(_rows(_object(page)))
+
+
+def _rows(held: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = held.get("replicas")
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 
+def _refused(rows: list[Mapping[str, Any]]) -> str:
+    return next((str(row["refused"]) for row in rows if row.get("refused")), "")
+
+
+def _replicas(facts: Facts) -> list[Mapping[str, Any]]:
+    seen = facts[GATEWAY]
+    return _rows(seen.held) if seen is not None else []
+
+
 def _config_taken(facts: Facts) -> Verdict:
-    refused = [str(row["refused"]) for row in _replicas(facts) if row.get("refused")]
-    return failure(why=refused[0]) if refused else ok(count=len(_replicas(facts)))
+    why = _refused(_replicas(facts))
+    return failure(why=why) if why else ok(count=len(_replicas(facts)))
 
 
 def _config_alike(facts: Facts) -> Verdict:

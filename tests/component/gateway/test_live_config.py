@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +11,7 @@ from consilium.engine.backends.echo import EchoEngine
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Role
 from consilium.kernel.clock import SystemClock
+from consilium.kernel.errors import ConsiliumError
 
 from .conftest import chat, events, write_config
 
@@ -202,3 +205,22 @@ async def test_yaml_is_followed_with_its_frames_and_not_written(gateway, tmp_pat
     answer = await bench.client().put("/v1/config", json={"sections": {"roles": {}}})
     assert answer.status_code == 501
     assert "helm upgrade" in answer.json()["error"]["message"]
+
+
+async def test_while_the_store_is_down_a_replica_still_says_what_it_holds(gateway, file):
+    stores = open_stores(SystemClock(), receipt_ttl_s=600)
+    bench = await gateway(config=file, stores=replace(stores, replicas=Gone()))
+    bench.key = await bench.new_key(scopes=frozenset({"admin"}))
+    page = await told(bench, lambda _: True)
+    assert [row["pid"] for row in page["replicas"]] == [os.getpid()]
+    write_config(file, JUDGE, gateway={"replicas": 2})
+    await until_known(bench, "role/judge")
+
+
+class Gone:
+    """A store of replicas that does not answer."""
+
+    async def put(self, *_):
+        raise ConsiliumError("upstream_down", name="Redis", retry_after_s=1.0)
+
+    list = forget = put
