@@ -23,6 +23,7 @@ from consilium.kernel.yaml_source import line_of
 ENVIRONMENT: Final = "CONSILIUM_"
 _KEY_LABEL: Final = "[key]"
 _SHOWN: Final = 60
+_MOST: Final = 20
 _SIMPLE: Final[dict[object, str]] = {
     bool: "true or false",
     dict: "a section of keys and values",
@@ -76,28 +77,73 @@ class _Kind:
 def told(
     err: ValidationError, root: type[BaseModel], path: Path | None, origins: Origins
 ) -> ConsiliumError:
-    """Return the error for the first wrong key of a tree, in our words.
+    """Return one error for all wrong keys of a tree, in our words: a line each, unknown keys first; `key` and `nearest` are those of the first line.
 
     path     the file that was read, or None
-    origins  dotted key -> where it came from, for the end of the sentence
+    origins  dotted key -> where it came from, for the end of each line
     """
-    errors = err.errors(include_url=False)
-    # A typo in a key is told before the key that is missing because of it.
-    first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
-    place, kinds, above = _resolve(root, first["loc"])
-    reason, nearest = _sentence(first, place, kinds, above)
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, WrongValueError):
-        place, reason, nearest = cause.place, cause.reason, cause.nearest
-    elif first["type"].startswith("union_tag") and isinstance(first.get("input"), Mapping):
-        place = [*place, "kind"]
-    key = ".".join(str(part) for part in place) or "the file"
+    faults = _faults(err, root)
+    lines = [
+        fault.reason + _where(path, fault.place, _origin(origins, fault.place)) for fault in faults
+    ]
+    more = [
+        f"{fault.key}: {line}" for fault, line in zip(faults[1:_MOST], lines[1:_MOST], strict=True)
+    ]
+    if len(faults) > _MOST:
+        more.append(f"and {len(faults) - _MOST} more")
     return ConsiliumError(
         "config_invalid",
-        key=key,
-        reason=reason + _where(path, place, _origin(origins, place)),
-        nearest=nearest,
+        key=faults[0].key,
+        reason="\n".join([lines[0], *more]),
+        nearest=faults[0].nearest,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """One wrong key: where, what is wrong with it, and the nearest name that would do."""
+
+    place: Place
+    reason: str
+    nearest: str | None
+
+    @property
+    def key(self) -> str:
+        return ".".join(str(part) for part in self.place) or "the file"
+
+
+def _faults(err: ValidationError, root: type[BaseModel]) -> list[_Fault]:
+    """Return one fault for each wrong key, unknown keys first: a key that is missing may only be misspelt.
+
+    pydantic reports each member of a union by itself, at the key and below it: the first report is the fault. A key that is missing beside its misspelling is none.
+    """
+    found: list[_Fault] = []
+    items = sorted(
+        err.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"
+    )
+    for item in items:
+        fault = _fault(item, root)
+        place = fault.place
+        told_already = any(
+            one.place == place[: len(one.place)]
+            or one.place[: len(place)] == place
+            or (item["type"] == "missing" and [*one.place[:-1], one.nearest] == place)
+            for one in found
+        )
+        if not told_already:
+            found.append(fault)
+    return found
+
+
+def _fault(item: Any, root: type[BaseModel]) -> _Fault:
+    place, kinds, above = _resolve(root, item["loc"])
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, WrongValueError):
+        return _Fault(cause.place, cause.reason, cause.nearest)
+    reason, nearest = _sentence(item, place, kinds, above)
+    if item["type"].startswith("union_tag") and isinstance(item.get("input"), Mapping):
+        place = [*place, "kind"]
+    return _Fault(place, reason, nearest)
 
 
 def _sentence(

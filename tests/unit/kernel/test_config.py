@@ -128,6 +128,26 @@ def test_a_bad_key_or_value_is_named_with_its_line(file, text, key, said):
     assert said in err.public()
 
 
+def test_all_that_is_wrong_is_told_at_once(file):
+    text = "gateway:\n  prot: 1\n  host: [a]\n  request_timeout_s: soon\nroles:\n  poet:\n    frame: 5\n"
+    err = refused(path=file(text))
+    assert err.fields["key"] == "gateway.prot"
+    assert err.fields["nearest"] == "port"
+    assert err.public().splitlines() == [
+        "gateway.prot: there is no such key. The nearest known key is 'port' (consilium.yaml, line 2)",
+        "gateway.host: a text is needed (it is a list) (consilium.yaml, line 3)",
+        "gateway.request_timeout_s: a number is needed (it is 'soon') (consilium.yaml, line 4)",
+        "roles.poet.frame: a text is needed; write it in quotes: '5' (it is 5) (consilium.yaml, line 7)",
+    ]
+
+
+def test_a_long_list_of_faults_is_cut(file):
+    err = refused(path=file("\n".join(f"k{number}: 1" for number in range(25))))
+    lines = err.public().splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "and 5 more"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

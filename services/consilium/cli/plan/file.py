@@ -58,13 +58,12 @@ def answer(args: argparse.Namespace) -> int:
 def _tree(path: Path) -> dict[str, Any]:
     """Return model, topology, engine and executors of the file as plain values, checked as in `up`. A file that is none is a wrong question."""
     from consilium.cli.config_tree import ConsiliumConfig
-    from consilium.kernel import yaml_source
     from consilium.kernel.config import load
 
     try:
-        yaml_source.read(path)
+        loaded = load(ConsiliumConfig, path=path, env={})
     except ConsiliumError as err:
-        raise wrong("config", f"{err.public()}; give a consilium.yaml") from err
-    return load(ConsiliumConfig, path=path, env={}).value.model_dump(
-        include={"model", "topology", "engine", "executors"}
-    )
+        if str(err.fields["key"]).startswith(str(path)):  # the file itself, not one of its keys
+            raise wrong("config", f"{err.public()}; give a consilium.yaml") from err
+        raise
+    return loaded.value.model_dump(include={"model", "topology", "engine", "executors"})

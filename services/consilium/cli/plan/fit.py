@@ -80,7 +80,8 @@ def _ram_in_words(args: argparse.Namespace, plan: Plan) -> str:
     return said
 
 
-def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
+def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str, rope.Reach]:
+    """Return the question, the name of the model, and how it reaches the asked context."""
     model = models.find(args.model)
     context = (
         sizes.tokens(args.context)
@@ -120,13 +121,13 @@ def _question(args: argparse.Namespace, ram: int | None) -> tuple[Ask, str]:
         else 0,
         kv_to_ram=sizes.amount(args.kv_to_ram, "kv-to-ram") if args.kv_to_ram is not None else 0,
     )
-    return ask, model.hf_id or args.model
+    return ask, model.hf_id or args.model, reach
 
 
 def _model(
     args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None
 ) -> int:
-    ask, name = _question(args, ram)
+    ask, name, reach = _question(args, ram)
     replicas = 1
     if not 1 <= args.nodes <= max(1, len(cards)):
         raise wrong(
@@ -161,7 +162,23 @@ def _model(
         else []
     )
     idle = topologies.beside(cards, plan.ask.cards, replicas, plan.ask)
-    page = _Page(name, plan, best, changes, replicas, rates, costs, idle, _ram_in_words(args, plan))
+    best_reach = (
+        reach
+        if best is None or best.ask.context == ask.context
+        else rope.reach(ask.shape, best.ask.context)
+    )
+    page = _Page(
+        name,
+        plan,
+        best,
+        changes,
+        replicas,
+        rates,
+        costs,
+        idle,
+        _ram_in_words(args, plan),
+        (reach, best_reach),
+    )
     if args.output == "json":
         print(json.dumps(_page_dict(page), indent=2))
     else:
@@ -171,7 +188,7 @@ def _model(
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """All that one answer says; `best` is the plan itself, or the nearest change of it that fits."""
+    """All that one answer says; `best` is the plan itself, or the nearest change of it that fits; `reach` is how each of the two reaches its context."""
 
     name: str
     plan: Plan
@@ -182,33 +199,21 @@ class _Page:
     costs: list[money.Cost]
     idle: list[topologies.Idle]
     ram: str
+    reach: tuple[rope.Reach, rope.Reach]
 
     def tree(self) -> dict[str, Any] | None:
         """Return the configuration to paste, or None when nothing fits."""
         return (
-            document(
-                self.best.ask,
-                self.name,
-                self.replicas,
-                rope.reach(self.best.ask.shape, self.best.ask.context),
-            )
-            if self.best
-            else None
+            document(self.best.ask, self.name, self.replicas, self.reach[1]) if self.best else None
         )
 
     def command(self) -> str | None:
         """Return the same as a vLLM command."""
-        return (
-            command(
-                self.best.ask, self.name, rope.reach(self.best.ask.shape, self.best.ask.context)
-            )
-            if self.best
-            else None
-        )
+        return command(self.best.ask, self.name, self.reach[1]) if self.best else None
 
 
 def _page_dict(page: _Page) -> dict[str, Any]:
-    reach = rope.reach(page.plan.ask.shape, page.plan.ask.context)
+    reach = page.reach[0]
     return {
         **report.as_dict(page.plan),
         "replicas": page.replicas,
@@ -235,7 +240,7 @@ def _print_page(page: _Page, prices: str | None) -> None:
     print_changes(plan, page.changes)
     for idle in page.idle:
         print(f"\nIdle: {idle.sentence}")
-    print(f"\nContext: {rope.reach(plan.ask.shape, plan.ask.context).sentence}")
+    print(f"\nContext: {page.reach[0].sentence}")
     _print_offload(plan)
     if page.ram:
         print(page.ram)
