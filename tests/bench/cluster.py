@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import psutil
 from consilium.supervisor import processes
 from consilium.supervisor.state_folder import StateFolder
 from tests.bench import bare
+from tests.command import consilium
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +75,6 @@ class Ours:
                     process.resume()
 
 
-def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run `consilium` and return what it said. Raises subprocess.TimeoutExpired."""
-    return subprocess.run(
-        [sys.executable, "-m", "consilium.cli.app", *words],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-
-
 @contextlib.contextmanager
 def up(
     model: str,
@@ -107,7 +95,7 @@ def up(
     ]
     begin = time.monotonic()
     try:
-        said = cli(*words, timeout_s=wait_s)
+        said = consilium(*words, timeout_s=wait_s)
         if said.returncode != 0:
             logs = "\n".join(
                 f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}"
@@ -124,7 +112,7 @@ def up(
             url, known["addresses"]["grpc"], known["key"], state, _core(state), spent, said.stdout
         )
     finally:
-        cli("down", "--state", str(state), timeout_s=120)
+        consilium("down", "--state", str(state), timeout_s=120)
         shutil.rmtree(
             StateFolder(state).ray_temp.parent, ignore_errors=True
         )  # `down` keeps the logs there

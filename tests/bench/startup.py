@@ -7,8 +7,6 @@ They start in turn, never together. Written down before looking: at most 1.3x.
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,21 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import bare, cluster
+from tests.bench import bare, cluster, command_line
 from tests.bench.stats import interval
 
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # also when its time is over it ends what it has started
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--pairs", type=int, default=3)
-    options = parser.parse_args()
+    options = command_line.parser(__doc__, pairs=3).parse_args()
     table = Table(
         "pair", "ours, s", "bare, s", "ratio", title=f"start to first token, model {options.model}"
     )

@@ -10,9 +10,7 @@ Written down before looking: throughput 0.98x with the demo model, 0.9x with the
 
 from __future__ import annotations
 
-import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -21,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import bare, cluster
+from tests.bench import bare, cluster, command_line
 from tests.bench.load import SHORT, USUAL, Target, Trial, run
 from tests.bench.stats import Ratio, interval, verdict
 
@@ -173,14 +171,7 @@ def measure(
 
 def main() -> int:
     """Run the benchmark from the command line."""
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # also when its time is over it ends what it has started
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser = command_line.parser(__doc__, pairs=7)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument(
         "--waves",

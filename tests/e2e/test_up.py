@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,9 @@ import httpx
 import pytest
 from tests.alike import alike
 from tests.bench.cluster import Ours
+from tests.command import consilium
 from tests.interrupted import HEARING
+from tests.waiting import until
 
 from consilium.gateway.client import GenerationClient, Message
 from consilium.supervisor import processes
@@ -83,24 +83,6 @@ class Up:
 
     def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
-
-
-def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "consilium.cli.app", *words],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-
-
-def until(what: Callable[[], bool], timeout_s: float, why: str) -> float:
-    begun = time.monotonic()
-    while not what():
-        assert time.monotonic() - begun < timeout_s, why
-        time.sleep(0.1)
-    return time.monotonic() - begun
 
 
 @pytest.fixture(scope="module")

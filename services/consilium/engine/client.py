@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from difflib import get_close_matches
-from types import TracebackType
 from typing import Self
 
 from consilium.engine import wire
@@ -18,6 +17,7 @@ from consilium.engine.backends.serve import ServeEngine, translate
 from consilium.engine.config import EngineExecutor, EngineView, RemoteExecutor
 from consilium.engine.frame_socket import Landing
 from consilium.engine.ports import CORE, Call, Engine, ExecutorInfo, Head, State, Tail
+from consilium.kernel.closing import Closing
 from consilium.kernel.errors import ConsiliumError
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 CLOSE_S = 1.0
 
 
-class Turn:
+class Turn(Closing):
     """One answer that is being given. `head` is there from the start, `tail` after the last chunk.
 
     Iterate once for the bytes of the body. `aclose` (or leaving the `async with`) stops the generation, if it still runs.
@@ -92,17 +92,6 @@ class Turn:
         except Exception as error:
             if not isinstance(error, TimeoutError):
                 raise translate(error, self._executor) from error
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def _expire(self) -> None:
         self._expired = True

@@ -10,10 +10,10 @@ import struct
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from consilium.gateway.sse_reader import ChatPiece, Reader, chat_piece
+from consilium.kernel.closing import Closing
 from consilium.kernel.grpc_channel import Channel
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
@@ -158,7 +158,7 @@ class Answer:
     chances: tuple[TokenChance, ...] = ()
 
 
-class GenerationClient:
+class GenerationClient(Closing):
     """A gateway, as other rooms see it. Every method raises ConsiliumError.
 
     target     host:port, or dns:///name:port
@@ -290,17 +290,6 @@ class GenerationClient:
     async def aclose(self) -> None:
         """Close the connection and cancel its calls."""
         await self._channel.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, Iterable
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 
 from consilium.kernel import calls, logs
 from consilium.kernel.clock import Clock, SystemClock
+from consilium.kernel.closing import Closing
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.idempotent import method_config, methods
 from consilium.kernel.principals import CLUSTER, PRINCIPAL_KEY, TOKEN_KEY, Principal, sign
@@ -32,7 +32,7 @@ MARGIN_S: Final = 0.05
 """Taken off the rest of our own caller's deadline, so that we can still tell them."""
 
 
-class Channel:
+class Channel(Closing):
     """A channel to one target.
 
     target      host:port, or dns:///name:port for all addresses of a headless Service
@@ -111,17 +111,6 @@ class Channel:
     async def aclose(self) -> None:
         """Close the connection and cancel its calls."""
         await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def _rest(self, timeout_s: float | None) -> float:
         """Return the seconds for a call: what was asked, but no longer than our own caller waits."""

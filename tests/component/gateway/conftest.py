@@ -16,6 +16,7 @@ import pytest
 import structlog
 import uvicorn
 from tests.component.gateway.greeter import TOKEN, Greeter, open_greeter
+from tests.waiting import until_true
 
 from consilium.embedding.client import Embeddings, Fingerprint, Vectors
 from consilium.engine.backends.echo import EchoEngine
@@ -136,9 +137,7 @@ class Bench:
                 await asyncio.sleep(0.05)
 
     async def until(self, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
-        async with asyncio.timeout(limit_s):
-            while not condition():  # noqa: ASYNC110  the condition is another task's state
-                await asyncio.sleep(0.005)
+        await until_true(condition, limit_s)
 
     async def close(self) -> None:
         for close in self.opened:

@@ -1,13 +1,13 @@
 """A real grpc.aio server on port 0 with a servicer that does what the prompt says, and real clients."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import structlog
+from tests.waiting import until_true
 
 from consilium.kernel import calls
 from consilium.kernel.clock import CountedIds
@@ -119,10 +119,4 @@ def authenticate():
 
 @pytest.fixture
 def until():
-    async def wait(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
-        end = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < end, "it did not happen in time"
-            await asyncio.sleep(0.005)
-
-    return wait
+    return until_true

@@ -7,26 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.command import MODULE
 from tests.interrupted import HEARING
+from tests.waiting import until
 
 from consilium.supervisor import processes
 from consilium.supervisor.loop import hold_lock
 from consilium.supervisor.state_folder import Cluster, StateFolder
 
-MODULE = ("-m", "consilium.cli.app")
 WORDS = (sys.executable, *MODULE)
-
-
-def until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -5,20 +5,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from tests.unit.gateway.full_profile import FULL
 
-from consilium.gateway.config import Profile
 from consilium.gateway.profiles import apply
 
-FULL = Profile(
-    thinking=True,
-    thinking_budget=64,
-    temperature=0.5,
-    top_p=0.9,
-    top_k=10,
-    min_p=0.05,
-    presence_penalty=1.0,
-    max_tokens=99,
-)
 MODELS = {
     "chat": ("openai/chat_completion/protocol.py", "ChatCompletionRequest"),
     "completions": ("openai/completion/protocol.py", "CompletionRequest"),

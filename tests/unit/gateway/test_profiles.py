@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.gateway.full_profile import FULL
 
 from consilium.gateway.config import Profile
 from consilium.gateway.profiles import BUILT_IN, apply, choose, pick
@@ -101,18 +102,6 @@ def test_dialog_changes_nothing():
     body = {"messages": [], "temperature": None}
     for route in ("chat", "completions", "responses", "tokenize", "embeddings"):
         assert apply(BUILT_IN["dialog"], body, route) is body
-
-
-FULL = Profile(
-    thinking=True,
-    thinking_budget=64,
-    temperature=0.5,
-    top_p=0.9,
-    top_k=10,
-    min_p=0.05,
-    presence_penalty=1.0,
-    max_tokens=99,
-)
 
 
 def test_a_profile_sets_what_the_caller_did_not():

@@ -42,52 +42,46 @@ def test_kv_bytes_per_token_are_exact(entry):
     )
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [entry for entry in SHAPES if "load_gib" in entry["published"]],
-    ids=lambda entry: entry["name"],
-)
+def shapes_with(figure):
+    """Run a test for every model for which that figure is published."""
+    return pytest.mark.parametrize(
+        "entry",
+        [entry for entry in SHAPES if figure in entry["published"]],
+        ids=lambda entry: entry["name"],
+    )
+
+
+@shapes_with("load_gib")
 def test_load_sizes_within_two_percent(entry):
     shape = models.by_name(entry["name"]).shape
     size = weights.card_bytes(shape, "bf16", Cut(), stages(shape, 1)[0]) / GIB
     assert size == pytest.approx(entry["published"]["load_gib"], rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [entry for entry in SHAPES if "checkpoint_gib" in entry["published"]],
-    ids=lambda entry: entry["name"],
-)
-def test_files_of_hybrid_models_within_two_percent(entry):
-    """The published file also holds one drafting layer: a full-attention layer with its MLP or experts and a projection of two hidden states."""
-    shape = models.by_name(entry["name"]).shape
-    drafting = (
+def drafting(shape):
+    """Elements of the drafting layer that a published file also holds: a full-attention layer with its MLP or experts and a projection of two hidden states."""
+    return (
         shape.full_attention_matrices()
         + 2 * shape.hidden * shape.hidden
         + 3 * shape.hidden * (shape.mlp_width + shape.shared_width)
         + shape.expert_matrices()
     )
-    size = (weights.checkpoint_bytes(shape, "bf16") + 2 * drafting) / GIB
+
+
+@shapes_with("checkpoint_gib")
+def test_files_of_hybrid_models_within_two_percent(entry):
+    shape = models.by_name(entry["name"]).shape
+    size = (weights.checkpoint_bytes(shape, "bf16") + 2 * drafting(shape)) / GIB
     assert size == pytest.approx(entry["published"]["checkpoint_gib"], rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [entry for entry in SHAPES if "files_gib" in entry["published"]],
-    ids=lambda entry: entry["name"],
-)
+@shapes_with("files_gib")
 def test_quantised_files_of_hybrid_models_within_two_percent(entry):
     """A GPTQ file keeps the drafting layer in 16 bits, an fp8 file in 8."""
     shape = models.by_name(entry["name"]).shape
-    drafting = (
-        shape.full_attention_matrices()
-        + 2 * shape.hidden * shape.hidden
-        + 3 * shape.hidden * (shape.mlp_width + shape.shared_width)
-        + shape.expert_matrices()
-    )
     for name, published in entry["published"]["files_gib"].items():
         size = (
-            weights.checkpoint_bytes(shape, name) + drafting * (2 if name == "int4" else 1)
+            weights.checkpoint_bytes(shape, name) + drafting(shape) * (2 if name == "int4" else 1)
         ) / GIB
         assert size == pytest.approx(published, rel=0.02)
 

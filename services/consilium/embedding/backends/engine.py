@@ -10,10 +10,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from consilium.embedding import answer
 from consilium.embedding.backends.openai import same_width
+from consilium.embedding.batches import in_batches
 from consilium.embedding.ports import Fingerprint, Kind, Vectors
 from consilium.engine.client import Call, ExecutorInfo, Turn
 
@@ -68,16 +67,8 @@ class EngineEmbedder:
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text. Raises ConsiliumError as the port says."""
-        parts = [
-            await self._call(
-                [self._prefixes[kind] + text for text in texts[start : start + self._batch]]
-            )
-            for start in range(0, len(texts), self._batch)
-        ]
-        found = Vectors(
-            np.concatenate([part.values for part in parts]),
-            tuple(count for part in parts for count in part.tokens),
-        )
+        prefixed = [self._prefixes[kind] + text for text in texts]
+        found = await in_batches(prefixed, self._batch, self._call)
         self._dimensions = same_width(self._dimensions, found, f"executor/{self._executor}")
         return found
 

@@ -1,0 +1,17 @@
+"""The `consilium` command as a person runs it: in a process of its own."""
+
+import subprocess
+import sys
+
+MODULE = ("-m", "consilium.cli.app")
+
+
+def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run it and return what it said. Raises subprocess.TimeoutExpired."""
+    return subprocess.run(
+        [sys.executable, *MODULE, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
