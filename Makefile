@@ -16,14 +16,14 @@ RUN_STAMP := $(VENV)/.installed-$(LANE)
 DEV_STAMP := $(VENV)/.installed-$(LANE)-dev
 SOURCES := services/consilium
 BUF := .cache/buf/node_modules/.bin/buf
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest --durations=10
 # Two at a time; what one of them says is shown when it has ended, but for those that call make again: they say it at once.
 BESIDE := $(MAKE) --no-print-directory -j2 --output-sync=target
 QUICK := lint types proto-lint arch unit
 # With BEHIND=yes, what only computes asks for less than what runs beside it.
 NICE := $(if $(BEHIND),nice -n 19)
 
-.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e bench protos proto-lint proto-release clean
+.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e tools test-go bench protos proto-lint proto-release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -98,6 +98,12 @@ real: $(DEV_STAMP)
 
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
 	+@$(BESIDE) -k real $(QUICK) BEHIND=yes || { echo "A part has failed; it stands above in a line with ***."; exit 1; }
+
+tools: $(DEV_STAMP) ## Build the Go programs that tests use into .cache/tools, where Go is installed (minutes, once)
+	@nice -n 19 $(BIN)/python -m tests.real.tools
+
+test-go: tools ## Tests with those programs
+	@$(PYTEST) tests/go -q -p no:randomly
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn

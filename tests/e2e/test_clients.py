@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -57,22 +56,5 @@ def test_buf_curl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
         "-d",
         json.dumps(ASK),
         f"http://{cluster.grpc}/{SERVICE}/Generate",
-    ]
-    check(objects(said(words)))
-
-
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
-def test_grpcurl_lists_the_service_and_plays_a_turn(cluster: Ours) -> None:
-    assert SERVICE in said(["grpcurl", "-plaintext", cluster.grpc, "list"])
-    assert "rpc Generate" in said(["grpcurl", "-plaintext", cluster.grpc, "describe", SERVICE])
-    words = [
-        "grpcurl",
-        "-plaintext",
-        "-H",
-        f"authorization: Bearer {cluster.key}",
-        "-d",
-        json.dumps(ASK),
-        cluster.grpc,
-        f"{SERVICE}/Generate",
     ]
     check(objects(said(words)))

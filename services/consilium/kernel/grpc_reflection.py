@@ -25,7 +25,7 @@ def add(server: Any, shown: Mapping[str, frozenset[str] | None]) -> None:
 
     The descriptors of the services must have been imported. Raises KeyError for one that was not.
     """
-    servicer = reflection.aio.ReflectionServicer((*shown, *NAMES), pool=_pool(shown))
+    servicer = reflection.aio.ReflectionServicer((*shown, *NAMES), pool=_Symbols(_pool(shown)))
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -35,6 +35,23 @@ def add(server: Any, shown: Mapping[str, frozenset[str] | None]) -> None:
     for name in NAMES:
         handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
         server.add_generic_rpc_handlers((handler,))
+
+
+class _Symbols:
+    """A pool that finds methods as well: the protocol counts them as symbols, Python's pool does not, and ghz asks for nothing else."""
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802  the pool's name for it
+        """Return the file that declares a symbol. Raises KeyError."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
 
 
 def _pool(shown: Mapping[str, frozenset[str] | None]) -> descriptor_pool.DescriptorPool:

@@ -1,0 +1,43 @@
+"""gRPC clients that nobody wrote for us meet the public face: they know what reflection tells them, and send no deadline."""
+
+import json
+
+SERVICE = "consilium.v1.GenerationService"
+ASK = {
+    "model": "base",
+    "chat": {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "one two three"}]}]},
+    "sampling": {"max_tokens": 3},
+}
+CALLS = 200
+
+
+def objects(text):
+    """Return the JSON objects that stand one after the other in a text."""
+    found, decoder, place = [], json.JSONDecoder(), 0
+    while place < len(text.rstrip()):
+        value, place = decoder.raw_decode(text, place)
+        found.append(value)
+        while place < len(text) and text[place].isspace():
+            place += 1
+    return found
+
+
+async def test_grpcurl_lists_the_service_and_plays_a_turn(gateway, said):
+    bench = await gateway()
+    at = f"127.0.0.1:{bench.grpc.port}"
+    assert SERVICE in await said("grpcurl", "-plaintext", at, "list")
+    assert "rpc Generate" in await said("grpcurl", "-plaintext", at, "describe", SERVICE)
+    words = ("-plaintext", "-H", f"authorization: Bearer {bench.key}", "-d", json.dumps(ASK))
+    answers = objects(await said("grpcurl", *words, at, f"{SERVICE}/Generate"))
+    assert answers[0]["metadata"]["executor"] == "core"
+    assert answers[-1]["final"]["usage"]["completion_tokens"] == 3  # names as in the proto
+
+
+async def test_ghz_sends_hundreds_of_turns_and_none_fails(gateway, said):
+    bench = await gateway()
+    key = json.dumps({"authorization": f"Bearer {bench.key}"})
+    words = ["--insecure", "--call", f"{SERVICE}.Generate", "-m", key, "-d", json.dumps(ASK)]
+    words += ["-n", str(CALLS), "-c", "16", "-O", "json", f"127.0.0.1:{bench.grpc.port}"]
+    told = json.loads(await said("ghz", *words))
+    assert told["statusCodeDistribution"] == {"OK": CALLS}
+    assert len(bench.engines["core"].calls) == CALLS

@@ -1,0 +1,118 @@
+"""Programs that tests use and that are built from Go modules: one row each, with the version that is pinned.
+
+    python -m tests.real.tools [NAME ...]     builds what is missing; `make tools` does so with all
+
+They lie under .cache/tools/<name>-<version>/. A row stands here only when its build was seen to work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "tools"
+BUILDS_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program.
+
+    package      what `go install` is told, without the version
+    own_module   whether it must be built from a module of our own that requires it: where the module has `replace` lines, or packages are refused by name
+    waits_for    the room whose tests will use it; until then it is built only when it is named
+    """
+
+    name: str
+    version: str
+    package: str
+    own_module: bool = False
+    waits_for: str = ""
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.name}-{self.version}" / self.name
+
+
+TABLE = (
+    Tool("grpcurl", "v1.9.4", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
+    Tool("ghz", "v0.93.0", "github.com/bojand/ghz/cmd/ghz"),
+    Tool("etcd", "v3.6.5", "go.etcd.io/etcd/server/v3", own_module=True, waits_for="k8s/"),
+)
+BY_NAME = {tool.name: tool for tool in TABLE}
+
+
+def tool(name: str) -> str:
+    """Return the path of a program; where it was not built the test is skipped, in CI it fails."""
+    found = BY_NAME[name].path
+    if found.exists():
+        return str(found)
+    sentence = f"{name} is not built here; 'make tools' builds it, where Go is installed"
+    if is_ci():
+        pytest.fail(sentence)
+    pytest.skip(sentence)
+
+
+def is_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def build(wanted: Tool, go: str) -> float:
+    """Build a program and return the seconds that it took. What was there stays until the new one is whole."""
+    began = time.monotonic()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".building-") as made:
+        if wanted.own_module:
+            module = Path(made) / "module"
+            module.mkdir()
+            _run(go, made, "mod", "init", "tools.test", cwd=module)
+            _run(go, made, "get", "-tool", f"{wanted.package}@{wanted.version}", cwd=module)
+            _run(go, made, "build", "-o", f"{made}/{wanted.name}", wanted.package, cwd=module)
+        else:
+            _run(go, made, "install", f"{wanted.package}@{wanted.version}", cwd=Path(made))
+        wanted.path.parent.mkdir(exist_ok=True)
+        (Path(made) / wanted.name).replace(wanted.path)
+    return time.monotonic() - began
+
+
+def _run(go: str, bin_folder: str, *words: str, cwd: Path) -> None:
+    environment = {**os.environ, "GOBIN": bin_folder, "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    done = subprocess.run(
+        [go, *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILDS_S,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"error: go {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
+
+
+def main(names: list[str]) -> int:
+    chosen = [one for one in TABLE if one.name in names or not (names or one.waits_for)]
+    missing = [one for one in chosen if not one.path.exists()]
+    go = shutil.which("go")
+    if missing and go is None:
+        listed = ", ".join(one.name for one in missing)
+        print(
+            f"{'error' if is_ci() else 'skipped'}: no Go on this machine, so these are not built: {listed}"
+        )
+        return 1 if is_ci() else 0
+    for one in missing:
+        print(f"{one.name} {one.version}: being built", flush=True)
+        print(f"{one.name} {one.version}: {build(one, str(go)):.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
