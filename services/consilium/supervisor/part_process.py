@@ -108,13 +108,13 @@ class ProcessWork:
         return tuple(sorted(self._below, key=lambda item: item.started))
 
     def stop(self, grace_s: float) -> None:
-        """Ask the process to end, wait, then end whatever is left of its family."""
+        """Ask the process once to end, wait, then end whatever is left of its family. One that was stopped cannot hear, and gets no time."""
         family = self.pids()
         shared = processes.shared_memory(family)
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             until = monotonic() + grace_s
-            while self._process.poll() is None and monotonic() < until:
+            while self._process.poll() is None and monotonic() < until and not self._is_stopped():
                 family = tuple({*family, *self.pids()})
                 try:
                     self._process.wait(0.1)
@@ -127,6 +127,9 @@ class ProcessWork:
         if self._after is not None:
             self._after()
         self._watch.forget()
+
+    def _is_stopped(self) -> bool:
+        return self._known is not None and processes.is_stopped(self._known)
 
     def tail(self) -> tuple[str, ...]:
         """Return the last lines that it wrote since it was started."""
