@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from consilium.supervisor.loop import Supervisor
 from consilium.supervisor.part_process import ProcessWork, Work
-from consilium.supervisor.state_folder import Cluster, StateFolder
+from consilium.supervisor.state_folder import Cluster, PartRecord, StateFolder
 from consilium.supervisor.states import Part
 
 # A head that makes its file and has a grandchild which ignores SIGTERM, as an engine core may.
@@ -97,6 +97,9 @@ class Running:
     def state(self, name: str) -> str:
         part = self.supervisor.cluster.parts.get(name)
         return part.state if part else ""
+
+    def part(self, name: str) -> PartRecord:
+        return self.supervisor.cluster.parts[name]
 
     def stop(self) -> int | None:
         self.supervisor.ask_to_stop()
