@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from consilium.kernel.config import environment_value
+from consilium.kernel.config import added_rooms
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Place, room_places
 from consilium.kernel.rooms import Room, rooms
@@ -159,7 +159,7 @@ def places_of(room: Room) -> tuple[Place, ...]:
 
 def known_rooms() -> tuple[Room, ...]:
     """Return the rooms of this cluster: ours, and those that CONSILIUM_ROOMS names. Raises ConsiliumError(config_invalid) if one cannot be a part."""
-    found = rooms(environment_value("CONSILIUM_ROOMS"))
+    found = rooms(added_rooms())
     table(found)
     return found
 

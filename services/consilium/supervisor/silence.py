@@ -10,8 +10,8 @@ from typing import Final
 
 LEAST_FAILURES: Final = 2
 """Probes that must have failed: a supervisor that was itself held up has heard nothing either."""
-START_TIMES: Final = 4
-"""A part that has not answered since it was started gets this many times its limit: it has to import first."""
+START_S: Final = 60.0
+"""What a part that has not answered since it was started gets at least: it has to import first, and others do so beside it."""
 SHOWN_AFTER: Final = 3
 """Probes in a row that may fail before a part that was up is shown as starting again."""
 
@@ -46,4 +46,4 @@ class Silence:
         """Return True if the part has been silent for longer than it may; it may always where there is no limit."""
         if limit_s is None or self.failures < LEAST_FAILURES:
             return False
-        return now - self.since >= (limit_s if self.answered else START_TIMES * limit_s)
+        return now - self.since >= (limit_s if self.answered else max(START_S, limit_s))
