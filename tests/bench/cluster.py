@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,9 @@ class Ours:
                     process.resume()
 
 
-def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def cli(
+    *words: str, timeout_s: float = 300, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `consilium` and return what it said. Raises subprocess.TimeoutExpired."""
     return subprocess.run(
         [sys.executable, "-m", "consilium.cli.app", *words],
@@ -84,6 +86,7 @@ def cli(*words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         timeout=timeout_s,
+        env=env,
     )
 
 
@@ -95,6 +98,7 @@ def up(
     config: Path | None = None,
     extra: tuple[str, ...] = (),
     wait_s: float = 300,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Ours]:
     """Bring a cluster up with `consilium up`, take it down on leaving. Raises RuntimeError with the command's words if it does not come up."""
     state = folder / "state"
@@ -107,7 +111,7 @@ def up(
     ]
     begin = time.monotonic()
     try:
-        said = cli(*words, timeout_s=wait_s)
+        said = cli(*words, timeout_s=wait_s, env=env)
         if said.returncode != 0:
             logs = "\n".join(
                 f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}"

@@ -7,11 +7,11 @@ import signal
 from tests.component.supervisor.running import Running, Site, until
 
 from consilium.kernel.ports import free_port
+from consilium.kernel.private_file import write_private
 from consilium.supervisor import commands, probes, processes
 from consilium.supervisor.factories import derive, own_redis_url
 from consilium.supervisor.part_process import ProcessWork
 from consilium.supervisor.redis_server import choose_binary
-from consilium.kernel.private_file import write_private
 
 
 def redis_of(site: Site) -> tuple[ProcessWork, str]:
