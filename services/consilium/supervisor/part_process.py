@@ -5,16 +5,20 @@ Knows how to start, watch and end one part. Does not know which parts there are 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from consilium.supervisor import processes
 from consilium.supervisor.probes import Answer, Watch
 from consilium.supervisor.state_folder import Pid
+
+REAPED_S: Final = 2.0
+"""A process with threads looks gone a moment before its exit code can be had."""
 
 Probe = Callable[[], tuple[bool, str]]
 
@@ -123,7 +127,8 @@ class ProcessWork:
         processes.end((item for item in family), grace_s=min(grace_s, 3.0))
         processes.remove_shared(shared)
         if self._process is not None:
-            self._process.poll()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAPED_S)
         if self._after is not None:
             self._after()
         self._watch.forget()

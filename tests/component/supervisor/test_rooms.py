@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from dataclasses import replace
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from tests.component.supervisor.running import Running, Site, until
-from tests.component.supervisor.standing_in import ROOM
+from tests.greeter.faults import FILE
+from tests.greeter.room import ROOM
 
 from consilium.kernel.ports import free_port
 from consilium.supervisor import factories, processes
 from consilium.supervisor.gateway_link import wait_until_idle
 from consilium.supervisor.loop import Supervisor
 from consilium.supervisor.part_process import ProbeWork
-from consilium.supervisor.parts import row_of_room
+from consilium.supervisor.parts import places_of, row_of_room, services
 from consilium.supervisor.states import Part
 
 REPOSITORY = Path(__file__).parents[3]
@@ -45,19 +47,17 @@ def _importable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY / 'services'}:{REPOSITORY}")
 
 
-def with_room(site: Site, **section: object) -> Supervisor:
-    """A vital part and the room beside it; the room's section says what it does."""
-    port = free_port()
-    site.cluster = replace(site.cluster, ports={"standing_in_metrics": port})
-    configure(site, port, **section)
+def with_greeter(site: Site, fault: str = "") -> Supervisor:
+    """A vital part, and the greeter beside it with a way not to start."""
+    site.folder.make_secrets()
+    if fault:
+        (site.folder.root / FILE).write_text(fault)
+    drawn = {place.name: free_port() for place in places_of(ROOM)}
+    site.cluster = replace(site.cluster, ports=drawn)
+    site.folder.config.write_text(json.dumps({"services": services((ROOM,), drawn)}))
     made = factories.Site(site.folder, site.cluster, {}, "x", (ROOM,))
     works = {"vital": ProbeWork(lambda: (True, "")), ROOM.name: factories.room_work(ROOM)(made)}
     return site.supervisor(works, row_of_room(ROOM))
-
-
-def configure(site: Site, port: int, **section: object) -> None:
-    services = {ROOM.name: {"metrics": f"http://127.0.0.1:{port}"}}
-    site.folder.config.write_text(json.dumps({"services": services, ROOM.name: section}))
 
 
 def came_up(running: Running, phase: str = "up") -> None:
@@ -65,7 +65,7 @@ def came_up(running: Running, phase: str = "up") -> None:
 
 
 def test_a_killed_room_is_back_in_two_seconds(site: Site) -> None:
-    running = Running(with_room(site))
+    running = Running(with_greeter(site))
     came_up(running)
     room = running.supervisor.cluster.parts[ROOM.name].pids[0]
     processes.send(room, signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_a_killed_room_is_back_in_two_seconds(site: Site) -> None:
 
 
 def test_a_stopped_room_is_ended_and_started_again_within_its_limit(site: Site) -> None:
-    running = Running(with_room(site))
+    running = Running(with_greeter(site))
     came_up(running)
     room = running.part(ROOM.name).pids[0]
     processes.send(room, signal.SIGSTOP)
@@ -94,11 +94,9 @@ def test_a_stopped_room_is_ended_and_started_again_within_its_limit(site: Site) 
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("section", [{"exit": 1}, {"silent": True}])
-def test_a_room_that_never_starts_leaves_the_cluster_degraded(
-    site: Site, section: dict[str, object]
-) -> None:
-    running = Running(with_room(site, **section))
+@pytest.mark.parametrize("fault", ["break", "hang"])
+def test_a_room_that_never_starts_leaves_the_cluster_degraded(site: Site, fault: str) -> None:
+    running = Running(with_greeter(site, fault))
     came_up(running, "degraded")
     written = site.folder.read_cluster()
     assert written is not None
@@ -106,23 +104,24 @@ def test_a_room_that_never_starts_leaves_the_cluster_degraded(
     part = written.parts[ROOM.name]
     assert not part.vital
     assert part.down > 0
-    if "exit" in section:
-        assert "it was told to" in part.why
-        until(lambda: running.part(ROOM.name).restarts >= 3)  # it is tried for ever
+    if fault == "break":
+        assert "Something unexpected ended this process" in part.why
+        until(lambda: running.part(ROOM.name).restarts >= 2)  # it is tried for ever
     assert running.code is None
     assert running.stop() == 0
 
 
-def test_a_mistake_in_its_configuration_is_shown_and_tried_again_once_that_was_mended(
+def test_a_room_that_refuses_is_shown_with_its_sentence_and_tried_again_once_that_was_mended(
     site: Site,
 ) -> None:
-    running = Running(with_room(site, exit=64))
+    running = Running(with_greeter(site, "refuse"))
     came_up(running, "degraded")
-    part = running.part(ROOM.name)
-    assert (part.state, part.why) == ("failed", "standing_in.exit: it was told to")
+    until(lambda: running.state(ROOM.name) == "failed")
+    assert running.part(ROOM.name).why == "The collections cannot be served: a test wants it so"
     time.sleep(1.0)
     assert running.part(ROOM.name).restarts == 0
-    configure(site, site.cluster.ports["standing_in_metrics"])
+    (site.folder.root / FILE).unlink()
+    os.utime(site.folder.config)  # as `apply` leaves it
     came_up(running)
     assert running.part(ROOM.name).why == ""
     assert running.stop() == 0
