@@ -376,7 +376,7 @@ async def stopped_under_load(
                 "all were taken in",
             )
             down.stdin.write(b"\n")
-            await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
+            await asyncio.to_thread(until, up.folder.closing.exists, 30, "the end began")
             print(
                 f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins"
             )
