@@ -122,8 +122,7 @@ def _with_addresses(
     resolved["redis"]["url"] = url
     shown = _reached_at(wanted.gateway.host)
     gateway = {"grpc": f"{shown}:{ports['grpc']}", "http": f"http://{shown}:{ports['http']}"}
-    given = resolved.get("services") or {}
-    resolved["services"] = {**given, "gateway": gateway, **services(rooms, ports)}
+    resolved["services"] = {"gateway": gateway, **services(rooms, ports)}
     resolved["state"] = str(folder.root)
     return resolved
 
