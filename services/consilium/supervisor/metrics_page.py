@@ -47,6 +47,20 @@ def page_at(url: str, timeout_s: float = 3.0) -> str:
     return body.decode("utf-8", "replace") if status == 200 else ""
 
 
+class _Question(Thread):
+    """One room's page, asked for. `page` is empty until it has come."""
+
+    def __init__(self, url: str, limit_s: float) -> None:
+        super().__init__(daemon=True, name="page")
+        self._url = url
+        self._limit_s = limit_s
+        self.page = ""
+
+    def run(self) -> None:
+        """Ask."""
+        self.page = page_at(self._url, self._limit_s)
+
+
 class RoomPages:
     """Asks the rooms for their pages, all at once and each in a thread of its own: one that is slow or dead holds nobody up.
 
@@ -55,35 +69,25 @@ class RoomPages:
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._urls = dict(urls)
-        self._asking: dict[str, Thread] = {}
+        self._asked: dict[str, _Question] = {}
         self._lock = Lock()
 
     def get(self, limit_s: float = ROOMS_S) -> dict[str, str]:
-        """Return the pages that came within the limit. A room that still owes an answer to an earlier question is not asked again."""
-        pages: dict[str, str] = {}
-
-        def ask(room: str) -> None:
-            page = page_at(self._urls[room], limit_s)
-            if page:
-                pages[room] = page
-
+        """Return the pages that came within the limit. A room that still owes an answer is not asked again: whoever asks meanwhile waits for the same one."""
         with self._lock:
-            mine = [room for room in self._urls if not self._is_asked(room)]
-            for room in mine:
-                self._asking[room] = Thread(target=ask, args=(room,), daemon=True, name="page")
-                self._asking[room].start()
-            threads = [self._asking[room] for room in mine]
+            for room, url in self._urls.items():
+                if room not in self._asked or not self._asked[room].is_alive():
+                    self._asked[room] = _Question(url, limit_s)
+                    self._asked[room].start()
+            questions = dict(self._asked)
         until = monotonic() + limit_s
-        for thread in threads:
-            thread.join(max(0.0, until - monotonic()))
-        return dict(pages)
+        for question in questions.values():
+            question.join(max(0.0, until - monotonic()))
+        return {room: question.page for room, question in questions.items() if question.page}
 
     def rooms(self) -> tuple[str, ...]:
         """Return the names of the rooms that have a page."""
         return tuple(self._urls)
-
-    def _is_asked(self, room: str) -> bool:
-        return room in self._asking and self._asking[room].is_alive()
 
 
 class MetricsServer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,7 +14,7 @@ from tests.component.supervisor.running import Site
 
 from consilium.kernel.ports import free_port
 from consilium.supervisor import probes
-from consilium.supervisor.metrics_page import ROOMS_S, MetricsServer
+from consilium.supervisor.metrics_page import ROOMS_S, MetricsServer, RoomPages
 
 
 def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
@@ -100,3 +101,15 @@ def test_the_page_has_those_of_the_rooms_and_a_slow_or_dead_one_holds_nobody_up(
         assert 'consilium_part_up{part="redis"} 1' in text
         assert 'consilium_part_up{part="slow"} 0' in text
         assert 'consilium_part_up{part="dead"} 0' in text
+
+
+def test_two_who_ask_at_once_both_get_the_pages_of_the_rooms() -> None:
+    class Steady(Quick):
+        def do_GET(self) -> None:
+            time.sleep(0.3)
+            super().do_GET()
+
+    with serving(Steady) as url, ThreadPoolExecutor(4) as pool:
+        pages = RoomPages({"greeter": url})
+        found = list(pool.map(lambda _: pages.get(), range(4)))
+    assert all("greetings_total 3" in page["greeter"] for page in found)
