@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 MODULE = ("-m", "consilium.cli.app")
 
 
-def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def consilium(
+    *words: str, timeout_s: float = 60, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run it and return what it said. Raises subprocess.TimeoutExpired."""
     return subprocess.run(
         [sys.executable, *MODULE, *words],
@@ -14,4 +17,5 @@ def consilium(*words: str, timeout_s: float = 60) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         timeout=timeout_s,
+        env=env,
     )

@@ -9,7 +9,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def up(
     config: Path | None = None,
     extra: tuple[str, ...] = (),
     wait_s: float = 300,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Ours]:
     """Bring a cluster up with `consilium up`, take it down on leaving. Raises RuntimeError with the command's words if it does not come up."""
     state = folder / "state"
@@ -95,7 +96,7 @@ def up(
     ]
     begin = time.monotonic()
     try:
-        said = consilium(*words, timeout_s=wait_s)
+        said = consilium(*words, timeout_s=wait_s, env=env)
         if said.returncode != 0:
             logs = "\n".join(
                 f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}"

@@ -1,7 +1,8 @@
-"""One cluster for all end-to-end tests of a run. Files run in the order of their names: clients, differential, faults, up. The last one ends the cluster."""
+"""One cluster for all end-to-end tests of a run, with every room. Files run in the order of their names: clients, differential, faults, rooms, up. The last one ends it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +16,8 @@ from tests.bench import cluster as clusters
 from tests.e2e.differential import Answer, ask
 from tests.e2e.differential_cases import cases
 
+REPOSITORY = Path(__file__).parents[2]
+GREETER = "tests.greeter.room:ROOM"
 PLACES = 40  # 32 streams at once, and some more
 EXTRA = (
     "--set",
@@ -44,7 +47,9 @@ def begun(
         "wanted" in getattr(item, "fixturenames", ()) for item in request.session.items
     )
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(stack.enter_context, clusters.up("tiny", folder, extra=EXTRA))
+        starting = pool.submit(
+            stack.enter_context, clusters.up("tiny", folder, extra=EXTRA, env=with_rooms(GREETER))
+        )
         try:
             answers = (
                 _answers(folder, tmp_path_factory.mktemp("bare") / "server.log")
@@ -55,6 +60,12 @@ def begun(
             starting.result()  # says why, if it is the cluster
             raise
         yield Begun(starting.result(), answers)
+
+
+def with_rooms(*rooms: str) -> dict[str, str]:
+    """Return the environment for an `up` with rooms of these tests beside those of the house."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "CONSILIUM_ROOMS": ",".join(rooms), "PYTHONPATH": path}
 
 
 def _answers(folder: Path, log: Path) -> dict[str, Answer]:

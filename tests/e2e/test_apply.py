@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.bench import cluster as clusters
 from tests.bench.cluster import Ours
+from tests.command import consilium
 from tests.e2e.conftest import EXTRA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -23,13 +23,13 @@ JUDGE = ("--set", "roles.judge.frame=You weigh.")
 
 def apply(ours: Ours, *words: str) -> subprocess.CompletedProcess[str]:
     state = ("--state", str(ours.state))
-    return clusters.cli("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=60)
+    return consilium("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=60)
 
 
 def doctor(ours: Ours) -> tuple[int, dict[str, dict[str, str]]]:
     """Return the exit code and id -> finding."""
     words = ("--state", str(ours.state), "--model", "tiny", "--output", "json")
-    done = clusters.cli("doctor", *words, timeout_s=60)
+    done = consilium("doctor", *words, timeout_s=60)
     return done.returncode, {one["id"]: one for one in json.loads(done.stdout)["findings"]}
 
 
@@ -116,7 +116,7 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
             code, told = await asyncio.to_thread(doctor, cluster)
             assert (code, told["config_taken"]["level"]) == (3, "failure")
             assert told["parts"]["level"] == "ok"
-            status = await asyncio.to_thread(clusters.cli, "status", "--state", str(cluster.state))
+            status = await asyncio.to_thread(consilium, "status", "--state", str(cluster.state))
             assert status.returncode == 0, status.stdout
             assert "the last good one is kept: " in status.stdout
             answer = await http.post("/v1/chat/completions", json=chat("role/judge", 1))

@@ -18,6 +18,7 @@ import pytest
 from tests.alike import alike
 from tests.bench.cluster import Ours
 from tests.command import consilium
+from tests.e2e.conftest import with_rooms
 from tests.interrupted import HEARING
 from tests.waiting import until
 
@@ -46,6 +47,7 @@ SHARDED = tuple(
     )
     for word in ("--set", setting)
 )
+NOWHERE = "tests.e2e.nowhere:ROOM"
 SAY = ("chat", "Count to ten.", "--max-tokens", "12", "--temperature", "0")
 DOWN = """
 import sys
@@ -198,7 +200,7 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
 ) -> None:
     """Ray, Serve and HAProxy of both clusters run at once; no port or socket is shared. The first one does not notice the end of the second.
 
-    The second one is tensor parallel: its two ranks say what the one of the first says.
+    The second one is tensor parallel: its two ranks say what the one of the first says. And it has a room that never starts, which keeps it from nothing.
     """
     folder = StateFolder(tmp_path / "state")
     before = up.restarts()
@@ -218,7 +220,11 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
     starts = []
     for path in said:
         with path.open("wb") as out:
-            starts.append(subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT))
+            starts.append(
+                subprocess.Popen(
+                    words, stdout=out, stderr=subprocess.STDOUT, env=with_rooms(NOWHERE)
+                )
+            )
     try:
         until(
             lambda: any(start.poll() is not None for start in starts),
@@ -236,6 +242,14 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
         )
         assert running.poll() is None, told.read_text()
         assert alike(consilium(*SAY, "--state", str(folder.root)).stdout, up.call(*SAY).stdout)
+        assert "Up, but degraded," in told.read_text()
+        assert "note: nowhere is " in told.read_text()
+        status = consilium("status", "--output", "json", "--state", str(folder.root))
+        assert status.returncode == 3
+        found = json.loads(status.stdout)
+        assert (found["phase"], found["healthy"]) == ("degraded", False)
+        assert [(row["part"], row["vital"]) for row in found["down"]] == [("nowhere", False)]
+        assert "No module named" in found["down"][0]["why"]
         mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
         assert len(processes.marked(mark)) > 5
         running.send_signal(signal.SIGINT)
@@ -344,7 +358,7 @@ async def stopped_under_load(
                 "all were taken in",
             )
             down.stdin.write(b"\n")
-            await asyncio.to_thread(until, up.folder.draining.exists, 30, "the end began")
+            await asyncio.to_thread(until, up.folder.closing.exists, 30, "the end began")
             print(
                 f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins"
             )

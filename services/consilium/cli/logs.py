@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.endpoint import add_state, folder_of
+from consilium.kernel.config_refusal import no_such
 from consilium.kernel.errors import ConsiliumError
+from consilium.supervisor.parts import OURS, SUPERVISOR, ray_logs_of
 from consilium.supervisor.ray_logs import worker_logs
 from consilium.supervisor.state_folder import StateFolder
 
-PARTS: Final = ("redis", "ray", "model", "engine", "gateway", "supervisor")
-ELSEWHERE: Final = {"core": "engine", "metrics": "supervisor"}
-"""Parts of `status` without a process of their own, and the part whose log tells of them."""
 _POLL_S: Final = 0.2
 
 
@@ -24,7 +24,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the command."""
     parser = subparsers.add_parser("logs", help="Show what the parts said.")
     parser.add_argument(
-        "part", nargs="?", choices=(*PARTS, *ELSEWHERE), help="one part; without it, all"
+        "part", nargs="?", help="one part, as 'consilium status' names it; without it, all"
     )
     parser.add_argument(
         "-n", type=int, default=50, metavar="LINES", help="last lines of each file (default 50)"
@@ -34,9 +34,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the ends of the log files."""
+    """Print the ends of the log files. Returns 2 if there is no part of that name."""
     folder = folder_of(args)
-    chosen = (ELSEWHERE.get(args.part, args.part),) if args.part else PARTS
+    known = places_of(folder)
+    if args.part and args.part not in known:
+        sentence, _ = no_such(args.part, "part", known)
+        complain(sentence)
+        return EXIT_USAGE
+    chosen = (known[args.part],) if args.part else tuple(dict.fromkeys(known.values()))
     files = {path: part for part in chosen for path in files_of(folder, part)}
     if not files and not args.follow:
         raise ConsiliumError("not_running", "there are no logs", state=str(folder.root))
@@ -51,10 +56,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def places_of(folder: StateFolder) -> dict[str, str]:
+    """Return the parts of this cluster -> the part whose log tells of it, in the order of the table; the supervisor is the last.
+
+    The table knows our own parts, cluster.json the rooms of a running cluster, and the folder of logs those that ran before.
+    """
+    try:
+        cluster = folder.read_cluster()
+    except ConsiliumError:
+        cluster = None  # its logs are wanted all the more
+    told = {row.name: row.log or row.name for row in OURS}
+    if cluster is not None:
+        told |= {name: part.log or name for name, part in cluster.parts.items()}
+    for path in sorted(folder.logs.glob("*.log")):
+        told.setdefault(path.stem, path.stem)
+    return {part: log for part, log in told.items() if part != SUPERVISOR} | {
+        SUPERVISOR: SUPERVISOR
+    }
+
+
 def files_of(folder: StateFolder, part: str) -> tuple[Path, ...]:
     """Return the log files of one part: our own, and what Ray's workers wrote for it."""
     own = folder.log(part)
-    return (*((own,) if own.exists() else ()), *worker_logs(folder.ray_temp, part))
+    return (*((own,) if own.exists() else ()), *worker_logs(folder.ray_temp, part, ray_logs_of()))
 
 
 def _title(path: Path, part: str, *, several: bool) -> str:

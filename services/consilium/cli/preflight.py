@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from consilium.engine.config import BUILT_IN_MODELS, EngineExecutor
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.masking import shown_address
-from consilium.kernel.ports import BY_NAME, Ports, allot, claim, owner
+from consilium.kernel.ports import BY_NAME, Claims, Ports, allot_and_claim, owner
+from consilium.kernel.rooms import Room
 from consilium.supervisor import ending, processes
 from consilium.supervisor.loop import hold_lock
+from consilium.supervisor.parts import places_of
 from consilium.supervisor.state_folder import Cluster, StateFolder
 
 if TYPE_CHECKING:
@@ -88,8 +89,10 @@ def _last(folder: StateFolder) -> Cluster | None:
         return None
 
 
-def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Ports, socket.socket]:
-    """Return a number for every port of the cluster, and the promise of the HTTP port, to be handed to the supervisor. Says where the usual port is taken.
+def allot_ports(
+    tree: ConsiliumConfig, rooms: tuple[Room, ...], say: Callable[[str], None]
+) -> tuple[Ports, Claims]:
+    """Return a number for every port of the cluster, and the promises of them all, to be handed to the supervisor. Says where the usual port is taken.
 
     Raises ConsiliumError(port_taken).
     """
@@ -99,18 +102,14 @@ def allot_ports(tree: ConsiliumConfig, say: Callable[[str], None]) -> tuple[Port
         "metrics": tree.metrics.port,
     }
     skip = ("redis",) if tree.redis.url is not None else ()
-    while True:
-        ports = allot(asked, skip=skip)
-        try:
-            promise = claim(ports["http"])
-        except OSError:  # another start was quicker; the next round sees it
-            continue
-        usual = BY_NAME["http"].usual
-        if tree.gateway.port is None and ports["http"] != usual:
-            say(
-                f"note: port {usual} is taken by {owner(usual)}; this cluster answers on port {ports['http']}. gateway.port or --port names one."
-            )
-        return ports, promise
+    more = tuple(place for room in rooms for place in places_of(room))
+    ports, claims = allot_and_claim(asked, skip=skip, more=more)
+    usual = BY_NAME["http"].usual
+    if tree.gateway.port is None and ports["http"] != usual:
+        say(
+            f"note: port {usual} is taken by {owner(usual)}; this cluster answers on port {ports['http']}. gateway.port or --port names one."
+        )
+    return ports, claims
 
 
 def check_model(tree: ConsiliumConfig) -> None:

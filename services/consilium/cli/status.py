@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 
 from consilium.cli.app import EXIT_UNHEALTHY
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             "state": cluster.state,
             "phase": cluster.phase,
             "healthy": healthy,
+            "down": down_parts(cluster),
             "model": cluster.model,
             "addresses": {
                 name: address for name, address in cluster.addresses.items() if name != "redis"
@@ -85,28 +87,60 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: the configuration cannot be used, and the last good one is kept: {refusal}")
     for name in ("openai", "grpc", "metrics"):
         print(f"{name:8} {cluster.addresses[name]}")
-    for line in [] if healthy else ailing(cluster, executors):
+    for line in [] if healthy else ailing(cluster, executors, time.time()):
         print(line)
     return 0 if healthy else EXIT_UNHEALTHY
 
 
-def ailing(cluster: Cluster, executors: list[dict[str, str]]) -> list[str]:
-    """Return why the cluster is called unhealthy, a line each."""
-    parts = [
-        f"{name} is {part.state}" + (f": {part.detail}" if part.detail else "")
+def down_parts(cluster: Cluster) -> list[dict[str, object]]:
+    """Return the parts that are not up: name, state, since when (Unix seconds), why, and whether the cluster is nothing without it."""
+    return [
+        {
+            "part": name,
+            "state": part.state,
+            "since": part.down or part.since,
+            "why": part.why or part.detail,
+            "vital": part.vital,
+        }
         for name, part in cluster.parts.items()
         if part.state != "up"
     ]
+
+
+def down_lines(cluster: Cluster, now: float) -> list[str]:
+    """Return which parts are not up, since when and why, a line each.
+
+    now  Unix seconds
+    """
+    lines = []
+    for row in down_parts(cluster):
+        since = float(str(row["since"]))
+        at = time.strftime("%H:%M:%S", time.localtime(since))
+        why = f": {row['why']}" if row["why"] else ""
+        lines.append(f"{row['part']} is {row['state']}, down since {at} ({now - since:.0f} s){why}")
+    return lines
+
+
+def ailing(cluster: Cluster, executors: list[dict[str, str]], now: float) -> list[str]:
+    """Return why the cluster is called degraded, where it answers but lacks something, or unhealthy, a line each.
+
+    now  Unix seconds
+    """
     down = [
         f"the executor {row.get('name')} is {row.get('state')}"
         for row in executors
         if row.get("state") != "ready"
     ]
-    found = [*parts, *down] or [f"the cluster is {cluster.phase}"]
+    found = [*down_lines(cluster, now), *down] or [f"the cluster is {cluster.phase}"]
+    word = (
+        "unhealthy" if down or any(row["vital"] for row in down_parts(cluster)) else cluster.phase
+    )
+    wanted = [str(row["part"]) for row in down_parts(cluster)] or ["engine", "gateway"]
+    logs = " and ".join(f"'consilium logs {name}'" for name in dict.fromkeys(wanted))
     return [
         "",
-        *(f"unhealthy: {why}" for why in found),
-        "next: 'consilium logs engine' and 'consilium logs gateway' show what they say.",
+        *(f"{word}: {why}" for why in found),
+        f"next: {logs} {'shows' if len(wanted) == 1 else 'show'} what was said.",
     ]
 
 

@@ -22,15 +22,6 @@ _STYLE: Final = {
     "stopping": "yellow",
     "stopped": "dim",
 }
-WORDS: Final = {
-    "redis": "Redis: keys, quotas, receipts",
-    "ray": "Ray: places and watches the engines",
-    "model": "model files",
-    "engine": "engines handed to Ray",
-    "gateway": "OpenAI HTTP and gRPC",
-    "core": "the core answers",
-    "metrics": "Prometheus page",
-}
 
 
 def human(size: int) -> str:
@@ -48,7 +39,7 @@ def starting(cluster: Cluster, now: float) -> Table:
             name,
             f"[{_STYLE[part.state]}]{part.state}[/]",
             seconds,
-            part.detail[:90] or f"[dim]{WORDS.get(name, '')}[/]",
+            part.detail[:90] or f"[dim]{part.words}[/]",
         )
     return table
 

@@ -10,30 +10,33 @@ import json
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import IO, Final
+from typing import Any, Final
 
 from consilium.cli import cards_here, config_tree, preflight
 from consilium.cli.app import complain
 from consilium.cli.endpoint import add_state, folder_of
-from consilium.cli.status import executors_of
+from consilium.cli.status import down_lines, executors_of
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Ports
 from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
+from consilium.kernel.rooms import Room
 from consilium.supervisor import commands, processes
+from consilium.supervisor.factories import derive, own_redis_url
 from consilium.supervisor.haproxy import without_splicing
+from consilium.supervisor.parts import known_rooms, services
 from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
 WAIT_S: Final = 1800.0
 _POLL_S: Final = 0.05
-_STOP_S: Final = 60.0
+UP: Final = frozenset({"up", "degraded"})
+"""Phases in which a cluster answers."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,15 +74,20 @@ def run(args: argparse.Namespace) -> int:
             config_tree.self_contained(loaded.value, config_tree.beside(args)), folder
         )
         folder.make_secrets()
-        ports, promise = preflight.allot_ports(resolved, lambda line: print(line, file=sys.stderr))
-        with promise:
-            supervisor = _launch(folder, resolved, ports, begun, (lock, promise))
+        rooms = known_rooms()
+        ports, claims = preflight.allot_ports(
+            resolved, rooms, lambda line: print(line, file=sys.stderr)
+        )
+        with claims:
+            wanted = _with_addresses(folder, resolved, rooms, ports)
+            held = (lock.fileno(), *claims.descriptors())
+            supervisor = _launch(folder, wanted, ports, begun, held)
     try:
         cluster = _watch(folder, supervisor, args.wait)
     except KeyboardInterrupt:
         ended = _undo(folder, supervisor)
         raise KeyboardInterrupt(f"the start was undone, {ended} processes ended") from None
-    if cluster.phase != "up":
+    if cluster.phase not in UP:
         return _failed(folder, supervisor, cluster)
     if args.foreground:
         return _stay(folder, supervisor, lambda: _tell(cluster, time.time() - begun))
@@ -102,51 +110,62 @@ def _checked(
     return wanted
 
 
-def _launch(
-    folder: StateFolder,
-    wanted: config_tree.ConsiliumConfig,
-    ports: Ports,
-    begun: float,
-    held: tuple[IO[str], socket.socket],
-) -> subprocess.Popen[bytes]:
-    """Write config.json and cluster.json, then start the supervisor, detached from this terminal. What is held is handed on: the lock, the promise of a port."""
-    from consilium.supervisor.parts import derive, own_redis_url
-
+def _with_addresses(
+    folder: StateFolder, wanted: config_tree.ConsiliumConfig, rooms: tuple[Room, ...], ports: Ports
+) -> dict[str, Any]:
+    """Return the resolved tree: what was configured, with every address of this cluster."""
     secret = folder.secret.read_text(encoding="ascii")
-    redis_url = wanted.redis.address() or own_redis_url(secret, ports["redis"])
-    shown = _reached_at(wanted.gateway.host)
+    url = wanted.redis.address() or own_redis_url(secret, ports["redis"])
     resolved = dump(wanted, masked=False)
     resolved["gateway"] |= {"port": ports["http"], "grpc_port": ports["grpc"]}
     resolved["metrics"]["port"] = ports["metrics"]
-    resolved["redis"]["url"] = redis_url
+    resolved["redis"]["url"] = url
+    shown = _reached_at(wanted.gateway.host)
+    gateway = {"grpc": f"{shown}:{ports['grpc']}", "http": f"http://{shown}:{ports['http']}"}
+    resolved["services"] = {"gateway": gateway, **services(rooms, ports)}
     resolved["state"] = str(folder.root)
+    return resolved
+
+
+def _launch(
+    folder: StateFolder,
+    resolved: dict[str, Any],
+    ports: Ports,
+    begun: float,
+    held: tuple[int, ...],
+) -> subprocess.Popen[bytes]:
+    """Write config.json and cluster.json, then start the supervisor, detached from this terminal.
+
+    held  descriptors that it inherits: the lock of the state folder, and the promises of the ports
+    """
     write_private(folder.config, json.dumps(resolved, indent=1) + "\n")
-    http = f"http://{shown}:{ports['http']}"
+    at = resolved["services"]["gateway"]
     cluster = Cluster(
         state=str(folder.root),
         phase="starting",
         mark=secrets.token_hex(8),
-        model=wanted.model,
+        model=resolved["model"],
         started=begun,
         boot=processes.boot_id(),
         supervisor=Pid(0, 0.0),
         addresses={
-            "openai": f"{http}/v1",
-            "http": http,
-            "grpc": f"{shown}:{ports['grpc']}",
-            "metrics": f"http://{_reached_at(wanted.metrics.host)}:{ports['metrics']}/metrics",
-            "redis": redis_url,
+            "openai": f"{at['http']}/v1",
+            "http": at["http"],
+            "grpc": at["grpc"],
+            "metrics": f"http://{_reached_at(resolved['metrics']['host'])}:{ports['metrics']}/metrics",
+            "redis": resolved["redis"]["url"],
             "ray": f"127.0.0.1:{ports['ray']}",
         },
         ports=dict(ports),
         key=known_key(folder),
-        redis_prefix=wanted.redis.prefix,
+        redis_prefix=resolved["redis"]["prefix"],
     )
     folder.write_cluster(cluster)
-    folder.draining.unlink(missing_ok=True)
+    for file in (folder.draining, folder.closing):
+        file.unlink(missing_ok=True)
     for old in folder.metrics.glob("*.db"):
         old.unlink(missing_ok=True)  # figures of processes of the last run
-    token = derive(secret, f"ray {cluster.mark}")
+    token = derive(folder.secret.read_text(encoding="ascii"), f"ray {cluster.mark}")
     variables = commands.cluster_environment(
         ports=ports,
         temp=folder.ray_temp,
@@ -165,9 +184,9 @@ def _launch(
                 "--state",
                 str(folder.root),
                 "--lock-fd",
-                str(held[0].fileno()),
+                str(held[0]),
             ),
-            pass_fds=tuple(one.fileno() for one in held),
+            pass_fds=held,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -215,7 +234,7 @@ def _watch(folder: StateFolder, supervisor: subprocess.Popen[bytes], wait_s: flo
             else:
                 _say_changes(cluster, seen)
             if (
-                cluster.phase in {"up", "failed"}
+                cluster.phase in {*UP, "failed"}
                 or (cluster.failure is not None)
                 or supervisor.poll() is not None
                 or time.monotonic() > until
@@ -259,13 +278,13 @@ def _undo(folder: StateFolder, supervisor: subprocess.Popen[bytes]) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cluster = folder.read_cluster()
-        from consilium.supervisor.ending import drain_seconds, family_of, stop
+        from consilium.supervisor.ending import SLACK_S, ending_seconds, family_of, stop
 
         count = len(family_of(cluster)) if cluster is not None else 0
         if supervisor.poll() is None:
             supervisor.terminate()
         try:
-            supervisor.wait(_STOP_S + drain_seconds(folder))
+            supervisor.wait(ending_seconds(folder, cluster) if cluster is not None else SLACK_S)
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait(5)
@@ -307,9 +326,12 @@ def _tell(cluster: Cluster, seconds: float) -> None:
     console = Console()
     sizes, _ = weigh(cluster)
     console.print(tables.running(cluster, sizes))
-    console.print(f"\nUp in {seconds:.1f} s, model {cluster.model}.\n", highlight=False)
+    up = "Up" if cluster.phase == "up" else "Up, but degraded,"
+    console.print(f"\n{up} in {seconds:.1f} s, model {cluster.model}.\n", highlight=False)
     for line in closing_lines(cluster):
         print(line)
+    for line in down_lines(cluster, time.time()):
+        print(f"note: {line}", file=sys.stderr)
     for row in executors_of(cluster):
         if row["state"] != "ready":
             why = (

@@ -61,7 +61,7 @@ APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
 PLACES: Final = 4096
 """Requests in one gateway process; the gates of the executors refuse long before."""
-DRAINING: Final = "draining"
+CLOSING: Final = "closing"
 HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone
 HEALTH_TIMEOUT_S: Final = 30.0
 DRAIN_POLL_S: Final = 0.2
@@ -170,7 +170,7 @@ class GatewayReplica:
             self._stores.watch(),
             self._desk.run(),
             self._public.watch_rooms(),
-            self._drained(Path(config).parent / DRAINING),
+            self._drained(Path(config).parent / CLOSING),
             *(table.run() for table in self._tables.values()),
         )
 

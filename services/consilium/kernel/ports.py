@@ -1,6 +1,6 @@
 """All ports of one cluster on one machine, in one table, allotted free at start: two clusters live side by side.
 
-Knows names, usual numbers and what is free. Does not know the programs: supervisor/commands.py tells them their numbers.
+Knows names, usual numbers, what is free and what is promised to other clusters. Does not know the programs: supervisor/commands.py tells them their numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from consilium.kernel.errors import ConsiliumError
 
@@ -71,6 +71,21 @@ TABLE: Final[tuple[Place, ...]] = (
 
 BY_NAME: Final[dict[str, Place]] = {place.name: place for place in TABLE}
 
+
+def room_places(room: str, *, http: bool) -> tuple[Place, ...]:
+    """Return the rows of one room. Nobody expects it anywhere, so its ports are always drawn.
+
+    http  whether it serves an inner HTTP
+    """
+    places = [
+        Place(f"{room}_grpc", 0, f"gRPC of {room}"),
+        Place(f"{room}_metrics", 0, f"Prometheus page and health of {room}"),
+    ]
+    if http:
+        places.insert(1, Place(f"{room}_http", 0, f"inner HTTP of {room}"))
+    return tuple(places)
+
+
 Ports = dict[str, int]
 """Name of a row -> the number, of a range the first."""
 
@@ -99,6 +114,35 @@ def claim(port: int) -> socket.socket:
         promise.close()
         raise
     return promise
+
+
+class Claims:
+    """The promises of every port of one cluster, to be handed to the process that looks after it. Leaving the context lets go of them here."""
+
+    def __init__(self, ports: Iterable[int]) -> None:
+        """Claim the ports, all or none. Raises OSError(EADDRINUSE) if one is promised already."""
+        self._held: list[socket.socket] = []
+        try:
+            for port in sorted(ports):
+                self._held.append(claim(port))
+        except OSError:
+            self.close()
+            raise
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors that a child must inherit to hold the promises."""
+        return tuple(promise.fileno() for promise in self._held)
+
+    def close(self) -> None:
+        """Let go. A port stays promised where another process has inherited it."""
+        for promise in self._held:
+            promise.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def is_open(port: int) -> bool:
@@ -139,17 +183,19 @@ def allot(
     asked: Mapping[str, int | None],
     *,
     skip: Iterable[str] = (),
+    more: Iterable[Place] = (),
     usable: Callable[[int], bool] = is_open,
 ) -> Ports:
     """Return a port for every row of the table.
 
     asked  name -> number that a person named; None and absent = ours to choose
     skip   rows that this cluster does not need, such as redis where the configuration names one
+    more   rows beside the table's: those of the rooms
 
     Raises ConsiliumError(port_taken) if a named port is taken, with its owner where that can be seen; KeyError for a name that is no row.
     """
     left_out = frozenset(skip)
-    rows = [row for row in TABLE if row.name not in left_out]
+    rows = [row for row in (*TABLE, *more) if row.name not in left_out]
     named = {
         BY_NAME[name].name: port
         for name, port in asked.items()
@@ -175,8 +221,38 @@ def allot(
     return {row.name: ports[row.name] for row in rows}
 
 
+def allot_and_claim(
+    asked: Mapping[str, int | None],
+    *,
+    skip: Iterable[str] = (),
+    more: Iterable[Place] = (),
+    draw: Callable[..., Ports] = allot,
+) -> tuple[Ports, Claims]:
+    """Return what `allot` does, and the promises of all these ports: of two starts at once none gets a port of the other. Raises as `allot` does."""
+    places = (*TABLE, *more)
+    while True:
+        ports = draw(asked, skip=skip, more=more)
+        try:
+            return ports, Claims(numbers(ports, places))
+        except OSError as err:  # another start was quicker; the next round sees its promises
+            if err.errno != errno.EADDRINUSE:
+                raise
+
+
+def numbers(ports: Mapping[str, int], places: Iterable[Place] = TABLE) -> tuple[int, ...]:
+    """Return every port of a cluster, those within ranges too."""
+    counts = {place.name: place.count for place in places}
+    return tuple(
+        number
+        for name, first in ports.items()
+        for number in range(first, first + counts.get(name, 1))
+    )
+
+
 def owner(port: int) -> str:
-    """Return who listens on a port, as words for a sentence: program and pid where the system tells, else 'another program'."""
+    """Return who has a port, as words for a sentence: program and pid where the system tells, else 'another program'."""
+    if is_free(port):
+        return "another cluster, which has not begun to listen on it yet"
     import psutil  # noqa: PLC0415  wanted in the bad case only
 
     try:

@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    signal.signal(signal.SIGCHLD, lambda *_: supervisor.wake())  # a part that ends is seen at once
     with lock:
         return supervisor.run()
 

@@ -13,20 +13,22 @@ from typing import Final
 from consilium.supervisor import processes
 from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
-WAIT_S: Final = 60.0
+SLACK_S: Final = 15.0
+"""Seconds that the supervisor may take beyond what its parts may: a busy machine."""
 ROUNDS: Final = 3
 """Looks for what is left: an engine that was starting may have started something after the last one."""
 
 
-def stop(
-    folder: StateFolder, cluster: Cluster, *, now: bool = False, wait_s: float = WAIT_S
-) -> int:
-    """End the supervisor, which ends its parts, and then whatever it may have left. Return how many processes were ended."""
+def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False) -> int:
+    """End the supervisor, which ends its parts, and then whatever it may have left. Return how many processes were ended.
+
+    now  do not wait for running answers, nor for what the parts are doing
+    """
     family = family_of(cluster)
     shared = processes.shared_memory(family)
     if processes.is_alive(cluster.supervisor) and cluster.boot == processes.boot_id() and not now:
         processes.send(cluster.supervisor, signal.SIGTERM)
-        processes.wait_gone((cluster.supervisor,), wait_s + drain_seconds(folder))
+        processes.wait_gone((cluster.supervisor,), ending_seconds(folder, cluster))
     for _ in range(ROUNDS):
         left = tuple(
             item
@@ -59,6 +61,11 @@ def family_of(cluster: Cluster) -> tuple[Pid, ...]:
         *processes.marked(cluster.mark),
     ]
     return tuple(item for item in dict.fromkeys(known) if processes.is_alive(item))
+
+
+def ending_seconds(folder: StateFolder, cluster: Cluster) -> float:
+    """Return how long the supervisor may take to end: the running answers, then each part with its own grace. Who is less patient asks the parts a second time."""
+    return drain_seconds(folder) + cluster.end_s + SLACK_S
 
 
 def drain_seconds(folder: StateFolder) -> float:

@@ -27,6 +27,8 @@ _IN_FLIGHT: Final = re.compile(
 )
 _POLL_S: Final = 0.1
 _IDLE_POLLS: Final = 5
+_CLAIMERS_S: Final = 0.5
+"""Parts that claim work look for the file five times a second."""
 
 
 def with_keys(redis_url: str, prefix: str, action: Callable[[KeyStore], Awaitable[T]]) -> T:
@@ -77,10 +79,18 @@ def ensure_local_key(folder: StateFolder, redis_url: str, prefix: str, known: st
     return with_keys(redis_url, prefix, work)
 
 
-def wait_until_idle(folder: StateFolder, config: Mapping[str, object]) -> None:
-    """Take no new requests at either face, then wait until the running answers are done, at most gateway.drain_s seconds."""
-    with suppress(OSError):  # on a full disk gRPC calls are taken until the end
+def wait_until_idle(folder: StateFolder, config: Mapping[str, object], *, claims: bool) -> None:
+    """Let nobody claim new work, then take no new requests at either face, then wait until the running answers are done, at most gateway.drain_s seconds.
+
+    claims  whether a part claims work by itself; it gets a moment to see that it must not
+    """
+    with suppress(
+        OSError
+    ):  # on a full disk work is claimed, and gRPC calls are taken, until the end
         folder.draining.touch()
+        if claims:
+            time.sleep(_CLAIMERS_S)
+        folder.closing.touch()
     close_face(folder.ray_temp / "serve")
     gateway = config.get("gateway")
     limit_s = float(str(gateway.get("drain_s", 0.0))) if isinstance(gateway, Mapping) else 0.0

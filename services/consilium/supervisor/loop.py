@@ -1,7 +1,7 @@
-"""Looks after the parts of one cluster on one machine. supervise.py is the process around it.
+"""Looks after the parts of one cluster on one machine. app.py is the process around it.
 
-Starts the parts as soon as what they need is there, starts a crashed one again, writes cluster.json, and ends everything in order when it is told to.
-Knows parts and works. Does not know what a part is made of (assembly.py).
+Starts the parts as soon as what they need is there, starts again one that crashed or fell silent, writes cluster.json, and ends everything in order when told to.
+Knows parts and works. Does not know what a part is made of (parts.py).
 """
 
 from __future__ import annotations
@@ -13,32 +13,44 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from threading import Thread
 from typing import IO, Final
 
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor import processes
+from consilium.supervisor.failures import PASSING, failure_of
 from consilium.supervisor.part_process import Work
+from consilium.supervisor.silence import Silence
 from consilium.supervisor.state_folder import Cluster, Failure, PartRecord, Pid, StateFolder
-from consilium.supervisor.states import Board, Live, Part, PartState
+from consilium.supervisor.states import Board, Live, Part, PartState, ending_order
 
 TICK_STARTING_S: Final = 0.05
+TICK_RESTARTING_S: Final = 0.1
 TICK_UP_S: Final = 0.5
 PROBE_STARTING_S: Final = 0.1
+PROBE_LATE_S: Final = 1.0
+LATE_S: Final = 10.0
+"""A part that has been starting for longer is asked less often."""
 PROBE_UP_S: Final = 5.0
-SILENT_LIMIT: Final = 3
-"""Probes in a row that may fail before a part that was up is shown as starting again."""
+PROBES_PER_LIMIT: Final = 5
+"""How often a part with a limit on its silence is asked within that limit."""
 PIDS_EVERY_S: Final = 2.0
+REAP_EVERY_S: Final = 0.5
+SHORT_GRACE_S: Final = 1.0
+"""What a hung part, and what is left of a crashed one, get to end."""
+FAMILY_S: Final = 8.0
+"""Seconds that ending what a part leaves behind may take, beyond its own grace."""
 
 
 class Supervisor:
     """Drives a board of parts with their works.
 
-    drain   called first when the cluster is stopped: the gateway takes no new requests and finishes the running ones
-    order   parts in the order in which they are ended
+    drain  called first when the cluster is stopped: nobody takes new work or requests, and the running answers are finished
+    told   what cluster.json says of a part beside its state: address, words, log
     """
 
     def __init__(
@@ -48,35 +60,41 @@ class Supervisor:
         cluster: Cluster,
         parts: tuple[Part, ...],
         works: Mapping[str, Work],
-        addresses: Mapping[str, str],
-        order: tuple[str, ...],
+        told: Mapping[str, PartRecord] | None = None,
         drain: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._order = ending_order(parts)
+        stop_s = {part.name: part.stop_s for part in parts}
+        end_s = sum(max(stop_s[name] for name in group) + FAMILY_S for group in self._order)
         self._folder = folder
-        self._cluster = cluster
+        self._cluster = replace(cluster, end_s=end_s)
         self._written: Cluster | None = None
         self._learned: dict[str, object] = {}
         self._works = dict(works)
-        self._addresses = dict(addresses)
-        self._order = order
+        self._told_of = dict(told or {})
         self._drain = drain
         self._clock = clock
         self._board = Board(parts, clock())
-        self._silent: dict[str, int] = {}
-        self._heard: dict[str, float] = {}
+        self._silence: dict[str, Silence] = {}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._stop = False
         self._told = ""
         self._pids_at = 0.0
+        self._reaped_at = 0.0
+        self._config_at = _changed_at(folder)
         self._pids: dict[str, tuple[Pid, ...]] = {}
         self._words: dict[str, Failure] = {}
         self._before = frozenset(_below_us())
 
     def ask_to_stop(self) -> None:
-        """Let `run` end; may be called from a signal handler or another thread."""
+        """Let `run` end; may be called from a signal handler or another thread. Asking again changes nothing: each part keeps its grace."""
         self._stop = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `run` look at once, such as when a child has ended; may be called from a signal handler or another thread."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b".")
 
@@ -109,11 +127,17 @@ class Supervisor:
     def step(self) -> None:
         """Start what is due, note what happened, write it down."""
         now = self._clock()
+        changed_at = _changed_at(self._folder)
+        if changed_at != self._config_at:  # `apply` may have mended what a part failed for
+            self._config_at = changed_at
+            self._board.reconsider(now)
         for name in self._board.due(now):
             self._start(name, now)
         for name in self._works:
             self._observe(self._board[name], self._clock())
-        processes.reap_orphans()
+        if now - self._reaped_at >= REAP_EVERY_S:
+            self._reaped_at = now
+            processes.reap_orphans()
         self._write()
 
     def parts_up(self) -> dict[str, bool]:
@@ -121,14 +145,19 @@ class Supervisor:
         return {live.part.name: live.state is PartState.UP for live in self._board.all()}
 
     def _start(self, name: str, now: float) -> None:
-        self._silent[name] = 0
-        self._heard[name] = 0.0
+        self._silence[name] = Silence(now)
         self._board.started(name, now)
         try:
             self._works[name].start()
         except ConsiliumError as err:
-            self._words[name] = Failure(err.code, err.public(), err.row.next_step, name)
-            self._board.lost(name, now, err.public(), fatal=not self._board.was_up)
+            failure = Failure(err.code, err.public(), err.row.next_step, name)
+            self._words[name] = failure
+            fatal = (
+                not self._board.was_up
+                if self._board[name].part.vital
+                else failure.code not in PASSING
+            )
+            self._board.lost(name, now, failure.sentence, fatal=fatal)
         except OSError as err:
             self._board.lost(name, now, str(err))
         self._pids_at = 0.0
@@ -139,25 +168,27 @@ class Supervisor:
         name, work = live.part.name, self._works[live.part.name]
         ended = work.ended()
         if ended is not None and (live.part.lives or ended != 0):
-            self._lost(live, ended, now)
+            self._lost(live, failure_of(name, ended, work.tail()), now)
             return
-        answer = work.answer(PROBE_STARTING_S if live.state is PartState.STARTING else PROBE_UP_S)
-        if answer.at == 0.0 or answer.at == self._heard.get(name):
-            return
-        self._heard[name] = answer.at
-        if live.state is PartState.STARTING:
-            if answer.ok:
+        answer = work.answer(_probe_every_s(live, now))
+        silence = self._silence[name]
+        if answer.at not in {0.0, silence.heard}:
+            silence.heard = answer.at
+            silence.note(now, ok=answer.ok)
+            if live.state is PartState.UP and silence.is_shown():
+                self._board.unready(name, now, answer.detail or "does not answer")
+            elif live.state is PartState.STARTING and answer.ok:
                 self._board.ready(name, now)
-            elif answer.detail != live.detail:
+            elif live.state is PartState.STARTING and answer.detail != live.detail:
                 self._board.note(name, answer.detail)
-            return
-        self._silent[name] = 0 if answer.ok else self._silent.get(name, 0) + 1
-        if self._silent[name] >= SILENT_LIMIT:
-            self._board.unready(name, now, answer.detail or "does not answer")
+        if silence.is_over(now, live.part.silent_s) and work.pids():
+            sentence = f"{name} did not answer for {now - silence.since:.0f} s; it was ended and is started again"
+            next_step = f"'consilium logs {name}' shows what it said last."
+            self._lost(live, Failure("part_failed", sentence, next_step, name), now)
 
-    def _lost(self, live: Live, exit_code: int, now: float) -> None:
+    def _lost(self, live: Live, failure: Failure, now: float) -> None:
+        """End what is left of a part and of what lived on it, and note why."""
         name = live.part.name
-        failure = failure_of(name, exit_code, self._works[name].tail())
         self._words[name] = failure
         with contextlib.suppress(OSError):
             print(
@@ -165,24 +196,24 @@ class Supervisor:
                 file=sys.stderr,
                 flush=True,
             )
-        self._works[name].stop(1.0)  # what is left of its family
+        self._works[name].stop(SHORT_GRACE_S)
         left = (
             processes.orphans()
             if any(name in other.part.within for other in self._board.all())
             else ()
         )
         shared = processes.shared_memory(left)
-        processes.end(left, grace_s=1.0)
+        processes.end(left, grace_s=SHORT_GRACE_S)
         processes.remove_shared(shared)
-        self._board.lost(
-            name,
-            now,
-            failure.sentence,
-            fatal=not self._board.was_up and failure.code != "part_failed",
+        fatal = (
+            not self._board.was_up and failure.code != "part_failed"
+            if live.part.vital
+            else failure.code not in PASSING
         )
+        self._board.lost(name, now, failure.sentence, fatal=fatal)
         for other in self._board.all():
             if name in other.part.within and other.state is PartState.WAITING:
-                self._works[other.part.name].stop(1.0)
+                self._works[other.part.name].stop(SHORT_GRACE_S)
 
     def _give_up(self, failed: Live) -> int:
         name = failed.part.name
@@ -197,10 +228,12 @@ class Supervisor:
             _whatever_happens(self._drain)
         self._board.stopping(self._clock())
         self._write()
-        for name in self._order:
-            _whatever_happens(partial(self._works[name].stop, 5.0))
-            self._board.stopped(name, self._clock())
-            self._write()
+        for group in self._order:
+            endings = {name: self._ending(name) for name in group}
+            for name, ending in endings.items():
+                ending.join()
+                self._board.stopped(name, self._clock())
+                self._write()
         rest = dict.fromkeys((*_below_us(), *processes.marked(self._cluster.mark)))
         processes.end((item for item in rest if item not in self._before), grace_s=2.0)
         self._cluster = replace(
@@ -208,11 +241,27 @@ class Supervisor:
         )
         self._write(pids=False)
 
+    def _ending(self, name: str) -> Thread:
+        """Begin to end one part: it is asked once, and only when its grace is over a second time."""
+        stop = partial(self._works[name].stop, self._board[name].part.stop_s)
+        ending = Thread(target=_whatever_happens, args=(stop,), name=f"ending {name}")
+        ending.start()
+        return ending
+
     def _sleep(self) -> None:
-        tick = TICK_UP_S if self._board.is_up() else TICK_STARTING_S
-        ready, _, _ = select.select([self._wake_read], [], [], tick)
+        ready, _, _ = select.select([self._wake_read], [], [], self._pause_s(self._clock()))
         if ready:
             os.read(self._wake_read, 64)
+
+    def _pause_s(self, now: float) -> float:
+        """Return how long nothing needs to be looked at."""
+        if not self._board.is_settled(now):
+            return TICK_STARTING_S
+        if self._board.due(now):
+            return 0.0
+        tick = TICK_RESTARTING_S if self._board.is_moving() else TICK_UP_S
+        again_at = self._board.next_at()
+        return tick if again_at is None else min(tick, max(0.0, again_at - now))
 
     def _write(self, *, pids: bool = True) -> None:
         now = self._clock()
@@ -220,17 +269,21 @@ class Supervisor:
             self._pids_at = now
             self._pids = {name: work.pids() for name, work in self._works.items()}
         phase = self._cluster.phase
-        if phase in {"starting", "up"}:
-            phase = "up" if self._board.was_up else "starting"
+        if phase in {"starting", "up", "degraded"}:
+            up = "up" if self._board.is_whole() else "degraded"
+            phase = up if self._board.is_settled(now) else "starting"
         shift = time.time() - now
         records = {
-            live.part.name: PartRecord(
-                live.state.value,
-                round(live.since + shift, 1),
-                self._addresses.get(live.part.name, ""),
-                live.detail,
-                live.restarts,
-                self._pids.get(live.part.name, ()) if pids else (),
+            live.part.name: replace(
+                self._told_of.get(live.part.name, PartRecord()),
+                state=live.state.value,
+                since=round(live.since + shift, 1),
+                detail=self._detail(live),
+                restarts=live.restarts,
+                pids=self._pids.get(live.part.name, ()) if pids else (),
+                vital=live.part.vital,
+                down=round(live.down_at + shift, 1) if live.down_at else 0.0,
+                why=live.why,
             )
             for live in self._board.all()
         }
@@ -242,6 +295,12 @@ class Supervisor:
                 self._folder.write_cluster(self._cluster)
                 self._written = self._cluster
 
+    def _detail(self, live: Live) -> str:
+        """Return the line that is shown: what was said, or what a part waits for once the others are up."""
+        if live.state is PartState.WAITING and not live.detail and self._board.was_up:
+            return f"waits for {', '.join(self._board.missing(live.part.name))}"
+        return live.detail
+
     def learn(self, **changes: object) -> None:
         """Set fields of cluster.json that become known later, such as the key. Any thread may; they are written with the next step."""
         self._learned |= changes  # beside the record: that is read and put back by the thread of `run`, which would undo what came in between
@@ -250,6 +309,22 @@ class Supervisor:
     def cluster(self) -> Cluster:
         """What cluster.json says now."""
         return self._cluster
+
+
+def _probe_every_s(live: Live, now: float) -> float:
+    """Return seconds between two questions to a part."""
+    if live.state is PartState.STARTING:
+        return PROBE_STARTING_S if now - live.since < LATE_S else PROBE_LATE_S
+    limit_s = live.part.silent_s
+    return PROBE_UP_S if limit_s is None else min(PROBE_UP_S, limit_s / PROBES_PER_LIMIT)
+
+
+def _changed_at(folder: StateFolder) -> int:
+    """Return when config.json was written last, in nanoseconds; 0 where there is none."""
+    try:
+        return folder.config.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _below_us() -> tuple[Pid, ...]:
@@ -264,39 +339,6 @@ def _whatever_happens(action: Callable[[], None]) -> None:
     except Exception:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-
-
-def failure_of(name: str, exit_code: int, tail: Sequence[str]) -> Failure:
-    """Return why a part ended: by its exit code where the catalogue knows it, with the sentence that it wrote last.
-
-    tail  last lines of its log; `error:` and `next:` lines are what our own programs write before they end
-    """
-    row = next(
-        (row for row in BY_CODE.values() if row.exit_code == exit_code and exit_code != 1),
-        BY_CODE["part_failed"],
-    )
-    said = next(
-        (
-            line.removeprefix("error:").strip()
-            for line in reversed(tail)
-            if line.startswith("error:")
-        ),
-        "",
-    )
-    step = next(
-        (line.removeprefix("next:").strip() for line in reversed(tail) if line.startswith("next:")),
-        "",
-    )
-    if row.code != "part_failed" and said:
-        return Failure(row.code, said, step or row.next_step, name)
-    how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    reason = said or " | ".join((f"it ended with {how}", *tail[-3:]))
-    return Failure(
-        "part_failed",
-        BY_CODE["part_failed"].sentence.format(name=name, reason=reason),
-        f"'consilium logs {name}' shows what it said.",
-        name,
-    )
 
 
 def hold_lock(folder: StateFolder) -> IO[str] | None:

@@ -1,4 +1,4 @@
-"""The metrics address of one machine: the gateway's figures, Ray's (with the engines'), and which parts are up, on one page.
+"""The metrics address of one machine: the gateway's figures, Ray's (with the engines'), those of each room, and which parts are up, on one page.
 
 Knows where each page comes from. Does not know what the figures mean.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
+from time import monotonic
 from typing import Final
 
+from consilium.supervisor.metrics_join import joined
 from consilium.supervisor.probes import http_get
 
 SILENCE_S: Final = 10.0
 """Seconds after which a caller that says nothing is let go: each keeps a thread and a descriptor of the supervisor."""
+ROOMS_S: Final = 1.0
+"""Seconds that all rooms together have to give their pages; one that is late is left out."""
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -37,21 +41,72 @@ def process_page(folder: Path) -> str:
     return page_of(folder)
 
 
-def ray_page(url: str) -> str:
-    """Return Ray's own page, or nothing while Ray does not answer."""
-    status, body = http_get(url, timeout_s=3.0)
-    text = body.decode("utf-8", "replace") if status == 200 else ""
-    return text if text.endswith("\n") or not text else text + "\n"
+def page_at(url: str, timeout_s: float = 3.0) -> str:
+    """Return the page at an address, or nothing while nobody answers there."""
+    status, body = http_get(url, timeout_s=timeout_s)
+    return body.decode("utf-8", "replace") if status == 200 else ""
+
+
+class _Question(Thread):
+    """One room's page, asked for. `page` is empty until it has come."""
+
+    def __init__(self, url: str, limit_s: float) -> None:
+        super().__init__(daemon=True, name="page")
+        self._url = url
+        self._limit_s = limit_s
+        self.page = ""
+
+    def run(self) -> None:
+        """Ask."""
+        self.page = page_at(self._url, self._limit_s)
+
+
+class RoomPages:
+    """Asks the rooms for their pages, all at once and each in a thread of its own: one that is slow or dead holds nobody up.
+
+    urls  room -> address of its page
+    """
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._urls = dict(urls)
+        self._asked: dict[str, _Question] = {}
+        self._lock = Lock()
+
+    def get(self, limit_s: float = ROOMS_S) -> dict[str, str]:
+        """Return the pages that came within the limit. A room that still owes an answer is not asked again: whoever asks meanwhile waits for the same one."""
+        with self._lock:
+            for room, url in self._urls.items():
+                if room not in self._asked or not self._asked[room].is_alive():
+                    self._asked[room] = _Question(url, limit_s)
+                    self._asked[room].start()
+            questions = dict(self._asked)
+        until = monotonic() + limit_s
+        for question in questions.values():
+            question.join(max(0.0, until - monotonic()))
+        return {room: question.page for room, question in questions.items() if question.page}
+
+    def rooms(self) -> tuple[str, ...]:
+        """Return the names of the rooms that have a page."""
+        return tuple(self._urls)
 
 
 class MetricsServer:
     """Serves GET /metrics on loopback, and /healthz."""
 
-    def __init__(self, *, host: str, port: int, folder: Path, ray_url: str) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        folder: Path,
+        ray_url: str,
+        rooms: Mapping[str, str] | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._folder = folder
         self._ray_url = ray_url
+        self._rooms = RoomPages(rooms or {})
         self._parts: Callable[[], Mapping[str, bool]] = dict
         self._server: ThreadingHTTPServer | None = None
 
@@ -60,8 +115,12 @@ class MetricsServer:
         self._parts = parts
 
     def page(self) -> str:
-        """Return the whole page."""
-        return parts_page(self._parts()) + process_page(self._folder) + ray_page(self._ray_url)
+        """Return the whole page. A room that did not give its page in time is left out and counts as down."""
+        pages = self._rooms.get()
+        late = set(self._rooms.rooms()) - pages.keys()
+        parts = {name: up and name not in late for name, up in self._parts().items()}
+        own = ("", parts_page(parts)), ("", process_page(self._folder))
+        return joined((*own, ("", page_at(self._ray_url)), *pages.items()))
 
     def start(self) -> None:
         """Listen. Raises OSError if the port is taken."""

@@ -1,6 +1,6 @@
 """What each part of a running cluster weighs, and which replicas there are.
 
-Knows how Ray and vLLM name their processes. Counts proportional memory (PSS): pages that several processes share are counted once.
+Knows how Ray names its processes; which belong to which part stands in the table (parts.py). Counts proportional memory (PSS): pages that several processes share are counted once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from consilium.supervisor import processes
+from consilium.supervisor.parts import SUPERVISOR, ray_logs_of
+from consilium.supervisor.ray_logs import RayLogs, part_of_actor
 from consilium.supervisor.state_folder import Cluster, Pid
 
 _REPLICA: Final = re.compile(r"^ray::ServeReplica:(?P<app>[^:]+):(?P<deployment>[^.\s]+)")
@@ -50,10 +52,13 @@ def look(known: Iterable[Pid]) -> tuple[Process, ...]:
     return tuple(found)
 
 
-def assign(found: Iterable[Process], roots: Mapping[int, str]) -> dict[int, str]:
+def assign(
+    found: Iterable[Process], roots: Mapping[int, str], logs: Mapping[str, RayLogs]
+) -> dict[int, str]:
     """Return pid -> part. A replica and everything below it belongs to its part; the rest to the nearest root above it, else to `other`.
 
     roots  pid -> part of the processes that the supervisor started
+    logs   whose an actor of Ray is
     """
     rows = {process.pid.pid: process for process in found}
     parts: dict[int, str] = {}
@@ -61,17 +66,15 @@ def assign(found: Iterable[Process], roots: Mapping[int, str]) -> dict[int, str]
         here: int | None = pid
         part = None
         while here in rows and part is None:
-            part = _part_of_title(rows[here].title) or roots.get(here)
+            part = _part_of_title(rows[here].title, logs) or roots.get(here)
             here = rows[here].parent
         parts[pid] = part or roots.get(here or 0, "other")
     return parts
 
 
-def _part_of_title(title: str) -> str | None:
+def _part_of_title(title: str, logs: Mapping[str, RayLogs]) -> str | None:
     replica = _REPLICA.match(title)
-    if replica is None:
-        return None
-    return "gateway" if replica["app"] == "gateway" else "engine"
+    return None if replica is None else part_of_actor(f"ServeReplica:{replica['app']}", logs)
 
 
 def weigh(cluster: Cluster) -> tuple[dict[str, int], tuple[Replica, ...]]:
@@ -79,9 +82,9 @@ def weigh(cluster: Cluster) -> tuple[dict[str, int], tuple[Replica, ...]]:
     family = (cluster.supervisor, *processes.descendants(cluster.supervisor))
     found = look(family)
     roots = {part.pids[0].pid: name for name, part in cluster.parts.items() if part.pids} | {
-        cluster.supervisor.pid: "supervisor"
+        cluster.supervisor.pid: SUPERVISOR
     }
-    parts = assign(found, roots)
+    parts = assign(found, roots, ray_logs_of())
     sizes = {process.pid.pid: processes.pss_bytes((process.pid,)) for process in found}
     totals: dict[str, int] = {}
     for pid, part in parts.items():

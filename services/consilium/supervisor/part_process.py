@@ -5,16 +5,20 @@ Knows how to start, watch and end one part. Does not know which parts there are 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from consilium.supervisor import processes
 from consilium.supervisor.probes import Answer, Watch
 from consilium.supervisor.state_folder import Pid
+
+REAPED_S: Final = 2.0
+"""A process with threads looks gone a moment before its exit code can be had."""
 
 Probe = Callable[[], tuple[bool, str]]
 
@@ -108,13 +112,13 @@ class ProcessWork:
         return tuple(sorted(self._below, key=lambda item: item.started))
 
     def stop(self, grace_s: float) -> None:
-        """Ask the process to end, wait, then end whatever is left of its family."""
+        """Ask the process once to end, wait, then end whatever is left of its family. One that was stopped cannot hear, and gets no time."""
         family = self.pids()
         shared = processes.shared_memory(family)
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             until = monotonic() + grace_s
-            while self._process.poll() is None and monotonic() < until:
+            while self._process.poll() is None and monotonic() < until and not self._is_stopped():
                 family = tuple({*family, *self.pids()})
                 try:
                     self._process.wait(0.1)
@@ -123,10 +127,14 @@ class ProcessWork:
         processes.end((item for item in family), grace_s=min(grace_s, 3.0))
         processes.remove_shared(shared)
         if self._process is not None:
-            self._process.poll()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAPED_S)
         if self._after is not None:
             self._after()
         self._watch.forget()
+
+    def _is_stopped(self) -> bool:
+        return self._known is not None and processes.is_stopped(self._known)
 
     def tail(self) -> tuple[str, ...]:
         """Return the last lines that it wrote since it was started."""

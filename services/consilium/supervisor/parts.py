@@ -1,305 +1,238 @@
-"""Which parts one machine gets, and what each is made of. The only place here that knows Redis, Ray, engine and gateway by name.
+"""The table of the parts of a cluster on one machine: one row makes a part. Nobody else lists them.
 
-Does not decide when a part is started (parts.py) and does not look after it (supervisor.py).
+A room (kernel/rooms.py) becomes a row by itself. Knows what each part is, needs and is owed. Does not know what it is made of (factories.py), nor when it is due
+(states.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from consilium.kernel.catalogue import BY_CODE
-from consilium.kernel.masking import shown_address
-from consilium.kernel.private_file import write_private
-from consilium.supervisor import commands, probes
-from consilium.supervisor.gateway_link import ensure_local_key, wait_until_idle
+from consilium.kernel.config import added_rooms
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.ports import Place, room_places
+from consilium.kernel.rooms import Room, rooms
+from consilium.supervisor import factories
+from consilium.supervisor.factories import LOOPBACK, CoreWork, MetricsWork, Site, public_redis
+from consilium.supervisor.gateway_link import wait_until_idle
 from consilium.supervisor.loop import Supervisor
-from consilium.supervisor.metrics_page import MetricsServer
-from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
-from consilium.supervisor.part_process import Probe, ProbeWork, ProcessWork, Work
-from consilium.supervisor.ray_logs import why_not_started
-from consilium.supervisor.redis_server import choose_binary
-from consilium.supervisor.state_folder import Cluster, StateFolder
-from consilium.supervisor.states import Part
+from consilium.supervisor.part_process import Work
+from consilium.supervisor.ray_logs import RayLogs
+from consilium.supervisor.state_folder import Cluster, PartRecord, StateFolder
+from consilium.supervisor.states import Part, ending_order
 
-PARTS: Final = (
-    Part("redis"),
-    Part("ray"),
-    Part("model", lives=False),
-    Part(
-        "engine", lives=False, within=("ray",)
-    ),  # waits by itself for Ray and the model, and imports meanwhile
-    Part("gateway", needs=("ray", "redis", "engine"), lives=False, within=("ray",)),
-    Part("core", needs=("engine", "gateway"), lives=False, within=("ray",)),
-    Part("metrics"),
+SUPERVISOR: Final = "supervisor"
+"""What looks after the parts. It is none, but has a log and a weight as they do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Part):
+    """One part with all that is to be known of it; states.Part says what the board needs.
+
+    words    what it is, in a few words, which `up` shows while it starts
+    make     what makes its work
+    address  what `status` shows
+    ports    names of its rows in the table of ports
+    log      the part whose log tells of it; empty = it has its own
+    ray      what Ray's workers write for it
+    """
+
+    words: str
+    make: Callable[[Site], Work]
+    address: Callable[[Site], str] = lambda _site: ""
+    ports: tuple[str, ...] = ()
+    log: str = ""
+    ray: RayLogs = RayLogs()  # noqa: RUF009  frozen
+
+
+OURS: Final[tuple[Row, ...]] = (
+    Row(
+        name="redis",
+        words="Redis: keys, quotas, receipts",
+        make=factories.redis,
+        address=lambda site: public_redis(site.address("redis")),
+        ports=("redis",),
+        stop_s=10.0,  # it writes what it holds
+        silent_s=60.0,  # ended, it may lose a second of writes; it stands still for seconds while it rewrites its file on a slow disk
+    ),
+    Row(
+        name="ray",
+        words="Ray: places and watches the engines",
+        make=factories.ray,
+        address=lambda site: site.address("ray"),
+        ports=(
+            "ray",
+            "ray_object_manager",
+            "ray_node_manager",
+            "ray_client",
+            "ray_dashboard",
+            "ray_agent_http",
+            "ray_agent_grpc",
+            "ray_runtime_env",
+            "ray_metrics",
+        ),
+        ray=RayLogs(
+            actors=("Serve", "Proxy", "HAProxy"),
+            files=("gcs_server.err", "raylet.err", "ray_process_exit.log"),
+        ),
+        # No silent_s: its end is the end of every engine and every running answer, and it watches its own processes.
+    ),
+    Row(
+        name="model",
+        words="model files",
+        make=factories.model,
+        lives=False,
+        # No silent_s: a download may stand still for minutes, and gives up by itself.
+    ),
+    Row(
+        name="engine",
+        words="engines handed to Ray",
+        make=factories.engine,
+        lives=False,
+        within=("ray",),  # it waits by itself for Ray and the model, and imports meanwhile
+        ray=RayLogs(actors=("ServeReplica:executor-", "")),
+    ),
+    Row(
+        name="gateway",
+        words="OpenAI HTTP and gRPC",
+        make=factories.gateway,
+        address=lambda site: f"{site.address('http')} and {site.address('grpc')} (gRPC)",
+        ports=(
+            "http",
+            "grpc",
+            "haproxy_stats",
+            "haproxy_metrics",
+            "serve_fallback_http",
+            "serve_fallback_grpc",
+            "serve_ingress_http",
+            "serve_ingress_grpc",
+        ),
+        needs=("ray", "redis", "engine"),
+        lives=False,
+        within=("ray",),
+        ray=RayLogs(actors=("ServeReplica:gateway",)),
+    ),
+    Row(
+        name="core",
+        words="the core answers",
+        make=CoreWork,
+        needs=("engine", "gateway"),
+        lives=False,
+        within=("ray",),
+        log="engine",
+    ),
+    Row(
+        name="metrics",
+        words="Prometheus page",
+        make=factories.metrics,
+        address=lambda site: site.address("metrics"),
+        ports=("metrics",),
+        log=SUPERVISOR,
+    ),
 )
-ORDER: Final = ("metrics", "core", "gateway", "engine", "ray", "model", "redis")
-"""Parts in the order in which they are ended."""
-FAILED: Final = "engine_failed"
-KEPT_SESSIONS: Final = 3
-"""Ray's sessions whose logs are kept beside the one that is started."""
+"""The parts that every cluster has. Those of Serve (engine, gateway, core) have no process of their own here: Serve watches its replicas and starts them again."""
 
 
-def derive(secret: str, purpose: str) -> str:
-    """Return a password for one purpose, the same at every start of this state folder."""
-    return hmac.new(secret.strip().encode(), purpose.encode(), hashlib.sha256).hexdigest()
+def row_of_room(room: Room) -> Row:
+    """Return the row of one room."""
+    return Row(
+        name=room.name,
+        words=room.words or f"the room {room.name}",
+        make=factories.room_work(room),
+        address=lambda site: _shown(site, room),
+        ports=tuple(place.name for place in places_of(room)),
+        needs=room.needs,
+        vital=room.vital,
+        stop_s=room.stop_s,
+        silent_s=room.silent_s,
+        claims=room.claims,
+    )
 
 
-def own_redis_url(secret: str, port: int) -> str:
-    """Return the URL of our own Redis."""
-    return f"redis://:{derive(secret, 'redis')}@127.0.0.1:{port}/0"
+def places_of(room: Room) -> tuple[Place, ...]:
+    """Return the ports of one room."""
+    return room_places(room.name, http=bool(room.prefixes))
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What every part is made from."""
+def known_rooms() -> tuple[Room, ...]:
+    """Return the rooms of this cluster: ours, and those that CONSILIUM_ROOMS names. Raises ConsiliumError(config_invalid) if one cannot be a part."""
+    found = rooms(added_rooms())
+    table(found)
+    return found
 
-    folder: StateFolder
-    cluster: Cluster
-    config: Mapping[str, object]
-    secret: str
 
-    @property
-    def ray_ready(self) -> Path:
-        """File that is there while Ray is up; Ray's head writes it."""
-        return self.folder.ray_temp / "ray_current_cluster"
+def table(added: tuple[Room, ...]) -> tuple[Row, ...]:
+    """Return the whole table. Raises ConsiliumError(config_invalid) for a room whose name is taken, or that needs what is not there."""
+    rows = (*OURS, *(row_of_room(room) for room in added))
+    names = {row.name for row in rows}
+    for room in added:
+        reason = ""
+        if room.name in {SUPERVISOR, *(row.name for row in OURS)}:
+            reason = f"the room {room.name!r} has the name of a part"
+        elif unknown := [need for need in room.needs if need not in names]:
+            reason = f"the room {room.name!r} needs {unknown[0]!r}, which is no part"
+        elif room.vital and any(not row.vital for row in rows if row.name in room.needs):
+            reason = f"the room {room.name!r} is vital and needs one that is not"
+        if reason:
+            raise ConsiliumError("config_invalid", key="CONSILIUM_ROOMS", reason=reason)
+    try:
+        ending_order(rows)
+    except ValueError as err:
+        raise ConsiliumError("config_invalid", key="CONSILIUM_ROOMS", reason=str(err)) from None
+    return rows
 
-    @property
-    def model_ready(self) -> Path:
-        """File that is there once every model is on disk."""
-        return self.folder.logs / READY_FILE
 
-    def address(self, name: str) -> str:
-        """Return one of the addresses in cluster.json."""
-        return self.cluster.addresses[name]
+def services(added: tuple[Room, ...], ports: dict[str, int]) -> dict[str, dict[str, str]]:
+    """Return the section `services` of config.json: where each room listens, and is found."""
+    found = {}
+    for room in added:
+        at = {
+            kind: f"{LOOPBACK}:{ports[name]}"
+            for kind in ("grpc", "http", "metrics")
+            if (name := f"{room.name}_{kind}") in ports
+        }
+        found[room.name] = {
+            kind: address if kind == "grpc" else f"http://{address}" for kind, address in at.items()
+        }
+    return found
+
+
+def ray_logs_of(rows: tuple[Row, ...] = OURS) -> dict[str, RayLogs]:
+    """Return what Ray's workers write, by part."""
+    return {row.name: row.ray for row in rows}
+
+
+def _shown(site: Site, room: Room) -> str:
+    ports = site.cluster.ports
+    http = f" and http://{LOOPBACK}:{ports[f'{room.name}_http']}" if room.prefixes else ""
+    return f"{LOOPBACK}:{ports[f'{room.name}_grpc']} (gRPC){http}"
 
 
 def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
-    """Return the supervisor of one state folder, nothing started yet."""
+    """Return the supervisor of one state folder, nothing started yet. Raises ConsiliumError(config_invalid) if a room cannot be a part."""
     secret = folder.secret.read_text(encoding="ascii")
-    site = Site(folder, cluster, json.loads(folder.config.read_text(encoding="utf-8")), secret)
-    metrics = MetricsServer(
-        host=metrics_host(site.config),
-        port=cluster.ports["metrics"],
-        folder=folder.metrics,
-        ray_url=f"http://127.0.0.1:{cluster.ports['ray_metrics']}/metrics",
-    )
-    core = CoreWork(site)
-    works: dict[str, Work] = {
-        "redis": _redis(site),
-        "ray": _ray(site),
-        "model": _model(site),
-        "engine": _engine(site),
-        "gateway": _gateway(site),
-        "core": core,
-        "metrics": MetricsWork(metrics),
-    }
-    addresses = {
-        "redis": public_redis(site.address("redis")),
-        "ray": site.address("ray"),
-        "gateway": f"{site.address('http')} and {site.address('grpc')} (gRPC)",
-        "metrics": site.address("metrics"),
-    }
+    config = json.loads(folder.config.read_text(encoding="utf-8"))
+    site = Site(folder, cluster, config, secret, known_rooms())
+    rows = table(site.rooms)
+    works = {row.name: row.make(site) for row in rows}
+    claims = any(row.claims for row in rows)
     supervisor = Supervisor(
         folder=folder,
         cluster=cluster,
-        parts=PARTS,
+        parts=rows,
         works=works,
-        addresses=addresses,
-        order=ORDER,
-        drain=lambda: wait_until_idle(folder, site.config),
+        told={
+            row.name: PartRecord(address=row.address(site), words=row.words, log=row.log)
+            for row in rows
+        },
+        drain=lambda: wait_until_idle(folder, site.config, claims=claims),
     )
-    core.tell = lambda key: supervisor.learn(key=key)
-    metrics.look_at(supervisor.parts_up)
+    for work in works.values():
+        if isinstance(work, CoreWork):
+            work.tell = lambda key: supervisor.learn(key=key)
+        elif isinstance(work, MetricsWork):
+            work.look_at(supervisor.parts_up)
     return supervisor
-
-
-def metrics_host(config: Mapping[str, object]) -> str:
-    """Return the address that the metrics page listens on."""
-    metrics = config.get("metrics")
-    return str(metrics.get("host") or "127.0.0.1") if isinstance(metrics, Mapping) else "127.0.0.1"
-
-
-def public_redis(url: str) -> str:
-    """Return host and port of a Redis URL, without the password."""
-    return shown_address(url).rpartition("//")[2].partition("/")[0]
-
-
-class CoreWork(ProbeWork):
-    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: it asks the engine, which generates now and then.
-
-    It ends when Serve has given the engine up: then nobody would start it again.
-    """
-
-    def __init__(self, site: Site) -> None:
-        super().__init__(self._ask)
-        self._site = site
-        self._key = ""
-        self._answered = False
-        self._given_up = ""
-        self.tell: Callable[[str], None] = lambda _key: None
-
-    def start(self) -> None:
-        """Forget what was known."""
-        self._given_up = ""
-        super().start()
-
-    def ended(self) -> int | None:
-        """Return the exit code of an engine that does not start, once that is known."""
-        return BY_CODE[FAILED].exit_code if self._given_up else None
-
-    def tail(self) -> tuple[str, ...]:
-        """Return why the engine does not start."""
-        return (f"error: {self._given_up}",) if self._given_up else ()
-
-    def _ask(self) -> tuple[bool, str]:
-        """Ask for a token. A local key is made first, once."""
-        if not self._key:
-            self._key = ensure_local_key(
-                self._site.folder,
-                self._site.address("redis"),
-                self._site.cluster.redis_prefix,
-                self._site.cluster.key,
-            )
-            self.tell(self._key)
-        if self._answered:
-            return probes.http_answers(
-                f"{self._site.address('http')}/ready"
-            ), "the gateway says that the core is not ready"
-        self._answered, code, why = probes.one_token(self._site.address("openai"), self._key)
-        if code == FAILED:
-            said = why_not_started(self._site.folder.ray_temp)
-            self._given_up = (
-                BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
-            )
-        return self._answered, why
-
-
-class MetricsWork(ProbeWork):
-    """The metrics page, served by the supervisor itself."""
-
-    def __init__(self, server: MetricsServer) -> None:
-        super().__init__(lambda: (True, ""))
-        self._server = server
-
-    def start(self) -> None:
-        """Listen. Raises OSError if the port is taken."""
-        self._server.start()
-        super().start()
-
-    def stop(self, grace_s: float) -> None:
-        """Stop listening."""
-        self._server.stop()
-        super().stop(grace_s)
-
-
-def _redis(site: Site) -> Work:
-    url = site.address("redis")
-    ready = _redis_probe(url)
-    if "redis" not in site.cluster.ports:
-        return ProbeWork(ready)
-    conf = site.folder.redis / "redis.conf"
-    write_private(
-        conf,
-        commands.redis_conf(
-            port=site.cluster.ports["redis"],
-            password=derive(site.secret, "redis"),
-            folder=site.folder.redis,
-        ),
-    )
-    return ProcessWork(
-        commands.redis_command(choose_binary(), conf), log=site.folder.log("redis"), probe=ready
-    )
-
-
-def _redis_probe(url: str) -> Probe:
-    return lambda: (probes.redis_answers(url), "")
-
-
-def _ray(site: Site) -> Work:
-    temp = site.folder.ray_temp
-
-    def before() -> None:
-        site.folder.make_ray_temp()
-        (temp / "serve").mkdir(exist_ok=True, mode=0o700)
-        forget_sessions(temp)
-        site.ray_ready.unlink(missing_ok=True)
-
-    def after() -> None:
-        site.ray_ready.unlink(missing_ok=True)
-        site.folder.forget_engine_sockets()
-
-    return ProcessWork(
-        commands.ray_command(ports=site.cluster.ports, temp=temp),
-        log=site.folder.log("ray"),
-        probe=probes.file_exists(site.ray_ready),
-        before=before,
-        after=after,
-    )
-
-
-def _model(site: Site) -> Work:
-    progress = site.folder.logs / PROGRESS_FILE
-
-    def ready() -> tuple[bool, str]:
-        if site.model_ready.exists():
-            return True, ""
-        return False, progress.read_text(encoding="utf-8") if progress.exists() else ""
-
-    def before() -> None:
-        progress.unlink(missing_ok=True)
-        site.model_ready.unlink(missing_ok=True)
-
-    return ProcessWork(
-        commands.python_command(
-            "consilium.supervisor.model_step", "--state", str(site.folder.root)
-        ),
-        log=site.folder.log("model"),
-        probe=ready,
-        before=before,
-    )
-
-
-def _engine(site: Site) -> Work:
-    work: ProcessWork
-
-    def done() -> tuple[bool, str]:
-        return work.ended() == 0, ""
-
-    work = ProcessWork(
-        commands.prepared_command(
-            "consilium.engine.app",
-            "deploy",
-            "--config",
-            str(site.folder.config),
-            until=(site.ray_ready, site.model_ready),
-        ),
-        log=site.folder.log("engine"),
-        probe=done,
-    )
-    return work
-
-
-def _gateway(site: Site) -> Work:
-    url = f"{site.address('http')}/health"
-    return ProcessWork(
-        commands.python_command(
-            "consilium.gateway.app", "deploy", "--config", str(site.folder.config)
-        ),
-        log=site.folder.log("gateway"),
-        probe=lambda: (probes.http_answers(url), ""),
-    )
-
-
-def forget_sessions(temp: Path, kept: int = KEPT_SESSIONS) -> None:
-    """Remove the logs of Ray's older sessions; their names begin with their time."""
-    for folder in sorted(path for path in temp.glob("session_2*") if path.is_dir())[:-kept]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in (temp / "serve").glob("*/"):  # sockets of proxies that are gone
-        shutil.rmtree(folder, ignore_errors=True)

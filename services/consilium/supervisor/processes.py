@@ -44,16 +44,23 @@ def identify(pid: int) -> Pid | None:
 
 def _started(pid: int) -> float | None:
     """Return the start time in seconds since boot (field 22 of stat, which no change of the clock moves), None if gone or a zombie."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] in {"Z", "X"} else int(fields[19]) / _TICKS
+
+
+def is_stopped(known: Pid) -> bool:
+    """Return True if this very process was stopped (SIGSTOP): it hears SIGKILL and nothing else."""
+    fields = _stat(known.pid)
+    return bool(fields) and fields[0] in {"T", "t"} and is_alive(known)
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third on; empty if there is no such process."""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    return None if fields[0] in {"Z", "X"} else int(fields[19]) / _TICKS
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def boot_id() -> str:
@@ -136,8 +143,14 @@ def wait_gone(known: Iterable[Pid], timeout_s: float) -> tuple[Pid, ...]:
 
 
 def end(known: Iterable[Pid], *, grace_s: float) -> tuple[Pid, ...]:
-    """Ask the processes to end, wait `grace_s` seconds, then end them. Return those that are still there, which should be none."""
+    """Ask the processes to end, wait `grace_s` seconds, then end them. Return those that are still there, which should be none.
+
+    Those that were stopped cannot hear, so they get no time.
+    """
     asked = tuple(item for item in known if send(item, signal.SIGTERM))
+    for item in asked:
+        if is_stopped(item):
+            send(item, signal.SIGKILL)
     remaining = wait_gone(asked, grace_s)
     for item in remaining:
         send(item, signal.SIGKILL)

@@ -1,11 +1,13 @@
 """Which log files of Ray's session belong to which part.
 
-Ray writes the name of the actor into the first lines of each worker's log. Knows that form and the names of our Serve applications.
+Ray writes the name of the actor into the first lines of each worker's log. Knows that form. Which actors belong to which part stands in the table (parts.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,26 +16,43 @@ _REASON: Final = re.compile(
     r'\bevent=engine_start_failed .*?\breason=(?:"((?:[^"\\]|\\.)*)"|(\S+))'
 )
 _HEAD_BYTES: Final = 4096
-_RAY_FILES: Final = ("gcs_server.err", "raylet.err", "ray_process_exit.log")
 
 
-def part_of_actor(actor: str) -> str:
-    """Return the part that an actor belongs to: engine, gateway, or ray for everything that is Ray's and Serve's own."""
-    if actor.startswith("ServeReplica:executor-"):
-        return "engine"
-    if actor.startswith("ServeReplica:gateway"):
-        return "gateway"
-    return "engine" if not actor.startswith(("Serve", "Proxy", "HAProxy")) else "ray"
+@dataclass(frozen=True, slots=True)
+class RayLogs:
+    """What Ray writes for one part.
+
+    actors  beginnings of the names of its actors, such as `ServeReplica:gateway`; the longest that fits decides, and the empty one fits all
+    files   further files of the session
+    """
+
+    actors: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
-def worker_logs(ray_temp: Path, part: str) -> tuple[Path, ...]:
+def part_of_actor(actor: str, logs: Mapping[str, RayLogs]) -> str | None:
+    """Return the part that an actor belongs to, or None."""
+    fitting = [
+        (len(begin), part)
+        for part, mine in logs.items()
+        for begin in mine.actors
+        if actor.startswith(begin)
+    ]
+    return max(fitting)[1] if fitting else None
+
+
+def worker_logs(ray_temp: Path, part: str, logs: Mapping[str, RayLogs]) -> tuple[Path, ...]:
     """Return the files of one part in the latest session, oldest first; empty files are left out."""
-    if part not in {"ray", "engine", "gateway"}:
+    mine = logs.get(part)
+    if mine is None or not (mine.actors or mine.files):
         return ()
     folder = ray_temp / "session_latest" / "logs"
-    found = [path for path in folder.glob("worker-*") if _part_of_file(path) == part]
-    if part == "ray":
-        found += [folder / name for name in _RAY_FILES]
+    found = []
+    for path in folder.glob("worker-*"):
+        actor = _actor_of(path)
+        if actor is not None and part_of_actor(actor, logs) == part:
+            found.append(path)
+    found += [folder / name for name in mine.files]
     return tuple(
         sorted((path for path in found if _size(path) > 0), key=lambda path: path.stat().st_mtime)
     )
@@ -42,7 +61,8 @@ def worker_logs(ray_temp: Path, part: str) -> tuple[Path, ...]:
 def why_not_started(ray_temp: Path) -> str:
     """Return the reason that an engine of this machine gave last for not starting; '' where none did."""
     found = ""
-    for path in worker_logs(ray_temp, "engine"):
+    files = (ray_temp / "session_latest" / "logs").glob("worker-*")
+    for path in sorted((path for path in files if _size(path)), key=lambda p: p.stat().st_mtime):
         try:
             said = _REASON.findall(path.read_text("utf-8", "replace"))
         except OSError:
@@ -51,7 +71,8 @@ def why_not_started(ray_temp: Path) -> str:
     return re.sub(r"\\(.)", r"\1", found)
 
 
-def _part_of_file(path: Path) -> str | None:
+def _actor_of(path: Path) -> str | None:
+    """Return the actor that wrote a file; None for a file of none, and for one that says nothing."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -60,7 +81,7 @@ def _part_of_file(path: Path) -> str | None:
     name = _ACTOR.search(head)
     if name is None or len(_said(head)) == 0:
         return None
-    return part_of_actor(name.group(1).decode("utf-8", "replace"))
+    return name.group(1).decode("utf-8", "replace")
 
 
 def _said(head: bytes) -> bytes:

@@ -37,6 +37,11 @@ class PartRecord:
     address   where it listens, or empty
     detail    one line for people: progress, last error
     restarts  how often it was started again
+    vital     whether the cluster is nothing without it
+    words     what it is, in a few words
+    log       the part whose log tells of it; empty = it has its own
+    down      Unix seconds since which it has not been up, whatever was tried meanwhile; 0 while it is up
+    why       why it was lost last; empty once it is up
     """
 
     state: str = "waiting"
@@ -45,6 +50,11 @@ class PartRecord:
     detail: str = ""
     restarts: int = 0
     pids: tuple[Pid, ...] = ()
+    vital: bool = True
+    words: str = ""
+    log: str = ""
+    down: float = 0.0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +71,14 @@ class Failure:
 class Cluster:
     """cluster.json.
 
-    phase       starting, up, stopping, failed
+    phase       starting, up, degraded (up, but one of the parts is not), stopping, stopped, failed
     boot        name of the run of the machine in which the process numbers are valid
     supervisor  the process that looks after the parts
     left        other processes that belong to the cluster, as last seen
     mark        value of CONSILIUM_MARK in the environment of every process of this cluster
     addresses   openai, http, grpc, metrics, redis, ray
     key         local admin API key
+    end_s       seconds that the parts may take to end, after the running answers have
     """
 
     state: str
@@ -84,6 +95,7 @@ class Cluster:
     parts: dict[str, PartRecord] = field(default_factory=dict)
     left: tuple[Pid, ...] = ()
     failure: Failure | None = None
+    end_s: float = 60.0
     format: int = FORMAT
 
     def with_part(self, name: str, record: PartRecord) -> Cluster:
@@ -144,8 +156,13 @@ class StateFolder:
 
     @property
     def draining(self) -> Path:
-        """File that is there while the cluster is being stopped; the gateway looks for it beside config.json."""
+        """File that is there once the cluster is to be stopped: parts that claim work look for it beside config.json, and take none any more."""
         return self.root / "draining"
+
+    @property
+    def closing(self) -> Path:
+        """File that is there a moment later: the gateway looks for it beside config.json, and refuses new requests."""
+        return self.root / "closing"
 
     @property
     def ray_temp(self) -> Path:

@@ -29,7 +29,7 @@ MOVES: Final[dict[PartState, frozenset[PartState]]] = {
     _S.STARTING: frozenset({_S.UP, _S.CRASHED, _S.FAILED, _S.WAITING, _S.STOPPING}),
     _S.UP: frozenset({_S.CRASHED, _S.WAITING, _S.STARTING, _S.STOPPING}),
     _S.CRASHED: frozenset({_S.STARTING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.STOPPING}),
-    _S.FAILED: frozenset({_S.STOPPING, _S.STOPPED}),
+    _S.FAILED: frozenset({_S.WAITING, _S.STOPPING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED}),
     _S.STOPPED: frozenset(),
 }
@@ -39,27 +39,41 @@ BACKOFF_LIMIT_S: Final = 30.0
 CALM_S: Final = 60.0
 """A part that was up for this long starts its backoff from the beginning."""
 FIRST_TRIES: Final = 3
-"""Attempts while the cluster starts for the first time; afterwards a part is tried for ever."""
+"""Attempts for a vital part while the cluster starts for the first time; afterwards it is tried for ever, as the others always are."""
+PATIENCE_S: Final = 5.0
+"""Seconds that the first start waits, once all vital parts are up, for the others that are still coming."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part.
 
-    needs   parts that must be up before this one is started
-    lives   True for a process that stays; False for a task that ends with 0 and leaves its work elsewhere
-    within  parts in which the work of a task lives: when one of them is lost, the task is done again
+    needs     parts that must be up before this one is started
+    within    parts in which the work of a task lives: when one of them is lost, the task is done again
+    lives     True for a process that stays; False for a task that ends with 0 and leaves its work elsewhere
+    vital     whether the cluster is nothing without it: `up` fails when it does not come up
+    stop_s    seconds that it gets to end what it is doing
+    silent_s  seconds without an answer after which its process is ended and started again; None = never
+    claims    whether it takes work by itself, so that it stops taking before anything else is closed
     """
 
     name: str
     needs: tuple[str, ...] = ()
     lives: bool = True
     within: tuple[str, ...] = ()
+    vital: bool = True
+    stop_s: float = 5.0
+    silent_s: float | None = None
+    claims: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One part now. Times are seconds of the caller's clock."""
+    """One part now. Times are seconds of the caller's clock.
+
+    down_at  since when it has not been up, whatever was tried meanwhile; 0.0 while it is up
+    why      why it was lost last; empty once it is up
+    """
 
     part: Part
     state: PartState = PartState.WAITING
@@ -68,6 +82,8 @@ class Live:
     starts: int = 0
     again_at: float = 0.0
     detail: str = ""
+    down_at: float = 0.0
+    why: str = ""
 
     @property
     def restarts(self) -> int:
@@ -84,11 +100,37 @@ def backoff_s(failures: int) -> float:
     return min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1))
 
 
+def ending_order(parts: Iterable[Part]) -> tuple[tuple[str, ...], ...]:
+    """Return the parts in the groups in which they are ended, one group after the other; those of one group end side by side.
+
+    A part ends before what it needs. Parts that claim work end first, with whatever stands on them. Raises ValueError if parts need each other in a ring.
+    """
+    left = {part.name: part for part in parts}
+    stood_on = {name: {*part.needs, *part.within} for name, part in left.items()}
+
+    def above(names: frozenset[str]) -> frozenset[str]:
+        more = names | {name for name, needs in stood_on.items() if needs & names}
+        return names if more == names else above(more)
+
+    first = above(frozenset(part.name for part in left.values() if part.claims))
+    groups: list[tuple[str, ...]] = []
+    while left:
+        free = [name for name in left if not any(name in stood_on[other] for other in left)]
+        chosen = [name for name in free if name in first] or free
+        if not chosen:
+            msg = f"these parts need each other: {', '.join(sorted(left))}"
+            raise ValueError(msg)
+        groups.append(tuple(chosen))
+        for name in chosen:
+            del left[name]
+    return tuple(groups)
+
+
 class Board:
     """All parts of one cluster. Every method takes the time and returns nothing or plain values; nothing is started here."""
 
     def __init__(self, parts: Iterable[Part], now: float) -> None:
-        self._live = {part.name: Live(part, since=now) for part in parts}
+        self._live = {part.name: Live(part, since=now, down_at=now) for part in parts}
         for live in self._live.values():
             unknown = [
                 need for need in (*live.part.needs, *live.part.within) if need not in self._live
@@ -96,7 +138,12 @@ class Board:
             if unknown:
                 msg = f"{live.part.name} needs {unknown}, which are no parts"
                 raise ValueError(msg)
+            weak = [need for need in live.part.needs if not self._live[need].part.vital]
+            if live.part.vital and weak:
+                msg = f"{live.part.name} is vital and needs {weak}, which may be down"
+                raise ValueError(msg)
         self.was_up = False
+        self._up_at = 0.0
 
     def __getitem__(self, name: str) -> Live:
         return self._live[name]
@@ -114,7 +161,7 @@ class Board:
                 live.state is PartState.WAITING
                 or (live.state is PartState.CRASHED and now >= live.again_at)
             )
-            and all(self._live[need].state is PartState.UP for need in live.part.needs)
+            and not self.missing(name)
         )
 
     def started(self, name: str, now: float) -> None:
@@ -122,13 +169,16 @@ class Board:
         self._move(name, PartState.STARTING, now, starts=self._live[name].starts + 1, detail="")
 
     def ready(self, name: str, now: float) -> None:
-        """Note that a part answers. When all are up, the first start is over."""
+        """Note that a part answers. When all vital ones do, the cluster is up."""
         self._move(name, PartState.UP, now, detail="")
-        if all(live.state is PartState.UP for live in self._live.values()):
+        if not self.was_up and self.is_up():
             self.was_up = True
+            self._up_at = now
 
     def lost(self, name: str, now: float, detail: str, *, fatal: bool = False) -> None:
         """Note that a part ended or stopped answering. What lived within it waits again; so does what was starting on it.
+
+        A vital part is given up if it fails three times during the first start. One that is not vital is tried for ever.
 
         fatal  True if another attempt would end the same way (a mistake in the configuration)
         """
@@ -136,7 +186,8 @@ class Board:
         failures = (
             1 if live.state is PartState.UP and now - live.since >= CALM_S else live.failures + 1
         )
-        gives_up = fatal or (not self.was_up and failures >= FIRST_TRIES)
+        tries_are_over = live.part.vital and not self.was_up and failures >= FIRST_TRIES
+        gives_up = fatal or tries_are_over
         self._move(
             name,
             PartState.FAILED
@@ -146,6 +197,7 @@ class Board:
             failures=failures,
             again_at=now + backoff_s(failures),
             detail=detail,
+            why=detail,
         )
         for other in self._live.values():
             if name in other.part.within and other.state in {PartState.UP, PartState.STARTING}:
@@ -156,7 +208,7 @@ class Board:
         if self._live[name].state is not PartState.UP:
             msg = f"{name}: {self._live[name].state} cannot fall silent"
             raise MoveRefusedError(msg)
-        self._move(name, PartState.STARTING, now, detail=detail)
+        self._move(name, PartState.STARTING, now, detail=detail, why=detail)
 
     def note(self, name: str, detail: str) -> None:
         """Set the one line for people, such as progress."""
@@ -175,18 +227,59 @@ class Board:
         if self._live[name].state is not PartState.STOPPED:
             self._move(name, PartState.STOPPED, now)
 
+    def reconsider(self, now: float) -> None:
+        """Let the parts that were given up be tried again: what made them fail may have changed."""
+        for name, live in self._live.items():
+            if live.state is PartState.FAILED:
+                self._move(name, PartState.WAITING, now, failures=0, detail="")
+
     def failed(self) -> Live | None:
-        """Return the part that was given up, or None."""
-        return next((live for live in self._live.values() if live.state is PartState.FAILED), None)
+        """Return the vital part that was given up, or None."""
+        return next(
+            (
+                live
+                for live in self._live.values()
+                if live.state is PartState.FAILED and live.part.vital
+            ),
+            None,
+        )
 
     def is_up(self) -> bool:
+        """Return True if every vital part is up."""
+        return all(live.state is PartState.UP for live in self._live.values() if live.part.vital)
+
+    def is_whole(self) -> bool:
         """Return True if every part is up."""
         return all(live.state is PartState.UP for live in self._live.values())
 
+    def is_settled(self, now: float) -> bool:
+        """Return True once the first start is over: the cluster was up, and of each other part it is known how it fares, or it has had its time."""
+        return self.was_up and (
+            now - self._up_at >= PATIENCE_S
+            or all(
+                live.state in {PartState.UP, PartState.FAILED} or live.failures > 0
+                for live in self._live.values()
+                if not live.part.vital
+            )
+        )
+
+    def is_moving(self) -> bool:
+        """Return True if a part is being started."""
+        return any(live.state is PartState.STARTING for live in self._live.values())
+
+    def missing(self, name: str) -> tuple[str, ...]:
+        """Return what a part needs that is not up."""
+        needs = self._live[name].part.needs
+        return tuple(need for need in needs if self._live[need].state is not PartState.UP)
+
     def next_at(self) -> float | None:
-        """Return the nearest time at which a crashed part may be tried again."""
+        """Return the nearest time at which a crashed part may be tried again, of those that wait for nothing else."""
         return min(
-            (live.again_at for live in self._live.values() if live.state is PartState.CRASHED),
+            (
+                live.again_at
+                for name, live in self._live.items()
+                if live.state is PartState.CRASHED and not self.missing(name)
+            ),
             default=None,
         )
 
@@ -195,4 +288,8 @@ class Board:
         if to not in MOVES[live.state]:
             msg = f"{name}: {live.state} -> {to}"
             raise MoveRefusedError(msg)
+        if to is PartState.UP:
+            changes |= {"down_at": 0.0, "why": ""}
+        elif live.state is PartState.UP:
+            changes["down_at"] = now
         self._live[name] = replace(live, state=to, since=now, **changes)  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from consilium.supervisor import parts
-from consilium.supervisor.loop import failure_of
+from consilium.supervisor import factories
+from consilium.supervisor.failures import failure_of
 from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
 BODY = (
@@ -35,7 +35,7 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool
 ) -> None:
     monkeypatch.setattr(
-        parts, "ensure_local_key", lambda *_: "csl_x"
+        factories, "ensure_local_key", lambda *_: "csl_x"
     )  # it is made with Redis, which has no part in this
     folder = StateFolder(tmp_path / "state")
     if logged:
@@ -59,7 +59,7 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
                 Pid(0, 0.0),
                 addresses=addresses,
             )
-            work = parts.CoreWork(parts.Site(folder, cluster, {}, "x"))
+            work = factories.CoreWork(factories.Site(folder, cluster, {}, "x"))
             work.start()
             end = time.monotonic() + 30
             while work.ended() is None and time.monotonic() < end:

@@ -15,8 +15,9 @@ from consilium.cli.up import closing_lines
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import TABLE, allot
 from consilium.supervisor import commands, haproxy, model_step, part_memory, ray_logs, redis_server
+from consilium.supervisor.factories import derive, own_redis_url, public_redis
 from consilium.supervisor.loop import failure_of
-from consilium.supervisor.parts import derive, own_redis_url, public_redis
+from consilium.supervisor.parts import ray_logs_of
 from consilium.supervisor.processes import identify
 from consilium.supervisor.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
 
@@ -141,9 +142,9 @@ def test_redis_versions(text: str, major: int | None) -> None:
 
 
 def test_ray_workers_belong_to_parts() -> None:
-    assert ray_logs.part_of_actor("ServeReplica:executor-core:Engine") == "engine"
-    assert ray_logs.part_of_actor("ServeReplica:gateway:Gateway") == "gateway"
-    assert ray_logs.part_of_actor("HAProxyManager") == "ray"
+    assert ray_logs.part_of_actor("ServeReplica:executor-core:Engine", ray_logs_of()) == "engine"
+    assert ray_logs.part_of_actor("ServeReplica:gateway:Gateway", ray_logs_of()) == "gateway"
+    assert ray_logs.part_of_actor("HAProxyManager", ray_logs_of()) == "ray"
 
 
 def test_worker_logs_are_found_by_the_name_of_the_actor(tmp_path: Path) -> None:
@@ -157,9 +158,13 @@ def test_worker_logs_are_found_by_the_name_of_the_actor(tmp_path: Path) -> None:
     )
     (logs / "worker-b-2.err").write_text(":job_id:01\n:actor_name:ServeController\nINFO\n")
     (logs / "raylet.err").write_text("")
-    assert [path.name for path in ray_logs.worker_logs(tmp_path, "engine")] == ["worker-a-1.err"]
-    assert [path.name for path in ray_logs.worker_logs(tmp_path, "ray")] == ["worker-b-2.err"]
-    assert ray_logs.worker_logs(tmp_path, "redis") == ()
+    assert [path.name for path in ray_logs.worker_logs(tmp_path, "engine", ray_logs_of())] == [
+        "worker-a-1.err"
+    ]
+    assert [path.name for path in ray_logs.worker_logs(tmp_path, "ray", ray_logs_of())] == [
+        "worker-b-2.err"
+    ]
+    assert ray_logs.worker_logs(tmp_path, "redis", ray_logs_of()) == ()
 
 
 def test_why_an_engine_did_not_start_is_the_last_word_of_its_replicas(tmp_path: Path) -> None:
@@ -191,7 +196,7 @@ def test_memory_goes_to_the_nearest_part_above() -> None:
         process(8, 4, "ray::ServeController"),
         process(9, 1, "an orphan"),
     ]
-    parts = part_memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"})
+    parts = part_memory.assign(found, {1: "supervisor", 2: "redis", 3: "ray"}, ray_logs_of())
     assert parts == {
         1: "supervisor",
         2: "redis",
@@ -406,7 +411,7 @@ def test_an_error_is_one_sentence_with_a_way_out(
 
 
 def test_only_the_newest_sessions_of_ray_are_kept(tmp_path: Path) -> None:
-    from consilium.supervisor.parts import forget_sessions
+    from consilium.supervisor.factories import forget_sessions
 
     for day in range(1, 6):
         (tmp_path / f"session_2026-01-0{day}_00-00-00").mkdir()

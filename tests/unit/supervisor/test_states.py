@@ -6,17 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.supervisor.parts import ORDER, PARTS
+from consilium.supervisor.parts import OURS
 from consilium.supervisor.states import (
     BACKOFF_LIMIT_S,
     CALM_S,
     FIRST_TRIES,
     MOVES,
+    PATIENCE_S,
     Board,
     MoveRefusedError,
     Part,
     PartState,
     backoff_s,
+    ending_order,
 )
 
 REDIS, RAY = Part("redis"), Part("ray")
@@ -189,7 +191,109 @@ def test_no_order_of_events_leaves_the_table_of_moves(events: list[tuple[str, st
 
 
 def test_the_order_of_ending_names_every_part_once_and_ends_needs_last() -> None:
-    assert sorted(ORDER) == sorted(part.name for part in PARTS)
-    for part in PARTS:
+    groups = ending_order(OURS)
+    at = {name: number for number, group in enumerate(groups) for name in group}
+    assert sorted(name for group in groups for name in group) == sorted(part.name for part in OURS)
+    for part in OURS:
         for need in (*part.needs, *part.within):
-            assert ORDER.index(part.name) < ORDER.index(need)
+            assert at[part.name] < at[need]
+
+
+def test_what_claims_work_ends_before_all_else_with_what_stands_on_it() -> None:
+    jobs = Part("jobs", needs=("redis", "gateway"), vital=False, claims=True)
+    above = Part("night", needs=("jobs",), vital=False)
+    aside = Part("aside", vital=False)
+    groups = ending_order((REDIS, RAY, ENGINE, GATEWAY, aside, jobs, above))
+    assert groups[:2] == (("night",), ("jobs",))
+    assert "aside" in groups[2]
+
+
+def test_parts_that_need_each_other_are_a_fault() -> None:
+    with pytest.raises(ValueError, match="need each other: a, b"):
+        ending_order((Part("a", needs=("b",)), Part("b", needs=("a",))))
+
+
+LIBRARY = Part("library", needs=("redis",), vital=False)
+
+
+def with_library() -> Board:
+    return Board((REDIS, RAY, LIBRARY), 0.0)
+
+
+def test_a_part_that_is_not_vital_is_tried_for_ever_and_fails_no_start() -> None:
+    parts, now = with_library(), 1.0
+    bring_up_but(parts, "library", now)
+    for _ in range(FIRST_TRIES + 3):
+        parts.started("library", now)
+        parts.lost("library", now, "no")
+        now += BACKOFF_LIMIT_S
+        assert parts.due(now) == ("library",)
+    assert parts.failed() is None
+    assert parts.is_up()
+    assert not parts.is_whole()
+    assert parts["library"].why == "no"
+
+
+def bring_up_but(parts: Board, left_out: str, now: float) -> None:
+    while due := tuple(name for name in parts.due(now) if name != left_out):
+        for name in due:
+            parts.started(name, now)
+            parts.ready(name, now)
+
+
+def test_the_first_start_waits_a_moment_for_what_is_not_vital() -> None:
+    parts = with_library()
+    bring_up_but(parts, "library", 1.0)
+    assert parts.was_up
+    assert not parts.is_settled(1.0)
+    assert parts.is_settled(1.0 + PATIENCE_S)
+    parts.started("library", 1.5)
+    assert not parts.is_settled(1.5)
+    parts.ready("library", 2.0)
+    assert parts.is_settled(2.0)
+
+
+def test_it_does_not_wait_for_one_that_has_fallen() -> None:
+    parts = with_library()
+    bring_up_but(parts, "library", 1.0)
+    parts.started("library", 1.1)
+    parts.lost("library", 1.2, "no")
+    assert parts.is_settled(1.2)
+
+
+def test_a_mistake_in_the_configuration_is_not_tried_again_until_that_changes() -> None:
+    parts = with_library()
+    bring_up_but(parts, "library", 1.0)
+    parts.started("library", 1.0)
+    parts.lost("library", 1.1, "unknown key", fatal=True)
+    assert parts["library"].state is PartState.FAILED
+    assert parts.failed() is None
+    assert parts.due(1000.0) == ()
+    parts.reconsider(1001.0)
+    assert parts.due(1001.0) == ("library",)
+
+
+def test_since_when_a_part_is_down_and_why_outlives_the_tries() -> None:
+    parts = with_library()
+    bring_up(parts)
+    assert (parts["library"].down_at, parts["library"].why) == (0.0, "")
+    parts.lost("library", 7.0, "killed")
+    parts.started("library", 8.0)
+    assert (parts["library"].down_at, parts["library"].why) == (7.0, "killed")
+    parts.ready("library", 9.0)
+    assert (parts["library"].down_at, parts["library"].why) == (0.0, "")
+
+
+def test_what_is_vital_stands_on_nothing_that_may_be_down() -> None:
+    with pytest.raises(ValueError, match="may be down"):
+        Board((LIBRARY, REDIS, Part("core", needs=("library",))), 0.0)
+
+
+def test_a_part_that_waits_for_one_that_is_down_is_not_due_and_keeps_nobody_awake() -> None:
+    parts = with_library()
+    bring_up(parts)
+    parts.lost("redis", 5.0, "killed")
+    parts.lost("library", 5.0, "killed")
+    parts.started("redis", 6.0)
+    assert parts.next_at() is None
+    assert parts.missing("library") == ("redis",)

@@ -1,0 +1,115 @@
+"""The page of the supervisor, over real sockets: the states of the parts and the pages of the rooms."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+from tests.component.supervisor.running import Site
+
+from consilium.kernel.ports import free_port
+from consilium.supervisor import probes
+from consilium.supervisor.metrics_page import ROOMS_S, MetricsServer, RoomPages
+
+
+def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
+    port = free_port()
+    server = MetricsServer(
+        host="127.0.0.1",
+        port=port,
+        folder=site.folder.metrics,
+        ray_url="http://127.0.0.1:9/metrics",
+    )
+    server.look_at(lambda: {"ray": True, "redis": False})
+    server.start()
+    try:
+        status, body = probes.http_get(f"http://127.0.0.1:{port}/metrics", timeout_s=10)
+        assert status == 200
+        assert b'consilium_part_up{part="ray"} 1' in body
+        assert b'consilium_part_up{part="redis"} 0' in body
+        assert probes.http_get(f"http://127.0.0.1:{port}/other")[0] == 404
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
+            packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
+            assert packed.headers["content-encoding"] == "gzip"
+            assert packed.content == body
+            head = client.head("/metrics", headers={"accept-encoding": "identity"})
+            assert head.status_code == 200
+            assert int(head.headers["content-length"]) == len(body)
+            assert head.content == b""
+    finally:
+        server.stop()
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers after a while."""
+
+    def do_GET(self) -> None:
+        time.sleep(3.0)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class Quick(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"# TYPE greetings_total counter\ngreetings_total 3\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+
+
+def test_the_page_has_those_of_the_rooms_and_a_slow_or_dead_one_holds_nobody_up(site: Site) -> None:
+    dead = f"http://127.0.0.1:{free_port()}/metrics"
+    with serving(Slow) as slow, serving(Quick) as quick:
+        server = MetricsServer(
+            host="127.0.0.1",
+            port=free_port(),
+            folder=site.folder.metrics,
+            ray_url=dead,
+            rooms={"slow": slow, "greeter": quick, "dead": dead},
+        )
+        server.look_at(lambda: {"redis": True, "slow": True, "greeter": True, "dead": False})
+        begun = time.monotonic()
+        page = server.page()
+        spent = time.monotonic() - begun
+        again = server.page()
+    assert spent < ROOMS_S + 0.8
+    for text in (page, again):
+        assert 'greetings_total{part="greeter"} 3' in text
+        assert 'consilium_part_up{part="greeter"} 1' in text
+        assert 'consilium_part_up{part="redis"} 1' in text
+        assert 'consilium_part_up{part="slow"} 0' in text
+        assert 'consilium_part_up{part="dead"} 0' in text
+
+
+def test_two_who_ask_at_once_both_get_the_pages_of_the_rooms() -> None:
+    class Steady(Quick):
+        def do_GET(self) -> None:
+            time.sleep(0.3)
+            super().do_GET()
+
+    with serving(Steady) as url, ThreadPoolExecutor(4) as pool:
+        pages = RoomPages({"greeter": url})
+        found = list(pool.map(lambda _: pages.get(), range(4)))
+    assert all("greetings_total 3" in page["greeter"] for page in found)
