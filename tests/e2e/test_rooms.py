@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,6 +13,7 @@ from tests.bench.cluster import Ours
 from tests.command import consilium
 from tests.greeter.faults import FILE
 from tests.greeter.room import ROOM
+from tests.waiting import until
 
 from consilium.supervisor import processes
 from consilium.supervisor.state_folder import Cluster, PartRecord, StateFolder
@@ -41,14 +40,6 @@ def well(ours: Ours) -> bool:
         return httpx.get(f"{at}/healthz", timeout=0.5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def until(what: Callable[[], bool], timeout_s: float, why: str) -> float:
-    begun = time.monotonic()
-    while not what():
-        assert time.monotonic() - begun < timeout_s, why
-        time.sleep(0.02)
-    return time.monotonic() - begun
 
 
 def answers(ours: Ours) -> bool:

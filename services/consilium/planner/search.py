@@ -60,11 +60,6 @@ class _Knob:
     cost: float
 
 
-def nearest_change(ask: Ask) -> Change | None:
-    """Return the change nearest to the question that fits (or is tight), or None when nothing helps."""
-    return next(changes(ask, limit=1), None)
-
-
 def changes(question: Ask, limit: int = 4) -> Iterator[Change]:
     """Yield changes that make the question fit, nearest first, at most `limit`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,13 +31,6 @@ time.sleep(600)
 """
 TASK = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 BROKEN = "import sys; sys.exit('error: x: there is no folder /x')"
-
-
-def until(what: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @dataclass

@@ -8,7 +8,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tests.component.supervisor.running import BROKEN, HEAD, MILD, Running, Site, ray_like, until
+from tests.component.supervisor.running import BROKEN, HEAD, MILD, Running, Site, ray_like
+from tests.waiting import until
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor import probes, processes

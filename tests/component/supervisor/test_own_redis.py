@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from tests.component.supervisor.running import Running, Site, until
+from tests.component.supervisor.running import Running, Site
+from tests.waiting import until
 
 from consilium.kernel.ports import free_port
 from consilium.kernel.private_file import write_private

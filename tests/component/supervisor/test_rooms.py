@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.component.supervisor.running import Running, Site, until
+from tests.component.supervisor.running import Running, Site
 from tests.greeter.faults import FILE
 from tests.greeter.room import ROOM
+from tests.waiting import until
 
 from consilium.kernel.ports import free_port
 from consilium.supervisor import factories, processes

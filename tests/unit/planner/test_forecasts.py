@@ -362,7 +362,7 @@ def test_suggestions_fit():
 def test_a_format_whose_groups_do_not_allow_the_cut_is_cut_otherwise():
     shape = models.by_name("Qwen3-235B-A22B").shape
     ask = Ask(shape=shape, cards=(card("RTX 4090"),) * 8, cut=Cut(8), sequences=64)
-    nearest = search.nearest_change(ask)
+    nearest = next(search.changes(ask, limit=1), None)
     assert nearest is not None
     assert (nearest.plan.ask.weights, nearest.plan.ask.cut) == ("int4", Cut(4, 2))
     assert "tensor parallel 4 x pipeline parallel 2" in nearest.words

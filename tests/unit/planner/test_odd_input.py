@@ -7,16 +7,9 @@ import os
 import time
 
 import pytest
+from tests.unit.planner.typed import run
 
-from consilium.cli.app import main
 from consilium.planner import models
-
-
-def run(capsys, *words):
-    code = main(list(words))
-    seen = capsys.readouterr()
-    return code, seen.out, seen.err
-
 
 BAD = [
     (("--model", "Qwen3-8B", "--gpu", "RTX 4900"), "RTX 4090"),

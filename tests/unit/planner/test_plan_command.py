@@ -10,20 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.unit.planner.typed import run
 
-from consilium.cli.app import main
 from consilium.planner import models
 from consilium.planner.figures import tokens_in_words
 from consilium.planner.gate import gate
 
 LOGS = Path(__file__).parent / "logs"
 OWN_TIME_S = 0.3
-
-
-def run(capsys, *words):
-    code = main(list(words))
-    seen = capsys.readouterr()
-    return code, seen.out, seen.err
 
 
 def answer(capsys, *words):
