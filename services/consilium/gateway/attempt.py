@@ -48,19 +48,26 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
     info = cast.engine.info(executor)
     contributions = course.contributions if added else ()
     composed = prompt.compose(ask.body, ask.route, decision, contributions, info)
-    fitted = await profile_context.fit(
-        cast.engine,
-        decision,
-        executor=executor,
-        given=ask.body,
-        body=composed.body,
-        route=ask.route,
-        call_id=course.receipt_id,
-        deadline=course.deadline,
-    )
+    try:
+        fitted = await profile_context.fit(
+            cast.engine,
+            decision,
+            executor=executor,
+            given=ask.body,
+            body=composed.body,
+            route=ask.route,
+            call_id=course.receipt_id,
+            deadline=course.deadline,
+        )
+    except ConsiliumError as error:
+        if error.code != "invalid_request" or not composed.used:
+            raise
+        course.notes.append(f"what was added was left out: too long for {decision.profile!r}")
+        return await _opened(cast, ask, decision, course, added=False)
     body = {**fitted.body, "model": info.model}
-    if ask.tenant != DEFAULT_TENANT and ask.route in GENERATING and info.kind != "remote":
-        # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another.
+    salted = ask.tenant != DEFAULT_TENANT or body.get("cache_salt")
+    if salted and ask.route in GENERATING and info.kind != "remote":
+        # Whether a prompt was in the cache tells whether somebody sent it: no tenant shares a cache with another, and none names another's.
         body["cache_salt"] = f"{ask.tenant}/{body.get('cache_salt') or ''}"
     course.used = tuple((kind, piece.id, piece.span) for kind, piece in composed.used)
     course.notes += [note for note in (*composed.notes, fitted.note) if note]

@@ -129,7 +129,7 @@ class Authority:
         Raises ConsiliumError: unauthenticated, forbidden (scope), rate_limited (Retry-After), upstream_down (store down and key not seen lately).
         """
         if not self._required:
-            return Admitted(ANYONE, source="none")
+            return _anyone(scope)
         given = _presented(header)
         hashed = digest(self._pepper, given.secret)
         found = self._fresh(given.id, hashed) or await self._asked(given.id, hashed, tokens)
@@ -161,7 +161,7 @@ class Authority:
         if not key_id:
             return Admitted(CLUSTER, source="none")
         if not self._required:
-            return Admitted(ANYONE, source="none")
+            return _anyone(scope)
         found = await self._try(lambda: self._store.get(key_id))
         record = found[0] if found is not None else self._recalled(key_id)
         if record is None:
@@ -298,6 +298,17 @@ class Authority:
     def _is_limited(self, key_id: str) -> bool:
         seen = self._seen.get(key_id)
         return seen is None or seen[1].tpm > 0
+
+
+def _anyone(scope: str) -> Admitted:
+    """Return whoever asks where no key is required: they may generate and read, and nothing else. Raises ConsiliumError(forbidden)."""
+    if scope and not ANYONE.may(scope):
+        raise ConsiliumError(
+            "forbidden",
+            "gateway.auth is false",
+            reason=f"This needs the scope {scope!r}, which nobody has while gateway.auth is false.",
+        )
+    return Admitted(ANYONE, source="none")
 
 
 def _presented(header: str | None) -> Presented:

@@ -134,6 +134,10 @@ def _used(ask: Ask, status: int, said: Said | None, known: Receipt | None) -> in
         status == GONE
     ):  # nobody knows what was used: leaving just before the end is no way around a quota
         return max(held, read + said.chunks)
+    if (
+        said.tail is None and said.chunks
+    ):  # it broke off, at its deadline or by a fault: what was written was written
+        return read + said.chunks
     usage = known.usage if known is not None else {}
     used = int(usage.get("prompt_tokens", 0)) + int(usage.get("completion_tokens", 0))
     if (

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from consilium.engine.ports import Json
+from consilium.kernel.errors import ConsiliumError
 
 HEADER: Final = "x-consilium-conversation"
 CLIENTS: Final = ("x-openwebui-chat-id", "x-conversation-id", "x-session-id")
@@ -38,6 +39,16 @@ def named(headers: Mapping[str, str], body: Json, key_id: str) -> str:
 def is_name(text: str) -> bool:
     """Say whether a text can name a conversation."""
     return _SPELLING.fullmatch(text) is not None
+
+
+def check(text: str) -> None:
+    """Raise ConsiliumError(invalid_request) if a caller names its conversation by what is no name. Empty names none."""
+    if text and not is_name(text):
+        raise ConsiliumError(
+            "invalid_request",
+            field="conversation",
+            reason="write 1 to 128 letters, digits, dots, dashes, :, / and _",
+        )
 
 
 def chained(body: Json, key_id: str) -> str:

@@ -6,6 +6,7 @@ The same turn as over HTTP: key, quota, receipt and bytes are the same. Wire <->
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -20,7 +21,7 @@ from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Service
 from consilium.kernel.json_bytes import dumps
-from consilium.kernel.principals import Principal
+from consilium.kernel.principals import CLUSTER, Principal
 from consilium.v1 import turns_pb2 as pb
 from consilium.v1 import turns_pb2_grpc as rpc
 
@@ -54,8 +55,7 @@ class Turns(rpc.TurnServiceServicer):
         if route is None and request.route != pb.TURN_ROUTE_EMBEDDINGS:
             raise _bad("route", "it must be chat, completions, responses or embeddings")
         lane = _lane(request.lane)
-        if request.conversation and not conversation_name.is_name(request.conversation):
-            raise _bad("conversation", "write 1 to 128 letters, digits, dots, dashes, :, / and _")
+        conversation_name.check(request.conversation)
         if request.answer_id and not _ANSWER_ID.fullmatch(request.answer_id):
             raise _bad("answer_id", "write 1 to 64 letters, digits, dots, dashes, colons and _")
         limits = self._face.cast.limits
@@ -74,7 +74,10 @@ class Turns(rpc.TurnServiceServicer):
         asks = calls.current().principal
         key_id = request.acting_for or (asks.key_id if isinstance(asks, Principal) else "")
         size, authority = len(request.body_json), self._face.authority
-        admitted = await authority.act_for(key_id, estimate_tokens(body, size))
+        if not key_id and asks != CLUSTER:  # whoever has no key is not the cluster
+            admitted = await authority.authenticate(None, estimate_tokens(body, size))
+        else:
+            admitted = await authority.act_for(key_id, estimate_tokens(body, size))
         held = Reservation(admitted.key_id, admitted.reserved, authority.settle)
         return Entry(admitted, held, size)
 
@@ -90,8 +93,8 @@ class Turns(rpc.TurnServiceServicer):
         if route == "responses":
             try:
                 body = await http_responses.continued(face, given, admitted)
-            except ConsiliumError:
-                await entry.held.settle(0)
+            except BaseException:
+                await asyncio.shield(entry.held.settle(0))
                 raise
         ask = entry.ask(
             route,

@@ -35,8 +35,8 @@ async def play(visit: Visit) -> None:
     if route == "responses":
         try:
             body = await http_responses.continued(face, given, admitted)
-        except ConsiliumError:
-            await entry.held.settle(0)
+        except BaseException:
+            await asyncio.shield(entry.held.settle(0))
             raise
     named = conversation_name.named(request.headers, given, admitted.key_id)
     ask = entry.ask(route, body, deadline=deadline, conversation=named)

@@ -101,7 +101,7 @@ class Visit:
                 field="x-consilium-timeout",
                 reason=f"it must be seconds between 0 and {LONGEST_WAIT_S} (it is {given[:20]!r})",
             )
-        return time.time() + seconds
+        return time.time() + min(seconds, self.face.cast.limits.request_timeout_s)
 
     def left_s(self, deadline: float | None) -> float:
         """Return the seconds until a deadline in Unix seconds, or those that a turn may take."""

@@ -60,7 +60,9 @@ def compose(
     offered = [(each.kind, piece) for each in contributions for piece in each.pieces]
     if not offered:
         return Composed(framed_body, prefix_key(decision.role, framed_body))
-    kept = _fitting(offered, framed_body, route, info)
+    own = decision.settings.context if decision.settings is not None else None
+    holds = min((held for held in (info.context, own) if held is not None), default=None)
+    kept = _fitting(offered, framed_body, route, info, holds)
     with_context = (
         _with_context(body, route, [_harmless(piece.text, info) for _, piece in kept])
         if kept
@@ -78,14 +80,18 @@ def compose(
 
 
 def _fitting(
-    offered: Sequence[tuple[str, Piece]], body: Json, route: Route, info: ExecutorInfo
+    offered: Sequence[tuple[str, Piece]],
+    body: Json,
+    route: Route,
+    info: ExecutorInfo,
+    holds: int | None,
 ) -> tuple[tuple[str, Piece], ...]:
     """Return the first pieces for which there is room, by an estimate that would rather leave one out than have the caller refused."""
-    if info.context is None:
+    if holds is None:
         return tuple(offered)
     answer = lengths.asked(body, route) or USUAL_ANSWER
     taken = info.estimate_tokens(dumps(body).decode("utf-8", "replace"))
-    room = info.context - answer - SPARE_TOKENS - taken
+    room = holds - answer - SPARE_TOKENS - taken
     kept = []
     for kind, piece in offered:
         room -= info.estimate_tokens(piece.text) + PIECE_TOKENS

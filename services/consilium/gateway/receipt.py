@@ -26,6 +26,7 @@ LONGEST_BYTES: Final = 16 * 1024
 """Bytes of a receipt: it travels in the last chunk of each answer and is kept for a day. The four bounds below keep it so."""
 MOST_NOTES: Final = 12
 LONGEST_NOTE: Final = 300
+MOST_NAME: Final = 128
 MOST_IDS: Final = 20
 LONGEST_ID: Final = 100
 
@@ -123,6 +124,7 @@ class Receipt:
         told = {
             name: getattr(self, name) for name in self.__slots__
         }  # asdict copies deeply, a quarter of a turn's cost here
+        told["conversation"] = self.conversation[:MOST_NAME]
         told["notes"] = _bounded(self.notes, MOST_NOTES, LONGEST_NOTE)
         for name in ("adapters", "passages", "memories", "guard"):
             told[name] = _bounded(told[name], MOST_IDS, LONGEST_ID)

@@ -55,6 +55,7 @@ class Generation(rpc.GenerationServiceServicer):
         # A request without a key is refused before it is parsed.
         self._face.authority.check_spelling(_authorization(context))
         route, body = grpc_request.generation(request, self._face.cast.limits.max_json_depth)
+        conversation_name.check(request.conversation)
         entry = await self._face.enter(_authorization(context), body, request.ByteSize())
         named = request.conversation or conversation_name.named(
             _metadata(context), body, entry.admitted.key_id

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import grpc
 import pytest
 from tests.component.gateway.conftest import chat, events
 
@@ -13,6 +14,8 @@ from consilium.gateway import turn
 from consilium.gateway.config import Profile
 from consilium.gateway.contributions import Contributors, Piece, Question
 from consilium.kernel.errors import ConsiliumError
+from consilium.v1 import generation_pb2 as pb
+from consilium.v1 import generation_pb2_grpc as rpc
 
 
 @dataclass
@@ -210,3 +213,50 @@ async def test_the_receipt_says_how_old_a_table_is_whose_room_is_down(gateway):
     object.__setattr__(bench.face, "cast", cast)
     tables = (await said(bench))["consilium"]["receipt"]["tables"]
     assert tables == {"adapters": "version 3, 12 s old"}
+
+
+async def test_what_was_added_never_costs_a_caller_the_profiles_context(gateway):
+    bench = await gateway(profiles={"short": Profile(context=400)})
+    with_rooms(bench, Library(found=(Piece("p", "word " * 1500),)))
+    body = await said(bench, consilium={"profile": "short"}, max_tokens=5)
+    assert body["choices"][0]["message"]["content"]
+    assert "passages" not in body["consilium"]["receipt"]
+
+
+async def test_a_conversation_over_grpc_must_be_a_name(gateway):
+    bench = await gateway()
+    request = pb.GenerateRequest(prompt="hi", conversation="x" * 1000)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.grpc.port}") as channel:
+        call = rpc.GenerationServiceStub(channel).Generate(
+            request, metadata=(("authorization", f"Bearer {bench.key}"),)
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_key_of_home_cannot_name_another_tenants_cache(gateway):
+    bench = await gateway()
+    await said(bench, cache_salt="acme/")
+    assert bench.engines["core"].calls[-1].body["cache_salt"] == "home/acme/"
+
+
+async def test_without_keys_nobody_is_an_admin(gateway):
+    bench = await gateway(auth=False)
+    client = bench.client()
+    assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+    for method, path, body in (
+        ("POST", "/v1/keys", {"name": "x", "scopes": ["admin"]}),
+        ("GET", "/v1/keys", None),
+        ("PUT", "/v1/config", {"roles": {}}),
+    ):
+        answer = await client.request(method, path, json=body)
+        assert answer.status_code == 403, path
+
+
+async def test_a_header_shortens_a_turn_and_never_lengthens_it(gateway):
+    bench = await gateway(request_timeout_s=1.0)
+    answer = await bench.client(bench.key).post(
+        "/v1/chat/completions", json=chat("!wait"), headers={"x-consilium-timeout": "80000"}
+    )
+    assert answer.status_code == 504
