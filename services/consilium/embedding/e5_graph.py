@@ -41,7 +41,7 @@ def encoder(weights: Weights) -> bytes:
 def _layer(graph: Graph, weights: Weights, name: str, hidden: str) -> str:
     width, inner = weights.width, weights.inner
     query, key, value = (
-        _dense(graph, weights, f"{name}.{letter}", hidden, width, width) for letter in "qkv"
+        _dense(graph, weights, f"{name}.{letter}", hidden, (width, width)) for letter in "qkv"
     )
     seen = graph.node(
         "MultiHeadAttention",
@@ -50,16 +50,17 @@ def _layer(graph: Graph, weights: Weights, name: str, hidden: str) -> str:
         num_heads=weights.heads,
         scale=1 / math.sqrt(width / weights.heads),
     )
-    told = _dense(graph, weights, f"{name}.ao", seen, width, width)
+    told = _dense(graph, weights, f"{name}.ao", seen, (width, width))
     hidden = _normed(graph, weights, hidden, f"{name}.aln", told)
     wide = graph.node(
-        "Gelu", [_dense(graph, weights, f"{name}.fi", hidden, width, inner)], contrib=True
+        "Gelu", [_dense(graph, weights, f"{name}.fi", hidden, (width, inner))], contrib=True
     )
-    narrow = _dense(graph, weights, f"{name}.fo", wide, inner, width)
+    narrow = _dense(graph, weights, f"{name}.fo", wide, (inner, width))
     return _normed(graph, weights, hidden, f"{name}.oln", narrow)
 
 
-def _dense(graph: Graph, weights: Weights, name: str, hidden: str, wide: int, rows: int) -> str:
+def _dense(graph: Graph, weights: Weights, name: str, hidden: str, sizes: tuple[int, int]) -> str:
+    wide, rows = sizes
     packed, scales = paired(weights.blocks(f"{name}.w", rows))
     inputs = [
         hidden,
@@ -82,7 +83,9 @@ def _dense(graph: Graph, weights: Weights, name: str, hidden: str, wide: int, ro
 
 
 def _normed(graph: Graph, weights: Weights, hidden: str, name: str, added: str = "") -> str:
-    scale, shift = (graph.tensor(weights.plain(f"{name}.{part}"), f"{name}.{part}") for part in "wb")
+    scale, shift = (
+        graph.tensor(weights.plain(f"{name}.{part}"), f"{name}.{part}") for part in "wb"
+    )
     if added:
         return graph.node(
             "SkipLayerNormalization",

@@ -102,9 +102,7 @@ def _attribute(name: str, value: float | Sequence[int]) -> bytes:
     if isinstance(value, float):
         return _text(1, name) + b"\x15" + struct.pack("<f", value) + _number(20, _FLOAT_ATTRIBUTE)
     return (
-        _text(1, name)
-        + b"".join(_number(8, item) for item in value)
-        + _number(20, _INTS_ATTRIBUTE)
+        _text(1, name) + b"".join(_number(8, item) for item in value) + _number(20, _INTS_ATTRIBUTE)
     )
 
 

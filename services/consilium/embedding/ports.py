@@ -79,19 +79,24 @@ class Embedder(Protocol):
         """Let go of threads and connections."""
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """What the gateway answers.
+class Embedded(Protocol):
+    """What the gateway's client answers: little-endian float32 rows, the tokens of all texts together, a `Fingerprint.key()`, the model's name."""
 
-    rows         little-endian float32, one vector per text
-    tokens       of all texts together
-    fingerprint  a `Fingerprint.key()`
-    """
+    @property
+    def rows(self) -> tuple[bytes, ...]:
+        """One vector per text."""
 
-    rows: tuple[bytes, ...]
-    tokens: int
-    fingerprint: str
-    model: str
+    @property
+    def tokens(self) -> int:
+        """Of all texts together."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name what made the vectors."""
+
+    @property
+    def model(self) -> str:
+        """Name the model."""
 
 
 class Gateway(Protocol):

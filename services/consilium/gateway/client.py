@@ -24,6 +24,7 @@ __all__ = [
     "Answer",
     "Begun",
     "ChatPiece",
+    "Embedded",
     "GenerationClient",
     "Message",
     "Piece",
@@ -47,6 +48,10 @@ _AUTHORS: Final = {
     "user": pb.AUTHOR_USER,
     "assistant": pb.AUTHOR_ASSISTANT,
     "tool": pb.AUTHOR_TOOL,
+}
+_EMBED_KINDS: Final = {
+    "passage": pb.EMBED_KIND_PASSAGE,
+    "query": pb.EMBED_KIND_QUERY,
 }
 _REASONS: Final = {
     pb.FINISH_REASON_STOP: "stop",
@@ -158,10 +163,25 @@ class Answer:
     chances: tuple[TokenChance, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of texts.
+
+    rows         little-endian float32, in the order of the texts
+    tokens       of all texts together
+    fingerprint  name of everything that shapes a vector; those of different fingerprints must never be compared
+    """
+
+    rows: tuple[bytes, ...]
+    tokens: int
+    fingerprint: str
+    model: str
+
+
 class GenerationClient(Closing):
     """A gateway, as other rooms see it. Every method raises ConsiliumError.
 
-    target     host:port, or dns:///name:port
+    target     host:port, or dns:///name:port; or a channel, such as a room has of its house
     key        API key
     token      internal token, by which a room may ask for embeddings without a key
     timeout_s  deadline of a generation that names none
@@ -169,13 +189,17 @@ class GenerationClient(Closing):
 
     def __init__(
         self,
-        target: str,
+        target: str | Channel,
         *,
         key: str | None = None,
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._channel = Channel(target, name="gateway", key=key, token=token, timeout_s=timeout_s)
+        self._channel = (
+            Channel(target, name="gateway", key=key, token=token, timeout_s=timeout_s)
+            if isinstance(target, str)
+            else target
+        )
         self._stub = rpc.GenerationServiceStub(self._channel.raw)
 
     async def stream(
@@ -258,13 +282,33 @@ class GenerationClient(Closing):
         self, texts: Sequence[str], *, model: str = "", timeout_s: float = SHORT_S
     ) -> list[tuple[float, ...]]:
         """Return one vector per text."""
-        found = await self._channel.ask(
-            self._stub.Embed, pb.EmbedRequest(model=model, texts=texts), timeout_s=timeout_s
+        found = await self.vectors(texts, model=model, timeout_s=timeout_s)
+        return [struct.unpack(f"<{len(row) // 4}f", row) for row in found.rows]
+
+    async def vectors(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["passage", "query"] = "passage",
+        model: str = "",
+        dimensions: int | None = None,
+        timeout_s: float = SHORT_S,
+    ) -> Embedded:
+        """Return one vector per text as bytes, with the fingerprint of what made them.
+
+        kind        whether the texts are looked for (query) or found (passage)
+        dimensions  keep only the first numbers
+        """
+        request = pb.EmbedRequest(
+            model=model, texts=texts, kind=_EMBED_KINDS[kind], dimensions=dimensions
         )
-        return [
-            struct.unpack(f"<{len(row.values_f32) // 4}f", row.values_f32)
-            for row in found.embeddings
-        ]
+        found = await self._channel.ask(self._stub.Embed, request, timeout_s=timeout_s)
+        return Embedded(
+            tuple(row.values_f32 for row in found.embeddings),
+            found.usage.prompt_tokens,
+            found.fingerprint,
+            found.model,
+        )
 
     async def models(self, *, timeout_s: float = SHORT_S) -> list[str]:
         """Return every name that can stand in `model`."""

@@ -178,6 +178,7 @@ async def serve(
     config: Path | None = None,
     followed: dict[str, Any] | None = None,
     rooms: Sequence[Reached] = (),
+    embeddings: Embeddings | None = None,
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -213,7 +214,7 @@ async def serve(
         authority,
         kept.receipts,
         kept.responses,
-        Embeddings(TwoNumbers(), model="two-numbers"),
+        embeddings or Embeddings(TwoNumbers(), model="two-numbers"),
         Watch(cast.engine, gate, settings, clock),
         desk,
     )

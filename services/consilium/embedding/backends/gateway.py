@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from consilium.embedding.ports import Embedded, Fingerprint, Gateway, Kind, Vectors
+from consilium.embedding.ports import Array, Embedded, Fingerprint, Gateway, Kind, Vectors
 from consilium.embedding.vectors import divided
 from consilium.kernel.errors import ConsiliumError
 
@@ -32,7 +32,8 @@ class GatewayEmbedder:
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text. Raises ConsiliumError as the port says, and conflict if the gateway embeds otherwise than before."""
-        values, tokens = [], []
+        values: list[Array] = []
+        tokens: list[int] = []
         for start in range(0, len(texts), TEXTS):
             asked = texts[start : start + TEXTS]
             found = await self._gateway.vectors(asked, kind=kind, timeout_s=self._timeout_s)
@@ -53,7 +54,9 @@ class GatewayEmbedder:
             or len(found.rows) != wanted
             or any(len(row) != 4 * int(width) for row in found.rows)
         ):
-            detail = f"{len(found.rows)} vectors for {wanted} texts, fingerprint {found.fingerprint!r}"
+            detail = (
+                f"{len(found.rows)} vectors for {wanted} texts, fingerprint {found.fingerprint!r}"
+            )
             raise ConsiliumError("upstream_down", detail, name="The gateway", retry_after_s=1.0)
         known = self._fingerprint
         if known.told and known.key() != found.fingerprint:

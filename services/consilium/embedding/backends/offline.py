@@ -97,9 +97,7 @@ class Offline:
         """End the thread after the batch that it works on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(
-        self, kind: Kind, work: Callable[..., Answer], *args: object
-    ) -> Answer:
+    async def _work(self, kind: Kind, work: Callable[..., Answer], *args: object) -> Answer:
         async with self._turns.take(_RANKS[kind]):
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
