@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
+from consilium.gateway import grpc_vectors
+from consilium.gateway.grpc_vectors import Embedded, Kind
 from consilium.gateway.sse_reader import ChatPiece, Reader, chat_piece
 from consilium.kernel.closing import Closing
 from consilium.kernel.grpc_channel import Channel
@@ -48,10 +50,6 @@ _AUTHORS: Final = {
     "user": pb.AUTHOR_USER,
     "assistant": pb.AUTHOR_ASSISTANT,
     "tool": pb.AUTHOR_TOOL,
-}
-_EMBED_KINDS: Final = {
-    "passage": pb.EMBED_KIND_PASSAGE,
-    "query": pb.EMBED_KIND_QUERY,
 }
 _REASONS: Final = {
     pb.FINISH_REASON_STOP: "stop",
@@ -161,21 +159,6 @@ class Answer:
     receipt: Json | None
     tool_calls: tuple[ToolCall, ...] = ()
     chances: tuple[TokenChance, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors of texts.
-
-    rows         little-endian float32, in the order of the texts
-    tokens       of all texts together
-    fingerprint  name of everything that shapes a vector; those of different fingerprints must never be compared
-    """
-
-    rows: tuple[bytes, ...]
-    tokens: int
-    fingerprint: str
-    model: str
 
 
 class GenerationClient(Closing):
@@ -289,7 +272,7 @@ class GenerationClient(Closing):
         self,
         texts: Sequence[str],
         *,
-        kind: Literal["passage", "query"] = "passage",
+        kind: Kind = "passage",
         model: str = "",
         dimensions: int | None = None,
         timeout_s: float = SHORT_S,
@@ -299,16 +282,9 @@ class GenerationClient(Closing):
         kind        whether the texts are looked for (query) or found (passage)
         dimensions  keep only the first numbers
         """
-        request = pb.EmbedRequest(
-            model=model, texts=texts, kind=_EMBED_KINDS[kind], dimensions=dimensions
-        )
+        request = grpc_vectors.request(texts, kind, model, dimensions)
         found = await self._channel.ask(self._stub.Embed, request, timeout_s=timeout_s)
-        return Embedded(
-            tuple(row.values_f32 for row in found.embeddings),
-            found.usage.prompt_tokens,
-            found.fingerprint,
-            found.model,
-        )
+        return grpc_vectors.embedded(found)
 
     async def models(self, *, timeout_s: float = SHORT_S) -> list[str]:
         """Return every name that can stand in `model`."""

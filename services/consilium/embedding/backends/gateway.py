@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from consilium.embedding.batches import in_batches
 from consilium.embedding.ports import Array, Embedded, Fingerprint, Gateway, Kind, Vectors
 from consilium.embedding.vectors import divided
 from consilium.kernel.errors import ConsiliumError
@@ -32,18 +33,16 @@ class GatewayEmbedder:
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text. Raises ConsiliumError as the port says, and conflict if the gateway embeds otherwise than before."""
-        values: list[Array] = []
-        tokens: list[int] = []
-        for start in range(0, len(texts), TEXTS):
-            asked = texts[start : start + TEXTS]
-            found = await self._gateway.vectors(asked, kind=kind, timeout_s=self._timeout_s)
-            self._check(found, len(asked))
-            values += [np.frombuffer(row, dtype="<f4") for row in found.rows]
-            tokens += divided(found.tokens, [len(text.encode()) for text in asked])
-        return Vectors(np.stack(values), tuple(tokens))
+        return await in_batches(texts, TEXTS, lambda part: self._call(part, kind))
 
     async def aclose(self) -> None:
         """Do nothing: the client belongs to who made it."""
+
+    async def _call(self, texts: Sequence[str], kind: Kind) -> Vectors:
+        found = await self._gateway.vectors(texts, kind=kind, timeout_s=self._timeout_s)
+        self._check(found, len(texts))
+        values: Array = np.frombuffer(b"".join(found.rows), dtype="<f4").reshape(len(texts), -1)
+        return Vectors(values, divided(found.tokens, [len(text.encode()) for text in texts]))
 
     def _check(self, found: Embedded, wanted: int) -> None:
         """Remember the first answer's fingerprint, and refuse another one or an answer that is not whole."""
