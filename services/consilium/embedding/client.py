@@ -6,40 +6,58 @@ Knows the backends. Does not know who asks.
 from __future__ import annotations
 
 from consilium.embedding.cache import Cached
-from consilium.embedding.config import Embedding
-from consilium.embedding.ports import Embedder, Fingerprint, Kind, Vectors
+from consilium.embedding.config import OFFLINE, Embedding
+from consilium.embedding.ports import Embedder, Fingerprint, Gateway, Kind, Vectors
 from consilium.embedding.service import Embeddings
 from consilium.engine.client import EngineClient
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 
-__all__ = ["Embedding", "Embeddings", "Fingerprint", "Kind", "Vectors", "open_embeddings"]
+__all__ = [
+    "Embedding",
+    "Embeddings",
+    "Fingerprint",
+    "Gateway",
+    "Kind",
+    "Vectors",
+    "open_embeddings",
+]
 
 
-def open_embeddings(config: Embedding, engines: EngineClient | None = None) -> Embeddings:
+def open_embeddings(
+    config: Embedding, engines: EngineClient | None = None, gateway: Gateway | None = None
+) -> Embeddings:
     """Return the endpoint. Nothing is loaded or asked before the first request.
 
     engines  needed for backend engine; it stays the caller's
+    gateway  for rooms other than the gateway: it is asked whatever the backend, so that a model is loaded once per cluster; it stays the caller's
 
     Raises ConsiliumError(config_invalid) if the key's variable is empty, or engines are missing.
     """
-    embedder = _backend(config, engines)
+    if gateway is None:
+        embedder, cut = _backend(config, engines), config.dimensions
+    else:
+        from consilium.embedding.backends.gateway import GatewayEmbedder  # noqa: PLC0415
+
+        # The gateway cuts to the dimensions of the same configuration.
+        embedder, cut = GatewayEmbedder(gateway, timeout_s=config.timeout_s), None
     if config.cache_mib:
         embedder = Cached(embedder, config.cache_mib << 20)
-    return Embeddings(embedder, model=model_name(config), dimensions=config.dimensions)
+    return Embeddings(embedder, model=model_name(config), dimensions=cut)
 
 
 def model_name(config: Embedding) -> str:
     """Return the name that callers send, for /v1/models too."""
-    return config.model or "all-MiniLM-L6-v2"
+    return config.model or OFFLINE[0]
 
 
 def _backend(config: Embedding, engines: EngineClient | None) -> Embedder:
     prefixes = {"query_prefix": config.query_prefix, "passage_prefix": config.passage_prefix}
     if config.backend == "offline":
-        from consilium.embedding.backends.offline import Offline  # noqa: PLC0415
+        from consilium.embedding.backends.catalogue import open_offline  # noqa: PLC0415
 
-        return Offline(
+        return open_offline(
+            model_name(config),
             max_tokens=config.max_tokens,
             truncate=config.truncate,
             batch=config.batch,

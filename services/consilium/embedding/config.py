@@ -5,25 +5,33 @@ Knows shapes of the configuration. Does not know models.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from consilium.kernel.config import Section, restarts
+from consilium.kernel.config_refusal import WrongValueError, no_such
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+OFFLINE: Final = ("minilm-e5", "all-MiniLM-L6-v2", "multilingual-e5-small")
+"""Models that come in wheels; the first is the default."""
 
 
 class Embedding(Section):
     """Where vectors come from."""
 
     backend: Literal["offline", "openai", "engine"] = Field(
-        "offline", description="offline = a small English model from a wheel, on the CPU."
+        "offline", description="offline = small models from wheels, on the CPU."
     )
     model: str | None = Field(
         None,
         min_length=1,
-        description="Name that callers send, and that the endpoint knows; offline it is all-MiniLM-L6-v2.",
+        description=(
+            "Name that callers send, and that the endpoint knows. Offline: minilm-e5 (the default; Russian, English and others, 768 numbers), "
+            "all-MiniLM-L6-v2 (English, 384), multilingual-e5-small (384)."
+        ),
     )
     url: str | None = Field(None, pattern=r"^https?://", description="openai: base URL with /v1.")
     key_env: str | None = Field(
@@ -63,6 +71,10 @@ class Embedding(Section):
         if self.backend == "openai" and (self.url is None or self.model is None):
             msg = "backend openai needs url and model"
             raise ValueError(msg)
+        if self.backend == "offline" and self.model not in (None, *OFFLINE):
+            raise WrongValueError(
+                ("embedding", "model"), *no_such(str(self.model), "offline model", OFFLINE)
+            )
         if self.backend == "engine" and (self.executor is None or self.model is None):
             msg = "backend engine needs executor and model"
             raise ValueError(msg)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -34,8 +34,9 @@ class Vectors:
 class Fingerprint:
     """Everything that changes a vector.
 
-    dimensions  None until the first answer of a remote embedder
+    dimensions  after cutting; None until the first answer of a remote embedder
     max_tokens  longest text in tokens, or None where the embedder does not say
+    told        first half of the key where another process computed it, and the other fields are not all known here
     """
 
     model: str
@@ -46,14 +47,23 @@ class Fingerprint:
     passage_prefix: str = ""
     max_tokens: int | None = None
     normalised: bool = True
+    told: str = ""
 
     def key(self) -> str:
-        """Return a short stable name: sixteen hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Return a short stable name: sixteen hex digits for what made the vector, a dash, and its length (? until that is known)."""
+        fields = asdict(self)
+        for name in ("dimensions", "told"):
+            del fields[name]
+        made = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{self.told or made}-{self.dimensions or '?'}"
+
+    def cut_to(self, dimensions: int | None) -> Fingerprint:
+        """Return the fingerprint of the same vectors cut to their first numbers; None = whole."""
+        return self if dimensions is None else replace(self, dimensions=dimensions)
 
 
 class Embedder(Protocol):
-    """One model that turns text into vectors. Backends: offline, openai, engine."""
+    """One model that turns text into vectors. Backends: offline, openai, engine, gateway."""
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
         """Return one vector per text; the same text gives the same vector, whatever stands beside it.
@@ -67,3 +77,32 @@ class Embedder(Protocol):
 
     async def aclose(self) -> None:
         """Let go of threads and connections."""
+
+
+class Embedded(Protocol):
+    """What the gateway's client answers: little-endian float32 rows, the tokens of all texts together, a `Fingerprint.key()`, the model's name."""
+
+    @property
+    def rows(self) -> tuple[bytes, ...]:
+        """One vector per text."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts together."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name what made the vectors."""
+
+    @property
+    def model(self) -> str:
+        """Name the model."""
+
+
+class Gateway(Protocol):
+    """What rooms need of the gateway's client."""
+
+    async def vectors(
+        self, texts: Sequence[str], *, kind: Kind = "passage", timeout_s: float = 60
+    ) -> Embedded:
+        """Return the vectors of the cluster's own model. Raises ConsiliumError."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from consilium.embedding.ports import Array, Embedder, Fingerprint, Kind, Vectors
 from consilium.embedding.vectors import shortened
 from consilium.kernel.errors import ConsiliumError
@@ -37,14 +39,20 @@ class Embeddings:
         self._running = 0
         self.model = model
 
-    def fingerprint(self) -> Fingerprint:
-        """Say by what the vectors are made."""
-        return self._embedder.fingerprint()
+    def fingerprint(self, dimensions: int | None = None) -> Fingerprint:
+        """Say by what the vectors are made that `embed` gives for these dimensions. A remote model's length is not known before its first answer."""
+        return self._embedder.fingerprint().cut_to(dimensions or self._dimensions)
+
+    async def settled_fingerprint(self, dimensions: int | None = None) -> Fingerprint:
+        """Return the fingerprint with the length that it has for certain; a remote model is asked for one vector if need be. Raises ConsiliumError."""
+        if self._embedder.fingerprint().dimensions is None:
+            await self._embedder.embed(["."])
+        return self.fingerprint(dimensions)
 
     async def create(self, body: Mapping[str, object]) -> Json:
         """Return the answer to a request.
 
-        body  input (a text or up to 2048 of them), model, encoding_format (float | base64), dimensions, input_type (passage | query; ours); others are ignored
+        body  input (a text or up to 2048 of them), model, encoding_format (float | base64), dimensions, input_type (passage | query; as other servers name it); others are ignored
 
         Raises ConsiliumError: invalid_request (with the field), model_unknown, queue_full, and what the embedder raises.
         """
@@ -81,12 +89,18 @@ class Embeddings:
             ],
             "model": self.model,
             "usage": {"prompt_tokens": total, "total_tokens": total},
+            "consilium": {"fingerprint": self.fingerprint(dimensions).key()},
         }
 
     async def embed(
         self, texts: Sequence[str], kind: Kind = "passage", *, dimensions: int | None = None
     ) -> Vectors:
-        """Return one unit vector per text; `dimensions` keeps the first numbers only. Raises ConsiliumError as `create` does."""
+        """Return one unit vector per text; `dimensions` keeps the first numbers only. Raises ConsiliumError as `create` does.
+
+        Compare two vectors only if `fingerprint(dimensions).key()` was the same for both.
+        """
+        if not texts:
+            return Vectors(np.empty((0, dimensions or self._dimensions or 0), np.float32), ())
         found = await self._embedder.embed(texts, kind)
         wanted = dimensions or self._dimensions
         width = int(found.values.shape[1])

@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
+from consilium.gateway import grpc_vectors
+from consilium.gateway.grpc_vectors import Embedded, Kind
 from consilium.gateway.sse_reader import ChatPiece, Reader, chat_piece
 from consilium.kernel.closing import Closing
 from consilium.kernel.grpc_channel import Channel
@@ -24,6 +26,7 @@ __all__ = [
     "Answer",
     "Begun",
     "ChatPiece",
+    "Embedded",
     "GenerationClient",
     "Message",
     "Piece",
@@ -161,7 +164,7 @@ class Answer:
 class GenerationClient(Closing):
     """A gateway, as other rooms see it. Every method raises ConsiliumError.
 
-    target     host:port, or dns:///name:port
+    target     host:port, or dns:///name:port; or a channel, such as a room has of its house
     key        API key
     token      internal token, by which a room may ask for embeddings without a key
     timeout_s  deadline of a generation that names none
@@ -169,13 +172,17 @@ class GenerationClient(Closing):
 
     def __init__(
         self,
-        target: str,
+        target: str | Channel,
         *,
         key: str | None = None,
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._channel = Channel(target, name="gateway", key=key, token=token, timeout_s=timeout_s)
+        self._channel = (
+            Channel(target, name="gateway", key=key, token=token, timeout_s=timeout_s)
+            if isinstance(target, str)
+            else target
+        )
         self._stub = rpc.GenerationServiceStub(self._channel.raw)
 
     async def stream(
@@ -258,13 +265,26 @@ class GenerationClient(Closing):
         self, texts: Sequence[str], *, model: str = "", timeout_s: float = SHORT_S
     ) -> list[tuple[float, ...]]:
         """Return one vector per text."""
-        found = await self._channel.ask(
-            self._stub.Embed, pb.EmbedRequest(model=model, texts=texts), timeout_s=timeout_s
-        )
-        return [
-            struct.unpack(f"<{len(row.values_f32) // 4}f", row.values_f32)
-            for row in found.embeddings
-        ]
+        found = await self.vectors(texts, model=model, timeout_s=timeout_s)
+        return [struct.unpack(f"<{len(row) // 4}f", row) for row in found.rows]
+
+    async def vectors(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind = "passage",
+        model: str = "",
+        dimensions: int | None = None,
+        timeout_s: float = SHORT_S,
+    ) -> Embedded:
+        """Return one vector per text as bytes, with the fingerprint of what made them.
+
+        kind        whether the texts are looked for (query) or found (passage)
+        dimensions  keep only the first numbers
+        """
+        request = grpc_vectors.request(texts, kind, model, dimensions)
+        found = await self._channel.ask(self._stub.Embed, request, timeout_s=timeout_s)
+        return grpc_vectors.embedded(found)
 
     async def models(self, *, timeout_s: float = SHORT_S) -> list[str]:
         """Return every name that can stand in `model`."""

@@ -40,6 +40,11 @@ _KINDS: Final = {
     "adapter": pb.MODEL_KIND_ADAPTER,
     "embedding": pb.MODEL_KIND_EMBEDDING,
 }
+_EMBED_KINDS: Final[Mapping[int, str]] = {
+    pb.EMBED_KIND_UNSPECIFIED: "passage",
+    pb.EMBED_KIND_PASSAGE: "passage",
+    pb.EMBED_KIND_QUERY: "query",
+}
 
 
 class Generation(rpc.GenerationServiceServicer):
@@ -138,6 +143,7 @@ class Generation(rpc.GenerationServiceServicer):
             "model": request.model or "auto",
             "input": list(request.texts),
             "encoding_format": "base64",
+            "input_type": _EMBED_KINDS.get(request.kind, str(request.kind)),
         }
         if request.HasField("dimensions"):
             body["dimensions"] = request.dimensions
@@ -154,6 +160,7 @@ class Generation(rpc.GenerationServiceServicer):
             embeddings=[pb.Embedding(values_f32=vector) for vector in vectors],
             dimensions=len(vectors[0]) // 4 if vectors else 0,
             usage=pb.Usage(prompt_tokens=used),
+            fingerprint=str(made["consilium"]["fingerprint"]),
         )
 
     async def GetReceipt(

@@ -176,6 +176,7 @@ async def serve(
     config: Path | None = None,
     followed: dict[str, Any] | None = None,
     rooms: Sequence[Reached] = (),
+    embeddings: Embeddings | None = None,
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -196,7 +197,7 @@ async def serve(
             tables=tables,
             engines=EngineClient({engine.info().name: engine for engine in running}),
             stores=kept,
-            embeddings=Embeddings(TwoNumbers(), model="two-numbers"),
+            embeddings=embeddings or Embeddings(TwoNumbers(), model="two-numbers"),
             forwarding=Forwarding(tuple(rooms), TOKEN, clock),
             followed=followed or {},
             gate=gate,

@@ -202,6 +202,12 @@ async def test_models_tokens_and_vectors(ask):
         pb.CountTokensRequest(prompt="aa b", return_tokens=True), metadata=metadata
     )
     assert (counted.tokens, list(counted.token_ids), counted.context_tokens) == (2, [2, 1], 4096)
+    embedded = await client.vectors(["a b", "c"], kind="query", dimensions=1)
+    assert embedded.fingerprint == bench.face.embeddings.fingerprint(1).key()
+    assert [len(row) for row in embedded.rows] == [4, 4]
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await stub.Embed(pb.EmbedRequest(texts=["a"], kind=7), metadata=metadata)
+    assert unknown.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     (one, two) = await client.embed(["a b", "c"])
     assert (len(one), len(two)) == (2, 2)
     with pytest.raises(ConsiliumError) as raised:

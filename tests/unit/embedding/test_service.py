@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from consilium.embedding import vectors
 from consilium.embedding.cache import Cached
 from consilium.embedding.client import open_embeddings
-from consilium.embedding.config import Embedding
+from consilium.embedding.config import OFFLINE, Embedding
 from consilium.embedding.ports import Fingerprint, Vectors
 from consilium.embedding.service import MOST_AT_ONCE, Embeddings
 from consilium.kernel.errors import ConsiliumError
@@ -44,7 +44,8 @@ def endpoint():
 
 async def test_the_answer_has_openais_shape(endpoint):
     answer = await endpoint.create({"model": "letters", "input": ["a b", "c"], "user": "u-1"})
-    assert set(answer) == {"object", "data", "model", "usage"}
+    assert set(answer) == {"object", "data", "model", "usage", "consilium"}
+    assert answer["consilium"] == {"fingerprint": endpoint.fingerprint().key()}
     assert [set(row) for row in answer["data"]] == [{"object", "index", "embedding"}] * 2
     assert [row["index"] for row in answer["data"]] == [0, 1]
     assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
@@ -251,6 +252,47 @@ def test_fingerprints_differ_by_every_field():
     assert len({one.key() for one in (base, *others)}) == 5
 
 
+def test_cutting_changes_the_length_in_the_key_and_nothing_else():
+    whole = Fingerprint("m", "1", 384, "mean")
+    half = whole.cut_to(192)
+    assert whole.cut_to(None).key() == whole.cut_to(384).key() == whole.key()
+    assert half.key() == f"{whole.key().partition('-')[0]}-192"
+    told = Fingerprint("cluster", "", 384, "", told=whole.key().partition("-")[0])
+    assert (told.key(), told.cut_to(192).key()) == (whole.key(), half.key())
+    assert Fingerprint("m", "1", None, "mean").key().endswith("-?")
+
+
+async def test_the_fingerprint_of_an_answer_is_that_of_its_dimensions():
+    configured = Embeddings(Letters(), model="letters", dimensions=2)
+    asked = {"model": "letters", "input": "a"}
+    keys = [
+        (await configured.create({**asked, **more}))["consilium"]["fingerprint"]
+        for more in ({}, {"dimensions": 1}, {"dimensions": 3})
+    ]
+    assert [key.rpartition("-")[2] for key in keys] == ["2", "1", "3"]
+    assert (
+        keys[0] == configured.fingerprint().key() == (await configured.settled_fingerprint()).key()
+    )
+
+
+async def test_no_texts_are_no_vectors(endpoint):
+    assert (await endpoint.embed([])).values.shape[0] == 0
+
+
+def test_an_offline_name_that_nobody_knows_is_refused_with_the_nearest():
+    from consilium.cli.config_tree import ConsiliumConfig
+    from consilium.kernel.config import load
+
+    with pytest.raises(ConsiliumError, match="the nearest is 'minilm-e5'"):
+        load(ConsiliumConfig, flags={"embedding.model": "minilm-e4"})
+
+
+def test_the_configuration_names_the_models_that_there_are():
+    from consilium.embedding.backends.catalogue import MODELS
+
+    assert tuple(MODELS) == OFFLINE
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -260,6 +302,7 @@ def test_fingerprints_differ_by_every_field():
         {"backend": "other"},
         {"url": "x"},
         {"batch": 0},
+        {"model": "all-MiniLM-L6"},
     ],
 )
 def test_the_configuration_is_checked(bad):
@@ -269,8 +312,9 @@ def test_the_configuration_is_checked(bad):
 
 def test_the_default_is_offline_and_loads_nothing():
     endpoint = open_embeddings(Embedding())
-    assert endpoint.model == "all-MiniLM-L6-v2"
-    assert endpoint.fingerprint().dimensions == 384
+    assert endpoint.model == "minilm-e5"
+    assert endpoint.fingerprint().dimensions == 768
+    assert open_embeddings(Embedding(model="all-MiniLM-L6-v2")).fingerprint().dimensions == 384
 
 
 def test_a_missing_key_is_told_at_start(monkeypatch):
