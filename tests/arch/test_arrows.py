@@ -25,6 +25,7 @@ OTHER_EDGES = {
     "gateway/live_tables.py": "follows the file of the configuration",
     "gateway/room_tables.py": "opens a channel to each room that streams a table",
     "gateway/public_face.py": "puts the two servers of the gateway together, for its process and for tests",
+    "gateway/wiring.py": "puts the parts of the gateway together, for its process and for tests",
     "planner/money.py": "reads the owner's price file, which is YAML",
     "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
     "engine/ray_head.py": "starts Ray's head process",

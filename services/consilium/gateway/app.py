@@ -26,20 +26,16 @@ from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import CORE, open_executors
 from consilium.engine.config import EngineView
 from consilium.gateway import turn
-from consilium.gateway.authority import Authority
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView, refuse_unknown_names
-from consilium.gateway.config_desk import ConfigDesk
-from consilium.gateway.executor_states import Watch
-from consilium.gateway.face import Face
 from consilium.gateway.forwarding import Forwarding, Reached
 from consilium.gateway.gate import Gate
 from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
-from consilium.gateway.public_face import PublicFace
 from consilium.gateway.room_tables import followers
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
+from consilium.gateway.wiring import Opened, wire
 from consilium.kernel import logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import (
@@ -108,48 +104,23 @@ class GatewayReplica:
             responses_max_bytes=view.gateway.responses_max_bytes,
         )
         await _prepare(self._stores)
-        pepper = _pepper(Path(config))
-        authority = Authority(
-            self._stores.keys,
-            pepper=pepper,
-            clock=clock,
-            cache_s=view.gateway.key_cache_s,
-            required=view.gateway.auth,
-        )
         token = _token(view, Path(config).parent)
         self._tables = followers(rooms(added_rooms()), view.services, token, clock)
-        cast = turn.Cast(
-            engine=self._engines,
-            frames=tables.frames,
-            profiles=tables.profiles,
-            limits=view.gateway,
-            gate=gate,
-            clock=clock,
-            ids=ids,
-            keep=lambda receipt: self._stores.receipts.put(receipt.id, receipt.stored()),
-            meter=meter,
-            tables=self._tables,
-        )
-        watch = Watch(self._engines, gate, view.gateway, clock, meter.executors)
-        self._desk = ConfigDesk(tables, self._stores.replicas, clock=clock, ids=ids)
-        face = Face(
-            cast,
-            authority,
-            self._stores.receipts,
-            self._stores.responses,
-            open_embeddings(view.embedding, self._engines),
-            watch,
-            self._desk,
-        )
-        forwarding = Forwarding(
-            tuple(_reached(room, view.services) for room in rooms(added_rooms())),
-            token,
-            clock,
-        )
-        self._public = PublicFace(
-            face,
-            self._stores.keys,
-            forwarding,
+        reached = tuple(_reached(room, view.services) for room in rooms(added_rooms()))
+        wired = wire(
+            Opened(
+                limits=view.gateway,
+                tables=tables,
+                engines=self._engines,
+                stores=self._stores,
+                embeddings=open_embeddings(view.embedding, self._engines),
+                forwarding=Forwarding(reached, token, clock),
+                followed=self._tables,
+                gate=gate,
+                meter=meter,
+                clock=clock,
+                ids=ids,
+            ),
             Settings(
                 host=view.gateway.host,
                 port=view.gateway.grpc_port or 0,
@@ -157,16 +128,14 @@ class GatewayReplica:
                 reuse_port=True,
                 default_deadline_s=view.gateway.request_timeout_s,
             ),
-            pepper=pepper,
-            observe=lambda ended: meter.rpc(
-                ended.method.rpartition("/")[2], ended.code, ended.seconds
-            ),
+            pepper=_pepper(Path(config)),
             tells_request_id=False,
         )
+        self._public, self._desk = wired.public, wired.desk
         self._http, self._grpc = self._public.http, self._public.grpc
         await self._grpc.start()
         self._looking = asyncio.gather(
-            watch.run(),
+            wired.watch.run(),
             self._stores.watch(),
             self._desk.run(),
             self._public.watch_rooms(),

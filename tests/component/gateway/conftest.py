@@ -22,11 +22,8 @@ from consilium.embedding.client import Embeddings, Fingerprint, Vectors
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import keys, turn
-from consilium.gateway.authority import Authority
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Gateway, GatewayView, Profile, Role
-from consilium.gateway.config_desk import ConfigDesk
-from consilium.gateway.executor_states import Watch
 from consilium.gateway.face import Face
 from consilium.gateway.forwarding import Forwarding, Reached
 from consilium.gateway.gate import Gate
@@ -35,6 +32,7 @@ from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.public_face import PublicFace
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
+from consilium.gateway.wiring import Opened, wire
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.grpc_server import GrpcServer, Settings
@@ -186,44 +184,30 @@ async def serve(
         await engine.start()
     settings = Gateway(**limits)
     kept = stores or open_stores(clock, receipt_ttl_s=600)
-    authority = Authority(
-        kept.keys, pepper=PEPPER, clock=clock, cache_s=settings.key_cache_s, required=settings.auth
-    )
     gate = Gate(places)
     tables = LiveTables(
         config or write_config(tmp_path / f"{ids.new()}.json", roles, profiles),
         reader(GatewayView),
         clock,
     )
-    desk = ConfigDesk(tables, kept.replicas, clock=clock, ids=ids)
-    cast = turn.Cast(
-        engine=EngineClient({engine.info().name: engine for engine in running}),
-        frames=tables.frames,
-        profiles=tables.profiles,
-        limits=settings,
-        gate=gate,
-        clock=clock,
-        ids=ids,
-        keep=lambda receipt: kept.receipts.put(receipt.id, receipt.stored()),
-        meter=GatewayMeter(Metrics(), gate),
-        tables=followed or {},
-    )
-    face = Face(
-        cast,
-        authority,
-        kept.receipts,
-        kept.responses,
-        Embeddings(TwoNumbers(), model="two-numbers"),
-        Watch(cast.engine, gate, settings, clock),
-        desk,
-    )
-    made = PublicFace(
-        face,
-        kept.keys,
-        Forwarding(tuple(rooms), TOKEN, clock),
+    wired = wire(
+        Opened(
+            limits=settings,
+            tables=tables,
+            engines=EngineClient({engine.info().name: engine for engine in running}),
+            stores=kept,
+            embeddings=Embeddings(TwoNumbers(), model="two-numbers"),
+            forwarding=Forwarding(tuple(rooms), TOKEN, clock),
+            followed=followed or {},
+            gate=gate,
+            meter=GatewayMeter(Metrics(), gate),
+            clock=clock,
+            ids=ids,
+        ),
         Settings(reflection=True),
         pepper=PEPPER,
     )
+    made = wired.public
     listener = socket.socket(
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # with its protocol named, asyncio switches Nagle's delay off
@@ -235,7 +219,7 @@ async def serve(
     await made.grpc.start()
     watching = asyncio.create_task(made.watch_rooms())
     bench = Bench(
-        face,
+        wired.face,
         made,
         {engine.info().name: engine for engine in running},
         kept,
@@ -244,7 +228,7 @@ async def serve(
         watching,
         listener.getsockname()[1],
         "",
-        asyncio.create_task(desk.run()),
+        asyncio.create_task(wired.desk.run()),
     )
     await bench.until(lambda: server.started)
     bench.key = await bench.new_key()
