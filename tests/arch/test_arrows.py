@@ -24,6 +24,7 @@ OTHER_EDGES = {
     "gateway/config_desk.py": "reads and writes the file of the configuration",
     "gateway/live_tables.py": "follows the file of the configuration",
     "gateway/room_tables.py": "opens a channel to each room that streams a table",
+    "gateway/serve_bodies.py": "a middleware for Serve's own HTTP servers",
     "gateway/public_face.py": "puts the two servers of the gateway together, for its process and for tests",
     "gateway/wiring.py": "puts the parts of the gateway together, for its process and for tests",
     "planner/money.py": "reads the owner's price file, which is YAML",

@@ -41,7 +41,9 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1)."""
-_NOT_SENT: Final = HOP_BY_HOP | INNER | {"host", "expect", REQUEST_ID_KEY}
+_NOT_SENT: Final = (
+    HOP_BY_HOP | INNER | {"host", "expect", "x-request-disconnect-disabled", REQUEST_ID_KEY}
+)
 _NOT_SHOWN: Final = HOP_BY_HOP | INNER | {"date", "server", REQUEST_ID_KEY}
 READS: Final = ("GET", "HEAD")
 WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")

@@ -99,6 +99,7 @@ def cluster_environment(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_LOG_TO_STDERR": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "consilium.gateway.serve_bodies.middlewares",  # long bodies are not read ahead
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),  # 8404
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),  # 9101
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve_fallback_http"]),  # 8500
