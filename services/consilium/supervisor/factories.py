@@ -22,7 +22,7 @@ from consilium.supervisor import commands, probes
 from consilium.supervisor.gateway_link import ensure_local_key
 from consilium.supervisor.metrics_page import MetricsServer
 from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
-from consilium.supervisor.part_process import Probe, ProbeWork, ProcessWork, Work
+from consilium.supervisor.part_process import ProbeWork, ProcessWork, Work
 from consilium.supervisor.ray_logs import why_not_started
 from consilium.supervisor.redis_server import choose_binary
 from consilium.supervisor.state_folder import Cluster, StateFolder
@@ -172,8 +172,8 @@ def redis(site: Site) -> Work:
     )
 
 
-def _redis_probe(url: str) -> Probe:
-    return lambda: (probes.redis_answers(url), "")
+def _redis_probe(url: str) -> probes.Probe:
+    return lambda: probes.redis_ready(url)
 
 
 def ray(site: Site) -> Work:
@@ -271,16 +271,18 @@ def metrics(site: Site) -> MetricsWork:
 
 
 def room_work(room: Room) -> Callable[[Site], Work]:
-    """Return what makes the part of one room: a process that answers GET /healthz on its metrics port while it is well."""
+    """Return what makes the part of one room: a process that answers GET /healthz on its metrics port with 200 while it is well."""
 
     def make(site: Site) -> Work:
         url = f"http://{LOOPBACK}:{site.cluster.ports[f'{room.name}_metrics']}/healthz"
         timeout_s = min(PROBE_S, room.silent_s / 4)
 
-        def well() -> tuple[bool, str]:
+        def well() -> tuple[bool, str, bool]:
+            """Any status is heard: a room that says 503 is starting, however long that takes."""
             status, body = probes.http_get(url, timeout_s=timeout_s)
-            ok = status == 200
-            return ok, "" if ok or not status else body[:200].decode("utf-8", "replace").strip()
+            ok, heard = status == 200, status != 0
+            words = body[:200].decode("utf-8", "replace").strip() if heard and not ok else ""
+            return ok, words, heard
 
         return ProcessWork(
             commands.python_command(room.module, "--config", str(site.folder.config)),

@@ -13,7 +13,7 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from threading import Thread
@@ -172,9 +172,9 @@ class Supervisor:
             return
         answer = work.answer(_probe_every_s(live, now))
         silence = self._silence[name]
-        if answer.at not in {0.0, silence.heard}:
-            silence.heard = answer.at
-            silence.note(now, ok=answer.ok)
+        if answer.at not in {0.0, silence.counted}:
+            silence.counted = answer.at
+            silence.note(now, ok=answer.ok, heard=answer.heard)
             if live.state is PartState.UP and silence.is_shown():
                 self._board.unready(name, now, answer.detail or "does not answer")
             elif live.state is PartState.STARTING and answer.ok:
@@ -222,31 +222,44 @@ class Supervisor:
         return BY_CODE[failure.code].exit_code
 
     def _end_all(self) -> None:
+        """End everything in order. Each step by itself: one that fails, such as for want of a descriptor or a thread, keeps no other from being done."""
         self._cluster = replace(self._cluster, phase="stopping")
-        self._write()
+        _whatever_happens(self._write)
         if self._drain is not None and self._board.was_up:
             _whatever_happens(self._drain)
-        self._board.stopping(self._clock())
-        self._write()
+        _whatever_happens(lambda: self._board.stopping(self._clock()))
+        _whatever_happens(self._write)
         for group in self._order:
-            endings = {name: self._ending(name) for name in group}
-            for name, ending in endings.items():
-                ending.join()
-                self._board.stopped(name, self._clock())
-                self._write()
-        rest = dict.fromkeys((*_below_us(), *processes.marked(self._cluster.mark)))
-        processes.end((item for item in rest if item not in self._before), grace_s=2.0)
+            self._end_group(group)
+        rest: list[Pid] = []
+        _whatever_happens(lambda: rest.extend(_below_us()))
+        _whatever_happens(lambda: rest.extend(processes.marked(self._cluster.mark)))
+        theirs = tuple(item for item in dict.fromkeys(rest) if item not in self._before)
+        _whatever_happens(lambda: processes.end(theirs, grace_s=2.0))
         self._cluster = replace(
             self._cluster, phase="failed" if self._cluster.failure else "stopped", left=()
         )
-        self._write(pids=False)
+        _whatever_happens(partial(self._write, pids=False))
 
-    def _ending(self, name: str) -> Thread:
-        """Begin to end one part: it is asked once, and only when its grace is over a second time."""
-        stop = partial(self._works[name].stop, self._board[name].part.stop_s)
-        ending = Thread(target=_whatever_happens, args=(stop,), name=f"ending {name}")
-        ending.start()
-        return ending
+    def _end_group(self, group: Iterable[str]) -> None:
+        """End parts side by side: each is asked once, and only when its grace is over a second time. One that gets no thread is ended in this one, after the others were asked."""
+        stops = {
+            name: partial(self._works[name].stop, self._board[name].part.stop_s) for name in group
+        }
+        endings: dict[str, Thread] = {}
+        for name, stop in stops.items():
+            ending = Thread(target=_whatever_happens, args=(stop,), name=f"ending {name}")
+            with contextlib.suppress(RuntimeError):
+                ending.start()
+                endings[name] = ending
+        for name, stop in stops.items():
+            if name not in endings:
+                _whatever_happens(stop)
+        for name in stops:
+            if name in endings:
+                endings[name].join()
+            _whatever_happens(partial(self._board.stopped, name, self._clock()))
+            _whatever_happens(self._write)
 
     def _sleep(self) -> None:
         ready, _, _ = select.select([self._wake_read], [], [], self._pause_s(self._clock()))
@@ -332,7 +345,7 @@ def _below_us() -> tuple[Pid, ...]:
     return processes.descendants(me) if me is not None else ()
 
 
-def _whatever_happens(action: Callable[[], None]) -> None:
+def _whatever_happens(action: Callable[[], object]) -> None:
     """Do one step of the end. What it raises is told and keeps no other part from being ended."""
     try:
         action()

@@ -14,13 +14,11 @@ from time import monotonic
 from typing import Final, Protocol
 
 from consilium.supervisor import processes
-from consilium.supervisor.probes import Answer, Watch
+from consilium.supervisor.probes import Answer, Probe, Watch
 from consilium.supervisor.state_folder import Pid
 
 REAPED_S: Final = 2.0
 """A process with threads looks gone a moment before its exit code can be had."""
-
-Probe = Callable[[], tuple[bool, str]]
 
 
 class Work(Protocol):

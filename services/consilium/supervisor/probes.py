@@ -17,9 +17,23 @@ from urllib.parse import unquote, urlsplit
 
 from consilium.kernel.openai_errors import said_in
 
+Probe = Callable[[], tuple[bool, str] | tuple[bool, str, bool]]
+"""Says whether a part is ready and what it said, and thirdly whether it was heard at all; where that is left out, it was heard if it is ready."""
+
 
 def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
     """Return True if a Redis answers PING with our password. Reads plain redis:// URLs; loading a data set counts as not yet."""
+    return redis_ready(url, timeout_s)[0]
+
+
+def redis_ready(url: str, timeout_s: float = 1.0) -> tuple[bool, str, bool]:
+    """Return whether a Redis answers PING with our password, no words, and whether it was heard: an error such as LOADING or NOAUTH is also a reply."""
+    answer = _redis_reply(url, timeout_s)
+    return answer.endswith(b"+PONG\r\n"), "", answer.startswith((b"+", b"-"))
+
+
+def _redis_reply(url: str, timeout_s: float) -> bytes:
+    """Return what a Redis replies to AUTH and PING, as far as it came."""
     parts = urlsplit(url)
     words = [b"PING"]
     commands = []
@@ -27,21 +41,21 @@ def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
         user = [unquote(parts.username).encode()] if parts.username else []
         commands.append([b"AUTH", *user, unquote(parts.password).encode()])
     commands.append(words)
+    answer = b""
     try:
         with socket.create_connection(
             (parts.hostname or "127.0.0.1", parts.port or 6379), timeout=timeout_s
         ) as connection:
             connection.settimeout(timeout_s)
             connection.sendall(b"".join(_resp(command) for command in commands))
-            answer = b""
             while answer.count(b"\r\n") < len(commands):
                 piece = connection.recv(1024)
                 if not piece:
                     break
                 answer += piece
     except OSError:
-        return False
-    return answer.endswith(b"+PONG\r\n")
+        return answer
+    return answer
 
 
 def _resp(words: list[bytes]) -> bytes:
@@ -115,17 +129,21 @@ def file_exists(path: Path) -> Callable[[], tuple[bool, str]]:
 
 @dataclass(slots=True)
 class Answer:
-    """What a probe said last, and when (seconds of the monotonic clock); `at` is 0 before the first answer."""
+    """What a probe said last, and when (seconds of the monotonic clock); `at` is 0 before the first answer.
+
+    heard  whether anything was heard, be it that the part is not ready yet
+    """
 
     ok: bool = False
     detail: str = ""
     at: float = 0.0
+    heard: bool = False
 
 
 class Watch:
     """Asks one probe again and again in a thread of its own, so that a slow answer holds nobody up."""
 
-    def __init__(self, probe: Callable[[], tuple[bool, str]], every_s: float) -> None:
+    def __init__(self, probe: Probe, every_s: float) -> None:
         self._probe = probe
         self._every_s = every_s
         self._thread: Thread | None = None
@@ -151,8 +169,9 @@ class Watch:
 
     def _ask(self, turn: int) -> None:
         try:
-            ok, detail = self._probe()
+            ok, detail, *said = self._probe()
+            heard = said[0] if said else ok
         except Exception as err:
-            ok, detail = False, f"{type(err).__name__}: {err}"
+            ok, detail, heard = False, f"{type(err).__name__}: {err}", False
         if turn == self._turn:
-            self.last = Answer(ok, detail, monotonic())
+            self.last = Answer(ok, detail, monotonic(), heard)

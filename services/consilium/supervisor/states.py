@@ -53,7 +53,7 @@ class Part:
     lives     True for a process that stays; False for a task that ends with 0 and leaves its work elsewhere
     vital     whether the cluster is nothing without it: `up` fails when it does not come up
     stop_s    seconds that it gets to end what it is doing
-    silent_s  seconds without an answer after which its process is ended and started again; None = never
+    silent_s  seconds without any answer, be it that it is not ready yet, after which its process is ended and started again; None = never
     claims    whether it takes work by itself, so that it stops taking before anything else is closed
     """
 

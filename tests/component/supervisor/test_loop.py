@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from tests.component.supervisor.running import BROKEN, HEAD, MILD, Running, Site
 from tests.waiting import until
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.supervisor import probes, processes
+from consilium.supervisor import loop, probes, processes
 from consilium.supervisor.loop import Supervisor
 from consilium.supervisor.part_process import ProbeWork, ProcessWork
 from consilium.supervisor.state_folder import Cluster, StateFolder
@@ -197,3 +198,45 @@ def test_a_step_that_fails_ends_no_cluster(site: Site) -> None:
     running = Running(site.supervisor(works))
     until(lambda: running.state("core") == "up")
     assert running.stop() == 0
+
+
+class NoThread(threading.Thread):
+    """What a process gets that may have no more threads."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def fails(*_args: object, **_more: object) -> None:
+    raise RuntimeError("a test wants it so")
+
+
+@pytest.mark.parametrize("step", ["write", "below", "marked", "thread", "end", "drain", "all"])
+def test_a_step_of_the_end_that_fails_keeps_no_part_running(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    works = {"store": site.head(name="store"), "worker": site.head(name="worker")}
+    supervisor = site.supervisor(
+        works, Part("store"), Part("worker", needs=("store",)), drain=lambda: None
+    )
+    running = Running(supervisor)
+    until(lambda: running.supervisor.cluster.phase == "up")
+    faults = {
+        "write": (supervisor, "_write", fails),
+        "below": (loop, "_below_us", fails),
+        "marked": (processes, "marked", fails),
+        "thread": (loop, "Thread", NoThread),
+        "end": (processes, "end", fails),
+        "drain": (supervisor, "_drain", fails),
+    }
+    with monkeypatch.context() as faulty:
+        for name, fault in faults.items():
+            if step in {name, "all"}:
+                faulty.setattr(*fault)
+        assert running.stop() == 0
+    assert not running.thread.is_alive()
+    assert processes.marked(site.cluster.mark) == ()
+    if step not in {"write", "all"}:
+        left = site.folder.read_cluster()
+        assert left is not None
+        assert left.phase == "stopped"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
+from threading import Thread
 
+import pytest
 from tests.component.supervisor.running import Running, Site
 from tests.waiting import until
 
@@ -42,6 +45,8 @@ def test_our_own_redis_keeps_its_data_over_a_kill(site: Site) -> None:
     assert not probes.redis_answers(url.replace("redis://:", "redis://:x")), (
         "a wrong password is no answer"
     )
+    ready, _, heard = probes.redis_ready(url.replace("redis://:", "redis://:x"))
+    assert (ready, heard) == (False, True), "but it was heard"
     with redis.Redis.from_url(url) as client:
         assert client.info("server")["redis_version"] >= "7"
         client.set("k", "v")
@@ -57,3 +62,26 @@ def test_our_own_redis_keeps_its_data_over_a_kill(site: Site) -> None:
         assert client.get("k") == b"v"
     assert running.stop() == 0
     assert processes.marked(site.cluster.mark) == ()
+
+
+@pytest.mark.parametrize(
+    ("reply", "heard"),
+    [(b"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", True), (b"", False)],
+)
+def test_a_redis_that_loads_is_heard_and_one_that_hangs_up_is_not(
+    reply: bytes, heard: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(reply)
+
+        serving = Thread(target=serve)
+        serving.start()
+        url = f"redis://:secret@127.0.0.1:{server.getsockname()[1]}/0"
+        assert probes.redis_ready(url) == (False, "", heard)
+        serving.join(5)
+    assert probes.redis_ready(url) == (False, "", False)

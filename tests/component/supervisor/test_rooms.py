@@ -16,7 +16,7 @@ from tests.greeter.room import ROOM
 from tests.waiting import until
 
 from consilium.kernel.ports import free_port
-from consilium.supervisor import factories, processes
+from consilium.supervisor import factories, processes, silence
 from consilium.supervisor.gateway_link import wait_until_idle
 from consilium.supervisor.loop import Supervisor
 from consilium.supervisor.part_process import ProbeWork
@@ -109,6 +109,25 @@ def test_a_room_that_never_starts_leaves_the_cluster_degraded(site: Site, fault:
         assert "Something unexpected ended this process" in part.why
         until(lambda: running.part(ROOM.name).restarts >= 2)  # it is tried for ever
     assert running.code is None
+    assert running.stop() == 0
+
+
+def test_a_room_that_says_that_it_is_starting_is_left_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its migrations may take minutes. It was ended once START_S had passed, and again, for ever."""
+    monkeypatch.setattr(silence, "START_S", 0.5)
+    supervisor = with_greeter(site, "hang")
+    works = dict(supervisor._works)
+    running = Running(supervisor)
+    until(lambda: works[ROOM.name].answer(0.1).heard)
+    first = works[ROOM.name].pids()
+    time.sleep(ROOM.silent_s + 2.0)
+    assert running.part(ROOM.name).detail == "starting"
+    assert running.part(ROOM.name).restarts == 0
+    assert works[ROOM.name].pids() == first
+    processes.send(first[0], signal.SIGSTOP)  # now it says nothing at all
+    until(lambda: running.part(ROOM.name).restarts == 1)
     assert running.stop() == 0
 
 

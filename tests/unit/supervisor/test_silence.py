@@ -50,3 +50,15 @@ def test_a_part_is_shown_as_silent_after_a_few_probes() -> None:
         assert not silence.is_shown(), number
         silence.note(1.0, ok=False)
     assert silence.is_shown()
+
+
+def test_a_part_that_says_that_it_is_not_ready_yet_is_not_silent() -> None:
+    silence = Silence(100.0)
+    for now in range(101, 701):  # migrations may take ten minutes
+        silence.note(float(now), ok=False, heard=True)
+        assert not silence.is_over(float(now), LIMIT_S), now
+    assert silence.is_shown()
+    for _ in range(LEAST_FAILURES):
+        silence.note(701.0, ok=False)
+    assert not silence.is_over(700.0 + LIMIT_S, LIMIT_S)
+    assert silence.is_over(700.0 + START_S, LIMIT_S)
