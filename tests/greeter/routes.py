@@ -4,6 +4,7 @@ GET  /v1/greeter/whoami           who asks
 GET  /v1/greeter/claims           what was taken, and whether it still takes
 GET  /v1/greeter/fail?code=       an error
 PUT  /v1/greeter/files/NAME       a body that goes to the disk, resumable; HEAD says how much has come, GET streams it, DELETE forgets it
+POST /v1/greeter/files            a form as SDKs send it: `file`, and a `purpose` before it
 GET  /v1/greeter/stream?pieces=   so many lines, 10 ms apart
 """
 
@@ -22,6 +23,7 @@ from consilium.kernel import calls
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.http_server import Asgi
+from consilium.kernel.multipart import Multipart
 from consilium.kernel.uploads import Uploads, offset_of, size_of
 from tests.greeter.claims import Claims
 
@@ -45,6 +47,19 @@ class Files:
         )
         return JSONResponse({"bytes": size}, 201, {OFFSET: str(size)})
 
+    async def post(self, request: Request) -> Response:
+        purpose, made = "", {}
+        async for part in Multipart(request.scope, request.receive):
+            if part.filename is None:
+                purpose = await part.text(limit=100)
+                continue
+            file = self._named(part.filename)
+            size = await self._uploads.receive(file, 0, part.receive, limit=self._max)
+            made = {"filename": part.filename, "bytes": size, "media": part.media}
+        if not made:
+            raise ConsiliumError("invalid_request", field="file", reason="the form has no file")
+        return JSONResponse({**made, "purpose": purpose}, 201)
+
     async def get(self, request: Request) -> Response:
         file = self._file(request)
         if request.method == "HEAD":
@@ -58,7 +73,9 @@ class Files:
         return Response(status_code=204)
 
     def _file(self, request: Request) -> Path:
-        name = str(request.path_params["name"])
+        return self._named(str(request.path_params["name"]))
+
+    def _named(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ConsiliumError("invalid_request", field="name", reason="it is no name of a file")
         return self._folder / name
@@ -106,6 +123,7 @@ def application(folder: Path, max_bytes: int, claims: Claims) -> Asgi:
             Route("/v1/greeter/claims", told_claims),
             Route("/v1/greeter/fail", fail),
             Route("/v1/greeter/stream", stream),
+            Route("/v1/greeter/files", files.post, methods=["POST"]),
             Route("/v1/greeter/files/{name}", files.put, methods=["PUT"]),
             Route("/v1/greeter/files/{name}", files.get, methods=["GET", "HEAD"]),
             Route("/v1/greeter/files/{name}", files.delete, methods=["DELETE"]),

@@ -335,3 +335,26 @@ async def test_a_caller_that_reads_slowly_holds_the_room_back(gateway, own_greet
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+async def test_a_form_as_sdks_send_it_streams_through(gateway, greeter):
+    bench = await gateway(rooms=[greeter.reached])
+    client = await client_of(bench)
+    body = bytes(range(256)) * 20_000
+    made = await client.post(
+        FILES, data={"purpose": "batch"}, files={"file": ("form.bin", body, "application/x-odd")}
+    )
+    assert made.json() == {
+        "filename": "form.bin",
+        "bytes": len(body),
+        "media": "application/x-odd",
+        "purpose": "batch",
+    }
+    assert (greeter.files / "form.bin").read_bytes() == body
+    for odd in (
+        {"content": b"x"},
+        {"files": {"file": ("../up", b"x")}},
+        {"data": {"purpose": "x"}},
+    ):
+        answer = await client.post(FILES, **odd)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
