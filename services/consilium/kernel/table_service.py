@@ -47,11 +47,13 @@ class TableServicer(rpc.TableServiceServicer):
             changed = table.next_change()
             update = table.since(epoch, version)
             if update is not None or is_first:
-                for piece in pieces(update or table.heartbeat()):
+                sent = update or table.heartbeat(version)
+                for piece in pieces(sent):
                     yield _message(piece)
-                epoch, version, is_first = table.epoch, update.version if update else version, False
+                epoch, version, is_first = sent.epoch, sent.version, False
             elif not await self._any(changed):
-                yield _message(table.heartbeat())
+                # Of what was sent here: the table may have changed since the wait was over.
+                yield _message(table.heartbeat(version))
 
     def _named(self, name: str) -> Table:
         principal = calls.current().principal

@@ -121,9 +121,9 @@ class Table:
                 removed.append(key)
         return Update(self.epoch, self.version, changed=changed, removed=tuple(removed))
 
-    def heartbeat(self) -> Update:
-        """Return the word that nothing has changed."""
-        return Update(self.epoch, self.version)
+    def heartbeat(self, version: int) -> Update:
+        """Return the word that nothing has changed for a follower that was sent this version."""
+        return Update(self.epoch, version)
 
     def next_change(self) -> asyncio.Event:
         """Return the event that the next change sets. Take it before asking `since`, and none is missed."""
@@ -181,12 +181,12 @@ class Assembly:
         if update.more:
             return None
         rows, self._rows, self._begun = self._rows, {}, None
+        if _is_torn(held, first, rows):
+            raise TornError
         if first.whole:
             touched = held.rows.keys() - rows.keys() | {
                 key for key, row in rows.items() if held.rows.get(key) != row
             }
-        elif first.epoch != held.epoch or first.version < held.version:
-            raise TornError
         else:
             touched = {*rows, *first.removed}
             rows = dict(held.rows) | rows
@@ -195,6 +195,15 @@ class Assembly:
         if not touched and (first.epoch, first.version) == (held.epoch, held.version):
             return held, frozenset()
         return Held(first.epoch, first.version, MappingProxyType(rows)), frozenset(touched)
+
+
+def _is_torn(held: Held, first: Update, rows: Mapping[str, Row]) -> bool:
+    """Say whether an update does not go on from what is held. One that changes nothing must name the very version."""
+    if first.whole:
+        return False
+    if first.epoch != held.epoch or first.version < held.version:
+        return True
+    return not rows and not first.removed and first.version != held.version
 
 
 def _parsed(text: str) -> Row:

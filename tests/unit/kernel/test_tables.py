@@ -119,7 +119,7 @@ def test_an_empty_table_of_another_epoch_takes_the_rows_away():
 
 
 def test_an_update_that_does_not_go_on_from_what_is_held_is_torn():
-    for update in (Update("f", 4), Update("e", 2)):
+    for update in (Update("f", 4), Update("e", 2), Update("e", 4)):
         with pytest.raises(TornError):
             Assembly().take(Held("e", 3), update)
     assembly = Assembly()
