@@ -162,10 +162,12 @@ class Live(Generic[T]):
     ) -> None:
         """Read the file and take it over. Raises ConsiliumError(config_invalid): a process does not start with a file that it cannot use."""
         self._path, self._read, self._take, self._clock = path, read, take, clock
+        self._looking = asyncio.Lock()
         self._files: tuple[Path, ...] = ()
+        before = self._signature()
         first = read(path)
         self._files = first.files
-        self._seen = self._signature()
+        self._seen: Signature | None = None if self._files else before
         take(first.view)
         self._started = self.view = first.view
         self.versions = versions(first.view)
@@ -186,25 +188,36 @@ class Live(Generic[T]):
                 await self.look()
             except Exception:
                 _log.exception("config_look_failed", path=str(self._path))
+                await self._clock.sleep(RETRY_S)
 
     async def look(self) -> bool:
-        """Look once. Returns whether something was taken over."""
+        """Look once. Returns whether something was taken over.
+
+        One look at a time: a second one waits, so what it reads is never older than what the first has read.
+        What is read is at least as new as the signature that is kept for it: a file that changes meanwhile is read again.
+        """
+        async with self._looking:
+            return await self._look()
+
+    async def _look(self) -> bool:
         now = self._signature()
         again = bool(self.refusal) and self._clock.monotonic() - self._refused_at >= RETRY_S
         if now == self._seen and not again:
             return False
-        self._seen = now
+        files = self._files
+        self._seen = None  # whatever fails on the way: the next look reads again
         try:
             reading = await asyncio.to_thread(self._read, self._path)
-            return self._consider(reading)
+            self._files = reading.files
+            is_taken = self._consider(reading)
         except ConsiliumError as error:
             self._refuse(error)
-            return False
+            is_taken = False
+        if self._files == files:  # `now` says nothing about files that were not looked at before
+            self._seen = now
+        return is_taken
 
     def _consider(self, reading: Reading[T]) -> bool:
-        if reading.files != self._files:  # files that were not looked at before
-            self._files = reading.files
-            self._seen = self._signature()
         found = versions(reading.view)
         is_new = found != self.versions
         if is_new:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,46 @@ async def test_a_mounted_folder_that_is_exchanged_is_seen(tmp_path: Path) -> Non
     (tmp_path / "..new").replace(tmp_path / "..data")
     assert await one.live.look()
     assert one.taken == [{"poet": "Rhyme."}, {"poet": "Weigh."}]
+
+
+async def test_looks_at_one_time_end_with_the_newest_file(path: Path) -> None:
+    """The first look has read and is slow; the file changes, and a second look asks."""
+    one = Follower(path)
+    read, has_read, go_on = one.live._read, threading.Event(), threading.Event()
+
+    def slow(file: Path) -> Reading[Tree]:
+        reading = read(file)
+        has_read.set()
+        assert go_on.wait(10)
+        return reading
+
+    one.live._read = slow
+    write(path, roles={"poet": {"frame": "old"}})
+    first = asyncio.create_task(one.live.look())
+    assert await asyncio.to_thread(has_read.wait, 10)
+    write(path, roles={"poet": {"frame": "new"}})
+    second = asyncio.create_task(one.live.look())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await first
+    assert await second
+    assert one.taken == [{"poet": "Rhyme."}, {"poet": "old"}, {"poet": "new"}]
+
+
+async def test_a_change_that_broke_on_the_way_is_tried_again(path: Path) -> None:
+    one = Follower(path)
+    read = one.live._read
+
+    def broken(_: Path) -> Reading[Tree]:
+        raise ZeroDivisionError
+
+    one.live._read = broken
+    write(path, roles={})
+    with pytest.raises(ZeroDivisionError):
+        await one.live.look()
+    one.live._read = read
+    assert await one.live.look()
+    assert one.taken[-1] == {}
 
 
 async def test_what_needs_a_restart_is_pending(path: Path) -> None:
