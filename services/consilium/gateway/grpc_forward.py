@@ -131,6 +131,7 @@ class _RoomCalls:
             call = ask(raw, metadata=await self._enter(context, method), timeout=self._left_s())
             try:
                 answer: bytes = await call
+                self._forwarding.let_in(self.reached)
                 await _begin(context, await call.initial_metadata())
                 context.set_trailing_metadata(_shown(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
@@ -150,6 +151,7 @@ class _RoomCalls:
                 await _begin(context, await call.initial_metadata())
                 async for answer in call:
                     yield answer
+                self._forwarding.let_in(self.reached)
                 context.set_trailing_metadata(_shown(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
                 await self._end(error, context)
@@ -179,6 +181,8 @@ class _RoomCalls:
         """End our call as the room's ended: with its own status where the room chose one, with a sentence where it could not."""
         status, said = error.code(), error.details() or ""
         trailing = _shown(error.trailing_metadata() or ())
+        if status is grpc.StatusCode.UNAUTHENTICATED:
+            raise self._forwarding.refused(self.reached, said) from None
         if not any(name == calls.ERROR_KEY for name, _ in trailing):
             if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 raise self.reached.down(said) from None

@@ -9,8 +9,8 @@ Knows headers, sizes and when a caller has left. Does not know what a body says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
 
@@ -49,7 +49,7 @@ READS: Final = ("GET", "HEAD")
 WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")
 CONNECT_S: Final = 2.0
 IDLE_S: Final = 60.0
-"""Seconds without a byte after which a body that is being sent is given up."""
+"""Seconds without progress after which a body is given up: one that is being sent, and one that a caller does not read."""
 
 
 class HttpProxy:
@@ -99,6 +99,12 @@ class HttpProxy:
         )
         return await self._transport.handle_async_request(asked)
 
+    def check(self, reached: Reached, answer: httpx.Response) -> None:
+        """Raise ConsiliumError(upstream_down) if a room refuses us; its callers have been let in here already."""
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise self._forwarding.refused(reached, "HTTP status 401")
+        self._forwarding.let_in(reached)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
@@ -131,6 +137,7 @@ class _Handed:
             raise self._failed(error) from None
         body.ended()
         try:
+            self._proxy.check(self._reached, answer)
             await body.unless_gone(asyncio.ensure_future(_pump(visit, answer)))
         except httpx.TransportError as error:
             raise self._failed(error) from None
@@ -190,15 +197,22 @@ class _Body:
 
 
 async def _pump(visit: Visit, answer: httpx.Response) -> None:
-    send = visit.request.send
+    """Send a room's answer on. Raises ConsiliumError(client_gone), also for a caller that has stopped reading; httpx.TransportError."""
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await visit.request.send(message)
+        except TimeoutError:
+            raise ConsiliumError("client_gone", f"it read nothing for {IDLE_S:g} s") from None
+        except OSError as error:
+            raise ConsiliumError("client_gone", str(error)) from error
+
     headers = [*_passed(answer.headers.raw, _NOT_SHOWN), *visit.headers]
     await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-    try:
-        async for chunk in answer.aiter_raw():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    except OSError as error:
-        raise ConsiliumError("client_gone", str(error)) from error
+    async for chunk in answer.aiter_raw():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _passed(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[str]) -> Headers:

@@ -116,6 +116,24 @@ async def test_an_error_of_the_room_comes_through(gateway, greeter, code):
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("method", ["Greet", "Count"])
+async def test_a_room_that_refuses_the_gateway_is_down(gateway, greeter, log_lines, method):
+    bench = await gateway(rooms=[greeter.reached])
+    channel = bench.channel(await bench.new_key(scopes=frozenset({READ})))
+    object.__setattr__(bench.public._proxy._forwarding, "token", "another")
+    for _ in range(2):
+        asking = (
+            channel.ask(stub(channel).Greet, pb.GreetRequest())
+            if method == "Greet"
+            else anext(channel.listen(stub(channel).Count, pb.CountRequest(numbers=3)))
+        )
+        with pytest.raises(ConsiliumError) as caught:
+            await asking
+        assert caught.value.code == "upstream_down"
+        assert ROOM.name in caught.value.public()
+    assert sum(line["event"] == "room_refuses_us" for line in log_lines) == 1
+
+
 async def test_what_a_room_did_not_expect_leaks_nothing(gateway, greeter):
     bench = await gateway(rooms=[greeter.reached])
     channel = bench.channel(await bench.new_key(scopes=frozenset({READ})))

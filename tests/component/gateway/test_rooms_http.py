@@ -13,6 +13,7 @@ import pytest
 from tests.component.gateway.greeter import TOKEN
 from tests.greeter.room import READ, ROOM, WRITE
 
+from consilium.gateway import http_proxy
 from consilium.gateway.forwarding import Reached
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import ADMIN, PRINCIPAL_KEY, TOKEN_KEY, Principal, sign
@@ -330,6 +331,34 @@ async def test_a_caller_that_reads_slowly_holds_the_room_back(gateway, own_greet
         await anext(answer.aiter_raw())
         await asyncio.sleep(1.0)
         assert _resident_bytes() - before < 32 * 2**20
+
+
+async def test_a_caller_that_stops_reading_is_let_go(gateway, own_greeter, monkeypatch, log_lines):
+    bench = await gateway(rooms=[own_greeter.reached])
+    key = await bench.new_key(scopes=frozenset({WRITE}))
+    (own_greeter.files / "unread").write_bytes(bytes(64 * 2**20))
+    monkeypatch.setattr(http_proxy, "IDLE_S", 0.5)
+    _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    writer.transport.pause_reading()
+    writer.write(
+        f"GET {FILES}/unread HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode()
+    )
+    await bench.until(lambda: bench.http.streams == 1, limit_s=10.0)
+    await bench.until(lambda: bench.http.streams == 0, limit_s=10.0)
+    assert any("read nothing" in line.get("detail", "") for line in log_lines)
+    writer.transport.abort()
+
+
+async def test_a_room_that_refuses_the_gateway_is_down_and_no_401(gateway, greeter, log_lines):
+    bench = await gateway(rooms=[greeter.reached])
+    client = await client_of(bench)
+    object.__setattr__(bench.public._proxy._forwarding, "token", "another")
+    for _ in range(2):
+        answer = await client.get("/v1/greeter/whoami")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_down")
+        assert ROOM.name in answer.json()["error"]["message"]
+    told = [line for line in log_lines if line["event"] == "room_refuses_us"]
+    assert [line["log_level"] for line in told] == ["error"]
 
 
 def _resident_bytes() -> int:
