@@ -1,9 +1,12 @@
 """/v1/keys: who may, what is refused, and that a key that was made opens and one that was revoked does not."""
 
+import asyncio
+import json
 import time
 
 import pytest
 
+from consilium.cli import app
 from consilium.gateway.keys import parse
 from consilium.kernel.principals import ADMIN
 
@@ -81,3 +84,25 @@ async def test_a_key_that_is_not_there(site, name):
     for method in ("GET", "DELETE"):
         answer = await boss.request(method, f"/v1/keys/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "key_unknown")
+
+
+async def test_the_command_asks_over_http(site, capsys):
+    bench, _ = site
+    boss = await bench.new_key(scopes=frozenset({ADMIN}))
+    reached = ("--endpoint", bench.url, "--key", boss, "--output", "json")
+
+    async def call(*words):
+        code = await asyncio.to_thread(app.main, ["keys", *words, *reached])
+        return code, capsys.readouterr()
+
+    code, said = await call("create", "--name", "bob", "--scopes", "greeter.read,read")
+    made = json.loads(said.out)
+    assert (code, made["scopes"]) == (0, "greeter.read,read")
+    assert made["id"] in (await call("list"))[1].out
+    assert (await call("revoke", made["id"]))[0] == 0
+    assert json.loads((await call("show", made["id"]))[1].out)["state"] != "good"
+    code, said = await call("revoke", "0" * 12)
+    assert code == 4
+    code, said = await call("create", "--name", "x", "--scopes", "greeter.wirte")
+    assert code == 1
+    assert "'greeter.write'" in said.err

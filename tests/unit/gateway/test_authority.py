@@ -32,6 +32,14 @@ class Fragile(MemoryKeys):
         self._there()
         return await super().check(*args)
 
+    async def get(self, *args):
+        self._there()
+        return await super().get(*args)
+
+    async def reserve(self, *args):
+        self._there()
+        return await super().reserve(*args)
+
     async def settle(self, *args):
         self._there()
         await super().settle(*args)
@@ -259,3 +267,32 @@ async def test_a_key_with_limits_is_asked_for_each_time(authority, store, clock)
     for _ in range(5):
         await authority.authenticate(header, 1)
     assert store.asked == 5
+
+
+async def test_a_room_acts_for_a_key_also_while_the_store_is_down(authority, store, clock):
+    header, record = await key(store, clock, rpm=10, tpm=1000, owner="ann")
+    admitted = await authority.act_for(record.id, 100)
+    assert (admitted.key_id, admitted.principal.owner, admitted.reserved) == (record.id, "ann", 100)
+    store.down = True
+    again = await authority.act_for(record.id, 100)
+    assert (again.source, again.notes != ()) == ("cache", True)
+    with pytest.raises(ConsiliumError) as caught:
+        await authority.act_for("0" * 12, 1)
+    assert caught.value.code == "upstream_down"
+    clock.passed += RETRY_S
+    store.down = False
+    assert (await authority.act_for(record.id, 1)).source == "redis"
+    assert (await authority.authenticate(header, 1)).key_id == record.id
+
+
+async def test_a_key_that_a_room_acted_for_is_still_known_by_its_secret_alone(
+    authority, store, clock
+):
+    _, record = await key(store, clock)
+    await authority.act_for(record.id, 1)
+    await refused(authority, f"Bearer csl_{record.id}_{'0' * 48}", "unauthenticated")
+
+
+async def test_the_cluster_itself_has_no_quota(authority, store):
+    admitted = await authority.act_for("", 10**9)
+    assert (admitted.key_id, admitted.reserved, store.asked) == ("", 0, 0)
