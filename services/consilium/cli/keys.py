@@ -23,6 +23,7 @@ from consilium.cli.endpoint import (
     running,
 )
 from consilium.gateway import key_requests, keys
+from consilium.kernel import logs
 from consilium.kernel.config import added_rooms, environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.rooms import rooms
@@ -212,6 +213,7 @@ class _Local:
     """The store of keys of the cluster on this machine, asked without a gateway. Answers as /v1/keys does."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        logs.configure("cli")  # what the store says belongs to stderr: stdout is the answer's
         self._folder = folder_of(args)
         self._cluster = running(self._folder)
 

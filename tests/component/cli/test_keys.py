@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+import structlog
 from tests.component.gateway.greeter import free_port
 from tests.real.valkey import Valkey
 
@@ -32,6 +33,7 @@ def state(tmp_path, monkeypatch):
         )
         folder.write_cluster(cluster)
         yield str(folder.root)
+    structlog.reset_defaults()  # the command speaks to a stderr that is gone now
 
 
 def call(capsys, *words):
