@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from consilium.gateway.lengths import count_of
+from consilium.gateway.lengths import FIELDS, count_of
 
 BYTES_PER_TOKEN: Final = 4
 USUAL_ANSWER: Final = 256
@@ -17,7 +17,7 @@ LONGEST_ANSWER: Final = 2**20
 """Tokens up to which a wished length is reserved: no context is longer, and a bucket must stay a number that Redis can count."""
 MOST_ANSWERS: Final = 1024
 """Answers that one request may ask for: its prompts times n. Each is a request of its own in the engine."""
-_LENGTHS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LENGTHS: Final = tuple(dict.fromkeys(name for names in FIELDS.values() for name in names))
 
 
 def estimate_tokens(body: Mapping[str, object], size: int) -> int:
