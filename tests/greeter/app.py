@@ -9,7 +9,6 @@ from contextlib import suppress
 from pydantic import Field
 
 from consilium.kernel import service
-from consilium.kernel.config import Section
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.house import House
 from consilium.kernel.service import Wiring
@@ -17,15 +16,9 @@ from consilium.kernel.service_config import ServicesView
 from consilium.kernel.tables import Table
 from tests.greeter import routes, servicer
 from tests.greeter.claims import Claims
+from tests.greeter.config import Greeter
 from tests.greeter.faults import fail_as_told
 from tests.greeter.room import ROOM
-
-
-class Greeter(Section):
-    """What can be set of it."""
-
-    word: str = "Hello"
-    max_file_bytes: int = 4 << 30
 
 
 class View(ServicesView):
@@ -44,7 +37,7 @@ async def build(view: View, house: House) -> Wiring:
     greeter = servicer.Greeter(view.greeter.word, greetings, itself)
     return Wiring(
         services=[servicer.service(greeter)],
-        http=routes.application(house.folder / "greeter", view.greeter.max_file_bytes, claims),
+        http=routes.application(house.folder / "greeter", view.greeter, claims),
         tables=[greetings],
         background=[claims.run()],
     )

@@ -21,29 +21,38 @@ from starlette.routing import Route, Router
 
 from consilium.kernel import calls
 from consilium.kernel.catalogue import BY_CODE
+from consilium.kernel.disk_quota import Account, DiskQuota
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.http_server import Asgi
 from consilium.kernel.multipart import Multipart
 from consilium.kernel.uploads import Uploads, offset_of, size_of
 from tests.greeter.claims import Claims
+from tests.greeter.config import Greeter
 
 OFFSET = "upload-offset"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Files:
-    """Files in a folder."""
+    """Files in a folder per tenant."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, settings: Greeter) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
-        self._max = max_bytes
+        self._max = settings.max_file_bytes
+        self._quota = DiskQuota(
+            folder, settings.max_tenant_bytes, setting="greeter.max_tenant_bytes"
+        )
         self._uploads = Uploads()
 
     async def put(self, request: Request) -> Response:
         file = self._file(request)
         size = await self._uploads.receive(
-            file, offset_of(request.scope), request.receive, limit=self._max
+            file,
+            offset_of(request.scope),
+            request.receive,
+            limit=self._max,
+            account=self._account(request),
         )
         return JSONResponse({"bytes": size}, 201, {OFFSET: str(size)})
 
@@ -53,8 +62,10 @@ class Files:
             if part.filename is None:
                 purpose = await part.text(limit=100)
                 continue
-            file = self._named(part.filename)
-            size = await self._uploads.receive(file, 0, part.receive, limit=self._max)
+            file = self._named(request, part.filename)
+            size = await self._uploads.receive(
+                file, 0, part.receive, limit=self._max, account=self._account(request)
+            )
             made = {"filename": part.filename, "bytes": size, "media": part.media}
         if not made:
             raise ConsiliumError("invalid_request", field="file", reason="the form has no file")
@@ -69,21 +80,29 @@ class Files:
         return FileResponse(file, media_type="application/octet-stream")
 
     async def delete(self, request: Request) -> Response:
-        self._file(request).unlink(missing_ok=True)
+        file, account = self._file(request), self._account(request)
+        there = size_of(file)
+        file.unlink(missing_ok=True)
+        account.give(there)
         return Response(status_code=204)
 
-    def _file(self, request: Request) -> Path:
-        return self._named(str(request.path_params["name"]))
+    def _account(self, request: Request) -> Account:
+        return self._quota.account(request.scope["principal"].tenant)
 
-    def _named(self, name: str) -> Path:
+    def _file(self, request: Request) -> Path:
+        return self._named(request, str(request.path_params["name"]))
+
+    def _named(self, request: Request, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ConsiliumError("invalid_request", field="name", reason="it is no name of a file")
-        return self._folder / name
+        folder = self._folder / request.scope["principal"].tenant
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / name
 
 
-def application(folder: Path, max_bytes: int, claims: Claims) -> Asgi:
+def application(folder: Path, settings: Greeter, claims: Claims) -> Asgi:
     """Return the ASGI application."""
-    files = Files(folder, max_bytes)
+    files = Files(folder, settings)
 
     async def whoami(request: Request) -> Response:
         asks = request.scope["principal"]

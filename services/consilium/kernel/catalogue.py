@@ -83,6 +83,15 @@ ROWS: Final[tuple[Row, ...]] = (
         "The request body is too large.",
     ),
     Row(
+        "storage_quota",
+        "RESOURCE_EXHAUSTED",
+        413,
+        _BAD,
+        False,
+        "The tenant {tenant} keeps {used} of the {limit} bytes that it may have here. Delete something, or raise {setting}.",
+        "The tenant keeps as many bytes as it may.",
+    ),
+    Row(
         "unauthenticated",
         "UNAUTHENTICATED",
         401,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import parse_qs
 
+from consilium.kernel.disk_quota import Account
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.http_server import Receive, Scope
 
@@ -48,14 +49,17 @@ class Uploads:
     def __init__(self) -> None:
         self._busy: set[Path] = set()
 
-    async def receive(self, file: Path, offset: int, receive: Receive, *, limit: int) -> int:
+    async def receive(
+        self, file: Path, offset: int, receive: Receive, *, limit: int, account: Account
+    ) -> int:
         """Write a body into a file from an offset on, and return the size of the file, which is on the disk then.
 
-        offset  at most as many bytes as are there; what lies behind it is thrown away
-        limit   bytes that the file may have
+        offset   at most as many bytes as are there; what lies behind it is thrown away
+        limit    bytes that the file may have
+        account  pays for each byte before it is written
 
-        Raises ConsiliumError: conflict (bytes before the offset are missing, or another body is on its way), body_too_large, disk_full,
-        client_gone (what has come is kept).
+        Raises ConsiliumError: conflict (bytes before the offset are missing, or another body is on its way), body_too_large, storage_quota, disk_full,
+        client_gone (what has come is kept in all of these).
         """
         there = size_of(file)
         if offset > there:
@@ -69,10 +73,12 @@ class Uploads:
         try:
             with file.open("r+b" if there else "wb") as out:
                 out.truncate(offset)
+                account.give(there - offset)
                 out.seek(offset)
-                size = await _write(out, receive, limit)
+                size = await _write(out, receive, limit, account)
                 await asyncio.to_thread(_to_disk, out)
         except OSError as err:
+            account.measure()
             if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise ConsiliumError("disk_full", str(err)) from err
             raise
@@ -89,7 +95,7 @@ def size_of(file: Path) -> int:
         return 0
 
 
-async def _write(out: BinaryIO, receive: Receive, limit: int) -> int:
+async def _write(out: BinaryIO, receive: Receive, limit: int, account: Account) -> int:
     size, held = out.tell(), bytearray()
     while True:
         message = await receive()
@@ -99,6 +105,7 @@ async def _write(out: BinaryIO, receive: Receive, limit: int) -> int:
         if size + len(held) > limit:
             raise ConsiliumError("body_too_large", size=size + len(held), limit=limit)
         if len(held) >= PIECE_BYTES or not more:
+            account.take(len(held))
             await asyncio.to_thread(out.write, held)
             size, held = size + len(held), bytearray()
         if is_gone:

@@ -13,7 +13,7 @@ import httpx
 from tests.greeter.room import ROOM
 
 from consilium.gateway.forwarding import Reached
-from consilium.kernel.principals import TOKEN_KEY
+from consilium.kernel.principals import DEFAULT_TENANT, TOKEN_KEY
 
 TOKEN = "internal-token-of-a-test"
 
@@ -39,7 +39,10 @@ class Greeter:
 
     @property
     def files(self) -> Path:
-        return self.folder / "greeter"
+        """Where it keeps what the tenant of this folder's keys has sent."""
+        kept = self.folder / "greeter" / DEFAULT_TENANT
+        kept.mkdir(parents=True, exist_ok=True)
+        return kept
 
     def start(self) -> None:
         config = self.folder / "config.json"

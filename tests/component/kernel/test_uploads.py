@@ -38,7 +38,7 @@ async def test_a_body_is_on_the_disk_and_comes_back_as_it_was(client, greeter):
     answer = await client.put(FILE, content=book)
     assert (answer.status_code, answer.json()) == (201, {"bytes": len(book)})
     assert await offset(client) == len(book)
-    assert (greeter.folder / "greeter" / "book").read_bytes() == book
+    assert (greeter.folder / "greeter" / "home" / "book").read_bytes() == book
     assert (await client.get(FILE)).content == book
     assert (await client.delete(FILE)).status_code == 204
     assert (await client.get(FILE)).status_code == 404
@@ -152,3 +152,47 @@ async def test_a_body_over_the_limit_is_refused_and_250_mib_cost_little_memory(c
     else:
         assert answer.json()["error"]["code"] == "body_too_large"
     assert await offset(client) <= 300 * MIB
+
+
+@pytest.fixture
+async def small(tmp_path):
+    running = Running(tmp_path, {"greeter": {"max_tenant_bytes": 4 * MIB}})
+    yield await running.start().until_up()
+    running.end()
+
+
+async def test_a_tenant_keeps_no_more_than_it_may(small):
+    async with httpx.AsyncClient(
+        base_url=small.url(""), headers=small.headers(), timeout=60
+    ) as client:
+        assert (await client.put(FILE, content=bytes(3 * MIB))).status_code == 201
+        refused = await client.put("/v1/greeter/files/other", content=bytes(2 * MIB))
+        told = refused.json()["error"]
+        assert (refused.status_code, told["code"]) == (413, "storage_quota")
+        assert "greeter.max_tenant_bytes" in told["message"]
+        assert str(4 * MIB) in told["message"]
+        await client.delete("/v1/greeter/files/other")
+        assert (await client.put(FILE, content=bytes(4 * MIB))).status_code == 201
+        assert (await client.delete(FILE)).status_code == 204
+        assert (await client.put(FILE, content=bytes(4 * MIB))).status_code == 201
+
+
+async def test_two_uploads_at_once_cannot_pass_the_quota_together(small):
+    async with httpx.AsyncClient(
+        base_url=small.url(""), headers=small.headers(), timeout=60
+    ) as client:
+        answers = await asyncio.gather(
+            *(client.put(f"{FILE}-{n}", content=bytes(3 * MIB)) for n in range(3))
+        )
+    assert sorted(one.status_code for one in answers)[1:] == [413, 413]
+    kept = sum(one.stat().st_size for one in (small.folder / "greeter" / "home").iterdir())
+    assert kept <= 4 * MIB
+
+
+async def test_what_lies_there_counts_after_a_restart(small):
+    async with httpx.AsyncClient(headers=small.headers(), timeout=60) as client:
+        assert (await client.put(small.url(FILE), content=bytes(3 * MIB))).status_code == 201
+        small.end()
+        await small.start().until_up()
+        refused = await client.put(small.url(f"{FILE}-2"), content=bytes(2 * MIB))
+    assert refused.status_code == 413
