@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from consilium.engine.client import CORE, State
+from consilium.engine.client import CORE
 from consilium.gateway.http_visit import HTTP_OK, Visit
 
 NOT_READY: Final = 503
@@ -19,12 +19,18 @@ async def alive(visit: Visit) -> None:
 
 
 async def ready(visit: Visit) -> None:
-    """Say whether the core generates, and how every executor is; a gateway that drains is not ready."""
-    states = await visit.face.watch.states()
-    is_ready = states.get(CORE) is State.READY and not visit.draining
+    """Say whether the core generates, and how every executor is; a gateway that drains is not ready.
+
+    Answers within a second or so, also when an executor does not: `silent_s` says for how long it has owed an answer.
+    """
+    seen = await visit.face.watch.look()
+    is_ready = CORE in seen and seen[CORE].is_ready and not visit.draining
     if not is_ready:
         visit.headers.append((b"retry-after", b"2"))
-    told = {name: state.value for name, state in states.items()}
-    await visit.answer(
-        {"ready": is_ready, "executors": told}, status=HTTP_OK if is_ready else NOT_READY
-    )
+    told: dict[str, object] = {
+        "ready": is_ready,
+        "executors": {name: one.state.value for name, one in seen.items()},
+    }
+    if silent := {name: round(one.silent_s, 1) for name, one in seen.items() if one.silent_s}:
+        told["silent_s"] = silent
+    await visit.answer(told, status=HTTP_OK if is_ready else NOT_READY)

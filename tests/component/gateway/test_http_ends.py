@@ -2,19 +2,20 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import httpx
 import pytest
 
 from consilium.engine.backends.echo import EchoEngine
-from consilium.engine.client import EngineClient
+from consilium.engine.client import EngineClient, State
 from consilium.gateway import asgi, http_turns
 from consilium.gateway.config import Gateway, Profile
-from consilium.gateway.executor_states import FRESH_S, Watch
+from consilium.gateway.executor_states import ANSWER_S, FRESH_S, SILENT_S, Seen, Watch
 from consilium.gateway.gate import Gate
 from consilium.gateway.meter import GatewayMeter
-from consilium.kernel.clock import SystemClock
+from consilium.kernel.clock import FakeClock, SystemClock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.metrics import Metrics
 
@@ -152,14 +153,59 @@ async def test_however_many_ask_an_executor_is_asked_once():
     metrics, gate = Metrics(), Gate(1)
     meter = GatewayMeter(metrics, gate)
     watch = Watch(EngineClient({"core": engine}), gate, Gateway(), SystemClock(), meter.executors)
-    found = await asyncio.gather(*(watch.states() for _ in range(100)))
+    found = await asyncio.gather(*(watch.look() for _ in range(100)))
     assert len(asked) == 1
-    assert found[0] == {"core": "ready"}
+    assert found[0]["core"].is_ready
+    assert watch.states() == {"core": "ready"}
     assert 'consilium_engine_up{executor="core"} 1.0' in metrics.page()
     await engine.stop()
     await asyncio.sleep(FRESH_S)
-    assert (await watch.states())["core"] != "ready"
+    assert not (await watch.look())["core"].is_ready
     assert 'consilium_engine_up{executor="core"} 0.0' in metrics.page()
+
+
+async def test_an_executor_that_does_not_answer_holds_nobody_up():
+    """The others are told at once, the silent one with how long it has owed its answer; after a while it is not ready."""
+
+    class Silent(EchoEngine):
+        answers = True
+
+        async def check(self):
+            await super().check()
+            if not self.answers:
+                await asyncio.Event().wait()
+
+    silent, other = Silent("core"), EchoEngine("hands")
+    for engine in (silent, other):
+        await engine.start()
+    clock = FakeClock()
+    watch = Watch(EngineClient({"core": silent, "hands": other}), Gate(1), Gateway(), clock)
+    await watch.look()
+    silent.answers = False
+    await other.stop()
+    clock.advance(FRESH_S)
+    begun = time.monotonic()
+    looked = await watch.look()
+    assert time.monotonic() - begun < ANSWER_S + 0.5
+    assert looked["hands"].state == "down"
+    assert (looked["core"].state, looked["core"].silent_s) == ("ready", 0.0)
+    clock.advance(3.0)
+    assert watch.seen("core") == Seen(State.READY, watch.seen("core").since, 3.0)
+    assert watch.seen("core").is_ready
+    clock.advance(SILENT_S)
+    assert not watch.seen("core").is_ready
+
+
+async def test_ready_says_who_owes_an_answer(gateway):
+    bench = await gateway()
+    engine = bench.engines["core"]
+    engine._info = replace(engine._info, silent_s=4.04)
+    said = (await bench.client().get("/ready")).json()
+    assert said == {
+        "ready": True,
+        "executors": dict.fromkeys(bench.engines, "ready"),
+        "silent_s": {"core": 4.0},
+    }
 
 
 async def test_a_failure_does_not_end_the_watch(log_lines):

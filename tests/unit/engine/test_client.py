@@ -198,6 +198,8 @@ class Handle:
 
         return SimpleNamespace(stream=SimpleNamespace(remote=lambda _call: items()))
 
+    _router: object = None
+
     def remote(self) -> Awaitable[dict[str, object]]:
         async def said() -> dict[str, object]:
             if self.error is not None:
@@ -273,6 +275,34 @@ async def test_an_executor_that_is_too_full_to_be_asked_is_no_less_up(
     await call.aclose()
     monkeypatch.setattr("consilium.engine.backends.serve.HEARD_S", 0.0)
     assert await client.probe("core") is State.DOWN
+    await client.aclose()
+
+
+async def test_after_the_last_replica_died_an_executor_starts_until_the_next_one_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the dead one said is no proof: for 30 s after its last token the executor was called ready, and every call hung."""
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    running = {"one": object()}
+    router = SimpleNamespace(_active_request_router=SimpleNamespace(curr_replicas=running))
+    handle._router = SimpleNamespace(_asyncio_router=router)
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    assert await client.probe("core") is State.READY
+    assert engine.replicas() == 1
+    call = engine.stream(chat("x"))
+    await anext(call)
+    running.clear()
+    handle.error = TimeoutError()
+    assert await client.probe("core") is State.STARTING
+    running["two"] = object()  # it runs, and has not said anything
+    assert await client.probe("core") is State.STARTING
+    handle.error = None
+    assert await client.probe("core") is State.READY
+    await call.aclose()
+    running.clear()
+    handle.error = DeploymentUnavailableError()
+    assert await client.probe("core") is State.DOWN  # Serve has given it up
     await client.aclose()
 
 

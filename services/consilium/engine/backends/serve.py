@@ -19,8 +19,10 @@ from consilium.kernel.errors import ConsiliumError
 
 DEPLOYMENT: Final = "Engine"
 INFO_TIMEOUT_S: Final = 5.0
+NOBODY_S: Final = 0.5
+"""What a question waits while no replica runs: long enough for Serve to say that it has given the executor up."""
 HEARD_S: Final = 30.0
-"""An executor that gave something to any call within so many seconds is up, though it may be too full to take a question."""
+"""An executor that gave something to any call within so many seconds is up, though it may be too full to take a question. It counts only while a replica runs."""
 
 
 def app_name(executor: str) -> str:
@@ -53,28 +55,42 @@ class ServeEngine:
         """Return what the executor said last."""
         return self._info
 
+    def replicas(self) -> int | None:
+        """Return how many replicas run, as the handle knows it; None before it knows. A replica runs once its engine has generated a token.
+
+        Costs nothing. A replica that died is gone from here as soon as a call to it failed, or Serve has noticed.
+        """
+        router: Any = getattr(self._handle, "_router", None)
+        for name in ("_asyncio_router", "_active_request_router", "curr_replicas"):
+            router = getattr(router, name, None)
+        return None if router is None else len(router)
+
     async def check(self) -> None:
         """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting, engine_failed)."""
+        limit_s = NOBODY_S if self.replicas() == 0 else INFO_TIMEOUT_S
         try:
-            said: dict[str, Any] = await asyncio.wait_for(
-                self._remote().info.remote(), INFO_TIMEOUT_S
-            )
+            said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), limit_s)
         except Exception as error:
+            nobody = self.replicas() == 0
+            if nobody:
+                self._heard = -HEARD_S  # what the one before said counts no more
             if isinstance(error, TimeoutError) and time.monotonic() - self._heard < HEARD_S:
                 self._info = replace(
                     self._info, state=State.READY
                 )  # the question waits behind the calls that are being answered
                 return
-            failed = translate(error, self._info.name, INFO_TIMEOUT_S)
-            if self._info.state is State.STARTING and failed.code not in {
+            failed = translate(error, self._info.name, limit_s)
+            if (nobody or self._info.state is State.STARTING) and failed.code not in {
                 "internal",
                 "engine_failed",
-            }:  # it never said anything, so nothing was lost yet
+            }:  # nothing runs that could answer: one is on its way
                 failed = ConsiliumError(
                     "engine_starting", str(failed), name=self._info.name, retry_after_s=2.0
                 )
             self._info = replace(
-                self._info, state=State.STARTING if failed.code == "engine_starting" else State.DOWN
+                self._info,
+                state=State.STARTING if failed.code == "engine_starting" else State.DOWN,
+                silent_s=0.0,
             )
             raise failed from error
         self._info = replace(

@@ -33,6 +33,7 @@ from consilium.engine.backends import vllm_config, vllm_metrics
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
+from consilium.engine.pulse import Pulse
 from consilium.engine.vocabulary import Vocabulary, measured
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -89,6 +90,8 @@ class VllmEngine:
         self._routes: Routes | None = None
         self._first_cause: BaseException | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._pulse: Pulse | None = None
+        self._pulsing: asyncio.Task[None] | None = None
         self._template: Template = "model"
         self._vocabulary = Vocabulary()
         self._generates = True
@@ -116,8 +119,8 @@ class VllmEngine:
             self._vocabulary = self._seen_vocabulary(engine, namespace.chat_template)
             self._routes = await Routes.build(engine, namespace, tasks)
             self._engine = engine
-            self._state = State.READY
             await self._generate_one()
+            self._state = State.READY
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
             self._state = State.DOWN
@@ -130,6 +133,8 @@ class VllmEngine:
                 name=f"executor {settings.name}",
                 reason=_in_one_line(error),
             ) from error
+        self._pulse = Pulse(engine.is_sleeping, lambda: engine.steps.count)
+        self._pulsing = asyncio.create_task(self._pulse.run())
         self._watcher = asyncio.create_task(self._watch())
         _log.info("engine_ready", executor=settings.name, took_s=round(time.monotonic() - began, 1))
 
@@ -144,8 +149,9 @@ class VllmEngine:
     def shut_down(self) -> None:
         """Do what `stop` does, without waiting for the watcher."""
         self._state = State.DOWN
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self._pulsing):
+            if task is not None:
+                task.cancel()
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.shutdown(timeout=engine.vllm_config.shutdown_timeout)
@@ -164,6 +170,7 @@ class VllmEngine:
             template=self._template,
             fallback=self._settings.fallback,
             note=self._settings.note,
+            silent_s=0.0 if self._pulse is None else self._pulse.silent_s(),
             **asdict(self._vocabulary),
         )
 
