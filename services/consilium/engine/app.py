@@ -1,6 +1,7 @@
 """From a configuration to running Serve applications, one per executor of our own.
 
-    build(args)                                     one application; also what a RayService names
+    from_config(args)                               one application, planned where it will run; what a RayService names
+    build(args)                                     one application that has been planned
     python -m consilium.engine.app deploy --config  submits all of them at once and returns; each replica then starts its engine
 
 Knows the concrete classes. Does not know what fits (topology.py, planner/), and does not wait for engines: whoever wants to know asks them.
@@ -16,22 +17,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-from pydantic import Field
+from pydantic import Field, ValidationError
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from consilium.demo.model import resolve
-from consilium.engine import topology
+from consilium.engine import cluster_nodes, topology
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
 from consilium.engine.config import EngineExecutor, EngineView, from_root
 from consilium.engine.deployment import Door, EngineReplica
 from consilium.engine.launch_args import installed_fields, installed_version
 from consilium.engine.machine import Machine, from_ray, local
 from consilium.engine.model_facts import ModelFacts, read
+from consilium.engine.ports import CORE
 from consilium.engine.request_router import PATH as ROUTER
 from consilium.engine.topology import PINNED, DeploymentSpec
 from consilium.kernel import logs
 from consilium.kernel.config import Section, default_state, load_view
+from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import run
 from consilium.planner.gate_file import breaking_edit
@@ -69,6 +72,58 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     )
 
 
+def from_config(args: Mapping[str, Any]) -> serve.Application:
+    """Return the Serve application of one executor, planned inside of the cluster that will run it.
+
+    args  config    path of consilium.yaml, the same on every node
+          executor  its name; "core" for the core
+          nodes     nodes that will lend cores or cards; it waits for them
+          gpus      cards that they will have together, likewise
+          drain_s   how long running calls get when a replica is stopped
+
+    Raises ConsiliumError: config_invalid (also for an argument that is none), model_missing, gpu_missing, does_not_fit.
+    """
+    logs.configure("engine")
+    known = _Where.of(args)
+    rows = cluster_nodes.wait_for(known.nodes, known.gpus, ray.nodes)
+    specs = cluster_nodes.on_node(rows[0], _planned, known.config, cluster_nodes.look(rows))
+    for spec in specs:
+        if spec.name == known.executor:
+            return build({**asdict(spec), "drain_s": known.drain_s})
+    raise _no_executor(known.executor)
+
+
+def _planned(config: str, machine: Machine) -> tuple[DeploymentSpec, ...]:
+    """Plan on a node that has the models; makes or downloads what is missing there."""
+    view, models = read_view(Path(config))
+    return plan_on(view, models, machine)
+
+
+class _Where(Section):
+    """Arguments of `from_config`, as they stand in serveConfigV2."""
+
+    config: str
+    executor: str = CORE
+    nodes: int = Field(1, ge=1)
+    gpus: int = Field(0, ge=0)
+    drain_s: float = Field(DRAIN_S, ge=0)
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any]) -> _Where:
+        try:
+            return cls.model_validate(dict(args))
+        except ValidationError as error:
+            raise told(error, cls, None, {}) from None
+
+
+def _no_executor(name: str) -> ConsiliumError:
+    return ConsiliumError(
+        "config_invalid",
+        key=f"executors.{name}",
+        reason="there is no such executor of our own",
+    )
+
+
 def settings(spec: DeploymentSpec) -> dict[str, Any]:
     """Return the fields of the vLLM backend's settings."""
     frontend: dict[str, Any] = {}
@@ -99,6 +154,8 @@ def options(spec: DeploymentSpec, drain_s: float) -> dict[str, Any]:
         )  # another environment, with another build of vLLM
     if own.get("GPU"):
         actor["num_gpus"] = own["GPU"]
+    if pools := {name: share for name, share in own.items() if name not in {"CPU", "GPU"}}:
+        actor["resources"] = pools
     chosen: dict[str, Any] = {
         "num_replicas": spec.replicas,
         "max_ongoing_requests": spec.max_ongoing_requests,
@@ -189,9 +246,17 @@ def read_view(config: Path) -> tuple[_View, Path]:
 def plan(
     view: EngineView, models_dir: Path, here: Machine, rows: Iterable[Mapping[str, object]]
 ) -> tuple[DeploymentSpec, ...]:
-    """Return the deployments of a configuration on this cluster. Models that are not on disk are made or downloaded.
+    """Return the deployments of a configuration on this cluster.
 
     rows  Ray's node table
+
+    Raises as `plan_on` does.
+    """
+    return plan_on(view, models_dir, from_ray(rows, here))
+
+
+def plan_on(view: EngineView, models_dir: Path, machine: Machine) -> tuple[DeploymentSpec, ...]:
+    """Return the deployments of a configuration on a machine. Models that are not on disk are made or downloaded.
 
     Raises ConsiliumError: model_missing, config_invalid, gpu_missing, does_not_fit.
     """
@@ -209,9 +274,7 @@ def plan(
     if broken is not None:
         raise ConsiliumError("config_invalid", key=broken[0], reason=broken[1])
     version = installed_version() or PINNED
-    return topology.plan(
-        view, from_ray(rows, here), models, version=version, fields=installed_fields()
-    )
+    return topology.plan(view, machine, models, version=version, fields=installed_fields())
 
 
 class _Deploy:
@@ -228,11 +291,7 @@ class _Deploy:
         if self._only is not None:
             specs = tuple(spec for spec in specs if spec.name == self._only)
             if not specs:
-                raise ConsiliumError(
-                    "config_invalid",
-                    key=f"executors.{self._only}",
-                    reason="there is no such executor of our own",
-                )
+                raise _no_executor(self._only)
         http: dict[str, Any] = {"host": view.gateway.host}
         if view.gateway.port is not None:
             http["port"] = view.gateway.port

@@ -17,6 +17,7 @@ from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.errors import ConsiliumError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+PoolName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Device = Literal["auto", "gpu", "cpu"]
 
 BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
@@ -120,6 +121,10 @@ class Shape(Section):
     pipeline_parallel: int = Field(1, ge=1, description="Stages of layers.")
     nodes: int = Field(1, ge=1, description="Nodes over which one engine is spread.")
     device: Device = Field("auto", description="auto = GPU where there is one, else CPU.")
+    pool: PoolName | None = Field(
+        None,
+        description="Group of nodes that it is placed on: one of the chart's worker groups. Empty = wherever it fits.",
+    )
 
 
 class Topology(Shape):

@@ -20,6 +20,8 @@ from consilium.kernel import gpus
 
 Build = Literal["cpu", "gpu"]
 
+POOL: Final = "consilium_pool_"
+"""Custom resources of this name say to Ray which pool a node belongs to."""
 _CPU_LIST: Final = re.compile(r"^\s*\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*\s*$")
 CPU_ENVIRONMENT: Final = ".venv-cpu"  # `make setup LANE=cpu VENV=.venv-cpu`: the two builds of vLLM cannot share one environment
 _SYSTEM_CPUS: Final = Path("/sys/devices/system/cpu")
@@ -41,6 +43,8 @@ class Node:
     gpus     its cards
     cpus     cores that Ray may hand out
     cores    ids of one logical CPU per physical core, NUMA node by NUMA node; empty where unknown (another machine)
+    pools    groups of nodes that it belongs to: the chart's worker groups, by Ray's custom resource consilium_pool_NAME
+    builds   builds of vLLM there; None = as on the machine that plans
     """
 
     address: str = "127.0.0.1"
@@ -48,6 +52,8 @@ class Node:
     cpus: float = 1.0
     cores: tuple[int, ...] = ()
     memory_bytes: int = 0
+    pools: frozenset[str] = frozenset()
+    builds: tuple[tuple[Build, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +92,64 @@ def local() -> Machine:
     return Machine(nodes=(node,), builds=installed_builds(_second_environment(Path(sys.prefix))))
 
 
-def from_ray(rows: Iterable[Mapping[str, object]], here: Machine) -> Machine:
+def from_ray(
+    rows: Iterable[Mapping[str, object]],
+    here: Machine,
+    seen: Mapping[str, Machine] | None = None,
+) -> Machine:
     """Return the cluster that `ray.nodes()` describes.
 
-    rows  `ray.nodes()`; dead nodes are left out
+    rows  `ray.nodes()`; left out are dead nodes, and among several those that lend neither a core nor a card, such as a head that only leads
     here  this machine, as `local` saw it: it lends its cards' names and, where it is the only node, its core ids
+    seen  address -> that node, as `local` saw it there; a node that is not in it is taken to be like this machine
 
-    GPUs are logical when this environment only has vLLM's CPU build: no engine could use a real one.
+    GPUs are logical when no node with cards has vLLM's GPU build: no engine could use a real one.
     """
-    mine = here.nodes[0]
-    nodes: list[Node] = []
-    for row in rows:
-        if not row.get("Alive", True):
-            continue
-        resources = row.get("Resources")
-        have = resources if isinstance(resources, Mapping) else {}
-        count = int(have.get("GPU", 0))
-        known = mine.gpus[:count]
-        cards_here = known if len(known) == count else tuple(Gpu() for _ in range(count))
-        address = str(row.get("NodeManagerAddress", ""))
-        nodes.append(
-            Node(
-                address=address,
-                gpus=cards_here,
-                cpus=float(have.get("CPU", 0)),
-                memory_bytes=int(have.get("memory", 0)),
-            )
-        )
+    seen = seen or {}
+    nodes = [_node(row, seen.get(_address(row), here).nodes[0]) for row in rows if _is_alive(row)]
+    nodes = [node for node in nodes if node.cpus or node.gpus] or nodes[:1]
     if len(nodes) == 1:
-        nodes[0] = replace(nodes[0], cores=mine.cores)
-    only_cpu = here.interpreter("gpu") is None
-    logical = only_cpu and any(node.gpus for node in nodes)
-    return replace(here, nodes=tuple(nodes) or here.nodes, logical_gpus=logical)
+        alone = seen.get(nodes[0].address, here).nodes[0]
+        nodes[0] = replace(nodes[0], cores=alone.cores)
+    found: dict[Build, str] = {}
+    for node in nodes:
+        for build, python in seen[node.address].builds if node.address in seen else here.builds:
+            found[build] = "" if found.get(build) == "" else python
+    placed = tuple(
+        replace(node, builds=seen[node.address].builds) if node.address in seen else node
+        for node in nodes
+    )
+    builds = tuple(sorted(found.items())) if nodes else here.builds
+    with_cards = [node for node in placed if node.gpus]
+    logical = bool(with_cards) and not any(
+        "gpu" in dict(here.builds if node.builds is None else node.builds) for node in with_cards
+    )
+    return Machine(nodes=placed or here.nodes, logical_gpus=logical, builds=builds)
+
+
+def _is_alive(row: Mapping[str, object]) -> bool:
+    return bool(row.get("Alive", True))
+
+
+def _address(row: Mapping[str, object]) -> str:
+    return str(row.get("NodeManagerAddress", ""))
+
+
+def _node(row: Mapping[str, object], like: Node) -> Node:
+    """Return a node of Ray's table, with the names of its cards from a machine that is like it."""
+    resources = row.get("Resources")
+    have = resources if isinstance(resources, Mapping) else {}
+    count = int(have.get("GPU", 0))
+    known = like.gpus[:count]
+    return Node(
+        address=_address(row),
+        gpus=known if len(known) == count else tuple(Gpu() for _ in range(count)),
+        cpus=float(have.get("CPU", 0)),
+        memory_bytes=int(have.get("memory", 0)),
+        pools=frozenset(
+            str(name).removeprefix(POOL) for name in have if str(name).startswith(POOL)
+        ),
+    )
 
 
 def installed_builds(cpu_python: str | None = None) -> tuple[tuple[Build, str], ...]:

@@ -26,15 +26,22 @@ class Bundles:
     strategy: Strategy
 
 
-def bundles(*, ranks: int, nodes: int, gpu: bool, cpus_per_node: float) -> Bundles:
+POOL_SHARE: Final = 0.001
+"""What a bundle asks of its pool's resource, of which each node has one: being there, and no more."""
+
+
+def bundles(*, ranks: int, nodes: int, gpu: bool, cpus_per_node: float, pool: str = "") -> Bundles:
     """Return the bundles of one replica.
 
     ranks          tensor parallel x pipeline parallel, divisible by `nodes`
     nodes          nodes over which the replica is spread
     gpu            whether a rank takes a card
     cpus_per_node  CPUs that Ray books for the replica on each node, may be a fraction
+    pool           Ray's name of the pool that it stays in, or nothing
     """
     one: dict[str, float] = {"CPU": cpus_per_node}
+    if pool:
+        one[pool] = POOL_SHARE
     if gpu:
         one["GPU"] = float(ranks // nodes)
     return Bundles(tuple(dict(one) for _ in range(nodes)), "STRICT_SPREAD" if nodes > 1 else "PACK")
@@ -83,26 +90,35 @@ def bind_string(groups: Sequence[Sequence[int]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What one engine asks of the cluster, for the count of free cards: `copies` x `nodes` x `per_node` cards."""
+    """What one engine asks of the cluster, for the count of free cards: `copies` x `nodes` x `per_node` cards.
+
+    among  indices of the nodes that it may be placed on; None = all
+    """
 
     name: str
     copies: int
     nodes: int
     per_node: int
+    among: frozenset[int] | None = None
 
 
 def unplaced(free: Sequence[int], wants: Sequence[Want]) -> Want | None:
     """Return the first engine that finds no room, or None if all fit.
 
     free   free cards per node
-    wants  engines; those that need most on one node are placed first, each copy on `nodes` different nodes
+    wants  engines; those bound to some nodes first, then those that need most on one node, each copy on `nodes` different nodes
     """
     left = list(free)
-    for want in sorted(wants, key=lambda w: (-w.per_node, -w.nodes)):
+    for want in sorted(wants, key=lambda w: (w.among is None, -w.per_node, -w.nodes)):
         for _ in range(want.copies):
             # Fullest node that still fits: keeps large holes for large engines.
             fitting = sorted(
-                (i for i, cards in enumerate(left) if cards >= want.per_node), key=lambda i: left[i]
+                (
+                    i
+                    for i, cards in enumerate(left)
+                    if cards >= want.per_node and (want.among is None or i in want.among)
+                ),
+                key=lambda i: left[i],
             )
             if len(fitting) < want.nodes:
                 return want

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from consilium.engine import launch_args, placement, sharding
+from consilium.engine import launch_args, placement, pools, sharding
 from consilium.engine.config import EngineExecutor, EngineSettings, EngineView, Shape
-from consilium.engine.machine import Machine
+from consilium.engine.machine import POOL, Machine
 from consilium.engine.model_facts import ModelFacts, ToolStyle
 from consilium.engine.placement import BIND
 from consilium.engine.ports import CORE
@@ -86,6 +86,7 @@ class _Seat:
     key           "topology" or "executors.<name>"
     settings_key  "engine" or "executors.<name>.engine"
     device        what it computes on; takes_gpu says whether a card is booked for each rank
+    pool          pool of nodes that it stays in, or nothing
     """
 
     name: str
@@ -98,6 +99,7 @@ class _Seat:
     takes_gpu: bool
     replicas: int
     fallback: str | None
+    pool: str = ""
 
     @property
     def ranks(self) -> int:
@@ -184,7 +186,9 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
         takes_gpu = _takes_gpu(shape, machine, key)
         device: ComputesOn = "gpu" if takes_gpu and not machine.logical_gpus else "cpu"
         _check_build(device, machine, key)
-        replicas = _replicas(shape, settings, machine, one_per_gpu=one_per_gpu, takes_gpu=takes_gpu)
+        pool = pools.pool_of(shape, machine, device=device, takes_gpu=takes_gpu, key=key)
+        there = pools.inside(machine, pool)
+        replicas = _replicas(shape, settings, there, one_per_gpu=one_per_gpu, takes_gpu=takes_gpu)
         seats.append(
             _Seat(
                 name,
@@ -197,6 +201,7 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
                 takes_gpu,
                 replicas,
                 fallback,
+                pool,
             )
         )
     return seats
@@ -245,8 +250,8 @@ def _replicas(
 
 
 def _check_room(seats: list[_Seat], machine: Machine) -> None:
-    have = len(machine.nodes)
     for seat in seats:
+        have = len(pools.inside(machine, seat.pool).nodes)
         if seat.shape.nodes > have:
             can = max(
                 n
@@ -258,7 +263,15 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
                 f"{seat.shape.nodes} nodes were asked for and the cluster has {have}. Join more nodes, or set nodes: {can}",
             )
     wants = [
-        placement.Want(s.name, s.replicas, s.shape.nodes, s.per_node) for s in seats if s.takes_gpu
+        placement.Want(
+            s.name,
+            s.replicas,
+            s.shape.nodes,
+            s.per_node,
+            pools.indices(machine, s.pool) if s.pool else None,
+        )
+        for s in seats
+        if s.takes_gpu
     ]
     asked = sum(want.copies * want.nodes * want.per_node for want in wants)
     if asked > machine.gpu_count:
@@ -272,8 +285,9 @@ def _check_room(seats: list[_Seat], machine: Machine) -> None:
     if lost is None:
         return
     spread = ", ".join(str(len(node.gpus)) for node in machine.nodes)
-    needs = f"a copy needs {lost.per_node} card(s) on each of {lost.nodes} node(s), and the nodes have {spread}"
-    key = next(seat.key for seat in seats if seat.name == lost.name)
+    seat = next(seat for seat in seats if seat.name == lost.name)
+    key, where = seat.key, f" of the pool {seat.pool!r}" if seat.pool else ""
+    needs = f"a copy needs {lost.per_node} card(s) on each of {lost.nodes} node(s){where}, and the nodes have {spread}"
     raise sharding.invalid(
         f"{key}.nodes",
         f"there are enough cards, but not together: {needs}. Raise nodes, or lower tensor_parallel or other replicas",
@@ -315,7 +329,11 @@ def _spec(
         ranks_per_node=seat.per_node,
     )
     wanted = placement.bundles(
-        ranks=seat.ranks, nodes=shape.nodes, gpu=seat.takes_gpu, cpus_per_node=booked
+        ranks=seat.ranks,
+        nodes=shape.nodes,
+        gpu=seat.takes_gpu,
+        cpus_per_node=booked,
+        pool=f"{POOL}{seat.pool}" if seat.pool else "",
     )
     args = launch_args.build(
         settings=settings,

@@ -1,6 +1,7 @@
 """The gateway as a process: from the configuration to a Serve application that answers HTTP and gRPC.
 
-    build(args)                                      one application; also what a RayService names
+    from_config(args)                                one application, as the configuration says; what a RayService names
+    build(args)                                      one application
     python -m consilium.gateway.app deploy --config  submits it and returns
 
 The only file here that knows Ray and every concrete class. Each replica also runs the kernel's own gRPC server on the shared port.
@@ -192,8 +193,12 @@ def _token(view: View, folder: Path) -> str:
 def build(args: Mapping[str, Any]) -> serve.Application:
     """Return the Serve application.
 
-    args  config: path of the resolved configuration, the same on every node; replicas; drain_s; num_cpus
+    args  config: path of the configuration, the same on every node; replicas; drain_s; num_cpus; place: the custom resource of which each replica takes one
     """
+    place = args.get("place")
+    actor: dict[str, Any] = {"num_cpus": float(args.get("num_cpus", 0.1))}
+    if place:
+        actor |= {"num_cpus": 0, "resources": {str(place): 1.0}}
     drain_s = float(args.get("drain_s", 30.0))
     deployment = serve.deployment(serve.ingress()(GatewayReplica), name=DEPLOYMENT).options(
         num_replicas=int(args.get("replicas", 1)),
@@ -205,9 +210,30 @@ def build(args: Mapping[str, Any]) -> serve.Application:
         logging_config={
             "enable_access_log": False
         },  # it knows no paths; routes.py and turn.py write better lines
-        ray_actor_options={"num_cpus": float(args.get("num_cpus", 0.1))},
+        ray_actor_options=actor,
     )
     return deployment.bind(str(args["config"]))
+
+
+def from_config(args: Mapping[str, Any]) -> serve.Application:
+    """Return the Serve application, with replicas and times as the configuration says.
+
+    args  config  path of consilium.yaml, the same on every node
+          place   custom resource of the nodes that have a place for a gateway, one per replica; without it Serve chooses
+
+    Raises ConsiliumError(config_invalid).
+    """
+    logs.configure("gateway")
+    config = str(args["config"])
+    view = load_view(View, Path(config))
+    return build(
+        {
+            "config": config,
+            "replicas": view.gateway.replicas,
+            "drain_s": view.gateway.drain_s,
+            "place": args.get("place"),
+        }
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -238,12 +264,8 @@ class _Deploy:
         if view.gateway.port is not None:
             http["port"] = view.gateway.port
         serve.start(http_options=http)
-        args = {
-            "config": str(self._config),
-            "replicas": view.gateway.replicas,
-            "drain_s": view.gateway.drain_s,
-        }
-        serve.run(build(args), name=APP, route_prefix="/")
+        application = from_config({"config": str(self._config)})
+        serve.run(application, name=APP, route_prefix="/")
         _log.info("gateway_submitted", replicas=view.gateway.replicas)
 
     async def wait(self) -> None:
