@@ -22,7 +22,8 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from consilium.demo.model import resolve
-from consilium.engine import cluster_nodes, topology
+from consilium.engine import topology
+from consilium.engine.backends import cluster_nodes
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
 from consilium.engine.config import EngineExecutor, EngineView, from_root
 from consilium.engine.deployment import Door, EngineReplica

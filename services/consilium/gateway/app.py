@@ -43,6 +43,7 @@ from consilium.kernel.config import (
     Section,
     added_rooms,
     environment_value,
+    folder_of,
     internal_token,
     load_view,
     restarts,
@@ -105,7 +106,8 @@ class GatewayReplica:
             responses_max_bytes=view.gateway.responses_max_bytes,
         )
         await _prepare(self._stores)
-        token = _token(view, Path(config).parent)
+        folder = folder_of(Path(config))
+        token = _token(view, folder)
         self._tables = followers(rooms(added_rooms()), view.services, token, clock)
         reached = tuple(_reached(room, view.services) for room in rooms(added_rooms()))
         wired = wire(
@@ -140,7 +142,7 @@ class GatewayReplica:
             self._stores.watch(),
             self._desk.run(),
             self._public.watch_rooms(),
-            self._drained(Path(config).parent / CLOSING),
+            self._drained(folder / CLOSING),
             *(table.run() for table in self._tables.values()),
         )
 
@@ -284,7 +286,7 @@ def _reached(room: Room, services: Mapping[str, Address]) -> Reached:
 def _pepper(config: Path) -> bytes:
     """Return the pepper of key hashes. Raises ConsiliumError(config_invalid) if there is none."""
     named = environment_value("CONSILIUM_SECRET")
-    file = config.parent / "secret"
+    file = folder_of(config) / "secret"
     if named is None and file.is_file():
         named = file.read_text(encoding="ascii").strip()
     if not named:

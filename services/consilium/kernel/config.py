@@ -176,6 +176,17 @@ def default_state() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "consilium"
 
 
+def folder_of(config: Path) -> Path:
+    """Return the folder in which the processes of a cluster keep what is theirs: that of the configuration, where `up` has made it.
+
+    In Kubernetes the configuration is YAML in a folder that nobody may write to: there it is CONSILIUM_STATE.
+    """
+    named = environment_value(f"{PREFIX}STATE")
+    if config.suffix == ".json" or named is None:
+        return config.resolve().parent
+    return Path(named).expanduser()
+
+
 def _from_environment(env: Mapping[str, str]) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for name, text in sorted(env.items()):

@@ -29,7 +29,7 @@ class House:
     """The house as one room sees it.
 
     name      of the room
-    folder    beside the configuration: on one machine the state folder
+    folder    where a room keeps what is its, and finds the secrets of the cluster: on one machine the state folder
     token     the internal token
     services  addresses of the cluster's services
     rooms     all rooms, for what of them may be repeated

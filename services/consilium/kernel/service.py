@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from consilium.kernel import grpc_server, inner_http, logs
-from consilium.kernel.config import added_rooms, internal_token, load_view
+from consilium.kernel.config import added_rooms, folder_of, internal_token, load_view
 from consilium.kernel.grpc_server import GrpcServer, Service, Settings
 from consilium.kernel.house import House
 from consilium.kernel.http_server import Asgi, HttpServer
@@ -116,10 +116,11 @@ class _RoomProcess(Generic[V]):
         view = load_view(self._view, self._chosen.config)
         asked = self._chosen
         at = places(name, view.services, grpc=asked.listen, http=asked.http, metrics=asked.metrics)
+        folder = folder_of(self._chosen.config)
         house = self._house = House(
             name,
-            self._chosen.config.resolve().parent,
-            internal_token(self._chosen.config.resolve().parent),
+            folder,
+            internal_token(folder),
             view.services,
             rooms(added_rooms()),
         )
