@@ -233,7 +233,7 @@ async def test_many_callers_at_once(embedder):
 
 
 async def test_it_answers_the_endpoint(embedder):
-    endpoint = Embeddings(embedder, model="pairs")
+    endpoint = Embeddings(embedder, model="pairs", may_be_cut=True)
     answer = await endpoint.create(
         {
             "model": "pairs",

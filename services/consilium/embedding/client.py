@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from consilium.embedding.cache import Cached
 from consilium.embedding.config import OFFLINE, Embedding
+from consilium.embedding.names import may_be_cut
 from consilium.embedding.ports import Embedder, Fingerprint, Gateway, Kind, Vectors
 from consilium.embedding.service import Embeddings
 from consilium.engine.client import EngineClient
@@ -43,12 +44,29 @@ def open_embeddings(
         embedder, cut = GatewayEmbedder(gateway, timeout_s=config.timeout_s), None
     if config.cache_mib:
         embedder = Cached(embedder, config.cache_mib << 20)
-    return Embeddings(embedder, model=model_name(config), dimensions=cut)
+    from consilium.embedding.backends.cl100k import Cl100k  # noqa: PLC0415
+
+    model = model_name(config)
+    return Embeddings(
+        embedder,
+        model=model,
+        aliases=_aliases(config),
+        dimensions=cut,
+        may_be_cut=may_be_cut(model) if config.matryoshka is None else config.matryoshka,
+        vocabulary=Cl100k(),
+    )
 
 
 def model_name(config: Embedding) -> str:
     """Return the name that callers send, for /v1/models too."""
     return config.model or OFFLINE[0]
+
+
+def _aliases(config: Embedding) -> tuple[str, ...]:
+    """Return the further names of the model. An executor of ours is found by its own name as well."""
+    if config.backend != "engine":
+        return config.aliases
+    return (f"executor/{config.executor}", str(config.executor), *config.aliases)
 
 
 def _backend(config: Embedding, engines: EngineClient | None) -> Embedder:

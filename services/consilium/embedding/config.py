@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
+from consilium.embedding import names
 from consilium.kernel.config import Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
 
@@ -40,10 +41,23 @@ class Embedding(Section):
     executor: Name | None = Field(
         None, description="engine: the executor that serves an embedding model."
     )
+    aliases: tuple[str, ...] = Field(
+        names.ALIASES,
+        description=(
+            "Further names for this model, so that clients with a name of their own work as they are; the answer names the true one. Empty = none."
+        ),
+    )
     dimensions: int | None = Field(
         None,
         ge=1,
         description="Keep only the first N numbers of a vector, for models that were trained for it.",
+    )
+    matryoshka: bool | None = Field(
+        None,
+        description=(
+            "Whether callers may ask for fewer dimensions: the model was trained so that the first numbers of a vector are a vector too. "
+            "Empty = known by its name (Qwen3-Embedding, nomic-embed-text-v1.5 and others)."
+        ),
     )
     query_prefix: str = Field(
         "", description="Text before a query, such as the instruction that Qwen3-Embedding wants."

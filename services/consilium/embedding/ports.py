@@ -79,6 +79,17 @@ class Embedder(Protocol):
         """Let go of threads and connections."""
 
 
+class Vocabulary(Protocol):
+    """A vocabulary whose ids can be read back as text. Backend: cl100k."""
+
+    @property
+    def name(self) -> str:
+        """Name it, as callers do."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of a list of ids. Raises KeyError(id), ConsiliumError(config_invalid) if its file is not installed."""
+
+
 class Embedded(Protocol):
     """What the gateway's client answers: little-endian float32 rows, the tokens of all texts together, a `Fingerprint.key()`, the model's name."""
 

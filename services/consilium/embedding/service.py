@@ -5,6 +5,7 @@ Knows the interface's rules. Does not know HTTP, keys, quotas, or which backend 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,7 +13,9 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from consilium.embedding.ports import Array, Embedder, Fingerprint, Kind, Vectors
+from consilium.embedding import token_ids
+from consilium.embedding.names import OPENAI
+from consilium.embedding.ports import Array, Embedder, Fingerprint, Kind, Vectors, Vocabulary
 from consilium.embedding.vectors import shortened
 from consilium.kernel.errors import ConsiliumError
 
@@ -21,7 +24,8 @@ Json: TypeAlias = dict[str, object]
 MOST_TEXTS: Final = 2048  # OpenAI's own limit
 MOST_AT_ONCE: Final = 64
 """Requests in work; texts and tokens of those that wait are in memory."""
-ALIASES: Final = ("auto", "embedding")
+AUTO: Final = "auto"
+EMBEDDING: Final = "embedding"
 _KINDS: Final[dict[object, Kind]] = {
     None: "passage",
     "passage": "passage",
@@ -31,13 +35,36 @@ _KINDS: Final[dict[object, Kind]] = {
 
 
 class Embeddings:
-    """The embeddings endpoint, for the gateway and for the rooms that need vectors."""
+    """The embeddings endpoint, for the gateway and for the rooms that need vectors.
 
-    def __init__(self, embedder: Embedder, *, model: str, dimensions: int | None = None) -> None:
+    model  its true name, which stands in every answer
+    names  names that callers may send besides `auto`, the true one first
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        model: str,
+        aliases: Sequence[str] = (),
+        dimensions: int | None = None,
+        may_be_cut: bool = False,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """Take the model behind the endpoint.
+
+        aliases     further names for it
+        dimensions  length to which every vector is cut; None = whole
+        may_be_cut  whether callers may ask for shorter vectors
+        vocabulary  by which token ids are read where a request says that they are its
+        """
         self._embedder = embedder
         self._dimensions = dimensions
+        self._may_be_cut = may_be_cut
+        self._vocabulary = vocabulary
         self._running = 0
         self.model = model
+        self.names = tuple(dict.fromkeys((model, *aliases, EMBEDDING)))
 
     def fingerprint(self, dimensions: int | None = None) -> Fingerprint:
         """Say by what the vectors are made that `embed` gives for these dimensions. A remote model's length is not known before its first answer."""
@@ -52,12 +79,18 @@ class Embeddings:
     async def create(self, body: Mapping[str, object]) -> Json:
         """Return the answer to a request.
 
-        body  input (a text or up to 2048 of them), model, encoding_format (float | base64), dimensions, input_type (passage | query; as other servers name it); others are ignored
+        body  input (a text or up to 2048 of them), model, encoding_format (float | base64), dimensions, input_type (passage | query; as other servers name it),
+              tokenizer (cl100k_base, where `input` holds its token ids); others are ignored
 
         Raises ConsiliumError: invalid_request (with the field), model_unknown, queue_full, and what the embedder raises.
         """
         self._check_model(body.get("model"))
-        texts = _texts(body.get("input"))
+        given, vocabulary = body.get("input"), None
+        if token_ids.are_ids(given):
+            vocabulary = self._vocabulary_of(body)
+            # Reading the vocabulary for the first time takes a while.
+            given = await asyncio.to_thread(token_ids.texts, given, vocabulary)
+        texts = _texts(given)
         form = body.get("encoding_format")
         if form not in (None, "float", "base64"):
             raise _bad("encoding_format", f"it is {form!r}; float and base64 are known")
@@ -89,50 +122,70 @@ class Embeddings:
             ],
             "model": self.model,
             "usage": {"prompt_tokens": total, "total_tokens": total},
-            "consilium": {"fingerprint": self.fingerprint(dimensions).key()},
+            "consilium": {
+                "fingerprint": self.fingerprint(dimensions).key(),
+                **({"tokenizer": vocabulary.name} if vocabulary is not None else {}),
+            },
         }
 
     async def embed(
         self, texts: Sequence[str], kind: Kind = "passage", *, dimensions: int | None = None
     ) -> Vectors:
-        """Return one unit vector per text; `dimensions` keeps the first numbers only. Raises ConsiliumError as `create` does.
+        """Return one unit vector per text; `dimensions` keeps the first numbers only, where the model allows that. Raises ConsiliumError as `create` does.
 
         Compare two vectors only if `fingerprint(dimensions).key()` was the same for both.
         """
         if not texts:
             return Vectors(np.empty((0, dimensions or self._dimensions or 0), np.float32), ())
-        found = await self._embedder.embed(texts, kind)
         wanted = dimensions or self._dimensions
-        width = int(found.values.shape[1])
-        if wanted is not None and wanted > width:
-            raise _bad("dimensions", f"it is {wanted}, and {self.model} has {width}")
+        if (width := self._embedder.fingerprint().dimensions) is not None:
+            self._check_length(wanted, width)
+        found = await self._embedder.embed(texts, kind)
+        self._check_length(wanted, int(found.values.shape[1]))
         return Vectors(shortened(found.values, wanted), found.tokens)
 
     async def aclose(self) -> None:
         """Let go of threads and connections."""
         await self._embedder.aclose()
 
+    def _check_length(self, wanted: int | None, width: int) -> None:
+        """Raise ConsiliumError(invalid_request) if a vector of `width` numbers may not be given with `wanted` ones."""
+        if wanted in (None, width):
+            return
+        reason = f"it is {wanted}, and {self.model} has {width}"
+        if wanted is not None and wanted < width:
+            if self._may_be_cut or wanted == self._dimensions:
+                return
+            reason += (
+                " and is not known to be trained for fewer. If it was, set embedding.matryoshka"
+            )
+        raise _bad("dimensions", reason)
+
     def _check_model(self, name: object) -> None:
-        known = (self.model, *ALIASES)
         if not isinstance(name, str):
             raise _bad("model", f"it is missing; this server embeds with {self.model!r}")
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.3) or [self.model]
+        if name != AUTO and name not in self.names:
+            near = get_close_matches(name, self.names, n=1, cutoff=0.3) or [self.model]
             raise ConsiliumError("model_unknown", name=name, nearest=near[0], param="model")
+
+    def _vocabulary_of(self, body: Mapping[str, object]) -> Vocabulary:
+        """Return the vocabulary that a request's token ids belong to: the one that it names, or that its model's name means. Raises ConsiliumError(invalid_request)."""
+        known, told = self._vocabulary, body.get("tokenizer")
+        if known is None or (told is None and body.get("model") not in OPENAI):
+            raise _bad("input", token_ids.OF_NOBODY)
+        if told not in (None, known.name):
+            raise _bad("tokenizer", f"it is {told!r}; token ids are read by {known.name} only")
+        return known
 
 
 def _texts(given: object) -> list[str]:
-    """Return the texts of `input`. Token ids are refused: they mean something to one tokenizer only, and the caller cannot know to which."""
+    """Return the texts of `input`. Raises ConsiliumError(invalid_request)."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts:
         raise _bad("input", "it must be a text or a list of texts")
     if len(texts) > MOST_TEXTS:
         raise _bad("input", f"it holds {len(texts)} texts, and {MOST_TEXTS} go into one request")
     for number, text in enumerate(texts):
-        if isinstance(text, list) or (isinstance(text, int) and not isinstance(text, bool)):
-            raise _bad(
-                "input", "token ids are not taken, because they belong to one tokenizer; send text"
-            )
         if not isinstance(text, str):
             raise _bad(f"input[{number}]", "it is not a text")
         if not text:

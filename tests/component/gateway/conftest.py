@@ -18,7 +18,9 @@ import uvicorn
 from tests.component.gateway.greeter import TOKEN, Greeter, open_greeter
 from tests.waiting import until_true
 
+from consilium.embedding.backends.cl100k import Cl100k
 from consilium.embedding.client import Embeddings, Fingerprint, Vectors
+from consilium.embedding.names import ALIASES
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import keys, turn
@@ -197,7 +199,14 @@ async def serve(
             tables=tables,
             engines=EngineClient({engine.info().name: engine for engine in running}),
             stores=kept,
-            embeddings=embeddings or Embeddings(TwoNumbers(), model="two-numbers"),
+            embeddings=embeddings
+            or Embeddings(
+                TwoNumbers(),
+                model="two-numbers",
+                aliases=ALIASES,
+                may_be_cut=True,
+                vocabulary=Cl100k(),
+            ),
             forwarding=Forwarding(tuple(rooms), TOKEN, clock),
             followed=followed or {},
             gate=gate,
