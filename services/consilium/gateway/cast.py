@@ -98,6 +98,7 @@ class Cast:
     keep          stores a receipt, after the answer
     contributors  rooms that add to a turn
     tables        tables that rooms stream to this gateway, by name
+    embeds        names of the model behind /v1/embeddings, the true one first; it answers no turn
     """
 
     engine: EngineClient
@@ -111,6 +112,7 @@ class Cast:
     meter: Meter
     contributors: Contributors = field(default_factory=Contributors)
     tables: Mapping[str, FollowedTable] = field(default_factory=dict)
+    embeds: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

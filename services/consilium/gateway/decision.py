@@ -6,7 +6,7 @@ or receipts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,13 +53,17 @@ def decide(
     frames: Mapping[str, roles.Frame],
     profiles: Mapping[str, Profile],
     limits: Gateway,
+    embeds: Sequence[str] = (),
 ) -> Decision:
-    """Return the decision for a request. Raises ConsiliumError: invalid_request, not_supported, model_unknown, adapter_unknown."""
+    """Return the decision for a request. `embeds` are the names of the model behind /v1/embeddings.
+
+    Raises ConsiliumError: invalid_request, not_supported, model_unknown, adapter_unknown.
+    """
     body_checks.check_shape(given, limits, route)
     asked = given.get("consilium")
     wish = asked if isinstance(asked, dict) else {}
     infos = {info.name: info for info in engine.executors()}
-    target, frame = _addressed(given.get("model"), wish.get("role"), frames, infos)
+    target, frame = _addressed(given.get("model"), wish.get("role"), frames, infos, embeds)
     profile, why, settings = "", "", None
     if route in GENERATING:
         # Only who says auto, here or in the role, is chosen for: a request that names a model is answered as the bare engine would.
@@ -76,6 +80,8 @@ def decide(
     if executor not in infos:
         served = {name: info.model for name, info in infos.items()}
         models.resolve(f"executor/{executor}", roles=(), executors=served)
+    if f"executor/{executor}" in embeds:
+        raise models.makes_vectors(executor)
     return Decision(
         target,
         _in_order(executor, frame, infos),
@@ -92,11 +98,12 @@ def _addressed(
     role: object,
     frames: Mapping[str, roles.Frame],
     infos: Mapping[str, ExecutorInfo],
+    embeds: Sequence[str],
 ) -> tuple[models.Target, roles.Frame | None]:
     """Return what the model name means, and the frame of the role that it or the request names."""
     served = {name: info.model for name, info in infos.items()}
     name = model if isinstance(model, str) else None
-    target = models.resolve(name, roles=frames, executors=served)
+    target = models.resolve(name, roles=frames, executors=served, embeds=embeds)
     wanted = role or target.role
     if wanted is None:
         return target, None

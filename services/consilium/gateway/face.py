@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from consilium.engine.ports import Json, Lane, Route
-from consilium.gateway import conversation
+from consilium.gateway import conversation, model_list, models
 from consilium.gateway.authority import Admitted, Authority
 from consilium.gateway.cast import Ask, Cast
 from consilium.gateway.config_desk import ConfigDesk
@@ -27,9 +27,10 @@ EMBEDDINGS: Final = "embeddings"
 
 
 class Embedder(Protocol):
-    """Answers /v1/embeddings with the model of that name."""
+    """Answers /v1/embeddings with the model of these names, the true one first."""
 
     model: str
+    names: tuple[str, ...]
 
     async def create(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return an OpenAI embeddings object. Raises ConsiliumError."""
@@ -106,8 +107,15 @@ class Face:
         held = Reservation(admitted.key_id, admitted.reserved, self.authority.settle)
         return Entry(admitted, held, size)
 
+    def models(self, created: int = 0) -> list[model_list.Row]:
+        """Return every name that can stand in `model`, as GET /v1/models shows it. `created` is Unix seconds."""
+        cast = self.cast
+        roles = {name: frame.executor for name, frame in cast.frames.items()}
+        return model_list.listing(roles, cast.engine.executors(), created, cast.embeds)
+
     async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return an OpenAI embeddings object; meanwhile it counts as in work, so that who drains waits for it. Raises ConsiliumError."""
+        self._refuse_what_answers(body.get("model"))
         try:
             with self.cast.gate.beside(EMBEDDINGS):
                 self.cast.meter.inflight(EMBEDDINGS)
@@ -129,6 +137,15 @@ class Face:
         if stored is None or not admitted.may_read(stored.owner):
             raise ConsiliumError("response_unknown", name=name[:LONGEST_ID], kept=self._kept())
         return stored
+
+    def _refuse_what_answers(self, model: object) -> None:
+        """Raise ConsiliumError(invalid_request) if a request for vectors names a model that answers turns."""
+        names = self.cast.embeds
+        if not isinstance(model, str) or model in (models.AUTO, *names):
+            return
+        served = {info.name: info.model for info in self.cast.engine.executors()}
+        if model in models.known_names(self.cast.frames, served):
+            raise models.answers(model, names)
 
     def _kept(self) -> str:
         """Return how long answers are kept, for a sentence."""

@@ -9,7 +9,7 @@ import difflib
 import time
 from typing import Final
 
-from consilium.gateway import models
+from consilium.gateway import model_list
 from consilium.gateway.http_visit import Visit
 from consilium.kernel.errors import ConsiliumError
 
@@ -32,11 +32,5 @@ async def one(visit: Visit) -> None:
     await visit.answer(rows[name])
 
 
-def _rows(visit: Visit) -> list[dict[str, object]]:
-    face = visit.face
-    return models.listing(
-        face.cast.frames,
-        face.cast.engine.executors(),
-        created=int(_STARTED),
-        embeds=face.embeddings.model,
-    )
+def _rows(visit: Visit) -> list[model_list.Row]:
+    return visit.face.models(created=int(_STARTED))

@@ -1,4 +1,4 @@
-"""The grammar of model names, and the list behind GET /v1/models.
+"""The grammar of model names.
 
     auto | base | role/x | adapter/x | executor/x | a plain executor name, core included | a plain served model id
 
@@ -7,19 +7,18 @@ Knows names. Does not know whether what they name is up, nor which executor a ro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Literal
 
-from consilium.engine.ports import CORE, ExecutorInfo
+from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
 
 Kind = Literal["auto", "base", "role", "adapter", "executor"]
 
 AUTO: Final = "auto"
 BASE: Final = "base"
-OWNER: Final = "consilium"
 CUTOFF: Final = 0.5
 """How alike two names must be for one to be offered as the nearest (difflib's ratio)."""
 
@@ -39,17 +38,26 @@ class Target:
     role: str | None = None
 
 
-def resolve(model: str | None, *, roles: Collection[str], executors: Mapping[str, str]) -> Target:
+def resolve(
+    model: str | None,
+    *,
+    roles: Collection[str],
+    executors: Mapping[str, str],
+    embeds: Sequence[str] = (),
+) -> Target:
     """Return what a model name means. None and the empty string are `auto`.
 
     executors  name -> id of the model that it serves
+    embeds     names of the model behind /v1/embeddings, which answers no turn
 
-    Raises ConsiliumError: model_unknown or adapter_unknown, with the nearest known name where one is near.
+    Raises ConsiliumError: model_unknown or adapter_unknown, with the nearest known name where one is near; invalid_request for a name in `embeds`.
     """
     if not model or model == AUTO:
         return Target("auto", AUTO)
     if model == BASE:
         return Target("base", BASE)
+    if model in embeds:
+        raise makes_vectors(model)
     kind, slash, name = model.partition("/")
     if slash and kind == "role" and name in roles:
         return Target("role", name, role=name)
@@ -72,6 +80,24 @@ def unknown(model: str, *, roles: Collection[str], executors: Mapping[str, str])
     if near is None:
         return ConsiliumError("model_unknown", name=model, param="model")
     return ConsiliumError("model_unknown", name=model, nearest=near, param="model")
+
+
+def makes_vectors(model: str) -> ConsiliumError:
+    """Return the error for an embedding model that was asked to answer."""
+    reason = (
+        f"{model[:100]!r} makes vectors and does not answer: it is for /v1/embeddings (gRPC: Embed). "
+        f"Name a model of type 'chat', such as {AUTO!r}; GET /v1/models tells the type of each"
+    )
+    return ConsiliumError("invalid_request", field="model", reason=reason, param="model")
+
+
+def answers(model: str, embeds: Sequence[str]) -> ConsiliumError:
+    """Return the error for a model that answers and was asked for vectors. The first of `embeds` is the one to ask."""
+    reason = (
+        f"{model[:100]!r} answers and makes no vectors: it is for /v1/chat/completions (gRPC: Generate). "
+        f"Name {embeds[0]!r}, or 'auto'; GET /v1/models tells the type of each"
+    )
+    return ConsiliumError("invalid_request", field="model", reason=reason, param="model")
 
 
 def known_names(roles: Collection[str], executors: Mapping[str, str]) -> list[str]:
@@ -99,88 +125,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def listing(
-    roles: Collection[str], executors: Collection[ExecutorInfo], created: int, embeds: str = ""
-) -> list[dict[str, object]]:
-    """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids, the model behind /v1/embeddings. `created` is Unix seconds.
-
-    Each row has OpenAI's fields and a plain `description`; executors and served ids add vLLM's `root` and `max_model_len`; `consilium` says what a row is.
-    """
-    rows = [
-        _row(
-            AUTO,
-            created,
-            "auto",
-            "The core; how it thinks and samples is chosen for each turn from its words.",
-        )
-    ]
-    rows.append(_row(BASE, created, "base", "The core as it is, without role or profile."))
-    rows += [
-        _row(
-            f"role/{name}",
-            created,
-            "role",
-            f"The role {name}: its frame stands before what the caller says.",
-        )
-        for name in roles
-    ]
-    rows += [
-        _row(
-            f"executor/{info.name}",
-            created,
-            "executor",
-            f"The executor {info.name}, which serves {info.model or 'a model that it has not named yet'}{_told(info)}.",
-            info,
-        )
-        for info in executors
-    ]
-    taken = {str(row["id"]) for row in rows}
-    for info in sorted(executors, key=lambda info: info.name != CORE):
-        if info.model not in taken:
-            taken.add(info.model)
-            rows.append(
-                _row(
-                    info.model,
-                    created,
-                    "model",
-                    f"The model that the executor {info.name} serves{_told(info)}.",
-                    info,
-                )
-            )
-    if embeds and embeds not in taken:
-        rows.append(_row(embeds, created, "embedding", "The model behind /v1/embeddings."))
-    return rows
-
-
-def _told(info: ExecutorInfo) -> str:
-    return f": {info.note}" if info.note else ""
-
-
 def _serving(model: str, executors: Mapping[str, str]) -> str | None:
     """Return the executor that serves a model id; the core before others."""
     if executors.get(CORE) == model:
         return CORE
     return next((name for name, served in executors.items() if served == model), None)
-
-
-def _row(
-    name: str, created: int, kind: str, description: str, info: ExecutorInfo | None = None
-) -> dict[str, object]:
-    ours: dict[str, object] = {"kind": kind}
-    row: dict[str, object] = {
-        "id": name,
-        "object": "model",
-        "created": created,
-        "owned_by": OWNER,
-        "description": description,
-    }
-    if info is not None:
-        row |= {"root": info.model, "parent": None, "max_model_len": info.context}
-        ours |= {
-            "executor": info.name,
-            "state": str(info.state),
-            "revision": info.revision,
-            "template": info.template,
-            "backend": info.kind,
-        }
-    return row | {"consilium": ours}

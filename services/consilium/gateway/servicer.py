@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from consilium.engine.client import State
-from consilium.gateway import conversation_name, grpc_events, grpc_request, models, turn
+from consilium.gateway import conversation_name, grpc_events, grpc_request, model_list, turn
 from consilium.gateway.authority import Admitted
 from consilium.gateway.face import Entry, Face
 from consilium.gateway.keys import READ
@@ -101,13 +101,7 @@ class Generation(rpc.GenerationServiceServicer):
     ) -> pb.ListModelsResponse:
         """Return a page of names, sorted by id."""
         await self._face.authority.authenticate(_authorization(context), 0, READ)
-        cast = self._face.cast
-        rows = sorted(
-            models.listing(
-                cast.frames, cast.engine.executors(), created=0, embeds=self._face.embeddings.model
-            ),
-            key=lambda row: str(row["id"]),
-        )
+        rows = sorted(self._face.models(), key=lambda row: str(row["id"]))
         rows = [row for row in rows if str(row["id"]) > request.page_token]
         size = min(request.page_size or PAGE, MOST)
         if size < 0:
@@ -214,13 +208,15 @@ def service(face: Face) -> Service:
 
 def _model(row: Mapping[str, Any]) -> pb.Model:
     ours = row.get("consilium") or {}
+    kind = model_list.EMBEDDING if row["type"] == model_list.EMBEDDING else ours.get("kind")
     return pb.Model(
         id=str(row["id"]),
-        kind=_KINDS.get(str(ours.get("kind")), pb.MODEL_KIND_UNSPECIFIED),
-        description=str(row.get("description") or ours.get("description") or ""),
+        kind=_KINDS.get(str(kind), pb.MODEL_KIND_UNSPECIFIED),
+        description=str(row["description"]),
         executor=str(ours.get("executor") or ""),
         context_tokens=int(row.get("max_model_len") or 0),
         ready=ours.get("state", State.READY) == State.READY,
+        root=str(row["root"]),
     )
 
 

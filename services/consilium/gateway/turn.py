@@ -47,6 +47,7 @@ async def play(cast: Cast, ask: Ask) -> Answer:
             frames=cast.frames,
             profiles=cast.profiles,
             limits=cast.limits,
+            embeds=cast.embeds,
         )
         course.decision = decision
         if ask.route in GENERATING and cast.contributors.each:

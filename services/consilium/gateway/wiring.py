@@ -87,6 +87,7 @@ def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: boo
         keep=lambda receipt: stores.receipts.put(receipt.id, receipt.stored()),
         meter=opened.meter,
         tables=opened.followed,
+        embeds=opened.embeddings.names,
     )
     watch = Watch(opened.engines, opened.gate, limits, clock, opened.meter.executors)
     desk = ConfigDesk(opened.tables, stores.replicas, clock=clock, ids=ids)

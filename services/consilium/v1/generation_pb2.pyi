@@ -1092,6 +1092,7 @@ class Model(_message.Message):
     EXECUTOR_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name."""
     kind: Global___ModelKind.ValueType
@@ -1104,6 +1105,8 @@ class Model(_message.Message):
     """Longest prompt and answer in tokens; 0 = not known."""
     ready: _builtins.bool
     """Whether it can be asked now."""
+    root: _builtins.str
+    """Id of the model that answers; for a further name of the embedding model, its true name."""
     def __init__(
         self,
         *,
@@ -1113,10 +1116,11 @@ class Model(_message.Message):
         executor: _builtins.str = ...,
         context_tokens: _builtins.int = ...,
         ready: _builtins.bool = ...,
+        root: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "executor", b"executor", "id", b"id", "kind", b"kind", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "executor", b"executor", "id", b"id", "kind", b"kind", "ready", b"ready", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -184,19 +184,19 @@ async def test_fallback_and_a_break_after_the_first_word(ask):
 
 async def test_models_tokens_and_vectors(ask):
     bench, client = await ask(roles={"sage": Role(frame="x")})
-    assert await client.models() == [
-        "auto",
-        "base",
-        "echo",
-        "executor/core",
-        "role/sage",
-        "two-numbers",
-    ]
+    assert await client.models() == sorted(
+        ["auto", "base", "echo", "executor/core", "role/sage", *bench.face.embeddings.names]
+    )
     stub = rpc.GenerationServiceStub(bench.channel().raw)
     metadata = (("authorization", f"Bearer {bench.key}"),)
     page = await stub.ListModels(pb.ListModelsRequest(page_size=2), metadata=metadata)
-    assert ([model.id for model in page.models], page.next_page_token) == (["auto", "base"], "base")
+    assert ([model.id for model in page.models], page.next_page_token) == (["all-MiniLM-L6-v2", "auto"], "auto")
     assert all(model.description for model in page.models)
+    whole = await stub.ListModels(pb.ListModelsRequest(), metadata=metadata)
+    told = {model.id: (model.kind, model.root) for model in whole.models}
+    assert told["base"] == (pb.MODEL_KIND_CORE, "echo")
+    assert told["role/sage"] == (pb.MODEL_KIND_ROLE, "echo")
+    assert told["text-embedding-3-small"] == (pb.MODEL_KIND_EMBEDDING, "two-numbers")
     assert await client.count_tokens(said("a b c")) == 3
     counted = await stub.CountTokens(
         pb.CountTokensRequest(prompt="aa b", return_tokens=True), metadata=metadata
@@ -208,6 +208,11 @@ async def test_models_tokens_and_vectors(ask):
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await stub.Embed(pb.EmbedRequest(texts=["a"], kind=7), metadata=metadata)
     assert unknown.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    for name, says in (("base", "makes no vectors"), ("nope", "no model")):
+        with pytest.raises(ConsiliumError, match=says):
+            await client.vectors(["a"], model=name)
+    with pytest.raises(ConsiliumError, match="makes vectors and does not answer"):
+        await client.generate(said("a"), model="two-numbers")
     (one, two) = await client.embed(["a b", "c"])
     assert (len(one), len(two)) == (2, 2)
     with pytest.raises(ConsiliumError) as raised:

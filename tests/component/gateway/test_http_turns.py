@@ -179,12 +179,13 @@ async def test_models_are_listed_and_found(gateway):
         "executor/spare",
         "echo",
         "org/small",
-        "two-numbers",
+        *bench.face.embeddings.names,
     ]
     assert all(model.model_extra["description"] for model in listed.data)
     for name in names:
         one = await bench.client().get(f"/v1/models/{name}")
-        assert (one.status_code, one.json()["id"]) == (200, name)
+        assert one.status_code == 200
+        assert one.json() == next(row.to_dict() for row in listed.data if row.id == name)
     lost = await bench.client().get("/v1/models/role/sago")
     assert lost.status_code == 404
     assert "role/sage" in lost.json()["error"]["message"]
@@ -298,3 +299,37 @@ async def test_without_keys_anyone_may_ask(gateway):
     async with httpx.AsyncClient(base_url=bench.url) as client:
         answer = await client.post("/v1/chat/completions", content=json.dumps(chat()))
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("name", ["two-numbers", "embedding", "text-embedding-3-small"])
+async def test_a_model_for_vectors_that_is_asked_to_chat_says_what_it_is_for(gateway, name):
+    bench = await gateway()
+    client = bench.client()
+    for path, body in (
+        ("/v1/chat/completions", chat(model=name)),
+        ("/v1/chat/completions", chat(model=name, stream=True)),
+        ("/v1/completions", {"model": name, "prompt": "a"}),
+        ("/v1/responses", {"model": name, "input": "a"}),
+        ("/tokenize", {"model": name, "prompt": "a"}),
+    ):
+        refused = await client.post(path, json=body)
+        assert refused.status_code == 400, path
+        error = refused.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_request", "model")
+        assert (
+            f"{name!r} makes vectors and does not answer: it is for /v1/embeddings"
+            in error["message"]
+        )
+    assert not bench.engines["core"].calls
+
+
+@pytest.mark.parametrize("name", ["base", "role/sage", "executor/core", "core", "echo"])
+async def test_a_model_that_answers_and_is_asked_for_vectors_says_what_it_is_for(gateway, name):
+    bench = await gateway(roles={"sage": Role(frame="x")})
+    refused = await bench.client().post("/v1/embeddings", json={"model": name, "input": "a"})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_request", "model")
+    assert "makes no vectors" in error["message"]
+    assert "'two-numbers'" in error["message"]
+    unknown = await bench.client().post("/v1/embeddings", json={"model": "nope", "input": "a"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_unknown")

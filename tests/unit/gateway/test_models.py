@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consilium.engine.ports import ExecutorInfo, State
-from consilium.gateway.models import Target, known_names, listing, resolve
+from consilium.gateway.model_list import listing
+from consilium.gateway.models import Target, known_names, resolve
 from consilium.kernel.errors import ConsiliumError
 
 ROLES = ("philosopher", "coder")
@@ -93,7 +94,7 @@ def test_listing_names_everything_once():
         ),
         ExecutorInfo("twin", "engine", "Qwen/Qwen3-8B", context=4096),
     ]
-    rows = listing(ROLES, infos, 1_700_000_000)
+    rows = listing(dict.fromkeys(ROLES), infos, 1_700_000_000)
     ids = [row["id"] for row in rows]
     assert len(ids) == len(set(ids))
     assert ids[:4] == ["auto", "base", "role/philosopher", "role/coder"]
@@ -113,3 +114,55 @@ def test_listing_names_everything_once():
         and row["owned_by"] == "consilium"
         for row in rows
     )
+
+
+def test_a_name_for_vectors_answers_no_turn():
+    for name in ("minilm-e5", "text-embedding-3-small"):
+        with pytest.raises(ConsiliumError) as refused:
+            resolve(
+                name,
+                roles=ROLES,
+                executors=EXECUTORS,
+                embeds=("minilm-e5", "text-embedding-3-small"),
+            )
+        assert (refused.value.code, refused.value.fields["param"]) == ("invalid_request", "model")
+        assert f"{name!r} makes vectors" in refused.value.public()
+        assert "/v1/embeddings" in refused.value.public()
+
+
+def test_every_row_says_what_it_is_for_and_which_model_is_behind_it():
+    infos = [
+        ExecutorInfo("core", "engine", "Qwen/Qwen3-8B", context=8192, state=State.READY),
+        ExecutorInfo("hands", "engine", "Qwen/Qwen3-30B-A3B", context=32768),
+        ExecutorInfo("vectors", "engine", "Qwen3-Embedding-0.6B", context=2048),
+    ]
+    embeds = ("qwen3-embedding", "executor/vectors", "vectors", "text-embedding-3-small")
+    rows = listing({"sage": None, "coder": "hands"}, infos, 1, embeds)
+    told = {row["id"]: (row["type"], row["root"], row.get("max_model_len")) for row in rows}
+    assert told == {
+        "auto": ("chat", "Qwen/Qwen3-8B", 8192),
+        "base": ("chat", "Qwen/Qwen3-8B", 8192),
+        "role/sage": ("chat", "Qwen/Qwen3-8B", 8192),
+        "role/coder": ("chat", "Qwen/Qwen3-30B-A3B", 32768),
+        "executor/core": ("chat", "Qwen/Qwen3-8B", 8192),
+        "executor/hands": ("chat", "Qwen/Qwen3-30B-A3B", 32768),
+        "executor/vectors": ("embedding", "Qwen3-Embedding-0.6B", 2048),
+        "Qwen/Qwen3-8B": ("chat", "Qwen/Qwen3-8B", 8192),
+        "Qwen/Qwen3-30B-A3B": ("chat", "Qwen/Qwen3-30B-A3B", 32768),
+        "Qwen3-Embedding-0.6B": ("embedding", "Qwen3-Embedding-0.6B", 2048),
+        "qwen3-embedding": ("embedding", "qwen3-embedding", None),
+        "vectors": ("embedding", "qwen3-embedding", None),
+        "text-embedding-3-small": ("embedding", "qwen3-embedding", None),
+    }
+    for row in rows:
+        is_chat = row["type"] == "chat"
+        assert row["capabilities"] == {"completion_chat": is_chat, "embeddings": not is_chat}
+        assert row["parent"] is None
+
+
+def test_a_list_without_executors_is_a_list():
+    assert [row["root"] for row in listing({}, [], 1, ("minilm-e5",))] == [
+        "auto",
+        "base",
+        "minilm-e5",
+    ]
