@@ -23,13 +23,14 @@ from consilium.cli.status import down_lines, executors_of
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.origins import origins_of
 from consilium.kernel.ports import Ports
 from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.kernel.rooms import Room
 from consilium.supervisor import commands, processes
 from consilium.supervisor.factories import derive, own_redis_url
-from consilium.supervisor.haproxy import without_splicing
+from consilium.supervisor.haproxy import write_start_script
 from consilium.supervisor.parts import known_rooms, services
 from consilium.supervisor.state_folder import Cluster, Pid, StateFolder
 
@@ -174,7 +175,8 @@ def _launch(
         mark=cluster.mark,
         metrics=folder.metrics,
     )
-    variables |= without_splicing(folder.root)
+    face = resolved["gateway"]
+    variables |= write_start_script(folder.root, origins_of(face["cors_origins"], face["host"]))
     with folder.log("supervisor").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  our own module
             (

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from consilium.kernel.config import LIVE, Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
+from consilium.kernel.origins import is_origin
 from consilium.kernel.redis_config import RedisSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -91,6 +92,10 @@ class Gateway(Section):
     replicas: int = Field(1, ge=1, le=32, description="Gateway processes.")
     auth: bool = Field(True, description="Require an API key.")
     reflection: bool = Field(True, description="gRPC reflection on the public face.")
+    cors_origins: tuple[str, ...] | None = Field(
+        None,
+        description="Web pages that may call from a browser, such as https://chat.example.org; * = every one; empty = pages of this machine where host is loopback, else none.",
+    )
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body.")
     max_json_depth: int = Field(64, ge=4)
     max_n: int = Field(16, ge=1, description="Largest n of a request.")
@@ -117,6 +122,15 @@ class Gateway(Section):
     key_cache_s: float = Field(
         60, ge=0, description="How long a key that was seen goes on when Redis is down."
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, listed: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for one in listed or ():
+            if not is_origin(one):
+                msg = f"{one!r} is no origin. Write scheme://host[:port] without a path, or *"
+                raise ValueError(msg)
+        return listed
 
 
 class GatewayView(Section):

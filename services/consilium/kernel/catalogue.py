@@ -6,33 +6,12 @@ them into codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from consilium.kernel.catalogue_arrival import ARRIVAL
+from consilium.kernel.catalogue_row import Row
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One error code.
-
-    grpc      name of the canonical gRPC status
-    http      status code of the HTTP face
-    kind      `type` of the OpenAI error object
-    retry     whether the same request may succeed later
-    sentence  public text, with {fields}; used when all its fields are given
-    plain     public text without fields; used when one is missing
-    exit_code exit code of a process that ends with this error, or 1
-    next_step what a person should do, shown by the CLI
-    """
-
-    code: str
-    grpc: str
-    http: int
-    kind: str
-    retry: bool
-    sentence: str
-    plain: str
-    exit_code: int = 1
-    next_step: str = ""
+__all__ = ["BY_CODE", "ROWS", "Row"]
 
 
 _BAD = "invalid_request_error"
@@ -82,6 +61,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "The request body has {size} bytes, and the limit is {limit}. Send less, or raise gateway.max_body_bytes.",
         "The request body is too large.",
     ),
+    *ARRIVAL,
     Row(
         "storage_quota",
         "RESOURCE_EXHAUSTED",

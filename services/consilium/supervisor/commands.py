@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from consilium.kernel.ports import INGRESS_PORTS
+from consilium.supervisor.haproxy_rules import BUFFER_BYTES
 
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Plasma: nothing large is passed through it, bodies are streamed."""
@@ -100,6 +101,7 @@ def cluster_environment(
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_LOG_TO_STDERR": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "consilium.gateway.serve_bodies.middlewares",  # long bodies are not read ahead
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",  # 4 MiB; gateway.max_body_bytes is the limit, whatever it says
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),  # 8404
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),  # 9101
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve_fallback_http"]),  # 8500
@@ -116,5 +118,6 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # 16384; see haproxy_rules.py
         "VLLM_RPC_BASE_PATH": str(sockets),  # /tmp, where those of a killed engine stay
     }

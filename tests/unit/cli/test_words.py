@@ -13,6 +13,7 @@ import pytest
 from consilium.cli import answers, app, chat, keys
 from consilium.cli.up import closing_lines
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.origins import Origins
 from consilium.kernel.ports import TABLE, allot
 from consilium.supervisor import commands, haproxy, model_step, part_memory, ray_logs, redis_server
 from consilium.supervisor.factories import derive, own_redis_url, public_redis
@@ -320,7 +321,7 @@ def test_haproxy_is_started_without_splicing(
     named.write_text('#!/bin/sh\necho "$@"\n')
     named.chmod(0o700)
     monkeypatch.setenv(haproxy.VARIABLE, str(named))
-    (script,) = haproxy.without_splicing(tmp_path).values()
+    (script,) = haproxy.write_start_script(tmp_path, Origins(is_any=False)).values()
     assert (
         subprocess.run([script, "-f", "a b"], check=True, capture_output=True, text=True).stdout
         == "-dS -f a b\n"
@@ -331,7 +332,7 @@ def test_without_haproxy_ray_says_so_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(haproxy, "_binary", lambda: None)
-    assert haproxy.without_splicing(tmp_path) == {}
+    assert haproxy.write_start_script(tmp_path, Origins(is_any=False)) == {}
 
 
 def test_ray_temp_leaves_room_for_socket_names() -> None:
