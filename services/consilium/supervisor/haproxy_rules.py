@@ -106,7 +106,7 @@ def _frontend(folder: Path, origins: Origins) -> str:
         f"    http-request set-log-level silent if !{{ method {' '.join(METHODS)} }}",
         f"    http-request return status 405 {json} {_quoted(folder / '405.json')} hdr allow {_quoted(', '.join(METHODS))} if !{{ method {' '.join(METHODS)} }}",
         f"    http-request return status 400 {json} {_quoted(folder / '400.json')} if {{ req.hdrs,length gt {LONGEST_HEADERS} }}",
-        f"    http-request return status 404 {json} {_quoted(folder / '404.json')} if {{ path -i -m beg /-/ }} !{{ path -i /-/healthz }}",
+        f"    http-request return status 404 {json} {_quoted(folder / '404.json')} if {{ path -i -m beg /-/ }} !{{ path -i /-/healthz }} or !{{ path -m beg / }}",
     ]
     untold = "!{ res.hdr(access-control-allow-origin) -m found }"
     if origins.is_any:

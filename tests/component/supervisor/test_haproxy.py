@@ -225,6 +225,14 @@ def test_pages_of_serve_are_hidden(front, path):
     assert httpx.get(f"{front.url}/-/healthz").status_code == 200
 
 
+def test_a_target_without_a_path(front):
+    with socket.create_connection(("127.0.0.1", front.port)) as caller:
+        caller.sendall(b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        said = _all(caller)
+    assert b" 404 " in said
+    assert b"route_unknown" in said
+
+
 def test_a_gateway_that_is_gone(start):
     front = start(LOCAL, with_replica=False)
     answer = httpx.get(f"{front.url}/v1/models", headers={"origin": "http://localhost:3000"})
