@@ -62,6 +62,7 @@ SMALL_KERNEL = {
     "consilium.kernel.sse",
     "consilium.kernel.principals",
     "consilium.kernel.rooms",
+    "consilium.kernel.unread",
     "consilium.kernel",
 }
 """What rule files may take from the kernel."""

@@ -14,6 +14,7 @@ from consilium.gateway.decision import GENERATING, Decision
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError, to_openai
 from consilium.kernel.json_bytes import dumps
+from consilium.kernel.unread import is_unread
 
 _log = logs.get("gateway")
 
@@ -29,6 +30,7 @@ class Answer:
         self._first: float | None = None
         self._status = turn.head.status
         self._ended = False
+        self._end = ""
         self._chunks = 0
         self.last = b""
 
@@ -93,6 +95,13 @@ class Answer:
         finally:
             await self.aclose()
 
+    def stopped(self, error: ConsiliumError) -> None:
+        """Say why this answer could not be sent to its end, before it is closed."""
+        if is_unread(error) and not self._ended:
+            seconds = error.fields["seconds"]
+            self._course.notes.append(f"ended: the caller read nothing for {seconds} s")
+            self._end = "unread"
+
     async def aclose(self) -> None:
         """End the turn: stop the engine if it still runs, give the place back, keep the receipt. Safe to call twice."""
         if self._ended:
@@ -110,6 +119,7 @@ class Answer:
             executor=self.executor,
             receipt=self.receipt_id,
             took_ms=round(seconds * 1000),
+            **({"ended_by": self._end} if self._end else {}),
         )
         await self._turn.aclose()
 

@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.unread import write_within
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -168,8 +169,18 @@ async def stream(
     chunks: AsyncIterator[bytes],
     headers: Iterable[tuple[bytes, bytes]],
     media: bytes,
+    *,
+    unread_s: float = 0.0,
 ) -> None:
-    """Send chunks as they come. Raises ConsiliumError(client_gone) when the client closes the connection; the chunks' source is left to the caller."""
+    """Send chunks as they come; the chunks' source is left to the caller.
+
+    unread_s  seconds that one write may wait for the client to read; 0 = as long as it takes
+
+    Raises ConsiliumError: client_gone when the client closes the connection, deadline when it has stopped reading.
+    """
+    if unread_s:
+        send = request.send
+        request = replace(request, send=lambda message: write_within(unread_s, send(message)))
     await unless_gone(
         request, asyncio.ensure_future(_pump(request, status, chunks, headers, media))
     )

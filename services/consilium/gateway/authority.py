@@ -121,6 +121,19 @@ class Authority:
         if self._required:
             _presented(header)
 
+    async def vouch(self, header: str | None) -> None:
+        """Find out whether a header holds a good key, whatever it may do; nothing is taken from its quota.
+
+        Raises ConsiliumError: unauthenticated, upstream_down (store down and key not seen lately).
+        """
+        if not self._required:
+            return
+        given = _presented(header)
+        hashed = digest(self._pepper, given.secret)
+        found = await self._try(lambda: self._store.get(given.id))
+        record = found[0] if found is not None else self._recalled(given.id)
+        self._check(_proven(record, given.id, hashed), "")
+
     async def authenticate(
         self, header: str | None, tokens: int, scope: str = GENERATE
     ) -> Admitted:
@@ -137,12 +150,7 @@ class Authority:
             record, verdict = found
         else:
             record, verdict = self._recalled(given.id), None
-        if record is None or not verify(record, hashed):
-            raise ConsiliumError(
-                "unauthenticated",
-                f"key {given.id} is unknown or its secret is wrong",
-                reason="This API key is not known here.",
-            )
+        record = _proven(record, given.id, hashed)
         try:
             self._check(record, scope)
         except ConsiliumError as error:
@@ -309,6 +317,17 @@ def _anyone(scope: str) -> Admitted:
             reason=f"This needs the scope {scope!r}, which nobody has while gateway.auth is false.",
         )
     return Admitted(ANYONE, source="none")
+
+
+def _proven(record: KeyRecord | None, key_id: str, hashed: str) -> KeyRecord:
+    """Return a record whose secret was shown. Raises ConsiliumError(unauthenticated)."""
+    if record is None or not verify(record, hashed):
+        raise ConsiliumError(
+            "unauthenticated",
+            f"key {key_id} is unknown or its secret is wrong",
+            reason="This API key is not known here.",
+        )
+    return record
 
 
 def _presented(header: str | None) -> Presented:

@@ -107,6 +107,16 @@ class Gateway(Section):
     request_timeout_s: float = Field(
         600, gt=0, description="Longest turn in seconds when the caller gives no deadline."
     )
+    unread_s: float = Field(
+        30,
+        ge=0,
+        description="Seconds after which a stream that its caller does not read is ended and its place given back; 0 = only at its deadline.",
+    )
+    grpc_message_s: float = Field(
+        10,
+        ge=0.5,
+        description="Seconds in which the message of a gRPC call must have come; longer for large messages over slow lines.",
+    )
     drain_s: float = Field(
         30, ge=0, description="Time that running streams get when the gateway is stopped."
     )

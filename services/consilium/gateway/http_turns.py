@@ -51,7 +51,10 @@ async def play(visit: Visit) -> None:
     try:
         # A caller that does not read holds no place for longer than an answer may take.
         async with asyncio.timeout(visit.left_s(deadline) + READ_S):
-            await _send(request, playing, headers, keeper)
+            await _send(request, playing, headers, keeper, face.cast.limits.unread_s)
+    except ConsiliumError as error:
+        playing.stopped(error)
+        raise
     except TimeoutError:
         raise ConsiliumError(
             "deadline",
@@ -68,12 +71,13 @@ async def _send(
     playing: turn.Answer,
     headers: asgi.Headers,
     keeper: http_responses.Keeper | None,
+    unread_s: float,
 ) -> None:
     """Send an answer that has begun."""
     head, media = playing.head, playing.head.content_type.encode()
     if head.stream:
         chunks = aiter(playing) if keeper is None else keeper.stream(playing)
-        await asgi.stream(request, head.status, chunks, headers, media)
+        await asgi.stream(request, head.status, chunks, headers, media, unread_s=unread_s)
         return
     whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
     if keeper is not None:

@@ -58,12 +58,19 @@ class PublicFace:
             more=[*own_keys.routes(), *self._proxy.routes()],
             tells_request_id=tells_request_id,
         )
-        inner = InnerCallers(forwarding.token, cast.clock)
+        inner = InnerCallers(forwarding.token, face.authority, cast.clock)
         self.grpc = GrpcServer(
-            replace(settings, public=True, max_message_bytes=limits.max_body_bytes),
+            replace(
+                settings,
+                public=True,
+                max_message_bytes=limits.max_body_bytes,
+                message_s=limits.grpc_message_s,
+                unread_s=limits.unread_s,
+            ),
             [servicer.service(face), grpc_turns.service(face), *self._forward.services],
             authenticate=inner,
             is_inner=inner.is_inner,
+            vouch=inner.vouch,
             ids=cast.ids,
             observe=observe,
         )

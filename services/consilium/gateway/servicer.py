@@ -85,10 +85,14 @@ class Generation(rpc.GenerationServiceServicer):
             yield pb.GenerateResponse(metadata=self._metadata(playing))
             reader, events = Reader(), grpc_events.Events()
             async with aclosing(aiter(playing)) as chunks:
-                async for chunk in chunks:
-                    for event in reader.feed(chunk):
-                        for message in events.take(event):
-                            yield message
+                try:
+                    async for chunk in chunks:
+                        for event in reader.feed(chunk):
+                            for message in events.take(event):
+                                yield message
+                except ConsiliumError as error:
+                    playing.stopped(error)
+                    raise
             for event in reader.end():
                 for message in events.take(event):
                     yield message

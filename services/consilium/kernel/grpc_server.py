@@ -1,6 +1,6 @@
 """A grpc.aio server as every service of the house has it: health, reflection by choice, limits, errors with a reason, drain.
 
-One interceptor wraps each call in the same order: request id, size, number of calls, deadline, key, servicer, status. Servicers raise
+One interceptor wraps each call in the same order: request id, key, message, number of calls, deadline, size, servicer, status. Servicers raise
 ConsiliumError and ask `calls.current()` who calls. Methods that take a stream are refused: nothing here looks at their key. Does not know which services
 there are.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -20,9 +20,11 @@ from grpc_health.v1 import health_pb2_grpc
 from consilium.kernel import calls, grpc_reflection, logs
 from consilium.kernel.clock import Ids, UlidIds
 from consilium.kernel.errors import ConsiliumError, unknown
+from consilium.kernel.grpc_arrivals import SILENT_IN_ALL, Arrivals, Vouch
 from consilium.kernel.health import SERVICE as HEALTH
 from consilium.kernel.health import Health
 from consilium.kernel.ports import owner
+from consilium.kernel.unread import write_within
 
 OPEN: Final = (HEALTH, *grpc_reflection.NAMES)
 """Services that need neither key nor deadline: probes and grpcurl send none."""
@@ -38,6 +40,9 @@ OPEN_STREAMS: Final = SPARE_CALLS // 2
 
 ROUNDED_UP: Final = 1.02
 """gRPC sends a deadline in three digits and rounds it up: a day less a second may arrive as 86,500 s."""
+
+ABORT_S: Final = 1.0
+"""Seconds in which the end of a call is told. A caller that reads nothing hears of it when it reads again; nobody waits for that."""
 
 _LONGEST_DETAILS: Final = 2000
 
@@ -73,6 +78,9 @@ class Settings:
     default_deadline_s  also the longest on the public face
     longest_deadline_s  a longer one is refused inside; a job's long thought may take a day
     settle_s            seconds between NOT_SERVING and refusing new calls, so that endpoints are taken out first; 0 on one machine
+    message_s           seconds in which the message of a call must have come, and the greeting of a connection
+    unread_s            seconds after which a stream that its caller does not read is ended, on the public face; 0 = never
+    idle_s              seconds after which a connection without calls is closed
     """
 
     host: str = "127.0.0.1"
@@ -85,6 +93,9 @@ class Settings:
     default_deadline_s: float = 600.0
     longest_deadline_s: float = 86_400.0
     settle_s: float = 0.0
+    message_s: float = 10.0
+    unread_s: float = 0.0
+    idle_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +119,18 @@ class GrpcServer:
         ids: Ids | None = None,
         observe: Callable[[Ended], None] = lambda _ended: None,
         is_inner: Callable[[Mapping[str, str]], bool] = lambda _metadata: False,
+        vouch: Vouch | None = None,
     ) -> None:
         """Take what is served.
 
         observe   is told of each call that has ended
+        vouch     raises ConsiliumError if a caller whose message is late has no good key; None where `authenticate` has found that out
         is_inner  says by its metadata whether a call on the public face comes from inside, where deadlines are required and may be long
         """
         self._settings = settings
         self._services = tuple(services)
-        self._wrap = _Wrap(settings, authenticate, ids or UlidIds(), observe, is_inner)
+        arrivals = Arrivals(settings.message_s, vouch)
+        self._wrap = _Wrap(settings, authenticate, ids or UlidIds(), observe, is_inner, arrivals)
         self._server: Any = None
         self.health = Health(service.name for service in services)
         self.port = 0
@@ -130,7 +144,7 @@ class GrpcServer:
         server = grpc.aio.server(
             interceptors=[self._wrap],
             options=_options(set_),
-            maximum_concurrent_rpcs=set_.max_calls + SPARE_CALLS,
+            maximum_concurrent_rpcs=set_.max_calls + SPARE_CALLS + SILENT_IN_ALL,
         )
         for service in self._services:
             service.add(server)
@@ -151,8 +165,13 @@ class GrpcServer:
 
     @property
     def running(self) -> int:
-        """How many calls are being served, health and reflection aside."""
+        """How many calls are being served, health and reflection aside, and those whose message has not come."""
         return self._wrap.running
+
+    @property
+    def silent(self) -> int:
+        """How many calls wait for their message."""
+        return self._wrap.arrivals.silent
 
     @property
     def open_streams(self) -> int:
@@ -179,6 +198,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+        ("grpc.server_handshake_timeout_ms", int(settings.message_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(settings.idle_s * 1000)),
         # A connection is renewed now and then, so that clients find new replicas; running calls finish first.
         ("grpc.max_connection_age_ms", 600_000),
         ("grpc.max_connection_age_grace_ms", int(settings.longest_deadline_s * 1000)),
@@ -194,48 +215,79 @@ class _Wrap(grpc.aio.ServerInterceptor):
     ids: Ids
     observe: Callable[[Ended], None]
     is_inner: Callable[[Mapping[str, str]], bool]
+    arrivals: Arrivals
     running: int = field(default=0, init=False)
     open_streams: int = field(default=0, init=False)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
+        """Return a handler that takes a stream even where the method takes one message: such a handler runs before the message is here."""
         handler = await continuation(details)
         method: str = details.method
         if handler is None:
             return None
         if method.split("/")[1] in OPEN:
-            return self._bounded(handler) if handler.response_streaming else handler
+            return self._bounded(handler) if handler.response_streaming else self._open(handler)
         if handler.request_streaming:
             return _refusing(handler)
         parse = handler.request_deserializer or bytes
 
-        async def unary(raw: bytes, context: Any) -> Any:
-            async with self._served(method, context):
+        async def unary(requests: Any, context: Any) -> Any:
+            async with self._served(method, requests, context) as raw:
                 return await handler.unary_unary(self._parsed(raw, parse), context)
 
-        async def stream(raw: bytes, context: Any) -> None:
+        async def stream(requests: Any, context: Any) -> None:
             # Written, not yielded: a cancelled call then ends inside this block, and the servicer's generator is closed before the call is over.
             async with (
-                self._served(method, context),
+                self._served(method, requests, context) as raw,
                 aclosing(handler.unary_stream(self._parsed(raw, parse), context)) as answers,
             ):
                 async for answer in answers:
-                    await context.write(answer)
+                    await self._write(answer, answers, context)
 
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 stream, response_serializer=handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             unary, response_serializer=handler.response_serializer
+        )
+
+    async def _write(self, answer: Any, answers: Any, context: Any) -> None:
+        """Send one answer of a stream. Raises ConsiliumError(deadline), in the servicer's generator first, if the caller has stopped reading."""
+        limit_s = self.settings.unread_s
+        if not limit_s or self.is_inner(_texts(context)):
+            await context.write(answer)
+            return
+        try:
+            await write_within(limit_s, context.write(answer))
+        except ConsiliumError as error:
+            with suppress(StopAsyncIteration):
+                await answers.athrow(error)
+            raise
+
+    def _open(self, handler: Any) -> Any:
+        """Return a handler of an open service that takes one message and gives one."""
+
+        async def unary(requests: Any, context: Any) -> Any:
+            try:
+                request = await self.arrivals.first(requests, {}, is_open=True)
+            except ConsiliumError as error:
+                await _abort(context, error)
+                return None
+            return await handler.unary_unary(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
         )
 
     def _bounded(self, handler: Any) -> Any:
         """Return a streaming handler of an open service, of which only so many run at once."""
-        inner = handler.stream_stream or handler.unary_stream
 
-        async def stream(request: Any, context: Any) -> None:
+        async def stream(requests: Any, context: Any) -> None:
             if self.open_streams >= OPEN_STREAMS:
                 await _abort(
                     context,
@@ -249,46 +301,46 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 )
             self.open_streams += 1
             try:
-                async with aclosing(inner(request, context)) as answers:
+                if handler.request_streaming:
+                    inner = handler.stream_stream(self.arrivals.each(requests), context)
+                else:
+                    request = await self.arrivals.first(requests, {}, is_open=True)
+                    inner = handler.unary_stream(request, context)
+                async with aclosing(inner) as answers:
                     async for answer in answers:
                         await context.write(answer)
+            except ConsiliumError as error:
+                await _abort(context, error)
             finally:
                 self.open_streams -= 1
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        return make(
+        return grpc.stream_stream_rpc_method_handler(
             stream,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
     @asynccontextmanager
-    async def _served(self, method: str, context: Any) -> AsyncIterator[None]:
+    async def _served(self, method: str, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        """Yield the message of a call that is let in, and tell its end."""
         began = time.monotonic()
-        metadata = {
-            key: value
-            for key, value in context.invocation_metadata() or ()
-            if isinstance(value, str)
-        }
+        metadata = _texts(context)
         request_id = calls.request_id_from(metadata.get(calls.REQUEST_ID_KEY)) or self.ids.new()
         logs.set_request_id(request_id)
         code = "OK"
-        self.running += 1
+        is_counted = False
         try:
-            await self._admit()
+            principal = (
+                await self.authenticate(metadata, method) if self.authenticate is not None else None
+            )
             public = self.settings.public and not self.is_inner(metadata)
             async with self._limit(context, public=public) as deadline:
-                principal = (
-                    await self.authenticate(metadata, method)
-                    if self.authenticate is not None
-                    else None
-                )
+                raw = await self.arrivals.first(requests, metadata)
+                self.running += 1
+                is_counted = True
+                self._admit()
                 calls.enter(calls.Call(method, request_id, deadline, principal))
-                yield
+                yield raw
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -306,10 +358,10 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 )
             await _abort(context, told, (calls.REQUEST_ID_KEY, request_id))
         finally:
-            self.running -= 1
+            self.running -= is_counted
             self.observe(Ended(method, code, time.monotonic() - began))
 
-    async def _admit(self) -> None:
+    def _admit(self) -> None:
         if self.running > self.settings.max_calls:
             raise ConsiliumError(
                 "queue_full",
@@ -367,9 +419,19 @@ class _Wrap(grpc.aio.ServerInterceptor):
 
 async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) -> None:
     """End a call with an error: status, sentence, and what a channel needs to raise the same error again."""
-    await context.abort(
-        calls.status_of(error), error.public()[:_LONGEST_DETAILS], (*calls.trailing(error), *more)
-    )
+    with suppress(TimeoutError, grpc.aio.InternalError):  # it does not read, or has gone
+        async with asyncio.timeout(ABORT_S):
+            await context.abort(
+                calls.status_of(error),
+                error.public()[:_LONGEST_DETAILS],
+                (*calls.trailing(error), *more),
+            )
+
+
+def _texts(context: Any) -> dict[str, str]:
+    """Return the metadata of a call that is text."""
+    found = context.invocation_metadata() or ()
+    return {key: value for key, value in found if isinstance(value, str)}
 
 
 def _status_name(code: Any) -> str:

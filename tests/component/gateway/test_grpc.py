@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from consilium.engine import wire
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.ports import Head, Tail
+from consilium.gateway import turn
 from consilium.gateway.client import Begun, GenerationClient, Message, TokenChance, ToolCall
 from consilium.gateway.config import Role
 from consilium.kernel.errors import ConsiliumError
@@ -381,3 +382,51 @@ async def test_the_client_tells_who_answers_first(ask):
         pieces[-1].receipt["id"],
     )
     assert pieces[-1].receipt["model"] == "echo"
+
+
+async def test_a_stream_that_nobody_reads_stops_the_engine_and_the_receipt_says_so(
+    gateway, log_lines
+):
+    bench = await gateway(unread_s=0.5, engines=[EchoEngine(context=1_000_000)])
+    stub = rpc.GenerationServiceStub(bench.channel().raw)
+    request = pb.GenerateRequest(prompt=" ".join(["a" * 4000] * 2000))
+    metadata = (("authorization", f"Bearer {bench.key}"),)
+    call = stub.Generate(request, timeout=60, metadata=metadata)
+    receipt_id = (await call.read()).metadata.receipt_id
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
+    await bench.until(lambda: not bench.engines["core"].running)
+    await turn.finish_background()
+    receipt = await bench.stores.receipts.get(receipt_id)
+    assert "ended: the caller read nothing for 0.5 s" in receipt["notes"]
+    call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "within_s"),
+    [
+        ("", "UNAUTHENTICATED", 2.0),
+        ("Bearer csl_0123456789ab_" + "0" * 48, "UNAUTHENTICATED", 2.0),
+        (None, "INVALID_ARGUMENT", 3.0),
+    ],
+)
+async def test_70_calls_that_never_write_keep_no_caller_out(gateway, key, code, within_s):
+    bench = await gateway(grpc_message_s=1.0)
+    raw = bench.channel().raw
+    shown = f"Bearer {bench.key}" if key is None else key
+    began = time.monotonic()
+    silent = [
+        raw.stream_stream("/consilium.v1.GenerationService/Generate")(
+            metadata=(("authorization", shown),), timeout=30
+        )
+        for _ in range(70)
+    ]
+    ends = [asyncio.ensure_future(call.read()) for call in silent]
+    models = await rpc.GenerationServiceStub(raw).ListModels(
+        pb.ListModelsRequest(),
+        timeout=5,
+        metadata=(("authorization", f"Bearer {bench.key}"),),
+    )
+    assert models.models
+    await asyncio.wait(ends, timeout=10)
+    assert {end.exception().code().name for end in ends} == {code}
+    assert time.monotonic() - began < within_s

@@ -10,7 +10,7 @@ import pytest
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient, State
-from consilium.gateway import asgi, http_turns
+from consilium.gateway import asgi, http_turns, turn
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.executor_states import ANSWER_S, FRESH_S, SILENT_S, Seen, Watch
 from consilium.gateway.gate import Gate
@@ -325,3 +325,38 @@ async def test_embeddings_count_as_work_so_that_a_drain_waits_for_them(gateway, 
     go_on.set()
     assert (await asking).status_code == 200
     assert gate.running("embeddings") == 0
+
+
+async def test_a_stream_that_nobody_reads_gives_its_place_back_long_before_its_deadline(
+    gateway, log_lines
+):
+    bench = await gateway(unread_s=0.5, engines=[EchoEngine(context=1_000_000)])
+    body = json.dumps(chat(" ".join(["word"] * 200_000), stream=True)).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port, limit=1024)
+    reader._transport.pause_reading()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bench.key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 1)
+    await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
+    await bench.until(lambda: not bench.engines["core"].running)
+    writer.transport.abort()
+    done = next(line for line in log_lines if line["event"] == "turn_done")
+    assert (done["status"], done["ended_by"]) == (499, "unread")
+    await turn.finish_background()
+    receipt = await bench.stores.receipts.get(done["receipt"])
+    assert "ended: the caller read nothing for 0.5 s" in receipt["notes"]
+
+
+async def test_who_reads_slowly_but_reads_gets_the_whole_answer(gateway):
+    bench = await gateway(unread_s=0.5, engines=[EchoEngine(context=1_000_000)])
+    async with bench.client().stream(
+        "POST", "/v1/chat/completions", json=chat(" ".join(["word"] * 20_000), stream=True)
+    ) as answer:
+        last = b""
+        number = 0
+        async for chunk in answer.aiter_raw():
+            number += 1
+            last = chunk
+            if number % 1000 == 0:
+                await asyncio.sleep(0.2)
+    assert last.endswith(b"[DONE]\n\n")

@@ -27,6 +27,7 @@ class Script(rpc.GenerationServiceServicer):
     raises: dict[str, Exception] = field(default_factory=dict)
     seen: list[calls.Call] = field(default_factory=list)
     live: int = 0
+    padding: str = ""
     closed: int = 0
 
     async def Generate(self, request, context):
@@ -37,7 +38,7 @@ class Script(rpc.GenerationServiceServicer):
                 raise self.raises[request.prompt]
             _, count, pause_ms, *then = request.prompt.split()
             for number in range(int(count)):
-                yield pb.GenerateResponse(text=str(number))
+                yield pb.GenerateResponse(text=str(number) + self.padding)
                 await asyncio.sleep(int(pause_ms) / 1000)
             if then:
                 raise self.raises[then[0]]
