@@ -26,6 +26,10 @@ async def test_a_killed_core_ends_streams_and_reports_once(dense: Asker) -> None
     whole = asyncio.create_task(dense.ask("chat", **body))
     for stream in streams:
         assert (await anext(stream)).startswith(wire.HEAD)
+        assert b"data: " in await anext(stream)
+    await dense.engine._engine.pause_generation(mode="keep")
+    silent = dense.engine.stream(dense.call("chat", stream=True, **body))
+    assert (await anext(silent)).startswith(wire.HEAD)
     assert dense.died.empty()
     (core,) = dense.cores
     os.kill(core, signal.SIGKILL)
@@ -36,6 +40,8 @@ async def test_a_killed_core_ends_streams_and_reports_once(dense: Asker) -> None
             assert wire.DONE in rest
         with pytest.raises(ConsiliumError, match="upstream_down"):
             await whole
+        with pytest.raises(ConsiliumError, match="upstream_down"):
+            await anext(silent)  # it has said nothing yet, so another may answer in its place
         assert isinstance(await dense.died.get(), Exception)
     assert dense.died.empty()
     assert dense.engine.info().state is State.DOWN

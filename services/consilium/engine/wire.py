@@ -1,6 +1,7 @@
 r"""The frames in which an engine's answer crosses processes.
 
-    item 1       \x01 + head as JSON + \n + first bytes of the body (may be none)
+    item 1       \x01 + head as JSON + \n + first bytes of the body (may be none). That of a stream says that the call was accepted: it was counted, it fits, and it
+                 has a place in the engine. So it comes long before the first token, and an error after it has no status of its own
     items 2..    bytes of the body, as the engine wrote them
     last         \x00 + tail as JSON; may stand behind the last bytes of the body, in one item with them
 

@@ -127,7 +127,7 @@ def _used(ask: Ask, status: int, said: Said | None, known: Receipt | None) -> in
     """Return the tokens that a turn is charged for."""
     held = ask.held.tokens if ask.held is not None else 0
     read = ask.size // BYTES_PER_TOKEN
-    if said is None:
+    if said is None or (said.first is None and said.head.stream):
         # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.
         return min(held, read) if status == GONE else 0
     if (

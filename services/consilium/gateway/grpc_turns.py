@@ -106,6 +106,8 @@ class Turns(rpc.TurnServiceServicer):
         )
         playing = await turn.play(face.cast, ask)
         try:
+            if playing.head.stream:  # a room hears an error as an error, until there is a byte
+                await playing.begin()
             yield pb.PlayTurnResponse(head=_head(playing))
             keeper = None
             if route == "responses" and playing.head.status == HTTP_OK:

@@ -82,6 +82,7 @@ class Generation(rpc.GenerationServiceServicer):
                     (calls.REQUEST_ID_KEY, calls.current().request_id),
                 )
             )
+            await playing.begin()
             yield pb.GenerateResponse(metadata=self._metadata(playing))
             reader, events = Reader(), grpc_events.Events()
             async with aclosing(aiter(playing)) as chunks:

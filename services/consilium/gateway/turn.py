@@ -1,6 +1,6 @@
-"""One turn, from a request to an answer that has begun:
+"""One turn, from a request to an answer that an executor has accepted:
 
-    decide who answers -> what other rooms add -> an executor, or its fallback -> the answer (answer.py) -> its end (closing.py)
+    decide who answers -> what other rooms add -> an executor, or its fallback (fallback.py) -> the answer (answer.py) -> its end (closing.py)
 
 Both faces and the rooms of the cluster play turns here and nowhere else. Knows the order of the steps. Does not know HTTP, gRPC, Ray or Redis.
 """
@@ -8,30 +8,24 @@ Both faces and the rooms of the cluster play turns here and nowhere else. Knows 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
-from consilium.engine.client import Turn
 from consilium.gateway import closing, prompt
 from consilium.gateway.answer import Answer
-from consilium.gateway.attempt import attempt
 from consilium.gateway.cast import Ask, Cast, Course
 from consilium.gateway.closing import finish_background
 from consilium.gateway.contributions import Question
 from consilium.gateway.decision import GENERATING, Decision, decide
-from consilium.gateway.receipt import Tried
+from consilium.gateway.fallback import Executors
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError, unknown
 
 __all__ = ["Answer", "Ask", "Cast", "finish_background", "play"]
 
-PASSES_ON: Final = frozenset({"upstream_down", "engine_starting", "engine_failed"})
-"""Errors of an executor after which its fallback is asked."""
-
 _log = logs.get("gateway")
 
 
 async def play(cast: Cast, ask: Ask) -> Answer:
-    """Return when the answer has begun. A turn that ends before that has a receipt too, once it is known who should have answered.
+    """Return when an executor has accepted: the prompt is counted, it fits and has a place. A whole answer is then there, a stream has perhaps no byte yet. A turn that ends before that has a receipt too, once it is known who should have answered.
 
     Raises ConsiliumError: invalid_request, model_unknown, adapter_unknown, queue_full, upstream_down, engine_starting, deadline, internal; its field
     `receipt` holds the id of that receipt.
@@ -53,7 +47,8 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         if ask.route in GENERATING and cast.contributors.each:
             asked = _question(ask, decision, deadline)
             course.contributions = await cast.contributors.gather(asked, cast.clock)
-        turn = await _first_that_answers(cast, ask, decision, course)
+        executors = Executors(cast, ask, decision, course)
+        turn = await executors.next()
     except ConsiliumError as error:
         cast.meter.refused(error.code)
         closing.ended(cast, ask, course, status=error.row.http, said=None, code=error.code)
@@ -65,23 +60,7 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         _log.exception("turn_failed", receipt=course.receipt_id)
         closing.ended(cast, ask, course, status=500, said=None, code="internal")
         raise _naming(unknown(course.receipt_id, error), course) from error
-    return Answer(cast, ask, decision, course, turn)
-
-
-async def _first_that_answers(cast: Cast, ask: Ask, decision: Decision, course: Course) -> Turn:
-    """Return the answer of the first executor that gives one, in the order of the decision."""
-    for executor, spare in zip(decision.executors, (*decision.executors[1:], None), strict=True):
-        began = cast.clock.monotonic()
-        try:
-            return await attempt(cast, ask, decision, course, executor)
-        except ConsiliumError as error:
-            took_ms = closing.ms(cast.clock.monotonic() - began)
-            course.tried.append(Tried(executor, error.code, took_ms))
-            if spare is None or error.code not in PASSES_ON:
-                raise
-            _log.warning("fallback", executor=executor, to=spare, code=error.code)
-            cast.meter.fallback(executor, spare)
-    raise ConsiliumError("internal", "a decision without an executor")
+    return Answer(executors, turn)
 
 
 def _question(ask: Ask, decision: Decision, deadline: float) -> Question:

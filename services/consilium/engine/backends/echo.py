@@ -4,6 +4,7 @@ For tests of everything in front of an engine. One word is one token. Does not k
 
     !fail     an engine error before the head          !break    the stream fails after its first word
     !slow     `delay_s` before each word               !wait     no word until the call is closed
+    !die      the engine ends before this word
 """
 
 from __future__ import annotations
@@ -107,12 +108,13 @@ class EchoEngine:
     async def _streamed(
         self, call: Call, answer: list[str], tail: Tail
     ) -> AsyncGenerator[bytes, None]:
-        first, last, number = self._head(stream=True), b"", 0
+        yield wire.head_frame(self._head(stream=True))
+        last, number = b"", 0
         for number, event in enumerate(_events(call, answer, tail, self._info.model)):
             if number:
                 await self._pause(answer[min(number, len(answer)) - 1] if answer else "")
             if last:
-                yield wire.head_frame(first, last) if number == 1 else last
+                yield last
             if number == 2 and "!break" in answer:
                 yield wire.tail_frame(
                     Tail(),
@@ -122,11 +124,13 @@ class EchoEngine:
                 )
                 return
             last = event
-        yield wire.tail_frame(tail, last if number else wire.head_frame(first, last))
+        yield wire.tail_frame(tail, last)
 
     async def _pause(self, word: str) -> None:
         if word == "!wait":
             await asyncio.Event().wait()
+        if word == "!die":
+            raise ConsiliumError("upstream_down", name=self._info.name, retry_after_s=1.0)
         await asyncio.sleep(self._delay_s if word == "!slow" else 0)
 
     def _head(self, *, status: int = 200, stream: bool = False) -> Head:

@@ -7,7 +7,8 @@ connection that cannot be made is tried once more. Does not know vLLM or Ray.
     400, 413, 422                                         the server's own error object
     429                                                   the server's error object, with its Retry-After
     no byte within the time                               deadline
-    a stream that is cut                                  an SSE error event and [DONE]
+    a stream that is cut before its first event           upstream_down, after the head
+    a stream that is cut later                            an SSE error event and [DONE]
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ class RemoteEngine:
     async def _streamed(
         self, call: Call, response: httpx.Response, began: float
     ) -> AsyncGenerator[bytes, None]:
-        head, held = wire.head_frame(self._head(200, stream=True)), b""
+        yield wire.head_frame(self._head(200, stream=True))
+        held, has_begun = b"", False
         splitter, seen = Splitter(EVENT_LIMIT), _Seen(strip_usage=not _asks_usage(call.body))
         chunks = response.aiter_bytes()
         try:
@@ -231,22 +233,22 @@ class RemoteEngine:
                     await _drain(chunks)
                     break
                 if held:
-                    yield head + held
-                    head = held = b""
+                    yield held
+                    held, has_begun = b"", True
         except httpx.HTTPError as error:
             if not seen.ended:
                 failed = self._down(f"the stream was cut: {type(error).__name__}: {error}")
-                if head:
+                if not has_begun:
                     raise failed from error
                 yield wire.tail_frame(seen.tail(began), wire.broken_stream(failed))
                 return
         rest = held + splitter.rest()
         if not seen.ended:
             failed = self._down("the stream ended before the answer did")
-            if head:
+            if not has_begun:
                 raise failed
             rest = wire.broken_stream(failed)
-        yield wire.tail_frame(seen.tail(began), head + rest)
+        yield wire.tail_frame(seen.tail(began), rest)
 
     def _head(self, status: int, *, stream: bool, retry_after: float | None = None) -> Head:
         return Head(
@@ -301,7 +303,9 @@ class _Seen:
         self.ended = False
 
     def keeps(self, event: bytes) -> bool:
-        """Note what an event says. False for the usage event that only we asked for."""
+        """Note what an event says. False for a comment that keeps a connection alive, which is no byte of the answer, and for the usage event that only we asked for."""
+        if event.startswith(b":") and not data_of(event):
+            return False
         self._first = self._first or time.monotonic()
         if (found := _FINISH.search(event)) is not None:
             self._reason = found[1].decode()

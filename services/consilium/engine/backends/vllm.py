@@ -30,7 +30,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
 from consilium.engine.backends import vllm_config, vllm_metrics
-from consilium.engine.backends.vllm_routes import Answer, Routes
+from consilium.engine.backends.vllm_accepted import Events
+from consilium.engine.backends.vllm_routes import Answer, Routes, refused
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
 from consilium.engine.pulse import Pulse
@@ -218,23 +219,26 @@ class VllmEngine:
             )
         engine.taps[key] = tap
         self._streams += 1
-        answer: Answer | None = None
+        events: Events | None = None
         try:
             answer = await self._answer(call)
+            if answer.events is not None:
+                events = Events(answer.events)
+                answer = await _accepted(answer, events, tap)
             if tap.dead:
                 raise self._down()
-            if answer.events is None:
+            if events is None or answer.events is None:
                 yield wire.document(
                     self._head(answer, call), answer.body, tap.tail(began, answer.reason)
                 )
                 return
-            async for frame in self._streamed(answer, answer.events, call, tap, began):
+            async for frame in self._streamed(answer, events, call, tap, began):
                 yield frame
         finally:
             self._streams -= 1
             engine.taps.pop(key, None)
-            if answer is not None and answer.events is not None:
-                await answer.events.aclose()
+            if events is not None:
+                await events.aclose()
             for source in tap.sources:
                 with suppress(
                     RuntimeError
@@ -259,14 +263,16 @@ class VllmEngine:
         return answer
 
     async def _streamed(
-        self, answer: Answer, events: AsyncGenerator[str, None], call: Call, tap: Tap, began: float
+        self, answer: Answer, events: Events, call: Call, tap: Tap, began: float
     ) -> AsyncGenerator[bytes, None]:
-        head: bytes = wire.head_frame(self._head(answer, call))
+        """Yield the head at once, since the engine has taken the call; then the events as they come."""
+        yield wire.head_frame(self._head(answer, call), "".join(events.before).encode())
+        has_begun = bool(events.before)
         rest: list[bytes] = []
         reason: str | None = None
         async for event in events:
             if tap.dead:
-                if head:
+                if not has_begun:
                     raise self._down()
                 yield wire.tail_frame(tap.tail(began, "error"), wire.broken_stream(self._down()))
                 return
@@ -274,9 +280,9 @@ class VllmEngine:
                 rest.append(event.encode())
                 reason = finish_reason(event) or reason
                 continue
-            yield head + event.encode()
-            head = b""
-        yield wire.tail_frame(tap.tail(began, reason), head + b"".join(rest))
+            yield event.encode()
+            has_begun = True
+        yield wire.tail_frame(tap.tail(began, reason), b"".join(rest))
 
     def _head(self, answer: Answer, call: Call) -> Head:
         settings = self._settings
@@ -365,6 +371,15 @@ class VllmEngine:
             if self._engine.errored:
                 self._failed(self._engine.dead_error)
             await asyncio.sleep(WATCH_S)
+
+
+async def _accepted(answer: Answer, events: Events, tap: Tap) -> Answer:
+    """Return the answer when the engine has taken the call, or another one that says why it has not."""
+    try:
+        await events.accepted(tap)
+    except Exception as error:
+        return refused(error)
+    return answer
 
 
 def _typed(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,6 +231,11 @@ def _error(response: ErrorResponse) -> Answer:
     )
 
 
+def refused(error: Exception) -> Answer:
+    """Return the answer to a call that the engine did not take, though a stream was promised."""
+    return _error(create_error_response(error))
+
+
 def _too_long(message: str) -> ConsiliumError | None:
     if found := _TOKENS.match(message):
         limit, tokens = (

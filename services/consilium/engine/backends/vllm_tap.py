@@ -5,6 +5,7 @@ The serving classes ask the engine for outputs; this one lets a tap see them on 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -18,7 +19,11 @@ from consilium.engine.ports import Tail, Timings, Usage
 
 
 class Tap:
-    """Counts what the engine gives to one call, without touching what the caller sees."""
+    """Counts what the engine gives to one call, without touching what the caller sees.
+
+    taken    set when the engine has taken all requests that the call has made so far
+    refused  what it did not take one with
+    """
 
     __slots__ = (
         "cached_tokens",
@@ -28,8 +33,11 @@ class Tap:
         "open",
         "prompt_tokens",
         "reason",
+        "refused",
         "sources",
         "stats",
+        "taken",
+        "waiting",
     )
 
     def __init__(self) -> None:
@@ -39,11 +47,25 @@ class Tap:
         self.first: float | None = None
         self.dead = False
         self.sources: list[AsyncGenerator[Any, None]] = []
+        self.taken = asyncio.Event()
+        self.waiting = 0
+        self.refused: Exception | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the engine has given all it will; what follows is formatting."""
         return self.open == 0 and self.prompt_tokens > 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the call has made a request of the engine that this tap can watch."""
+        return bool(self.sources)
+
+    def accept(self) -> None:
+        """Note that the engine has taken one of the call's requests."""
+        self.waiting -= 1
+        if self.waiting == 0:
+            self.taken.set()
 
     def see(self, output: RequestOutput) -> None:
         """Count one output; `finished` outputs carry the totals of their prompt."""
@@ -119,6 +141,19 @@ class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
         request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
         return self._watched(super().encode(*args, **kwargs), self._tap(request_id))
 
+    async def add_request(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Take a request as AsyncLLM does, and let its tap know."""
+        tap = self._tap(request_id)
+        try:
+            queue = await super().add_request(request_id, *args, **kwargs)
+        except Exception as error:
+            if tap is not None:
+                tap.refused = tap.refused or error
+            raise
+        if tap is not None:
+            tap.accept()
+        return queue
+
     def _tap(self, request_id: str) -> Tap | None:
         # One call may make several requests; vLLM appends "-<n>" or "_<n>" to the id that we gave.
         taps = self.taps
@@ -134,6 +169,7 @@ class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
         watched = self._watch(source, tap)
         if tap is not None:
             tap.open += 1
+            tap.waiting += 1
             tap.sources.append(watched)
         return watched
 
