@@ -14,7 +14,6 @@ from typing import Final
 
 from consilium.kernel.ports import INGRESS_PORTS
 from consilium.supervisor.ray_variables import EVERYWHERE
-from consilium.supervisor.haproxy_rules import BUFFER_BYTES
 
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Plasma: nothing large is passed through it, bodies are streamed."""
@@ -90,7 +89,6 @@ def cluster_environment(
         "RAY_AUTH_TOKEN": token,
         "RAY_TMPDIR": str(temp),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # the gateway is drained by us; this one waits 30 s for nothing
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",  # 4 MiB; gateway.max_body_bytes is the limit, whatever it says
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),  # 8404
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),  # 9101
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve_fallback_http"]),  # 8500
@@ -106,6 +104,5 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # 16384; see haproxy_rules.py
         "VLLM_RPC_BASE_PATH": str(sockets),  # /tmp, where those of a killed engine stay
     }

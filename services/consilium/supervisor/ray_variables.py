@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from consilium.supervisor.haproxy_rules import BUFFER_BYTES
+
 EVERYWHERE: Final = {
     "PYTHONHASHSEED": "0",  # keys of the prefix cache are equal in every process
     "PYTHONUNBUFFERED": "1",
@@ -24,6 +26,8 @@ EVERYWHERE: Final = {
     "RAY_SERVE_LOG_TO_STDERR": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "consilium.gateway.serve_bodies.middlewares",  # long bodies are not read ahead
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # 16384; see haproxy_rules.py
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",  # 4 MiB; gateway.max_body_bytes is the limit, whatever it says
 }
 RUN: Final = "/run/consilium"
 """A pod's own folder for what lives as long as its processes; /tmp and the home folder may be written too, and nothing else."""
