@@ -21,7 +21,6 @@ def document(
     *,
     method: str = "GET",
     body: Mapping[str, object] | None = None,
-    timeout_s: float = TIMEOUT_S,
 ) -> Mapping[str, object]:
     """Return the object that a path below /v1 answers with.
 
@@ -36,7 +35,7 @@ def document(
             f"{endpoint.openai}/{path}",
             headers=headers,
             json=body,
-            timeout=timeout_s,
+            timeout=TIMEOUT_S,
         )
     except httpx.HTTPError as err:
         raise ConsiliumError(

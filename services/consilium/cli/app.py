@@ -24,16 +24,11 @@ COMMANDS: Final = {
         "consilium.cli.doctor",
         "Say what is wrong on this machine or would be, and the way out.",
     ),
-    "drain": ("consilium.cli.drain", "Let the answers of this pod finish before it ends."),
     "logs": ("consilium.cli.logs", "Show what the parts said."),
     "chat": ("consilium.cli.chat", "Ask the model."),
-    "smoke": ("consilium.cli.smoke", "Try a cluster: health, one chat over HTTP, one over gRPC."),
     "why": ("consilium.cli.why", "Show the receipt of an answer: what was done, when, and why."),
     "keys": ("consilium.cli.keys", "Make, list and revoke API keys."),
-    "models": (
-        "consilium.cli.models",
-        "List the models, fetch them, or say where one lies on disk.",
-    ),
+    "models": ("consilium.cli.models", "List the models, or say where one lies on disk."),
     "config": (
         "consilium.cli.config_command",
         "Show the configuration and where each value came from.",
@@ -48,6 +43,7 @@ EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNHEALTHY: Final = 3
 EXIT_NOT_FOUND: Final = 4
+EXIT_DOWN: Final = 5
 EXIT_INTERRUPTED: Final = 130
 _NOT_FOUND: Final = frozenset(
     {

@@ -6,12 +6,13 @@ Knows cluster.json and the flags. Does not know what is asked.
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from consilium.kernel.config import default_state, environment_value
 from consilium.kernel.errors import ConsiliumError
-from consilium.supervisor.processes import boot_id, is_alive
+from consilium.supervisor.outside_look import Care, care_of
 from consilium.supervisor.state_folder import Cluster, StateFolder
 
 
@@ -61,9 +62,9 @@ def folder_of(args: argparse.Namespace) -> StateFolder:
 
 
 def running(folder: StateFolder) -> Cluster:
-    """Return the running cluster. Raises ConsiliumError(not_running | state_damaged)."""
+    """Return the running cluster; one that nobody looks after runs too. Raises ConsiliumError(not_running | state_damaged)."""
     cluster = folder.read_cluster()
-    if cluster is None or cluster.boot != boot_id() or not is_alive(cluster.supervisor):
+    if cluster is None or care_of(folder, cluster, time.time())[0] is Care.NOTHING_RUNS:
         raise ConsiliumError("not_running", state=str(folder.root))
     return cluster
 

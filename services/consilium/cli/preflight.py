@@ -200,13 +200,13 @@ def check_redis(tree: ConsiliumConfig) -> None:
     url = tree.redis.address()
     if url is None:
         return
-    import redis
+    from redis import RedisError
+
+    from consilium.kernel.redis import ping
 
     try:
-        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-        client.ping()
-        client.close()
-    except (redis.RedisError, OSError, ValueError) as err:
+        ping(url, timeout_s=5.0)
+    except (RedisError, OSError, ValueError) as err:
         raise ConsiliumError(
             "redis_missing",
             str(err),

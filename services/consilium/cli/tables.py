@@ -5,7 +5,7 @@ Knows rich. Does not know where the figures come from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from consilium.supervisor.state_folder import Cluster
@@ -13,15 +13,20 @@ from consilium.supervisor.state_folder import Cluster
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from consilium.supervisor.part_memory import Replica
+
 _STYLE: Final = {
     "up": "green",
     "starting": "yellow",
     "waiting": "dim",
+    "silent": "red",
     "crashed": "red",
     "failed": "bold red",
     "stopping": "yellow",
     "stopped": "dim",
 }
+
+_SUPERVISOR: Final = {"silent": "stands still", "crashed": "gone"}
 
 
 def human(size: int) -> str:
@@ -44,11 +49,15 @@ def starting(cluster: Cluster, now: float) -> Table:
     return table
 
 
-def running(cluster: Cluster, sizes: Mapping[str, int]) -> Table:
-    """Return the table of a running cluster: part, state, address, memory."""
+def running(cluster: Cluster, sizes: Mapping[str, int], supervisor: str = "up") -> Table:
+    """Return the table of a running cluster: part, state, address, memory.
+
+    supervisor  state of who looks after the parts
+    """
     table = _table("part", "state", "address", "memory")
     for name, part in cluster.parts.items():
-        state = f"[{_STYLE[part.state]}]{part.state}[/]" + (
+        word = "not answering" if part.state == "silent" else part.state
+        state = f"[{_STYLE[part.state]}]{word}[/]" + (
             f" [dim](restarted {part.restarts} x)[/]" if part.restarts else ""
         )
         table.add_row(
@@ -58,8 +67,27 @@ def running(cluster: Cluster, sizes: Mapping[str, int]) -> Table:
             human(sizes[name]) if sizes.get(name) else "",
         )
     rest = sizes.get("supervisor", 0) + sizes.get("other", 0)
-    table.add_row("supervisor", "[green]up[/]", "", human(rest))
+    table.add_row(
+        "supervisor",
+        f"[{_STYLE[supervisor]}]{_SUPERVISOR.get(supervisor, supervisor)}[/]",
+        "",
+        human(rest),
+    )
     table.add_row("[bold]all[/]", "", "", f"[bold]{human(sum(sizes.values()))}[/]")
+    return table
+
+
+def executors(states: Mapping[str, str], model: str, replicas: Iterable[Replica]) -> Table:
+    """Return the table of the executors: name, state, model of the core, replicas with their memory."""
+    table = _table("executor", "state", "model", "replicas")
+    for name, state in states.items():
+        mine = [one for one in replicas if one.app == f"executor-{name}"]
+        table.add_row(
+            name,
+            "not answering" if state == "silent" else state,
+            model if name == "core" else "",
+            ", ".join(f"pid {one.pid} ({human(one.pss_bytes)})" for one in mine),
+        )
     return table
 
 

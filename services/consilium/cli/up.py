@@ -19,7 +19,7 @@ from typing import Any, Final
 from consilium.cli import cards_here, config_tree, preflight
 from consilium.cli.app import complain
 from consilium.cli.endpoint import add_state, folder_of
-from consilium.cli.status import down_lines, executors_of
+from consilium.cli.status import down_lines
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import default_state, dump
 from consilium.kernel.errors import ConsiliumError
@@ -334,14 +334,14 @@ def _tell(cluster: Cluster, seconds: float) -> None:
         print(line)
     for line in down_lines(cluster, time.time()):
         print(f"note: {line}", file=sys.stderr)
-    for row in executors_of(cluster):
-        if row["state"] != "ready":
+    for name, state in cluster.executors.items():
+        if state != "ready":
             why = (
                 "is still starting"
-                if row["state"] == "starting"
+                if state == "starting"
                 else "does not answer; 'consilium logs engine' and 'consilium logs gateway' say more"
             )
-            print(f"note: the executor {row['name']} {why}.", file=sys.stderr)
+            print(f"note: the executor {name} {why}.", file=sys.stderr)
 
 
 def closing_lines(cluster: Cluster) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from redis import Redis as OneServer
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -29,6 +30,7 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import ConnectionError as LostConnectionError
+from redis.retry import Retry as OneRetry
 
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -127,6 +129,20 @@ class Facts:
     version: str = ""
     evicts: str = ""
     has_log: bool | None = None
+
+
+def ping(address: str, timeout_s: float) -> None:
+    """Ask a server once, outside of any loop. Takes every address that the settings take, TLS and its certificates among it.
+
+    Raises RedisError, OSError or ValueError (an address that is none).
+    """
+    with OneServer.from_url(
+        address,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=OneRetry(NoBackoff(), 0),
+    ) as server:
+        server.ping()
 
 
 class RedisServer:

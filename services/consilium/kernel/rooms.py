@@ -50,6 +50,7 @@ class Room:
     vital       whether `up` fails without it
     stop_s      seconds that it gets to end what it is doing
     silent_s    seconds without an answer to GET /healthz on its metrics port after which it is ended and started again
+    not_ready_s  seconds for which it may answer there that it is not ready, such as in a migration; then it is ended and started again too
     claims      whether it takes work by itself, so that it must stop taking before the gateway closes
     """
 
@@ -66,6 +67,7 @@ class Room:
     vital: bool = False
     stop_s: float = 10.0
     silent_s: float = 15.0
+    not_ready_s: float = 900.0
     claims: bool = False
 
 

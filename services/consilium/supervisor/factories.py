@@ -19,6 +19,7 @@ from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.kernel.rooms import Room
 from consilium.supervisor import commands, probes
+from consilium.supervisor.executors_seen import executors_seen
 from consilium.supervisor.gateway_link import ensure_local_key
 from consilium.supervisor.metrics_page import MetricsServer
 from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
@@ -84,22 +85,25 @@ def public_redis(url: str) -> str:
 
 
 class CoreWork(ProbeWork):
-    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: it asks the engine, which generates now and then.
+    """The core is ready when one token came through the gateway. Afterwards the gateway's word is enough: an engine that it calls ready has generated one.
 
-    It ends when Serve has given the engine up: then nobody would start it again.
+    Once the core was lost, a token is wanted again. It ends when Serve has given the engine up: then nobody would start it again.
+
+    tell  hears the local key, and how the executors are, as fields of cluster.json
     """
 
     def __init__(self, site: Site) -> None:
         super().__init__(self._ask)
         self._site = site
         self._key = ""
-        self._answered = False
+        self._answered = self._was_ready = False
         self._given_up = ""
-        self.tell: Callable[[str], None] = lambda _key: None
+        self.tell: Callable[..., None] = lambda **_learned: None
 
     def start(self) -> None:
         """Forget what was known."""
         self._given_up = ""
+        self._answered = self._was_ready = False
         super().start()
 
     def ended(self) -> int | None:
@@ -110,8 +114,8 @@ class CoreWork(ProbeWork):
         """Return why the engine does not start."""
         return (f"error: {self._given_up}",) if self._given_up else ()
 
-    def _ask(self) -> tuple[bool, str]:
-        """Ask for a token. A local key is made first, once."""
+    def _ask(self) -> tuple[bool, str, bool]:
+        """Ask how the core is, and for a token where none came yet. A local key is made first, once."""
         if not self._key:
             self._key = ensure_local_key(
                 self._site.folder,
@@ -119,18 +123,25 @@ class CoreWork(ProbeWork):
                 self._site.cluster.redis_prefix,
                 self._site.cluster.key,
             )
-            self.tell(self._key)
-        if self._answered:
-            return probes.http_answers(
-                f"{self._site.address('http')}/ready"
-            ), "the gateway says that the core is not ready"
+            self.tell(key=self._key)
+        if self._was_ready:
+            seen = executors_seen(self._site.address("http"))
+            self.tell(executors=seen.executors)
+            if seen.why:
+                self._answered = self._answered and not seen.heard
+                return False, seen.why, seen.heard
+            if self._answered:
+                return True, "", True
         self._answered, code, why = probes.one_token(self._site.address("openai"), self._key)
+        self._was_ready = self._was_ready or self._answered
+        if self._answered:
+            self.tell(executors=executors_seen(self._site.address("http")).executors)
         if code == FAILED:
             said = why_not_started(self._site.folder.ray_temp)
             self._given_up = (
                 BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
             )
-        return self._answered, why
+        return self._answered, why, True
 
 
 class MetricsWork(ProbeWork):
@@ -193,10 +204,21 @@ def ray(site: Site) -> Work:
     return ProcessWork(
         commands.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
-        probe=probes.file_exists(site.ray_ready),
+        probe=lambda: _ray_answers(site),
         before=before,
         after=after,
     )
+
+
+def _ray_answers(site: Site) -> tuple[bool, str, bool]:
+    """Ask Ray's two servers, once the head has said that it is up."""
+    if not site.ray_ready.exists():
+        return False, "", True
+    servers = {"ray": "Ray's GCS", "ray_node_manager": "Ray's raylet"}
+    for name, words in servers.items():
+        if why := probes.http2_ready(site.cluster.ports[name], timeout_s=PROBE_S):
+            return False, f"{words} does not answer ({why})", False
+    return True, "", True
 
 
 def model(site: Site) -> Work:
@@ -251,7 +273,7 @@ def gateway(site: Site) -> Work:
             "consilium.gateway.app", "deploy", "--config", str(site.folder.config)
         ),
         log=site.folder.log("gateway"),
-        probe=lambda: (probes.http_answers(url), ""),
+        probe=lambda: probes.http_ready(url, PROBE_S),
     )
 
 
@@ -277,18 +299,11 @@ def room_work(room: Room) -> Callable[[Site], Work]:
         url = f"http://{LOOPBACK}:{site.cluster.ports[f'{room.name}_metrics']}/healthz"
         timeout_s = min(PROBE_S, room.silent_s / 4)
 
-        def well() -> tuple[bool, str, bool]:
-            """Any status is heard: a room that says 503 is starting, however long that takes."""
-            status, body = probes.http_get(url, timeout_s=timeout_s)
-            ok, heard = status == 200, status != 0
-            words = body[:200].decode("utf-8", "replace").strip() if heard and not ok else ""
-            return ok, words, heard
-
         return ProcessWork(
             commands.python_command(room.module, "--config", str(site.folder.config)),
             log=site.folder.log(room.name),
             environment=child_environment({}, drop=lambda name: name == OTHERS_FIGURES),
-            probe=well,
+            probe=lambda: probes.http_ready(url, timeout_s),
         )
 
     return make

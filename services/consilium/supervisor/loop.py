@@ -24,18 +24,22 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor import processes
 from consilium.supervisor.failures import PASSING, failure_of
 from consilium.supervisor.part_process import Work
+from consilium.supervisor.probes import Answer
 from consilium.supervisor.silence import Silence
 from consilium.supervisor.state_folder import Cluster, Failure, PartRecord, Pid, StateFolder
-from consilium.supervisor.states import Board, Live, Part, PartState, ending_order
+from consilium.supervisor.states import RUNNING, Board, Live, Part, PartState, ending_order
 
 TICK_STARTING_S: Final = 0.05
 TICK_RESTARTING_S: Final = 0.1
-TICK_UP_S: Final = 0.5
+TICK_UP_S: Final = 0.25
 PROBE_STARTING_S: Final = 0.1
 PROBE_LATE_S: Final = 1.0
 LATE_S: Final = 10.0
 """A part that has been starting for longer is asked less often."""
-PROBE_UP_S: Final = 5.0
+PROBE_UP_S: Final = 0.75
+PROBE_DOUBT_S: Final = 0.2
+"""A part that was up is asked again this soon once it was not found ready."""
+LOOKED_S: Final = 0.5
 PROBES_PER_LIMIT: Final = 5
 """How often a part with a limit on its silence is asked within that limit."""
 PIDS_EVERY_S: Final = 2.0
@@ -83,6 +87,7 @@ class Supervisor:
         self._told = ""
         self._pids_at = 0.0
         self._reaped_at = 0.0
+        self._looked_at = 0.0
         self._config_at = _changed_at(folder)
         self._pids: dict[str, tuple[Pid, ...]] = {}
         self._words: dict[str, Failure] = {}
@@ -139,6 +144,10 @@ class Supervisor:
             self._reaped_at = now
             processes.reap_orphans()
         self._write()
+        if now - self._looked_at >= LOOKED_S:
+            self._looked_at = now
+            with contextlib.suppress(OSError):
+                self._folder.looked.touch(0o600)
 
     def parts_up(self) -> dict[str, bool]:
         """Return which parts are up, for the metrics page."""
@@ -163,28 +172,55 @@ class Supervisor:
         self._pids_at = 0.0
 
     def _observe(self, live: Live, now: float) -> None:
-        if live.state not in {PartState.STARTING, PartState.UP}:
+        if live.state not in RUNNING:
             return
         name, work = live.part.name, self._works[live.part.name]
         ended = work.ended()
         if ended is not None and (live.part.lives or ended != 0):
             self._lost(live, failure_of(name, ended, work.tail()), now)
             return
-        answer = work.answer(_probe_every_s(live, now))
         silence = self._silence[name]
+        answer = work.answer(_probe_every_s(live, silence, now))
         if answer.at not in {0.0, silence.counted}:
             silence.counted = answer.at
-            silence.note(now, ok=answer.ok, heard=answer.heard)
-            if live.state is PartState.UP and silence.is_shown():
-                self._board.unready(name, now, answer.detail or "does not answer")
-            elif live.state is PartState.STARTING and answer.ok:
-                self._board.ready(name, now)
-            elif live.state is PartState.STARTING and answer.detail != live.detail:
-                self._board.note(name, answer.detail)
-        if silence.is_over(now, live.part.silent_s) and work.pids():
-            sentence = f"{name} did not answer for {now - silence.since:.0f} s; it was ended and is started again"
+            silence.note(now, ok=answer.ok, heard=answer.heard, asked=answer.asked)
+            self._answered(live, answer, now)
+        elif answer.waits:
+            silence.waits(answer.waits)
+        if self._board[name].state is PartState.UP and silence.is_silent(now):
+            self._board.silent(name, silence.owed or now, answer.detail or "does not answer")
+        if sentence := self._why_over(live, now):
             next_step = f"'consilium logs {name}' shows what it said last."
             self._lost(live, Failure("part_failed", sentence, next_step, name), now)
+
+    def _answered(self, live: Live, answer: Answer, now: float) -> None:
+        """Move a part by what its probe has just said."""
+        name, silence = live.part.name, self._silence[live.part.name]
+        if answer.ok:
+            if live.state is not PartState.UP:
+                self._board.ready(name, now)
+        elif (live.state is PartState.SILENT and answer.heard) or (
+            live.state is PartState.UP and answer.heard and silence.is_shown()
+        ):
+            self._board.unready(name, now, answer.detail or "is not ready")
+        elif live.state is PartState.STARTING and answer.detail != live.detail:
+            self._board.note(name, answer.detail)
+
+    def _why_over(self, live: Live, now: float) -> str:
+        """Return why a part is ended and started again though it runs, or nothing."""
+        part, silence = live.part, self._silence[live.part.name]
+        name = part.name
+        how = "it was ended and is started again"
+        if not self._works[name].pids():
+            return ""
+        if silence.is_over(now, part.silent_s):
+            return f"{name} did not answer for {now - silence.since:.0f} s; {how}"
+        if silence.is_stuck(now, part.not_ready_s):
+            said = f" ({live.detail})" if live.detail else ""
+            return (
+                f"{name} said for {now - silence.not_ready:.0f} s that it is not ready{said}; {how}"
+            )
+        return ""
 
     def _lost(self, live: Live, failure: Failure, now: float) -> None:
         """End what is left of a part and of what lived on it, and note why."""
@@ -196,6 +232,13 @@ class Supervisor:
                 file=sys.stderr,
                 flush=True,
             )
+        fatal = (
+            not self._board.was_up and failure.code != "part_failed"
+            if live.part.vital
+            else failure.code not in PASSING
+        )
+        self._board.lost(name, now, failure.sentence, fatal=fatal)
+        self._write()  # now: ending what is left takes seconds
         self._works[name].stop(SHORT_GRACE_S)
         left = (
             processes.orphans()
@@ -205,12 +248,6 @@ class Supervisor:
         shared = processes.shared_memory(left)
         processes.end(left, grace_s=SHORT_GRACE_S)
         processes.remove_shared(shared)
-        fatal = (
-            not self._board.was_up and failure.code != "part_failed"
-            if live.part.vital
-            else failure.code not in PASSING
-        )
-        self._board.lost(name, now, failure.sentence, fatal=fatal)
         for other in self._board.all():
             if name in other.part.within and other.state is PartState.WAITING:
                 self._works[other.part.name].stop(SHORT_GRACE_S)
@@ -324,8 +361,10 @@ class Supervisor:
         return self._cluster
 
 
-def _probe_every_s(live: Live, now: float) -> float:
+def _probe_every_s(live: Live, silence: Silence, now: float) -> float:
     """Return seconds between two questions to a part."""
+    if live.state is PartState.UP and silence.failures:
+        return PROBE_DOUBT_S
     if live.state is PartState.STARTING:
         return PROBE_STARTING_S if now - live.since < LATE_S else PROBE_LATE_S
     limit_s = live.part.silent_s

@@ -148,6 +148,7 @@ def row_of_room(room: Room) -> Row:
         vital=room.vital,
         stop_s=room.stop_s,
         silent_s=room.silent_s,
+        not_ready_s=room.not_ready_s,
         claims=room.claims,
     )
 
@@ -232,7 +233,7 @@ def assemble(folder: StateFolder, cluster: Cluster) -> Supervisor:
     )
     for work in works.values():
         if isinstance(work, CoreWork):
-            work.tell = lambda key: supervisor.learn(key=key)
+            work.tell = supervisor.learn
         elif isinstance(work, MetricsWork):
             work.look_at(supervisor.parts_up)
     return supervisor

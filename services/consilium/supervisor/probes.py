@@ -9,8 +9,7 @@ import http.client
 import json
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from threading import Thread
 from time import monotonic
 from urllib.parse import unquote, urlsplit
@@ -21,15 +20,35 @@ Probe = Callable[[], tuple[bool, str] | tuple[bool, str, bool]]
 """Says whether a part is ready and what it said, and thirdly whether it was heard at all; where that is left out, it was heard if it is ready."""
 
 
-def redis_answers(url: str, timeout_s: float = 1.0) -> bool:
-    """Return True if a Redis answers PING with our password. Reads plain redis:// URLs; loading a data set counts as not yet."""
-    return redis_ready(url, timeout_s)[0]
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""The preface of HTTP/2 (RFC 9113, 3.4) and an empty SETTINGS frame, which the server answers with its own."""
 
 
 def redis_ready(url: str, timeout_s: float = 1.0) -> tuple[bool, str, bool]:
     """Return whether a Redis answers PING with our password, no words, and whether it was heard: an error such as LOADING or NOAUTH is also a reply."""
+    if urlsplit(url).scheme != "redis":
+        return _by_the_library(url, timeout_s)
     answer = _redis_reply(url, timeout_s)
     return answer.endswith(b"+PONG\r\n"), "", answer.startswith((b"+", b"-"))
+
+
+def _by_the_library(url: str, timeout_s: float) -> tuple[bool, str, bool]:
+    """Ask where TLS is wanted. The library knows certificates; our own server, which is asked from the first moment on, needs none."""
+    from redis.exceptions import (
+        AuthenticationError,
+        BusyLoadingError,
+        RedisError,
+        ResponseError,
+    )
+
+    from consilium.kernel.redis import ping
+
+    try:
+        ping(url, timeout_s)
+    except (RedisError, OSError, ValueError) as err:
+        heard = isinstance(err, AuthenticationError | BusyLoadingError | ResponseError)
+        return False, str(err), heard
+    return True, "", True
 
 
 def _redis_reply(url: str, timeout_s: float) -> bytes:
@@ -64,9 +83,24 @@ def _resp(words: list[bytes]) -> bytes:
     )
 
 
-def http_answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Return True if GET answers 200."""
-    return http_get(url, timeout_s=timeout_s)[0] == http.client.OK
+def http_ready(url: str, timeout_s: float = 2.0) -> tuple[bool, str, bool]:
+    """Return whether GET answers 200, what it said otherwise, and whether it said anything."""
+    status, body = http_get(url, timeout_s=timeout_s)
+    words = body[:200].decode("utf-8", "replace").strip()
+    if not status:
+        return False, f"does not answer ({words or 'nothing came'})", False
+    return status == http.client.OK, "" if status == http.client.OK else words, True
+
+
+def http2_ready(port: int, host: str = "127.0.0.1", timeout_s: float = 2.0) -> str:
+    """Return why a gRPC server does not answer the first words of HTTP/2, or nothing if it does. It needs no token for them."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(_HTTP2_HELLO)
+            return "" if connection.recv(9) else "closed the connection"
+    except OSError as err:
+        return str(err)
 
 
 def http_get(url: str, *, key: str = "", timeout_s: float = 2.0) -> tuple[int, bytes]:
@@ -122,22 +156,21 @@ def port_listens(port: int, host: str = "127.0.0.1", timeout_s: float = 0.5) -> 
         return False
 
 
-def file_exists(path: Path) -> Callable[[], tuple[bool, str]]:
-    """Return a probe that is true once the file is there."""
-    return lambda: (path.exists(), "")
-
-
 @dataclass(slots=True)
 class Answer:
     """What a probe said last, and when (seconds of the monotonic clock); `at` is 0 before the first answer.
 
     heard  whether anything was heard, be it that the part is not ready yet
+    asked  when the question was put
+    waits  when the question was put that waits for its answer now; 0 where none does
     """
 
     ok: bool = False
     detail: str = ""
     at: float = 0.0
     heard: bool = False
+    asked: float = 0.0
+    waits: float = 0.0
 
 
 class Watch:
@@ -149,6 +182,7 @@ class Watch:
         self._thread: Thread | None = None
         self._next = 0.0
         self._turn = 0
+        self._asked = 0.0
         self.last = Answer()
 
     def forget(self) -> None:
@@ -161,8 +195,11 @@ class Watch:
     def look(self, every_s: float | None = None) -> Answer:
         """Return the last answer, and ask again if it is time."""
         now = monotonic()
-        if (self._thread is None or not self._thread.is_alive()) and now >= self._next:
+        if self._thread is not None and self._thread.is_alive():
+            return replace(self.last, waits=self._asked)
+        if now >= self._next:
             self._next = now + (self._every_s if every_s is None else every_s)
+            self._asked = now
             self._thread = Thread(target=self._ask, args=(self._turn,), daemon=True, name="probe")
             self._thread.start()
         return self.last
@@ -174,4 +211,4 @@ class Watch:
         except Exception as err:
             ok, detail, heard = False, f"{type(err).__name__}: {err}", False
         if turn == self._turn:
-            self.last = Answer(ok, detail, monotonic(), heard)
+            self.last = Answer(ok, detail, monotonic(), heard, self._asked)

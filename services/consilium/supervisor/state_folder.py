@@ -32,7 +32,7 @@ class Pid:
 class PartRecord:
     """One part of the cluster, as status shows it.
 
-    state     waiting, starting, up, crashed, failed, stopping, stopped
+    state     waiting, starting, up, silent (it was up, and does not answer), crashed, failed, stopping, stopped
     since     Unix seconds of the last change
     address   where it listens, or empty
     detail    one line for people: progress, last error
@@ -79,6 +79,7 @@ class Cluster:
     addresses   openai, http, grpc, metrics, redis, ray
     key         local admin API key
     end_s       seconds that the parts may take to end, after the running answers have
+    executors   how each executor is, by the gateway's word: ready, starting, down, silent; unknown while the gateway does not answer
     """
 
     state: str
@@ -96,6 +97,7 @@ class Cluster:
     left: tuple[Pid, ...] = ()
     failure: Failure | None = None
     end_s: float = 60.0
+    executors: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def with_part(self, name: str, record: PartRecord) -> Cluster:
@@ -153,6 +155,11 @@ class StateFolder:
     def lock(self) -> Path:
         """File that the supervisor holds locked while it lives."""
         return self.root / "supervisor.lock"
+
+    @property
+    def looked(self) -> Path:
+        """File whose time says when the supervisor looked after the parts last."""
+        return self.root / "looked"
 
     @property
     def draining(self) -> Path:

@@ -17,6 +17,7 @@ class PartState(StrEnum):
     WAITING = "waiting"
     STARTING = "starting"
     UP = "up"
+    SILENT = "silent"
     CRASHED = "crashed"
     FAILED = "failed"
     STOPPING = "stopping"
@@ -27,12 +28,16 @@ _S = PartState
 MOVES: Final[dict[PartState, frozenset[PartState]]] = {
     _S.WAITING: frozenset({_S.STARTING, _S.STOPPED}),
     _S.STARTING: frozenset({_S.UP, _S.CRASHED, _S.FAILED, _S.WAITING, _S.STOPPING}),
-    _S.UP: frozenset({_S.CRASHED, _S.WAITING, _S.STARTING, _S.STOPPING}),
+    _S.UP: frozenset({_S.SILENT, _S.CRASHED, _S.WAITING, _S.STARTING, _S.STOPPING}),
+    _S.SILENT: frozenset({_S.UP, _S.CRASHED, _S.WAITING, _S.STARTING, _S.STOPPING}),
     _S.CRASHED: frozenset({_S.STARTING, _S.WAITING, _S.FAILED, _S.STOPPED, _S.STOPPING}),
     _S.FAILED: frozenset({_S.WAITING, _S.STOPPING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED}),
     _S.STOPPED: frozenset(),
 }
+
+RUNNING: Final = frozenset({_S.STARTING, _S.UP, _S.SILENT})
+"""States in which a part is asked how it is."""
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_LIMIT_S: Final = 30.0
@@ -54,6 +59,7 @@ class Part:
     vital     whether the cluster is nothing without it: `up` fails when it does not come up
     stop_s    seconds that it gets to end what it is doing
     silent_s  seconds without any answer, be it that it is not ready yet, after which its process is ended and started again; None = never
+    not_ready_s  seconds for which it may answer that it is not ready; then it is ended and started again; None = for ever
     claims    whether it takes work by itself, so that it stops taking before anything else is closed
     """
 
@@ -64,6 +70,7 @@ class Part:
     vital: bool = True
     stop_s: float = 5.0
     silent_s: float | None = None
+    not_ready_s: float | None = None
     claims: bool = False
 
 
@@ -200,13 +207,20 @@ class Board:
             why=detail,
         )
         for other in self._live.values():
-            if name in other.part.within and other.state in {PartState.UP, PartState.STARTING}:
+            if name in other.part.within and other.state in RUNNING:
                 self._move(other.part.name, PartState.WAITING, now, detail=f"waits for {name}")
 
+    def silent(self, name: str, since: float, detail: str) -> None:
+        """Note that a part that was up does not answer; it is up again when it does.
+
+        since  when the first question was put that it has not answered
+        """
+        self._move(name, PartState.SILENT, since, detail=detail, why=detail)
+
     def unready(self, name: str, now: float, detail: str) -> None:
-        """Note that a part still runs but has stopped answering; it is up again when it answers."""
-        if self._live[name].state is not PartState.UP:
-            msg = f"{name}: {self._live[name].state} cannot fall silent"
+        """Note that a part still runs, and says that it is not ready any more; it is up again when it is."""
+        if self._live[name].state not in {PartState.UP, PartState.SILENT}:
+            msg = f"{name}: {self._live[name].state} cannot stop being ready"
             raise MoveRefusedError(msg)
         self._move(name, PartState.STARTING, now, detail=detail, why=detail)
 
@@ -257,7 +271,8 @@ class Board:
         return self.was_up and (
             now - self._up_at >= PATIENCE_S
             or all(
-                live.state in {PartState.UP, PartState.FAILED} or live.failures > 0
+                live.state in {PartState.UP, PartState.SILENT, PartState.FAILED}
+                or live.failures > 0
                 for live in self._live.values()
                 if not live.part.vital
             )

@@ -32,7 +32,7 @@ def redis_of(site: Site) -> tuple[ProcessWork, str]:
         command,
         log=site.folder.log("redis"),
         environment=site.environment,
-        probe=lambda: (probes.redis_answers(url), ""),
+        probe=lambda: (probes.redis_ready(url)[0], ""),
     ), url
 
 
@@ -42,11 +42,8 @@ def test_our_own_redis_keeps_its_data_over_a_kill(site: Site) -> None:
     work, url = redis_of(site)
     running = Running(site.supervisor({"redis": work}))
     until(lambda: running.state("redis") == "up")
-    assert not probes.redis_answers(url.replace("redis://:", "redis://:x")), (
-        "a wrong password is no answer"
-    )
     ready, _, heard = probes.redis_ready(url.replace("redis://:", "redis://:x"))
-    assert (ready, heard) == (False, True), "but it was heard"
+    assert (ready, heard) == (False, True), "a wrong password is no answer, but was heard"
     with redis.Redis.from_url(url) as client:
         assert client.info("server")["redis_version"] >= "7"
         client.set("k", "v")
@@ -85,3 +82,19 @@ def test_a_redis_that_loads_is_heard_and_one_that_hangs_up_is_not(
         assert probes.redis_ready(url) == (False, "", heard)
         serving.join(5)
     assert probes.redis_ready(url) == (False, "", False)
+
+
+def test_a_stopped_redis_is_shown_as_silent_and_is_up_again_when_it_goes_on(site: Site) -> None:
+    work, _ = redis_of(site)
+    running = Running(site.supervisor({"redis": work}))
+    until(lambda: running.state("redis") == "up")
+    (redis,) = running.part("redis").pids
+    processes.send(redis, signal.SIGSTOP)
+    spent = until(lambda: running.state("redis") == "silent", 6.0)
+    print(f"shown after {spent:.2f} s")
+    assert running.supervisor.cluster.phase == "degraded"
+    assert running.part("redis").down > 0
+    processes.send(redis, signal.SIGCONT)
+    until(lambda: running.state("redis") == "up", 3.0)
+    assert running.part("redis").restarts == 0
+    assert running.stop() == 0

@@ -48,7 +48,7 @@ def _importable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY / 'services'}:{REPOSITORY}")
 
 
-def with_greeter(site: Site, fault: str = "") -> Supervisor:
+def with_greeter(site: Site, fault: str = "", **row: float) -> Supervisor:
     """A vital part, and the greeter beside it with a way not to start."""
     site.folder.make_secrets()
     if fault:
@@ -58,7 +58,7 @@ def with_greeter(site: Site, fault: str = "") -> Supervisor:
     site.folder.config.write_text(json.dumps({"services": services((ROOM,), drawn)}))
     made = factories.Site(site.folder, site.cluster, {}, "x", (ROOM,))
     works = {"vital": ProbeWork(lambda: (True, "")), ROOM.name: factories.room_work(ROOM)(made)}
-    return site.supervisor(works, row_of_room(ROOM))
+    return site.supervisor(works, replace(row_of_room(ROOM), **row))  # type: ignore[arg-type]
 
 
 def came_up(running: Running, phase: str = "up") -> None:
@@ -128,6 +128,24 @@ def test_a_room_that_says_that_it_is_starting_is_left_alone(
     assert works[ROOM.name].pids() == first
     processes.send(first[0], signal.SIGSTOP)  # now it says nothing at all
     until(lambda: running.part(ROOM.name).restarts == 1)
+    assert running.stop() == 0
+
+
+def test_a_room_that_says_for_ever_that_it_is_starting_is_started_again(site: Site) -> None:
+    running = Running(with_greeter(site, "hang", not_ready_s=2.0))
+    until(lambda: running.state(ROOM.name) == "starting")
+    until(lambda: running.part(ROOM.name).restarts == 1)
+    assert "said for 2 s that it is not ready (starting)" in running.part(ROOM.name).why
+    assert running.stop() == 0
+
+
+def test_a_stopped_room_is_shown_before_its_limit_is_over(site: Site) -> None:
+    running = Running(with_greeter(site))
+    came_up(running)
+    processes.send(running.part(ROOM.name).pids[0], signal.SIGSTOP)
+    until(lambda: running.state(ROOM.name) == "silent")
+    assert running.supervisor.cluster.phase == "degraded"
+    assert running.part(ROOM.name).restarts == 0
     assert running.stop() == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consilium.supervisor.silence import LEAST_FAILURES, SHOWN_AFTER, START_S, Silence
+from consilium.supervisor.silence import LEAST_FAILURES, SHOWN_AFTER, SHOWN_S, START_S, Silence
 
 LIMIT_S = 15.0
 
@@ -62,3 +62,35 @@ def test_a_part_that_says_that_it_is_not_ready_yet_is_not_silent() -> None:
         silence.note(701.0, ok=False)
     assert not silence.is_over(700.0 + LIMIT_S, LIMIT_S)
     assert silence.is_over(700.0 + START_S, LIMIT_S)
+
+
+def test_a_question_that_waits_for_its_answer_makes_a_part_silent() -> None:
+    silence = Silence(100.0, answered=True)
+    silence.waits(110.0)
+    silence.waits(111.0)
+    assert not silence.is_silent(110.0 + SHOWN_S - 0.1)
+    assert silence.is_silent(110.0 + SHOWN_S)
+    silence.note(113.0, ok=False, asked=110.0)
+    assert silence.is_silent(113.0)
+    silence.note(114.0, ok=True)
+    assert not silence.is_silent(200.0)
+
+
+def test_where_nobody_listens_two_refused_connections_are_enough() -> None:
+    silence = Silence(100.0, answered=True)
+    silence.note(100.1, ok=False)
+    assert not silence.is_silent(100.2)
+    silence.note(100.3, ok=False)
+    assert silence.is_silent(100.3)
+    assert silence.owed == 100.1
+
+
+def test_a_part_that_says_for_ever_that_it_is_not_ready_is_stuck() -> None:
+    silence = Silence(100.0)
+    for now in (100.0, 500.0, 999.0):
+        silence.note(now, ok=False, heard=True)
+    assert not silence.is_stuck(999.0, 900.0)
+    assert silence.is_stuck(1000.0, 900.0)
+    assert not silence.is_stuck(1000.0, None)
+    silence.note(1000.0, ok=True)
+    assert not silence.is_stuck(5000.0, 900.0)

@@ -126,8 +126,11 @@ def test_a_calm_part_starts_its_backoff_from_the_beginning() -> None:
 def test_a_silent_part_is_not_a_crash() -> None:
     parts = board()
     bring_up(parts)
-    parts.unready("gateway", 9.0, "does not answer")
-    assert parts["gateway"].state is PartState.STARTING
+    parts.silent("gateway", 9.0, "does not answer")
+    assert (parts["gateway"].state, parts["gateway"].down_at) == (PartState.SILENT, 9.0)
+    assert not parts.is_up()
+    parts.unready("gateway", 9.5, "it says that it is not ready")
+    assert (parts["gateway"].state, parts["gateway"].down_at) == (PartState.STARTING, 9.0)
     assert parts["gateway"].failures == 0
     parts.ready("gateway", 10.0)
     assert parts.is_up()
@@ -160,7 +163,7 @@ def test_backoff_grows_and_is_bounded(failures: int) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["start", "ready", "lost", "silent"]),
+            st.sampled_from(["start", "ready", "lost", "silent", "unready"]),
             st.sampled_from(["redis", "ray", "engine", "gateway"]),
             st.floats(0.0, 40.0),
         ),
@@ -174,7 +177,8 @@ def test_no_order_of_events_leaves_the_table_of_moves(events: list[tuple[str, st
         "start": lambda name: parts.started(name, now) if name in parts.due(now) else None,
         "ready": lambda name: parts.ready(name, now),
         "lost": lambda name: parts.lost(name, now, "lost"),
-        "silent": lambda name: parts.unready(name, now, "silent"),
+        "silent": lambda name: parts.silent(name, now, "silent"),
+        "unready": lambda name: parts.unready(name, now, "not ready"),
     }
     for what, name, passed in events:
         now += passed
