@@ -28,14 +28,16 @@ class Tool:
 
     package      what `go install` is told, without the version
     own_module   whether it must be built from a module of our own that requires it: where the module has `replace` lines, or packages are refused by name
-    waits_for    the room whose tests will use it; until then it is built only when it is named
+    folder       folder beside this file with a whole module of our own, go.sum included, that is built in place of `package`
+    linked       what the linker is told to write into it
     """
 
     name: str
     version: str
     package: str
     own_module: bool = False
-    waits_for: str = ""
+    folder: str = ""
+    linked: str = ""
 
     @property
     def path(self) -> Path:
@@ -45,7 +47,18 @@ class Tool:
 TABLE = (
     Tool("grpcurl", "v1.9.4", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
     Tool("ghz", "v0.93.0", "github.com/bojand/ghz/cmd/ghz"),
-    Tool("etcd", "v3.6.5", "go.etcd.io/etcd/server/v3", own_module=True, waits_for="k8s/"),
+    Tool("etcd", "v3.6.5", "go.etcd.io/etcd/server/v3", own_module=True),
+    Tool(
+        "kube",
+        "v1.35.4",
+        "k8s.io/kubernetes",
+        folder="go/kube",
+        linked="-X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
+    ),
+    Tool("ray-operator", "v1.6.2", "github.com/ray-project/kuberay/ray-operator", own_module=True),
+    Tool("kwok", "v0.8.0", "sigs.k8s.io/kwok/cmd/kwok"),
+    Tool("helm", "v4.2.4", "helm.sh/helm/v4/cmd/helm"),
+    Tool("helm3", "v3.21.4", "helm.sh/helm/v3/cmd/helm"),
 )
 BY_NAME = {tool.name: tool for tool in TABLE}
 
@@ -76,10 +89,16 @@ def build(wanted: Tool, go: str) -> float:
             _run(go, made, "mod", "init", "tools.test", cwd=module)
             _run(go, made, "get", "-tool", f"{wanted.package}@{wanted.version}", cwd=module)
             _run(go, made, "build", "-o", f"{made}/{wanted.name}", wanted.package, cwd=module)
+        elif wanted.folder:
+            module = Path(__file__).parent / wanted.folder
+            flags = ("-trimpath", "-ldflags", f"-s -w {wanted.linked}")
+            _run(go, made, "build", *flags, "-o", f"{made}/{wanted.name}", ".", cwd=module)
         else:
             _run(go, made, "install", f"{wanted.package}@{wanted.version}", cwd=Path(made))
         wanted.path.parent.mkdir(exist_ok=True)
-        (Path(made) / wanted.name).replace(wanted.path)
+        program = wanted.package.rpartition("/")[2]
+        built = Path(made) / (wanted.name if (Path(made) / wanted.name).exists() else program)
+        built.replace(wanted.path)
     return time.monotonic() - began
 
 
@@ -99,7 +118,7 @@ def _run(go: str, bin_folder: str, *words: str, cwd: Path) -> None:
 
 
 def main(names: list[str]) -> int:
-    chosen = [one for one in TABLE if one.name in names or not (names or one.waits_for)]
+    chosen = [one for one in TABLE if one.name in names or not names]
     missing = [one for one in chosen if not one.path.exists()]
     go = shutil.which("go")
     if missing and go is None:

@@ -21,6 +21,7 @@ def document(
     *,
     method: str = "GET",
     body: Mapping[str, object] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Mapping[str, object]:
     """Return the object that a path below /v1 answers with.
 
@@ -35,7 +36,7 @@ def document(
             f"{endpoint.openai}/{path}",
             headers=headers,
             json=body,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
         )
     except httpx.HTTPError as err:
         raise ConsiliumError(

@@ -24,11 +24,16 @@ COMMANDS: Final = {
         "consilium.cli.doctor",
         "Say what is wrong on this machine or would be, and the way out.",
     ),
+    "drain": ("consilium.cli.drain", "Let the answers of this pod finish before it ends."),
     "logs": ("consilium.cli.logs", "Show what the parts said."),
     "chat": ("consilium.cli.chat", "Ask the model."),
+    "smoke": ("consilium.cli.smoke", "Try a cluster: health, one chat over HTTP, one over gRPC."),
     "why": ("consilium.cli.why", "Show the receipt of an answer: what was done, when, and why."),
     "keys": ("consilium.cli.keys", "Make, list and revoke API keys."),
-    "models": ("consilium.cli.models", "List the models, or say where one lies on disk."),
+    "models": (
+        "consilium.cli.models",
+        "List the models, fetch them, or say where one lies on disk.",
+    ),
     "config": (
         "consilium.cli.config_command",
         "Show the configuration and where each value came from.",

@@ -81,6 +81,7 @@ def from_config(args: Mapping[str, Any]) -> serve.Application:
           nodes     nodes that will lend cores or cards; it waits for them
           gpus      cards that they will have together, likewise
           drain_s   how long running calls get when a replica is stopped
+          revision  of what an engine is made from; another one makes Serve start it again
 
     Raises ConsiliumError: config_invalid (also for an argument that is none), model_missing, gpu_missing, does_not_fit.
     """
@@ -108,6 +109,7 @@ class _Where(Section):
     nodes: int = Field(1, ge=1)
     gpus: int = Field(0, ge=0)
     drain_s: float = Field(DRAIN_S, ge=0)
+    revision: str = ""
 
     @classmethod
     def of(cls, args: Mapping[str, Any]) -> _Where:

@@ -181,7 +181,7 @@ class Answer:
         if self._has_place:
             self._has_place = False
             seconds = self._cast.clock.monotonic() - self._course.began
-            self._cast.gate.leave(self.executor, seconds)
+            self._cast.gate.leave(self.executor, seconds, self._ask.who)
 
     def _said(self) -> closing.Said:
         return closing.Said(self.head, self._turn.tail, self._first, self._chunks)

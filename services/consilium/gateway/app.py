@@ -26,7 +26,7 @@ from ray import serve
 from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import CORE, open_executors
 from consilium.engine.config import EngineView
-from consilium.gateway import turn
+from consilium.gateway import first_key, turn
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView, refuse_unknown_names
 from consilium.gateway.forwarding import Forwarding, Reached
@@ -143,6 +143,7 @@ class GatewayReplica:
             self._desk.run(),
             self._public.watch_rooms(),
             self._drained(folder / CLOSING),
+            _put_first_key(Path(config), self._stores, clock),
             *(table.run() for table in self._tables.values()),
         )
 
@@ -171,6 +172,14 @@ class GatewayReplica:
             await self._engines.aclose()
             await self._desk.leave()
             await self._stores.close()
+
+
+async def _put_first_key(config: Path, stores: Stores, clock: SystemClock) -> None:
+    """Put the key that the owner of the cluster has made into the store, where there is one."""
+    text = environment_value("CONSILIUM_ADMIN_KEY")
+    if text is not None:
+        record = first_key.record_of(text, _pepper(config), clock.now())
+        await first_key.put_once(record, stores.keys, clock)
 
 
 async def _prepare(stores: Stores) -> None:

@@ -10,10 +10,12 @@ from consilium.engine.ports import PRIORITY
 from consilium.gateway import profile_context, prompt
 from consilium.gateway.cast import Ask, Cast, Course
 from consilium.gateway.decision import GENERATING, Decision
+from consilium.gateway.shares import step
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import DEFAULT_TENANT
 
 BAD_REQUEST = 400
+WORTH_TELLING_S = 0.05
 
 
 async def attempt(cast: Cast, ask: Ask, decision: Decision, course: Course, executor: str) -> Turn:
@@ -24,7 +26,7 @@ async def attempt(cast: Cast, ask: Ask, decision: Decision, course: Course, exec
     course.executor = executor
     if not cast.engine.info(executor).model:  # it has not said yet what it serves
         await cast.engine.probe(executor)
-    cast.gate.enter(executor, ask.lane)
+    await _placed(cast, ask, course)
     cast.meter.inflight(executor)
     begun = cast.clock.monotonic()
     try:
@@ -36,10 +38,21 @@ async def attempt(cast: Cast, ask: Ask, decision: Decision, course: Course, exec
             )
             turn = await _opened(cast, ask, decision, course, added=False)
     except BaseException:
-        cast.gate.leave(executor, cast.clock.monotonic() - begun)
+        cast.gate.leave(executor, cast.clock.monotonic() - begun, ask.who)
         cast.meter.inflight(executor)
         raise
     return turn
+
+
+async def _placed(cast: Cast, ask: Ask, course: Course) -> None:
+    """Take a place of the executor; a key that has its share waits for one. Raises ConsiliumError(queue_full)."""
+    began = cast.clock.monotonic()
+    patience_s = max(0.1, course.deadline - cast.clock.now())
+    own = await cast.gate.admit(course.executor, ask.lane, ask.who, patience_s=patience_s)
+    waited_s = cast.clock.monotonic() - began
+    if waited_s > WORTH_TELLING_S:
+        course.notes.append(f"waited {waited_s:.1f} s for a place: this key had its share")
+    course.behind = step(own) if ask.key_id else 0
 
 
 async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, added: bool) -> Turn:
@@ -77,7 +90,7 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
         ask.route,
         body,
         lane=ask.lane,
-        priority=PRIORITY[ask.lane],
+        priority=PRIORITY[ask.lane] + course.behind,
         deadline=course.deadline,
         prefix_key=composed.prefix_key,
     )

@@ -18,6 +18,7 @@ from consilium.gateway.gate import Gate
 from consilium.gateway.receipt import Receipt, Tried
 from consilium.gateway.reservation import Reservation
 from consilium.gateway.roles import Frame
+from consilium.gateway.shares import Who
 from consilium.kernel.clock import Clock, Ids
 from consilium.kernel.principals import DEFAULT_TENANT
 
@@ -90,6 +91,11 @@ class Ask:
     conversation: str = ""
     answer_id: str = ""
 
+    @property
+    def who(self) -> Who:
+        """Return whose share of the places this takes."""
+        return Who(self.tenant, self.key_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Cast:
@@ -123,6 +129,7 @@ class Course:
     deadline Unix seconds after which nobody waits any more
     sent     monotonic seconds at which the call went out, 0 before
     tried    executors that did not answer, with the reason
+    behind   how far behind the first of its lane it stands in the engine's queue
     used     (kind, id, span) of each piece that stands in the prompt
     """
 
@@ -132,6 +139,7 @@ class Course:
     decision: Decision | None = None
     executor: str = ""
     sent: float = 0.0
+    behind: int = 0
     contributions: tuple[Contribution, ...] = ()
     tried: list[Tried] = field(default_factory=list)
     used: tuple[tuple[str, str, str], ...] = ()

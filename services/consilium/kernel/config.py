@@ -23,7 +23,7 @@ from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
 
 NOT_KEYS: Final = frozenset(
-    {"STATE", "CONFIG", "ENDPOINT", "KEY", "LOG", "SECRET", "TOKEN", "MARK", "ROOMS"}
+    {"STATE", "CONFIG", "ENDPOINT", "KEY", "LOG", "SECRET", "TOKEN", "MARK", "ROOMS", "ADMIN_KEY"}
 )
 """CONSILIUM_ names that are not keys of the tree: they say where things are."""
 MASK: Final = masking.MASK

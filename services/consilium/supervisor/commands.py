@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from consilium.kernel.ports import INGRESS_PORTS
-from consilium.supervisor.haproxy_rules import BUFFER_BYTES
+from consilium.supervisor.ray_variables import EVERYWHERE
 
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024
 """Plasma: nothing large is passed through it, bodies are streamed."""
@@ -74,34 +74,21 @@ def cluster_environment(
 ) -> dict[str, str]:
     """Return the variables that every process of the cluster gets on top of the user's own.
 
-    They must be set before Ray starts: workers inherit them from the raylet.
-
     temp     Ray's temp folder
     sockets  folder of the sockets between an engine's processes; its path may have some 70 bytes
     """
     serve = temp / "serve"
     http, grpc = ports["serve_ingress_http"], ports["serve_ingress_grpc"]
     return {
+        **EVERYWHERE,
         "CONSILIUM_MARK": mark,  # by this a process of a crashed cluster is known again
         "SPT_NOENV": "1",  # setproctitle would overwrite /proc/PID/environ, and with it the mark
-        "PYTHONHASHSEED": "0",  # keys of the prefix cache are equal in every process
-        "PYTHONUNBUFFERED": "1",
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "RAY_ADDRESS": f"127.0.0.1:{ports['ray']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # 15: engines and gateways would yield to everything else on the machine
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_COLOR_PREFIX": "0",
         "RAY_TMPDIR": str(temp),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES as it is for actors without a GPU
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # the gateway is drained by us; this one waits 30 s for nothing
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_LOG_TO_STDERR": "1",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "consilium.gateway.serve_bodies.middlewares",  # long bodies are not read ahead
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",  # 4 MiB; gateway.max_body_bytes is the limit, whatever it says
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),  # 8404
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),  # 9101
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["serve_fallback_http"]),  # 8500
@@ -117,7 +104,5 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(serve / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
-        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # 16384; see haproxy_rules.py
         "VLLM_RPC_BASE_PATH": str(sockets),  # /tmp, where those of a killed engine stay
     }

@@ -94,13 +94,21 @@ def wait_until_idle(folder: StateFolder, config: Mapping[str, object], *, claims
     close_face(folder.ray_temp / "serve")
     gateway = config.get("gateway")
     limit_s = float(str(gateway.get("drain_s", 0.0))) if isinstance(gateway, Mapping) else 0.0
+    until_idle(folder.metrics, limit_s)
+
+
+def until_idle(metrics: Path, limit_s: float) -> int:
+    """Wait until the gateway replicas that count into this folder answer nothing any more, and return how many answers still run after the limit.
+
+    What was let in just now is counted a moment later, so it must have been quiet for that long.
+    """
     until = time.monotonic() + limit_s
-    idle = 0
-    while (
-        time.monotonic() < until and idle < _IDLE_POLLS
-    ):  # what was let in just now is counted a moment later
+    idle = left = 0
+    while time.monotonic() < until and idle < _IDLE_POLLS:
         time.sleep(_POLL_S)
-        idle = 0 if in_flight(folder.metrics) else idle + 1
+        left = in_flight(metrics)
+        idle = 0 if left else idle + 1
+    return left
 
 
 def close_face(folder: Path) -> None:

@@ -175,3 +175,33 @@ async def test_a_stopping_server_finishes_32_live_streams(gateway):
         )
         assert said == text
         assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_one_key_that_floods_leaves_the_others_their_share(gateway):
+    bench = await gateway(engines=[EchoEngine(delay_s=0.2)], places=32)
+    gate = bench.face.cast.gate
+    gate.set_limit("core", 32, 16)
+    flood, other = bench.client(), bench.client(await bench.new_key(tenant="other"))
+    hundred = [
+        asyncio.create_task(
+            flood.post("/v1/chat/completions", json=chat("!slow " + "x " * 20, stream=True))
+        )
+        for _ in range(100)
+    ]
+    await bench.until(lambda: gate.running("core") + gate.waiting("core") >= 24)
+    assert (gate.running("core"), gate.waiting("core")) == (15, 9)
+    began = time.monotonic()
+    answer = await other.post("/v1/chat/completions", json=chat("hello"))
+    assert answer.status_code == 200
+    assert time.monotonic() - began < 2
+    answers = await asyncio.gather(*hundred)
+    assert {one.status_code for one in answers} == {200, 429}
+    notes = [
+        event["consilium"]["receipt"].get("notes", ())
+        for one in answers
+        if one.status_code == 200
+        for event in events(one.text)
+        if "consilium" in event
+    ]
+    assert any("waited" in note for told in notes for note in told)
+    assert (gate.running("core"), gate.waiting("core")) == (0, 0)

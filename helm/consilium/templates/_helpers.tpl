@@ -1,0 +1,273 @@
+{{/* Names. A RayService may have 47 characters; what hangs on the name has up to seven more. */}}
+{{- define "consilium.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "consilium.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "consilium.labels" -}}
+{{ include "consilium.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* (dict "root" $ "image" .Values.images.x) */}}
+{{- define "consilium.image" -}}
+{{- $repository := .image.repository -}}
+{{- if .root.Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" .root.Values.global.imageRegistry (regexReplaceAll "^[^/]+[.:][^/]*/" $repository "") -}}
+{{- end -}}
+{{- if .image.digest -}}{{ $repository }}@{{ .image.digest }}
+{{- else -}}{{ $repository }}:{{ default .root.Chart.AppVersion .image.tag }}{{- end -}}
+{{- end -}}
+
+{{- define "consilium.pullSecrets" -}}
+{{- with .Values.global.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "consilium.secret" -}}
+{{- default (include "consilium.fullname" .) .Values.secrets.existingSecret -}}
+{{- end -}}
+
+{{/* Where models lie: the claim's name. */}}
+{{- define "consilium.modelsClaim" -}}
+{{- if eq .Values.models.storage "existing" -}}
+{{- required "models.existingClaim: name the claim, or set models.storage to pvc" .Values.models.existingClaim -}}
+{{- else -}}{{ include "consilium.fullname" . }}-models{{- end -}}
+{{- end -}}
+
+{{/* Time that pods with running answers get: closing the face and its answers, the replicas, Ray's own 30 s, and slack. */}}
+{{- define "consilium.faceSeconds" -}}
+{{- $gateway := default dict .Values.config.gateway -}}
+{{- int (ceil (float64 (default 30 $gateway.drain_s))) -}}
+{{- end -}}
+{{- define "consilium.graceSeconds" -}}
+{{- add (include "consilium.faceSeconds" . | int) (int .Values.drainSeconds) 30 10 -}}
+{{- end -}}
+
+{{/* What must be started again when it changes: all but the sections that running processes take over. */}}
+{{- define "consilium.engineRevision" -}}
+{{- pick .Values.config "model" "topology" "engine" "executors" | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
+{{- define "consilium.gatewayRevision" -}}
+{{- omit .Values.config "roles" "profiles" | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
+
+{{/* Cards and nodes of all groups together, for the engines to wait for. */}}
+{{- define "consilium.cards" -}}
+{{- $n := 0 -}}{{- range .Values.workers -}}{{- $n = add $n (mul (int .gpus) (int .replicas)) -}}{{- end -}}{{ $n }}
+{{- end -}}
+{{- define "consilium.pods" -}}
+{{- $n := 0 -}}{{- range .Values.workers -}}{{- $n = add $n (int .replicas) -}}{{- end -}}{{ $n }}
+{{- end -}}
+
+{{/* Gateways in one pod: config.gateway.replicas over the pods that have a place for them, rounded up. */}}
+{{- define "consilium.gatewayPods" -}}
+{{- $pods := int .Values.gateway.pods -}}
+{{- range .Values.workers -}}{{- if eq .name $.Values.gateway.worker -}}{{- $pods = int .replicas -}}{{- end -}}{{- end -}}{{ $pods }}
+{{- end -}}
+{{- define "consilium.gatewayPlaces" -}}
+{{- $gateway := default dict .Values.config.gateway -}}
+{{- $pods := include "consilium.gatewayPods" . | int -}}
+{{- div (add (int (default 1 $gateway.replicas)) $pods -1) (max $pods 1) -}}
+{{- end -}}
+
+{{- define "consilium.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "consilium.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* What every process of the cluster is told. */}}
+{{- define "consilium.environment" -}}
+- {name: CONSILIUM_STATE, value: /var/lib/consilium}
+- {name: CONSILIUM_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "consilium.secret" . }}, key: token}}}
+{{- if .Values.extraRooms }}
+- {name: CONSILIUM_ROOMS, value: {{ .Values.extraRooms | quote }}}
+{{- end }}
+{{- include "consilium.redisEnvironment" . }}
+{{- end -}}
+{{- define "consilium.redisEnvironment" }}
+{{- if .Values.redis.builtin }}
+- {name: CONSILIUM_REDIS__URL, valueFrom: {secretKeyRef: {name: {{ include "consilium.secret" . }}, key: redis-url}}}
+{{- else if .Values.redis.external.existingSecret }}
+- {name: CONSILIUM_REDIS__URL, valueFrom: {secretKeyRef: {name: {{ .Values.redis.external.existingSecret }}, key: {{ .Values.redis.external.key }}}}}
+{{- end }}
+{{- end -}}
+
+{{/* And those of Ray on top. files/serve.env is made by the code that `consilium up` runs with, and held against it by a test. */}}
+{{- define "consilium.rayEnvironment" -}}
+{{ include "consilium.environment" . }}
+- {name: CONSILIUM_SECRET, valueFrom: {secretKeyRef: {name: {{ include "consilium.secret" . }}, key: secret}}}
+- {name: CONSILIUM_ADMIN_KEY, valueFrom: {secretKeyRef: {name: {{ include "consilium.secret" . }}, key: admin-key}}}
+{{- range .Files.Lines "files/serve.env" }}
+{{- if . }}
+{{- $pair := splitn "=" 2 . }}
+- {name: {{ $pair._0 }}, value: {{ $pair._1 | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "consilium.environmentFrom" -}}
+{{- with .Values.secrets.environmentSecret }}
+envFrom:
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- end -}}
+
+{{/* A pod of Ray: (dict "root" $ "group" worker-or-head-or-gateway "kind" "head|worker|gateway") */}}
+{{- define "consilium.rayPod" -}}
+{{- $root := .root -}}{{- $group := .group -}}
+{{- $onCards := gt (int (default 0 $group.gpus)) 0 -}}
+{{- $faces := or (eq .kind "gateway") (and (eq .kind "worker") (eq $group.name $root.Values.gateway.worker)) -}}
+metadata:
+  labels:
+    {{- include "consilium.selector" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ .kind }}
+    {{- if eq .kind "worker" }}
+    consilium/pool: {{ $group.name }}
+    {{- end }}
+    {{- if $faces }}
+    consilium/gateway: "true"
+    {{- end }}
+    {{- with $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{- end }}
+  annotations:
+    kubectl.kubernetes.io/default-container: ray-{{ ternary "head" "worker" (eq .kind "head") }}
+    {{- with $root.Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{- end }}
+spec:
+  {{- include "consilium.pullSecrets" $root | nindent 2 }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ include "consilium.graceSeconds" $root }}
+  {{- if and $onCards $root.Values.gpu.runtimeClassName }}
+  runtimeClassName: {{ $root.Values.gpu.runtimeClassName }}
+  {{- end }}
+  securityContext: {{- include "consilium.podSecurity" $root | nindent 4 }}
+  {{- with $group.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- $tolerations := concat (default list $group.tolerations) (ternary $root.Values.gpu.tolerations list $onCards) }}
+  {{- with $tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $group.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if and (eq .kind "worker") $root.Values.models.cache.enabled }}
+  initContainers:
+    - name: models-to-disk
+      image: {{ include "consilium.image" (dict "root" $root "image" $root.Values.images.services) }}
+      imagePullPolicy: {{ $root.Values.images.services.pullPolicy }}
+      command: [consilium, models, fetch, --config, /etc/consilium/consilium.yaml, --from, /models, --into, /var/lib/consilium/models]
+      env: {{- include "consilium.environment" $root | nindent 8 }}
+      securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
+      resources: {{- toYaml $root.Values.models.prefetch.resources | nindent 8 }}
+      volumeMounts:
+        - {name: config, mountPath: /etc/consilium, readOnly: true}
+        - {name: models, mountPath: /models, readOnly: true}
+        - {name: models-on-disk, mountPath: /var/lib/consilium/models}
+        - {name: tmp, mountPath: /tmp}
+  {{- end }}
+  containers:
+    - name: ray-{{ ternary "head" "worker" (eq .kind "head") }}
+      {{- $image := index $root.Values.images (ternary "gpu" "cpu" (eq (default "cpu" $group.image) "gpu")) }}
+      image: {{ include "consilium.image" (dict "root" $root "image" $image) }}
+      imagePullPolicy: {{ $image.pullPolicy }}
+      env:
+        {{- include "consilium.rayEnvironment" $root | nindent 8 }}
+        {{- range $name, $value := default dict $group.env }}
+        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- end }}
+      {{- include "consilium.environmentFrom" $root | nindent 6 }}
+      ports:
+        {{- if eq .kind "head" }}
+        - {name: gcs-server, containerPort: 6379}
+        - {name: dashboard, containerPort: 8265}
+        - {name: client, containerPort: 10001}
+        {{- end }}
+        - {name: serve, containerPort: 8000}
+        - {name: metrics, containerPort: 8080}
+        {{- if $faces }}
+        - {name: grpc, containerPort: 9000}
+        {{- end }}
+      lifecycle:
+        preStop:
+          exec:
+            command: [consilium, drain, --local, --limit, {{ include "consilium.faceSeconds" $root | quote }}]
+      securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
+      resources:
+        requests:
+          {{- toYaml $group.resources.requests | nindent 10 }}
+          {{- if $onCards }}
+          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus }}
+          {{- end }}
+        limits:
+          {{- toYaml $group.resources.limits | nindent 10 }}
+          {{- if $onCards }}
+          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus }}
+          {{- end }}
+      volumeMounts:
+        - {name: config, mountPath: /etc/consilium, readOnly: true}
+        - {name: state, mountPath: /var/lib/consilium}
+        - {name: {{ ternary "models-on-disk" "models" (and (eq .kind "worker") $root.Values.models.cache.enabled) }}, mountPath: /var/lib/consilium/models}
+        - {name: run, mountPath: /run/consilium}
+        - {name: figures, mountPath: /run/consilium/metrics}
+        - {name: tmp, mountPath: /tmp}
+        - {name: home, mountPath: /home/consilium}
+        - {name: shared-mem, mountPath: /dev/shm}
+    - name: page
+      image: {{ include "consilium.image" (dict "root" $root "image" $root.Values.images.services) }}
+      imagePullPolicy: {{ $root.Values.images.services.pullPolicy }}
+      command: [python, -m, consilium.supervisor.pod_page, --folder, /run/consilium/metrics, --ray, "http://127.0.0.1:8080/metrics", --listen, "0.0.0.0:9400"]
+      ports:
+        - {name: page, containerPort: 9400}
+      readinessProbe:
+        httpGet: {path: /healthz, port: page}
+        periodSeconds: 10
+      livenessProbe:
+        httpGet: {path: /healthz, port: page}
+        periodSeconds: 20
+        failureThreshold: 6
+      securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
+      resources:
+        requests: {cpu: 10m, memory: 64Mi}
+        limits: {cpu: 500m, memory: 256Mi}
+      volumeMounts:
+        - {name: figures, mountPath: /run/consilium/metrics}
+        - {name: tmp, mountPath: /tmp}
+  volumes:
+    - {name: config, configMap: {name: {{ include "consilium.fullname" $root }}}}
+    - {name: models, persistentVolumeClaim: {claimName: {{ include "consilium.modelsClaim" $root }}}}
+    {{- if and (eq .kind "worker") $root.Values.models.cache.enabled }}
+    - {name: models-on-disk, emptyDir: {sizeLimit: {{ $root.Values.models.cache.size }}}}
+    {{- end }}
+    - {name: state, emptyDir: {sizeLimit: 2Gi}}
+    - {name: run, emptyDir: {sizeLimit: 64Mi}}
+    - {name: figures, emptyDir: {sizeLimit: 256Mi}}
+    - {name: tmp, emptyDir: {sizeLimit: 10Gi}}
+    - {name: home, emptyDir: {sizeLimit: 10Gi}}
+    - {name: shared-mem, emptyDir: {medium: Memory, sizeLimit: {{ default "512Mi" $group.sharedMemory }}}}
+{{- end -}}
