@@ -107,6 +107,11 @@ class Gateway(Section):
     request_timeout_s: float = Field(
         600, gt=0, description="Longest turn in seconds when the caller gives no deadline."
     )
+    sse_keep_alive_s: float = Field(
+        15,
+        ge=0,
+        description="Seconds of silence in a stream after which a comment line goes out, so that proxies and clients do not give up before the first token; 0 = none.",
+    )
     unread_s: float = Field(
         30,
         ge=0,

@@ -11,7 +11,9 @@ from typing import Final
 
 from consilium.engine.ports import Route
 from consilium.gateway import asgi, conversation_name, http_responses, turn
+from consilium.gateway.config import Gateway
 from consilium.gateway.http_visit import HTTP_OK, Visit
+from consilium.gateway.keep_alive import KeptAlive
 from consilium.kernel.errors import ConsiliumError
 
 ROUTES: Final[Mapping[str, Route]] = {
@@ -51,7 +53,7 @@ async def play(visit: Visit) -> None:
     try:
         # A caller that does not read holds no place for longer than an answer may take.
         async with asyncio.timeout(visit.left_s(deadline) + READ_S):
-            await _send(request, playing, headers, keeper, face.cast.limits.unread_s)
+            await _send(request, playing, headers, keeper, face.cast.limits)
     except ConsiliumError as error:
         playing.stopped(error)
         raise
@@ -71,13 +73,16 @@ async def _send(
     playing: turn.Answer,
     headers: asgi.Headers,
     keeper: http_responses.Keeper | None,
-    unread_s: float,
+    limits: Gateway,
 ) -> None:
-    """Send an answer that has begun."""
+    """Send an answer that was accepted."""
     head, media = playing.head, playing.head.content_type.encode()
     if head.stream:
         chunks = aiter(playing) if keeper is None else keeper.stream(playing)
-        await asgi.stream(request, head.status, chunks, headers, media, unread_s=unread_s)
+        async with KeptAlive(request, limits.sse_keep_alive_s) as kept:
+            await asgi.stream(
+                kept.request, head.status, chunks, headers, media, unread_s=limits.unread_s
+            )
         return
     whole = await asgi.unless_gone(request, asyncio.ensure_future(_collect(playing)))
     if keeper is not None:
