@@ -37,8 +37,11 @@ async def test_tokens_run_out_and_neither_is_taken(quotas):
     assert (await quotas.reserve("k", 10, 1000, 100)).allowed
 
 
-async def test_a_request_larger_than_the_bucket_needs_a_full_one_and_leaves_a_debt(quotas):
-    assert (await quotas.reserve("k", 0, 1000, 3000)).allowed
+async def test_a_request_larger_than_the_bucket_takes_a_full_one_and_leaves_a_debt_if_it_used_more(
+    quotas,
+):
+    assert (await quotas.reserve("k", 0, 1000, 3000)).remaining_tokens == 0
+    await quotas.settle("k", 1000, 1000 + 1999)
     refused = await quotas.reserve("k", 0, 1000, 1)
     assert not refused.allowed
     assert 119 < refused.retry_after_s <= 121
@@ -130,3 +133,20 @@ async def test_exact_under_64_threads_with_connections_of_their_own(valkey):
         took_s = time.monotonic() - began
     assert len(allowed) == 64
     assert 50 <= sum(allowed) <= 50 + int(took_s * 50 / 60)
+
+
+async def test_a_burst_of_one_paces_strictly_and_the_default_is_the_limit(quotas):
+    assert [(await quotas.reserve("one", 1200, 0, 0, 1)).allowed for _ in range(2)] == [True, False]
+    await asyncio.sleep(0.06)
+    verdicts = [(await quotas.reserve("one", 1200, 0, 0, 1)).allowed for _ in range(2)]
+    assert verdicts == [True, False]
+    assert (await quotas.reserve("many", 30, 0, 0)).remaining_requests == 29
+
+
+async def test_the_key_brings_its_burst(quotas):
+    text, record = mint(b"p", name="paced", now=time.time(), rpm=30, burst=2)
+    await quotas.put(record)
+    hashed = digest(b"p", parse(text).secret)
+    found = [await quotas.check(record.id, hashed, 0) for _ in range(3)]
+    assert [verdict.allowed for _, verdict in found] == [True, True, False]
+    assert found[0][0].burst == 2

@@ -54,10 +54,25 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     create.add_argument("--owner", default="", help="who it belongs to, for your own records")
     create.add_argument(
-        "--rpm", type=_count, default=0, metavar="N", help="requests per minute (default: no limit)"
+        "--rpm",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="requests per minute (default: no limit). It is a bucket: --burst may come at once and N come back in a minute, so up to N + burst pass in the first minute",
     )
     create.add_argument(
-        "--tpm", type=_count, default=0, metavar="N", help="tokens per minute (default: no limit)"
+        "--burst",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="requests that may come at once (default: as many as --rpm); 1 spaces them evenly",
+    )
+    create.add_argument(
+        "--tpm",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="tokens per minute, prompts and answers (default: no limit). A request first takes what it may use at most and gives back what it did not",
     )
     create.add_argument(
         "--expires",
@@ -128,6 +143,7 @@ def _create(args: argparse.Namespace) -> int:
         "owner": args.owner,
         "rpm": args.rpm,
         "tpm": args.tpm,
+        "burst": args.burst,
         "expires": args.expires,
     }
     made = _asked(
@@ -259,7 +275,10 @@ def _id(text: str) -> str:
 
 def _row(found: Row) -> dict[str, object]:
     """Return a key as the command shows it: scopes in one word, times for people, in UTC."""
-    row = {name: found[name] for name in ("id", "name", "scopes", "tenant", "owner", "rpm", "tpm")}
+    row = {
+        name: found[name]
+        for name in ("id", "name", "scopes", "tenant", "owner", "rpm", "tpm", "burst")
+    }
     row["scopes"] = ",".join(found["scopes"])
     return row | {
         "created": _when(found["created"]),
@@ -280,6 +299,7 @@ def _print(rows: list[dict[str, object]]) -> None:
         "owner": "owner",
         "rpm": "rpm",
         "tpm": "tpm",
+        "burst": "burst",
         "created": "made",
         "expires": "ends",
         "state": "state",

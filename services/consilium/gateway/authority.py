@@ -155,7 +155,7 @@ class Authority:
             self._check(record, scope)
         except ConsiliumError as error:
             if error.code == "forbidden" and found is not None:
-                await self.settle(given.id, tokens, 0)
+                await self.settle(given.id, min(tokens, record.tpm), 0)
             raise
         return self._let_in(record, verdict, tokens)
 
@@ -182,7 +182,9 @@ class Authority:
         if found is None:
             return self._let_in(record, None, tokens)
         self._keep(record)
-        taken = await self._try(lambda: self._store.reserve(key_id, record.rpm, record.tpm, tokens))
+        taken = await self._try(
+            lambda: self._store.reserve(key_id, record.rpm, record.tpm, tokens, record.burst)
+        )
         return self._let_in(record, taken[0] if taken is not None else None, tokens)
 
     def _check(self, record: KeyRecord, scope: str) -> None:
@@ -201,7 +203,7 @@ class Authority:
         """Return the holder of a key, or raise ConsiliumError(rate_limited). A verdict of None = the store is down: the quota is counted here."""
         source: Source = "redis" if verdict is not None else "cache"
         if verdict is None:
-            verdict = self._local.take(record.id, record.rpm, record.tpm, tokens)
+            verdict = self._local.take(record.id, record.rpm, record.tpm, tokens, record.burst)
         if not verdict.allowed:
             wait_s = max(0.1, math.ceil(verdict.retry_after_s * 10) / 10)
             raise ConsiliumError(
@@ -215,7 +217,7 @@ class Authority:
             principal(record),
             verdict,
             source,
-            tokens if record.tpm else 0,
+            min(tokens, record.tpm),
             record.rpm,
             record.tpm,
         )

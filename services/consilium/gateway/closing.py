@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from consilium.engine.client import Head, Tail
 from consilium.gateway.cast import Ask, Cast, Course, FollowedTable
 from consilium.gateway.decision import GENERATING
-from consilium.gateway.estimate import BYTES_PER_TOKEN
+from consilium.gateway.estimate import BYTES_PER_TOKEN, estimate_tokens
 from consilium.gateway.receipt import Added, Receipt
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -126,6 +126,7 @@ def ms(seconds: float) -> float:
 def _used(ask: Ask, status: int, said: Said | None, known: Receipt | None) -> int:
     """Return the tokens that a turn is charged for."""
     held = ask.held.tokens if ask.held is not None else 0
+    held = min(held, estimate_tokens(ask.body, ask.size))  # what was taken is more than is probable
     read = ask.size // BYTES_PER_TOKEN
     if said is None or (said.first is None and said.head.stream):
         # Who leaves while the engine reads pays for the prompt that it may have read; an error costs nothing.

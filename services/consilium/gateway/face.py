@@ -14,7 +14,7 @@ from consilium.gateway import conversation, model_list, models
 from consilium.gateway.authority import Admitted, Authority
 from consilium.gateway.cast import Ask, Cast
 from consilium.gateway.config_desk import ConfigDesk
-from consilium.gateway.estimate import estimate_tokens
+from consilium.gateway.estimate import bound_tokens
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.reservation import Reservation
 from consilium.gateway.stores import ReceiptStore, ResponseStore
@@ -102,7 +102,7 @@ class Face:
 
         Raises ConsiliumError as `Authority.authenticate` does.
         """
-        tokens = 0 if free else estimate_tokens(body, size)
+        tokens = 0 if free else self.bound(body, size)
         admitted = await self.authority.authenticate(authorization, tokens, scope)
         held = Reservation(admitted.key_id, admitted.reserved, self.authority.settle)
         return Entry(admitted, held, size)
@@ -112,6 +112,14 @@ class Face:
         cast = self.cast
         roles = {name: frame.executor for name, frame in cast.frames.items()}
         return model_list.listing(roles, cast.engine.executors(), created, cast.embeds)
+
+    def bound(self, body: Mapping[str, object], size: int) -> int:
+        """Return the tokens to reserve for a request of so many bytes."""
+        model, wish = body.get("model"), body.get("consilium")
+        named = wish.get("role") if isinstance(wish, Mapping) else None
+        role = named or (model.removeprefix("role/") if isinstance(model, str) else "")
+        frame = self.cast.frames.get(role) if isinstance(role, str) else None
+        return bound_tokens(body, size, frame.text if frame is not None else "")
 
     async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return an OpenAI embeddings object; meanwhile it counts as in work, so that who drains waits for it. Raises ConsiliumError."""

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from consilium.engine.ports import LANES, Lane, Route
 from consilium.gateway import asgi, conversation_name, grpc_events, http_responses, turn
-from consilium.gateway.estimate import estimate_tokens
 from consilium.gateway.face import Entry, Face
 from consilium.gateway.reservation import Reservation
 from consilium.kernel import calls
@@ -75,9 +74,9 @@ class Turns(rpc.TurnServiceServicer):
         key_id = request.acting_for or (asks.key_id if isinstance(asks, Principal) else "")
         size, authority = len(request.body_json), self._face.authority
         if not key_id and asks != CLUSTER:  # whoever has no key is not the cluster
-            admitted = await authority.authenticate(None, estimate_tokens(body, size))
+            admitted = await authority.authenticate(None, self._face.bound(body, size))
         else:
-            admitted = await authority.act_for(key_id, estimate_tokens(body, size))
+            admitted = await authority.act_for(key_id, self._face.bound(body, size))
         held = Reservation(admitted.key_id, admitted.reserved, authority.settle)
         return Entry(admitted, held, size)
 

@@ -1,6 +1,6 @@
 """What may be asked about keys, and how a key is shown: the rules behind /v1/keys and `consilium keys`.
 
-    {"name": "laptop", "scopes": ["generate"], "tenant": "home", "owner": "ann", "rpm": 60, "tpm": 100000, "expires": "30d"}
+    {"name": "laptop", "scopes": ["generate"], "tenant": "home", "owner": "ann", "rpm": 60, "burst": 10, "tpm": 100000, "expires": "30d"}
 
 Pure. Knows fields and sentences. Does not know where keys are kept or how they are asked for.
 """
@@ -18,7 +18,7 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import BASE_SCOPES, DEFAULT_SCOPES, DEFAULT_TENANT
 from consilium.kernel.rooms import Room
 
-FIELDS: Final = ("name", "scopes", "tenant", "owner", "rpm", "tpm", "expires")
+FIELDS: Final = ("name", "scopes", "tenant", "owner", "rpm", "tpm", "burst", "expires")
 LONGEST_NAME: Final = 200
 MOST: Final = 2**40
 """Largest limit per minute."""
@@ -38,6 +38,7 @@ class Wanted:
     owner: str = ""
     rpm: int = 0
     tpm: int = 0
+    burst: int = 0
     lifetime_s: float | None = None
 
     def fields(self) -> dict[str, Any]:
@@ -62,12 +63,18 @@ def wanted(body: Mapping[str, Any], known: frozenset[str], now: float) -> Wanted
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0)
             raise refused(field[:40], f"a key has no such field. The nearest one is {near[0]!r}")
+    rpm, burst = _count("rpm", body.get("rpm")), _count("burst", body.get("burst"))
+    if burst > rpm:
+        raise refused(
+            "burst", "it is how many of the requests per minute may come at once: at most rpm"
+        )
     return Wanted(
         name=_text("name", body.get("name"), is_needed=True),
         scopes=_scopes(body.get("scopes"), known),
         tenant=tenant(body.get("tenant") or DEFAULT_TENANT),
         owner=_text("owner", body.get("owner")),
-        rpm=_count("rpm", body.get("rpm")),
+        rpm=rpm,
+        burst=burst,
         tpm=_count("tpm", body.get("tpm")),
         lifetime_s=_lifetime_s(body.get("expires"), now),
     )
@@ -109,6 +116,7 @@ def shown(record: KeyRecord, now: float) -> dict[str, Any]:
         "owner": record.owner,
         "rpm": record.rpm,
         "tpm": record.tpm,
+        "burst": record.burst or record.rpm,
         "created": int(record.created),
         "expires": int(record.expires) or None,
         "revoked": int(record.revoked) or None,

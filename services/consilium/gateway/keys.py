@@ -42,6 +42,7 @@ class KeyRecord:
     digest   hex of `digest()`
     rpm      requests per minute, 0 = no limit
     tpm      tokens per minute, 0 = no limit
+    burst    requests that may come at once, 0 = as many as rpm
     owner    who it belongs to, empty where nobody said
     created  Unix seconds; so are `expires` (0 = never) and `revoked` (0 = not)
     """
@@ -57,6 +58,7 @@ class KeyRecord:
     expires: float = 0.0
     revoked: float = 0.0
     owner: str = ""
+    burst: int = 0
 
     def refusal(self, now: float) -> str | None:
         """Return the sentence of why this key opens nothing at a time in Unix seconds, or None if it is good."""
@@ -85,6 +87,7 @@ def mint(
     owner: str = "",
     rpm: int = 0,
     tpm: int = 0,
+    burst: int = 0,
     lifetime_s: float | None = None,
 ) -> tuple[str, KeyRecord]:
     """Return (text of a new key, what to store). `now` is Unix seconds; without a lifetime the key never expires."""
@@ -101,6 +104,7 @@ def mint(
         created=now,
         expires=expires,
         owner=owner,
+        burst=burst,
     )
 
 

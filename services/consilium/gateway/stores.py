@@ -2,8 +2,9 @@
 
 Every backend raises ConsiliumError(upstream_down) when it cannot be reached, and nothing else. Does not know Redis.
 
-Quotas are buckets: `rpm` requests and `tpm` tokens are there at first, and come back at that rate per minute. A request needs one request and its estimated
-tokens, or a full bucket where the estimate is larger than it; what it used more or less is settled afterwards, and may leave the bucket in debt.
+Quotas are buckets: `burst` requests (by default `rpm`) and `tpm` tokens are there at first, and `rpm` and `tpm` come back in a minute: in any minute at most `burst` + `rpm` requests pass. A
+request takes one request and the tokens that it may use at most, or a full bucket where they are more than that; what it used more or less is settled afterwards. Only what it used more than
+was taken leaves the bucket in debt.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ class KeyStore(Protocol):
 class QuotaStore(Protocol):
     """Buckets by key id. A limit of 0 is none."""
 
-    async def reserve(self, key_id: str, rpm: int, tpm: int, tokens: int) -> Verdict:
-        """Take one request and the tokens, both or neither."""
+    async def reserve(
+        self, key_id: str, rpm: int, tpm: int, tokens: int, burst: int = 0
+    ) -> Verdict:
+        """Take one request and the tokens, or all of a full bucket if they are more; both or neither. A burst of 0 is `rpm`."""
 
     async def settle(self, key_id: str, reserved: int, used: int) -> None:
         """Correct a reservation by what was used. Without a bucket nothing happens."""

@@ -10,6 +10,7 @@ from consilium.gateway.estimate import (
     LONGEST_ANSWER,
     MOST_ANSWERS,
     USUAL_ANSWER,
+    bound_tokens,
     estimate_tokens,
 )
 from consilium.gateway.gate import Gate
@@ -153,3 +154,13 @@ def test_leaving_too_often_never_opens_more_places():
     gate.enter("core")
     with pytest.raises(ConsiliumError):
         gate.enter("core")
+
+
+def test_the_bound_counts_each_byte_as_a_token_and_an_image_as_an_image():
+    text = {"messages": [{"role": "user", "content": "ж" * 50}], "max_tokens": 20}
+    assert 120 <= bound_tokens(text, 100) <= 220
+    assert bound_tokens(text, 100, "frame") == bound_tokens(text, 100) + 5
+    url = "data:image/png;base64," + "A" * 1_000_000
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    assert bound_tokens({"messages": [image], "max_tokens": 20}, len(url) + 100) < 17_000
+    assert bound_tokens({"messages": "x", "tools": [1], "input": [3]}, 10) > USUAL_ANSWER

@@ -40,24 +40,26 @@ class MemoryQuotas:
     _buckets: OrderedDict[str, Bucket] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    async def reserve(self, key_id: str, rpm: int, tpm: int, tokens: int) -> Verdict:
+    async def reserve(
+        self, key_id: str, rpm: int, tpm: int, tokens: int, burst: int = 0
+    ) -> Verdict:
         """Take one request and the tokens, both or neither."""
-        return self.take(key_id, rpm, tpm, tokens)
+        return self.take(key_id, rpm, tpm, tokens, burst)
 
-    def take(self, key_id: str, rpm: int, tpm: int, tokens: int) -> Verdict:
+    def take(self, key_id: str, rpm: int, tpm: int, tokens: int, burst: int = 0) -> Verdict:
         """Do what `reserve` says, without waiting for anything."""
         if not rpm and not tpm:
             return FREE
         now = self.clock.monotonic()
         with self._lock:
-            bucket = self._filled(key_id, rpm, tpm, now)
+            bucket = self._filled(key_id, rpm, tpm, burst or rpm, now)
             need = min(tokens, tpm)
             if rpm and bucket.requests < 1:
                 return _refused("requests", rpm, 1 - bucket.requests, bucket, rpm)
             if tpm and bucket.tokens < need:
                 return _refused("tokens", tpm, need - bucket.tokens, bucket, rpm)
             bucket.requests -= 1
-            bucket.tokens -= tokens
+            bucket.tokens -= need
             return Verdict(True, None, 0, 0.0, *_left(bucket, rpm))
 
     async def settle(self, key_id: str, reserved: int, used: int) -> None:
@@ -66,15 +68,15 @@ class MemoryQuotas:
             if (bucket := self._buckets.get(key_id)) is not None:
                 bucket.tokens = min(bucket.tpm, bucket.tokens + reserved - used)
 
-    def _filled(self, key_id: str, rpm: int, tpm: int, now: float) -> Bucket:
+    def _filled(self, key_id: str, rpm: int, tpm: int, burst: int, now: float) -> Bucket:
         bucket = self._buckets.get(key_id)
         if bucket is None:
-            bucket = self._buckets[key_id] = Bucket(rpm, tpm, tpm, now)
+            bucket = self._buckets[key_id] = Bucket(burst, tpm, tpm, now)
             if len(self._buckets) > KEPT_BUCKETS:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key_id)
         passed = max(0.0, now - bucket.at) / MINUTE_S
-        bucket.requests = min(rpm, bucket.requests + passed * rpm)
+        bucket.requests = min(burst, bucket.requests + passed * rpm)
         bucket.tokens = min(tpm, bucket.tokens + passed * tpm)
         bucket.tpm, bucket.at = tpm, now
         return bucket
@@ -113,7 +115,7 @@ class MemoryKeys(MemoryQuotas):
         record = self._keys.get(key_id)
         if record is None or not verify(record, digest) or record.refusal(self.clock.now()):
             return record, FREE
-        return record, self.take(key_id, record.rpm, record.tpm, tokens)
+        return record, self.take(key_id, record.rpm, record.tpm, tokens, record.burst)
 
 
 @dataclass(slots=True)

@@ -1,5 +1,16 @@
 -- Keys, quotas and kept documents, in the server: each function is one round trip and atomic. HASH is replaced by a digest of this text.
 -- A bucket is a hash: r (requests left), t (tokens left; below 0 is debt), tpm, at (Unix seconds). It is dropped once it would be full again.
+-- What takes or gives has a name of its own, under which its answer is remembered for a while: sent twice, because the first answer was lost, it is done once.
+
+local REMEMBERED_S = 60
+
+local function once(name, work)
+  local known = redis.call('GET', name)
+  if known then return cjson.decode(known) end
+  local answer = work()
+  redis.call('SET', name, cjson.encode(answer), 'EX', REMEMBERED_S)
+  return answer
+end
 
 local function now()
   local time = redis.call('TIME')
@@ -12,12 +23,14 @@ local function left(limit, count)
 end
 
 -- Returns {allowed, what ran out (0 nothing, 1 requests, 2 tokens), seconds to wait, requests left, tokens left}; -1 is no limit.
-local function take(bucket, rpm, tpm, tokens)
-  if rpm == 0 and tpm == 0 then return {1, 0, '0', -1, -1} end
+-- `burst` requests are there at first and at most, `rpm` come back in a minute. Taken are the tokens, or all that a full bucket has.
+local function fill_and_take(bucket, rpm, tpm, tokens, burst)
   local time = now()
   local old = redis.call('HMGET', bucket, 'r', 't', 'at')
   local passed = math.max(0, time - (tonumber(old[3]) or time)) / 60
-  local r = math.min(rpm, (tonumber(old[1]) or rpm) + passed * rpm)
+  local most = rpm
+  if burst > 0 then most = burst end
+  local r = math.min(most, (tonumber(old[1]) or most) + passed * rpm)
   local t = math.min(tpm, (tonumber(old[2]) or tpm) + passed * tpm)
   local need = math.min(tokens, tpm)
   if rpm > 0 and r < 1 then
@@ -27,20 +40,26 @@ local function take(bucket, rpm, tpm, tokens)
     return {0, 2, string.format('%.6f', (need - t) * 60 / tpm), left(rpm, r), left(tpm, t)}
   end
   r = r - 1
-  t = t - tokens
+  t = t - need
   redis.call('HSET', bucket, 'r', string.format('%.9f', r), 't', string.format('%.9f', t), 'tpm', tpm, 'at', string.format('%.6f', time))
   local lack = 0
-  if rpm > 0 then lack = (rpm - r) / rpm end
+  if rpm > 0 then lack = (most - r) / rpm end
   if tpm > 0 then lack = math.max(lack, (tpm - t) / tpm) end
   redis.call('EXPIRE', bucket, math.ceil(lack * 60) + 60)
   return {1, 0, '0', left(rpm, r), left(tpm, t)}
 end
 
-local function reserve(keys, args)
-  return take(keys[1], tonumber(args[1]), tonumber(args[2]), tonumber(args[3]))
+local function take(bucket, name, rpm, tpm, tokens, burst)
+  if rpm == 0 and tpm == 0 then return {1, 0, '0', -1, -1} end
+  return once(name, function() return fill_and_take(bucket, rpm, tpm, tokens, burst) end)
 end
 
--- keys: key, bucket; args: digest, tokens. Returns {fields of the key, verdict}; a key that is not good costs nothing.
+-- keys: bucket, name of this call; args: rpm, tpm, tokens, burst.
+local function reserve(keys, args)
+  return take(keys[1], keys[2], tonumber(args[1]), tonumber(args[2]), tonumber(args[3]), tonumber(args[4]))
+end
+
+-- keys: key, bucket, name of this call; args: digest, tokens. Returns {fields of the key, verdict}; a key that is not good costs nothing.
 local function check(keys, args)
   local fields = redis.call('HGETALL', keys[1])
   local key = {}
@@ -49,10 +68,10 @@ local function check(keys, args)
   if key.hmac ~= args[1] or (tonumber(key.revoked) or 0) > 0 or (ends > 0 and now() >= ends) then
     return {fields, {1, 0, '0', -1, -1}}
   end
-  return {fields, take(keys[2], tonumber(key.rpm) or 0, tonumber(key.tpm) or 0, tonumber(args[2]))}
+  return {fields, take(keys[2], keys[3], tonumber(key.rpm) or 0, tonumber(key.tpm) or 0, tonumber(args[2]), tonumber(key.burst) or 0)}
 end
 
-local function settle(keys, args)
+local function correct(keys, args)
   local old = redis.call('HMGET', keys[1], 't', 'tpm')
   if not old[1] then return 0 end
   local tpm = tonumber(old[2])
@@ -63,6 +82,11 @@ local function settle(keys, args)
     if wait > redis.call('TTL', keys[1]) then redis.call('EXPIRE', keys[1], wait) end
   end
   return 1
+end
+
+-- keys: bucket, name of this call; args: tokens reserved, tokens used.
+local function settle(keys, args)
+  return once(keys[2], function() return correct(keys, args) end)
 end
 
 local function revoke(keys, args)
@@ -76,6 +100,7 @@ end
 local function keep(keys, args)
   local size, budget = #args[1], tonumber(args[3])
   if size > budget then return 0 end
+  if redis.call('GET', keys[1]) == args[1] then return 1 end
   redis.call('SET', keys[1], args[1], 'PX', args[2])
   redis.call('LPUSH', keys[2], size .. ' ' .. args[4])
   local held = redis.call('INCRBY', keys[3], size)

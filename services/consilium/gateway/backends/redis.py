@@ -1,7 +1,8 @@
 """The stores in Redis 7 or Valkey: keys as hashes, buckets beside them, documents as JSON with an end.
 
-    <prefix>:key:<id>       hash: hmac, name, scopes, tenant, owner, rpm, tpm, created, expires, revoked
+    <prefix>:key:<id>       hash: hmac, name, scopes, tenant, owner, rpm, tpm, burst, created, expires, revoked
     <prefix>:quota:<id>     hash: a bucket
+    <prefix>:quota-once:<id>   what one call that changed a bucket was answered, for a minute
     <prefix>:replica:<id>   what a gateway replica holds, for some seconds; <prefix>:replicas:gateway names them
     <prefix>:receipt:<id>   <prefix>:response:<id>   JSON; beside them :ledger and :bytes of each owner, which keep them within their budget
 
@@ -11,7 +12,8 @@ The rules of the buckets are in quota.lua. Connections, Lua and errors are kerne
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -90,11 +92,13 @@ class RedisKeys:
             await self.server.call(FUNCTIONS, "revoke", [self.server.key("key", key_id)], repr(now))
         )
 
-    async def reserve(self, key_id: str, rpm: int, tpm: int, tokens: int) -> Verdict:
+    async def reserve(
+        self, key_id: str, rpm: int, tpm: int, tokens: int, burst: int = 0
+    ) -> Verdict:
         """Take one request and the tokens, both or neither."""
         return _verdict(
             await self.server.call(
-                FUNCTIONS, "reserve", [self.server.key("quota", key_id)], rpm, tpm, tokens
+                FUNCTIONS, "reserve", self._bucket(key_id), rpm, tpm, tokens, burst
             ),
             rpm,
             tpm,
@@ -102,18 +106,23 @@ class RedisKeys:
 
     async def settle(self, key_id: str, reserved: int, used: int) -> None:
         """Correct a reservation by what was used."""
-        await self.server.call(
-            FUNCTIONS, "settle", [self.server.key("quota", key_id)], reserved, used
-        )
+        await self.server.call(FUNCTIONS, "settle", self._bucket(key_id), reserved, used)
 
     async def check(
         self, key_id: str, digest: str, tokens: int
     ) -> tuple[KeyRecord | None, Verdict]:
         """Return the key, and take from its bucket if it is good: one round trip."""
-        keys = [self.server.key("key", key_id), self.server.key("quota", key_id)]
+        keys = [self.server.key("key", key_id), *self._bucket(key_id)]
         flat, verdict = await self.server.call(FUNCTIONS, "check", keys, digest, tokens)
         record = _record(key_id, dict(zip(flat[::2], flat[1::2], strict=True)))
         return record, _verdict(verdict, record.rpm if record else 0, record.tpm if record else 0)
+
+    def _bucket(self, key_id: str) -> Sequence[str]:
+        """Return the names of a key's bucket and of one call that changes it. By the second a call that is repeated is known, and not counted twice."""
+        return [
+            self.server.key("quota", key_id),
+            self.server.key("quota-once", secrets.token_hex(12)),
+        ]
 
 
 @dataclass(slots=True)
@@ -273,6 +282,7 @@ _READ: Final[dict[str, Callable[[str], Any]]] = {
     "owner": str,
     "rpm": int,
     "tpm": int,
+    "burst": int,
     "created": float,
     "expires": float,
     "revoked": float,
@@ -289,6 +299,7 @@ def _fields(record: KeyRecord) -> dict[Any, Any]:
         "owner": record.owner,
         "rpm": record.rpm,
         "tpm": record.tpm,
+        "burst": record.burst,
         "created": repr(record.created),
         "expires": repr(record.expires),
         "revoked": repr(record.revoked),
