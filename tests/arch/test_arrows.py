@@ -19,6 +19,7 @@ OTHER_EDGES = {
     "engine/deployment.py": "the Serve class around an engine",
     "demo/hub.py": "downloads models by the hub's own library",
     "engine/machine.py": "asks the machine what it has",
+    "gateway/encodings.py": "opens bodies in zstd by the library of that name",
     "gateway/authority.py": "asks the key store, and holds the local bucket for the time that Redis is away",
     "gateway/meter.py": "counts in Prometheus",
     "gateway/config_desk.py": "reads and writes the file of the configuration",

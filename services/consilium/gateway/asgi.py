@@ -1,4 +1,4 @@
-"""The little of ASGI that the HTTP face needs: read a body within limits, write JSON or a stream, notice a client that has gone.
+"""The little of ASGI that the HTTP face needs: read JSON, write JSON or a stream, notice a client that has gone.
 
 Knows scopes, bytes and headers. Does not know routes or turns. Plain ASGI, because a framework's share of a streamed token is most of its cost here.
 """
@@ -24,6 +24,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 T = TypeVar("T")
 JSON_TYPE: Final = b"application/json"
+LINGER_S: Final = 10.0
+LINGER_SILENCE_S: Final = 2.0
+"""Seconds that a caller has to finish sending what nobody reads, in all and without a byte."""
 _MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 """Strings as wholes, and brackets outside them."""
 
@@ -64,26 +67,6 @@ class Request:
             receive,
             send,
         )
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises ConsiliumError: body_too_large (before it is all read), client_gone."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise ConsiliumError("body_too_large", size=int(announced), limit=limit)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ConsiliumError("client_gone")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise ConsiliumError("body_too_large", size=size, limit=limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def parse_object(raw: bytes, max_depth: int) -> dict[str, Any]:
@@ -152,15 +135,37 @@ async def answer(
     body: bytes,
     headers: Iterable[tuple[bytes, bytes]] = (),
     media: bytes = JSON_TYPE,
+    *,
+    unread: bool = False,
 ) -> None:
-    """Send a whole answer."""
+    """Send a whole answer.
+
+    unread  the caller may still be sending its body, which nobody wants: the connection is closed behind the answer, but not while it sends, or it would see
+            a broken connection in place of the answer
+    """
     fixed = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
+    if unread:
+        fixed.append((b"connection", b"close"))
     await request.send(
         {"type": "http.response.start", "status": status, "headers": [*fixed, *headers]}
     )
-    await request.send(
-        {"type": "http.response.body", "body": b"" if request.method == "HEAD" else body}
-    )
+    said = b"" if request.method == "HEAD" else body
+    if unread:
+        await request.send({"type": "http.response.body", "body": said, "more_body": True})
+        await _let_finish(request.receive)
+        said = b""
+    await request.send({"type": "http.response.body", "body": said})
+
+
+async def _let_finish(receive: Receive) -> None:
+    """Throw away what a caller still sends, for a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while True:
+                async with asyncio.timeout(LINGER_SILENCE_S):
+                    message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
 
 
 async def stream(

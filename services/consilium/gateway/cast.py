@@ -39,6 +39,9 @@ class Meter(Protocol):
     ) -> None:
         """Count one turn that has ended."""
 
+    def request(self, route: str, status: int) -> None:
+        """Count a request that no turn counts."""
+
     def inflight(self, executor: str) -> None:
         """Tell how many turns an executor has in work now."""
 

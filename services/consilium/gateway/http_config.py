@@ -5,7 +5,7 @@ Knows the page. Does not know files or replicas.
 
 from __future__ import annotations
 
-from consilium.gateway import asgi
+from consilium.gateway import asgi, request_body
 from consilium.gateway.http_visit import Visit
 from consilium.kernel.errors import ConsiliumError
 
@@ -20,7 +20,7 @@ async def exchange(visit: Visit) -> None:
     """PUT {"sections": {...}, "base": VERSION}: exchange live sections, each whole. Answers as GET does."""
     admitted = await visit.enter()
     limits = visit.face.cast.limits
-    raw = await asgi.read_body(visit.request, limits.max_body_bytes)
+    raw = await request_body.read(visit.request, limits.max_body_bytes)
     body = asgi.parse_object(raw, limits.max_json_depth)
     sections, base = body.get("sections"), body.get("base")
     if not isinstance(sections, dict) or not sections:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from consilium.gateway import asgi, key_requests, keys
+from consilium.gateway import asgi, key_requests, keys, request_body
 from consilium.gateway.http_visit import HttpRoute, Visit
 from consilium.gateway.keys import ADMIN, KeyRecord
 from consilium.gateway.stores import KeyStore
@@ -52,7 +52,7 @@ class HttpKeys:
             await visit.answer({"object": "list", "data": rows})
             return
         limits = visit.face.cast.limits
-        raw = await asgi.read_body(visit.request, limits.max_body_bytes)
+        raw = await request_body.read(visit.request, limits.max_body_bytes)
         body = asgi.parse_object(raw, limits.max_json_depth)
         now = self._clock.now()
         wanted = key_requests.wanted(body, self._scopes, now)

@@ -1,4 +1,5 @@
-"""Rooms' HTTP, handed on by prefix: bodies go through as they come, both ways, and nothing of them is kept here.
+"""Rooms' HTTP, handed on by prefix: bodies go through as they come, both ways, and nothing of them is kept here. Those that come packed (gzip, deflate, zstd) are
+opened on the way, so that no room has to, and a room's limit holds for what it gets.
 
     caller -> key and scope of the prefix -> room (internal token, signed principal, request id) -> status, headers and bytes back
 
@@ -14,8 +15,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
 
-from consilium.gateway import asgi
+from consilium.gateway import asgi, request_body
 from consilium.gateway.asgi import Headers, Request
+from consilium.gateway.encodings import opener
 from consilium.gateway.forwarding import INNER, Forwarding, Reached
 from consilium.gateway.http_visit import HttpRoute, Visit
 from consilium.kernel import logs
@@ -45,11 +47,12 @@ _NOT_SENT: Final = (
     HOP_BY_HOP | INNER | {"host", "expect", "x-request-disconnect-disabled", REQUEST_ID_KEY}
 )
 _NOT_SHOWN: Final = HOP_BY_HOP | INNER | {"date", "server", REQUEST_ID_KEY}
+_OF_PACKED: Final = frozenset({b"content-encoding", b"content-length"})
 READS: Final = ("GET", "HEAD")
 WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")
 CONNECT_S: Final = 2.0
 IDLE_S: Final = 60.0
-"""Seconds without progress after which a body is given up: one that is being sent, and one that a caller does not read."""
+"""Seconds without progress after which an answer is given up that a caller does not read, and a body that a room does not."""
 
 
 class HttpProxy:
@@ -84,6 +87,8 @@ class HttpProxy:
             raise reached.down("it has no HTTP address")
         request = visit.request
         headers = _passed(request.raw_headers, _NOT_SENT)
+        if body is not None and opener(request.headers.get("content-encoding", "")) is not None:
+            headers = [pair for pair in headers if pair[0] not in _OF_PACKED]  # it is opened here
         told = {
             **self._forwarding.identity(principal),
             REQUEST_ID_KEY: logs.request_id() or "",
@@ -158,33 +163,15 @@ class _Body:
         """Take a request and the limit in bytes. Raises ConsiliumError(body_too_large) if the body is announced to be longer."""
         self._request, self._limit = request, limit
         self._read = asyncio.Event()
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            raise _too_large(int(announced), limit)
-        self.is_sent = announced not in ("", "0") or "transfer-encoding" in request.headers
+        size = request_body.announced(request, limit)
+        self.is_sent = bool(size) or "transfer-encoding" in request.headers
         if not self.is_sent:
             self._read.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises ConsiliumError: client_gone, body_too_large, deadline (nothing came for a while)."""
-        size, is_last = 0, False
-        while not is_last:
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    message = await self._request.receive()
-            except TimeoutError:
-                raise ConsiliumError(
-                    "deadline", name="The caller's upload", seconds=round(IDLE_S)
-                ) from None
-            if message["type"] == "http.disconnect":
-                raise ConsiliumError("client_gone")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._limit:
-                raise _too_large(size, self._limit)
-            is_last = not message.get("more_body", False)
-            if part:
-                yield part
+        """Yield the body as it comes, opened where it came packed. Raises ConsiliumError as `request_body.pieces` does."""
+        async for piece in request_body.pieces(self._request, self._limit, request_body.UPLOADED):
+            yield piece
         self._read.set()
 
     async def unless_gone(self, work: asyncio.Future[T], drop: Drop[T] | None = None) -> T:
@@ -244,7 +231,3 @@ def _check_path(visit: Visit) -> None:
             field="path",
             reason="it has an empty part, '.' or '..'. Write the plain path",
         )
-
-
-def _too_large(size: int, limit: int) -> ConsiliumError:
-    return ConsiliumError("body_too_large", size=size, limit=limit)

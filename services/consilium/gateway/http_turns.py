@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from consilium.engine.ports import Route
+from consilium.engine.ports import Json, Route
 from consilium.gateway import asgi, conversation_name, http_responses, turn
 from consilium.gateway.config import Gateway
+from consilium.gateway.face import Entry
 from consilium.gateway.http_visit import HTTP_OK, Visit
 from consilium.gateway.keep_alive import KeptAlive
 from consilium.kernel.errors import ConsiliumError
@@ -30,16 +31,15 @@ READ_S: Final = 10.0
 async def play(visit: Visit) -> None:
     """Play the turn that a body asks for, and send its bytes."""
     face, request, route = visit.face, visit.request, ROUTES[visit.route.path]
-    deadline = visit.deadline()
-    given, entry = await visit.enter_with_body()
-    admitted = entry.admitted
-    body = given
-    if route == "responses":
-        try:
-            body = await http_responses.continued(face, given, admitted)
-        except BaseException:
-            await asyncio.shield(entry.held.settle(0))
-            raise
+    try:
+        deadline = visit.deadline()
+        given, entry = await visit.enter_with_body()
+        admitted = entry.admitted
+        body = await _continued(visit, route, given, entry)
+    except ConsiliumError as error:
+        face.cast.meter.request(route, error.row.http)
+        face.cast.meter.refused(error.code)
+        raise
     named = conversation_name.named(request.headers, given, admitted.key_id)
     ask = entry.ask(route, body, deadline=deadline, conversation=named)
     while_here = asyncio.ensure_future(turn.play(face.cast, ask))
@@ -66,6 +66,17 @@ async def play(visit: Visit) -> None:
         ) from None
     finally:
         await playing.aclose()
+
+
+async def _continued(visit: Visit, route: Route, given: Json, entry: Entry) -> Json:
+    """Return the body with what it goes on from. Raises ConsiliumError; then nothing is taken from the quota."""
+    if route != "responses":
+        return given
+    try:
+        return await http_responses.continued(visit.face, given, entry.admitted)
+    except BaseException:
+        await asyncio.shield(entry.held.settle(0))
+        raise
 
 
 async def _send(

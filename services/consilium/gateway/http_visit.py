@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from consilium.gateway import asgi
+from consilium.gateway import asgi, request_body
 from consilium.gateway.asgi import Headers, Request
 from consilium.gateway.authority import Admitted
 from consilium.gateway.face import Entry, Face
@@ -28,6 +28,8 @@ NEAREST: Final = "/v1/chat/completions"
 LONGEST_PATH: Final = 100
 """Characters of a path in logs and sentences."""
 LONGEST_WAIT_S: Final = 86_400
+SHORT_BODY: Final = 64 * 1024
+"""Bytes of a body that are read before the key is looked up, in one question with its quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,20 @@ class HttpRoute:
     path     one path, or with a slash at its end everything below it
     methods  HTTP method -> scope that it needs; empty = no key
     handler  answers
-    quiet    no log line here: turns write their own, and probes come every second
+    quiet    no log line and no count here: turns write their own, and probes come every second
+    name     in the metrics; empty = after the path
     """
 
     path: str
     methods: Mapping[str, str]
     handler: Handler
     quiet: bool = False
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return the route's name in the metrics, such as embeddings."""
+        return self.name or self.path.strip("/").removeprefix("v1/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +84,16 @@ class Visit:
     async def enter_with_body(self) -> tuple[dict[str, Any], Entry]:
         """Read the body and let the caller in: key, scope, quota. Raises ConsiliumError.
 
-        A request without a key is refused before its body is read. The answer's headers get the state of the quota.
+        A request without a key is refused before its body is read, and one with a key that is not known before a long one is. The answer's headers get the
+        state of the quota.
         """
         limits, authority = self.face.cast.limits, self.face.authority
         header = self.request.headers.get("authorization")
         authority.check_spelling(header)
-        raw = await asgi.read_body(self.request, limits.max_body_bytes)
+        size = request_body.announced(self.request, limits.max_body_bytes)
+        if size is None or size > SHORT_BODY:
+            await authority.vouch(header)
+        raw = await request_body.read(self.request, limits.max_body_bytes)
         body = asgi.parse_object(raw, limits.max_json_depth)
         entry = await self.face.enter(header, body, len(raw), scope=self._scope)
         self.headers.extend(entry.admitted.headers())

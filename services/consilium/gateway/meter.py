@@ -6,10 +6,13 @@ Knows turns. Does not know Prometheus.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from consilium.engine.client import State
 from consilium.gateway.gate import Gate
 from consilium.kernel.metrics import Metrics
+
+GONE: Final = 499
 
 
 class GatewayMeter:
@@ -48,6 +51,15 @@ class GatewayMeter:
                     "consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role
                 )
         self.inflight(name)
+
+    def request(self, route: str, status: int) -> None:
+        """Count a request that no turn counts, such as one for vectors, or one that was refused before a turn began; 0 = the caller left before its answer."""
+        self._metrics.add(
+            "consilium_gateway_requests_total",
+            route=route,
+            code=str(status or GONE),
+            executor="none",
+        )
 
     def inflight(self, executor: str) -> None:
         """Tell how many turns an executor has in work now."""

@@ -6,12 +6,13 @@ input is refused with a sentence; no path leads from input to a traceback. Knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
 
 from consilium.gateway import (
     asgi,
+    cors,
     http_config,
     http_embeddings,
     http_health,
@@ -21,13 +22,17 @@ from consilium.gateway import (
     http_turns,
 )
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
+from consilium.gateway.encodings import KNOWN
 from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import LONGEST_PATH, HttpRoute, RouteTable, Visit
 from consilium.gateway.keys import ADMIN, GENERATE, READ
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.json_bytes import dumps
+from consilium.kernel.origins import origins_of
 
+UNKNOWN: Final = "unknown"
+"""Label of what has no route."""
 _log = logs.get("http")
 
 _ASK: Final = {"POST": GENERATE}
@@ -40,7 +45,12 @@ ROUTES: Final = (
     HttpRoute("/v1/models", _LOOK, http_models.listing),
     HttpRoute("/v1/models/", _LOOK, http_models.one),
     HttpRoute("/v1/receipts/", _LOOK, http_receipts.show),
-    HttpRoute("/v1/responses/", {**_LOOK, "DELETE": READ}, http_responses.show_or_delete),
+    HttpRoute(
+        "/v1/responses/",
+        {**_LOOK, "DELETE": READ},
+        http_responses.show_or_delete,
+        name="stored_responses",
+    ),
     HttpRoute(
         "/v1/config",
         {"GET": ADMIN, "HEAD": ADMIN, "PUT": ADMIN},
@@ -69,6 +79,8 @@ class HttpFace:
         self._face = face
         self._table = RouteTable([*ROUTES, *more])
         self._tells_request_id = tells_request_id
+        limits = face.cast.limits
+        self._cors = cors.Cors(origins_of(limits.cors_origins, limits.host))
         self.streams = 0
         self.draining = False
 
@@ -78,46 +90,90 @@ class HttpFace:
             await _lifespan(scope, receive, send)
             return
         sent = _Sent(send)
-        request = Request.of(scope, receive, sent)
+        received = _Received(receive)
+        request = Request.of(scope, received, sent)
+        if (origin := request.headers.get("origin")) is not None:
+            sent.more = lambda begun: self._cors.headers(origin, begun)
         request_id = _request_id(request) or self._face.cast.ids.new()
         headers: Headers = []
         if self._tells_request_id:
             headers.append((b"x-request-id", request_id.encode()))
         shown = request.path[:LONGEST_PATH]
+        counted: str | None = UNKNOWN
         self.streams += 1
         with logs.request(request_id):
             try:
+                if cors.is_preflight(request):
+                    counted = None
+                    await self._cors.preflight(request, headers)
+                    return
                 path = request.path.rstrip("/") or "/"
                 route = self._table.find(path, request.method)
+                counted = None if route.quiet else route.label
                 visit = Visit(self._face, request, route, path, headers, draining=self.draining)
                 await route.handler(visit)
                 if not route.quiet:
                     _log.info("answered", method=request.method, path=shown, status=sent.status)
             except ConsiliumError as error:
-                await _refuse(request, sent, error, headers, request_id)
+                unread = not received.is_whole and _has_body(request)
+                await _refuse(request, sent, error, headers, request_id, unread=unread)
             except Exception as error:
                 _log.exception("request_failed", path=shown)
                 await _refuse(request, sent, unknown(request_id, error), headers, request_id)
             finally:
                 self.streams -= 1
+                if counted is not None:
+                    self._face.cast.meter.request(counted, sent.status)
 
 
 class _Sent:
-    """Remembers whether the answer has begun, so that an error knows whether it may still be one, and with which status."""
+    """Remembers whether the answer has begun, so that an error knows whether it may still be one, and with which status.
+
+    more  returns further headers for an answer that begins with these
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.begun = False
         self.status = 0
+        self.more: Callable[[Headers], Headers] | None = None
 
     async def __call__(self, message: Any) -> None:
         if not self.begun:
             self.begun, self.status = True, message.get("status", 0)
+            if self.more is not None:
+                begun = list(message["headers"])
+                message = {**message, "headers": begun + self.more(begun)}
         await self._send(message)
 
 
+class _Received:
+    """Remembers whether the body of a request was read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_whole = False
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self.is_whole = True
+        return message
+
+
+def _has_body(request: Request) -> bool:
+    size = request.headers.get("content-length", "0")
+    return size != "0" or "transfer-encoding" in request.headers
+
+
 async def _refuse(
-    request: Request, sent: _Sent, error: ConsiliumError, headers: Headers, request_id: str
+    request: Request,
+    sent: _Sent,
+    error: ConsiliumError,
+    headers: Headers,
+    request_id: str,
+    *,
+    unread: bool = False,
 ) -> None:
     level = _log.warning if http_status(error) < 500 else _log.error
     level(
@@ -132,10 +188,15 @@ async def _refuse(
         error.fields["request_id"] = request_id
     if (receipt := error.fields.get("receipt")) is not None:
         headers = [*headers, (b"x-consilium-receipt", str(receipt).encode())]
+    if error.code == "encoding_unknown":
+        headers = [*headers, (b"accept-encoding", ", ".join(KNOWN).encode())]  # RFC 9110, 12.5.3
     if error.retry_after_s is not None:
         headers = [*headers, (b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
     with suppress(OSError):
-        await asgi.answer(request, http_status(error), dumps(to_openai(error)), headers)
+        body = dumps(to_openai(error))
+        if error.code == "request_too_slow":  # who was too slow is not waited for once more
+            headers, unread = [*headers, (b"connection", b"close")], False
+        await asgi.answer(request, http_status(error), body, headers, unread=unread)
 
 
 def _request_id(request: Request) -> str:

@@ -19,4 +19,13 @@ ARRIVAL: Final[tuple[Row, ...]] = (
         "The request did not arrive in time: {reason}. Send it again, without pauses.",
         "The request's headers did not arrive within 10 s. Send it again, without pauses.",
     ),
+    Row(
+        "encoding_unknown",
+        "INVALID_ARGUMENT",
+        415,
+        "invalid_request_error",
+        False,
+        "A request body in the Content-Encoding {encoding!r} cannot be read here. Send it plain, or in one of: {known}.",
+        "The request body's Content-Encoding cannot be read here.",
+    ),
 )
