@@ -23,6 +23,7 @@ from ray import serve
 from consilium.engine import heavy_imports, leash, multinode
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.frame_socket import SENT, CallerGoneError, open_line
+from consilium.engine.no_http import NoHttp
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call
 from consilium.kernel import logs
@@ -37,7 +38,7 @@ BACKEND: Final = "consilium.engine.backends.vllm"
 DEAD_ENGINE_EXIT: Final = BY_CODE["part_failed"].exit_code
 
 
-class EngineReplica:
+class EngineReplica(NoHttp):
     """One copy of one executor.
 
     settings   fields of VllmSettings, as a dict
@@ -123,7 +124,7 @@ class EngineReplica:
             followers.end()
 
 
-class Door:
+class Door(NoHttp):
     """The ingress of an application with several copies, which nobody calls.
 
     With HAProxy in front, Serve refuses a request router on an ingress deployment, so the engines stand behind this one.

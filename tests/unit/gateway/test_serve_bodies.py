@@ -1,7 +1,7 @@
 import pytest
 from tests.greeter.room import ROOM
 
-from consilium.gateway.serve_bodies import HEADER, ReadByTheApplication
+from consilium.gateway.serve_bodies import HEADER, HidesServe, ReadByTheApplication
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,32 @@ async def test_what_goes_to_rooms_is_not_read_ahead(path, kind, sent, told):
     await ReadByTheApplication(app, [ROOM])(scope, None, None)
     assert seen == told
     assert scope["headers"] == sent
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/", True),
+        ("/v1/models", True),
+        ("/-/healthz", True),
+        ("/-/routes", False),
+        ("/-/x", False),
+        ("*", False),
+        ("", False),
+    ],
+)
+async def test_pages_of_serve_are_hidden(path, passes):
+    seen, sent = [], []
+
+    async def app(scope, _receive, _send):
+        seen.append(scope["path"])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+    await HidesServe(app)(scope, None, send)
+    assert seen == ([path] if passes else [])
+    if not passes:
+        assert sent[0]["status"] == 404
+        assert b"route_unknown" in sent[1]["body"]
