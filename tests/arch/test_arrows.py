@@ -30,6 +30,7 @@ OTHER_EDGES = {
     "gateway/wiring.py": "puts the parts of the gateway together, for its process and for tests",
     "planner/money.py": "reads the owner's price file, which is YAML",
     "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
+    "engine/no_http.py": "answers what Serve hands to a deployment",
     "engine/ray_head.py": "starts Ray's head process",
     "engine/request_router.py": "Serve's hook for choosing a replica; the rule is affinity.py",
 }
