@@ -18,6 +18,7 @@ from typing import Final
 from starlette.middleware import Middleware
 
 from consilium.gateway.asgi import Receive, Request, Scope, Send, answer
+from consilium.gateway.serve_words import InOurWords
 from consilium.kernel.config import added_rooms
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai
 from consilium.kernel.http_server import Asgi
@@ -32,9 +33,12 @@ HEALTH: Final = "/-/healthz"
 
 def middlewares() -> list[Middleware]:
     """Return what Serve puts in front of every HTTP server of its own."""
+    known = rooms(added_rooms())
+    paths = tuple(prefix.path.rstrip("/") for room in known for prefix in room.prefixes)
     return [
         Middleware(HidesServe),
-        Middleware(ReadByTheApplication, rooms=rooms(added_rooms())),
+        Middleware(InOurWords, rooms=paths),
+        Middleware(ReadByTheApplication, rooms=known),
     ]
 
 

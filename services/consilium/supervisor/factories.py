@@ -18,9 +18,10 @@ from consilium.kernel.masking import shown_address
 from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.kernel.rooms import Room
-from consilium.supervisor import commands, probes
+from consilium.supervisor import commands, haproxy, probes
 from consilium.supervisor.executors_seen import executors_seen
 from consilium.supervisor.gateway_link import ensure_local_key
+from consilium.supervisor.haproxy_stand_in import StandIn
 from consilium.supervisor.metrics_page import MetricsServer
 from consilium.supervisor.model_step import PROGRESS_FILE, READY_FILE
 from consilium.supervisor.part_process import ProbeWork, ProcessWork, Work
@@ -77,6 +78,12 @@ def metrics_host(config: Mapping[str, object]) -> str:
     """Return the address that the metrics page listens on."""
     metrics = config.get("metrics")
     return str(metrics.get("host") or "127.0.0.1") if isinstance(metrics, Mapping) else "127.0.0.1"
+
+
+def gateway_host(config: Mapping[str, object]) -> str:
+    """Return the address that the public face listens on."""
+    gateway = config.get("gateway")
+    return str(gateway.get("host") or LOOPBACK) if isinstance(gateway, Mapping) else LOOPBACK
 
 
 def public_redis(url: str) -> str:
@@ -188,16 +195,21 @@ def _redis_probe(url: str) -> probes.Probe:
 
 
 def ray(site: Site) -> Work:
-    """Return Ray's head."""
+    """Return Ray's head. Until its HAProxy is there, another one says at the public port that the cluster is starting."""
     temp = site.folder.ray_temp
+    stand_in = StandIn(
+        haproxy.binary(), site.folder.root, gateway_host(site.config), site.cluster.ports["http"]
+    )
 
     def before() -> None:
         site.folder.make_ray_temp()
         (temp / "serve").mkdir(exist_ok=True, mode=0o700)
         forget_sessions(temp)
         site.ray_ready.unlink(missing_ok=True)
+        stand_in.start()
 
     def after() -> None:
+        stand_in.stop()
         site.ray_ready.unlink(missing_ok=True)
         site.folder.forget_engine_sockets()
 

