@@ -197,9 +197,8 @@ def _redis_probe(url: str) -> probes.Probe:
 def ray(site: Site) -> Work:
     """Return Ray's head. Until its HAProxy is there, another one says at the public port that the cluster is starting."""
     temp = site.folder.ray_temp
-    stand_in = StandIn(
-        haproxy.binary(), site.folder.root, gateway_host(site.config), site.cluster.ports["http"]
-    )
+    root, host = site.folder.root, gateway_host(site.config)
+    stand_in = StandIn(haproxy.program_of(root), root, host, site.cluster.ports["http"])
 
     def before() -> None:
         site.folder.make_ray_temp()

@@ -40,6 +40,8 @@ LAST: Final = frozenset({signal.SIGUSR1, signal.SIGTERM, signal.SIGINT})
 """Signals after which HAProxy ends, sooner or later."""
 WAITS_S: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0)
 """Pauses before each start again. One that does not come up after the last is Ray's to look after."""
+RETRY_S: Final = 3
+"""Seconds after which a caller shall ask again that came before the application was known."""
 STEADY_S: Final = 10.0
 POLL_S: Final = 0.02
 ANSWER_S: Final = 5.0
@@ -58,7 +60,7 @@ def edited(text: str, own_socket: str, starting: str) -> str:
     starting    file with the JSON that tells a caller to come back
     """
     text = _SOCKET.sub(lambda found: f"{found[1]}{own_socket}", text)
-    answer = f"status 503 content-type application/json file {starting} hdr Retry-After 2"
+    answer = f"status 503 content-type application/json file {starting} hdr Retry-After {RETRY_S}"
     return _UNKNOWN_PATH.sub(lambda found: f"{found[1]}{answer}", text)
 
 

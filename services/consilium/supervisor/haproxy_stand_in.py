@@ -16,9 +16,9 @@ from typing import Final
 from consilium.kernel.errors import ConsiliumError, to_openai
 from consilium.kernel.json_bytes import dumps
 from consilium.kernel.private_file import write_private
+from consilium.supervisor.haproxy_keeper import RETRY_S
 from consilium.supervisor.processes import own
 
-RETRY_S: Final = 5
 END_S: Final = 2.0
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared, not bound
 
