@@ -48,6 +48,7 @@ class EngineReplica(NoHttp):
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = ()
     ) -> None:
+        began = time.monotonic()
         logs.configure("engine")
         context = serve.get_replica_context()
         self._leash = _leashed()
@@ -73,6 +74,7 @@ class EngineReplica(NoHttp):
         }
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=end_process)
         await self._engine.start()
+        self._start_s = time.monotonic() - began
         of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -98,6 +100,7 @@ class EngineReplica(NoHttp):
         return {
             **asdict(info),
             "places": info.places * max(1, serve.get_replica_context().world_size),
+            "start_s": round(self._start_s, 1),
         }
 
     async def check_health(self) -> None:

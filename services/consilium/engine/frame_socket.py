@@ -70,6 +70,11 @@ class Inbox:
         """Whether a connection came for this call; there is only one."""
         return self._is_claimed
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no replica has taken the call yet, as far as can be seen from here."""
+        return not (self._is_claimed or self._taken or self._is_over)
+
     def follow(self, response: AsyncIterator[bytes]) -> None:
         """Take what Serve says of the call: frames, or that they were sent here, and errors."""
         self._follower = asyncio.ensure_future(self._follow(response))

@@ -145,6 +145,7 @@ class ExecutorInfo:
     fallback  executor that answers when this one is down
     note      what the model is, for a person
     silent_s  seconds for which the engine has owed an answer; 0.0 when it answered the last question at once
+    start_s   seconds that its last start took; 0.0 if it did not say
 
     special_tokens                     texts that steer the model; they never come from retrieved text
     characters_per_token               in plain English, for estimates
@@ -165,6 +166,7 @@ class ExecutorInfo:
     characters_per_token: float = 4.0
     characters_per_token_beyond_ascii: float = 2.0
     silent_s: float = 0.0
+    start_s: float = 0.0
 
     def estimate_tokens(self, text: str) -> int:
         """Return about how many tokens a text has here; rather too many than too few."""

@@ -284,7 +284,7 @@ async def test_after_the_last_replica_died_an_executor_starts_until_the_next_one
     """What the dead one said is no proof: for 30 s after its last token the executor was called ready, and every call hung."""
     handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
     running = {"one": object()}
-    router = SimpleNamespace(_active_request_router=SimpleNamespace(curr_replicas=running))
+    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas=running))
     handle._router = SimpleNamespace(_asyncio_router=router)
     monkeypatch.setattr(engine, "_handle", handle)
     client = EngineClient({"core": engine})
@@ -303,6 +303,52 @@ async def test_after_the_last_replica_died_an_executor_starts_until_the_next_one
     running.clear()
     handle.error = DeploymentUnavailableError()
     assert await client.probe("core") is State.DOWN  # Serve has given it up
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("left", "said", "code"),
+    [
+        (0, None, "engine_starting"),
+        (1, "ActorDiedError", "engine_starting"),
+        (2, "ActorDiedError", "upstream_down"),
+        (0, "DeploymentUnavailableError", "engine_failed"),
+    ],
+)
+async def test_a_call_to_an_executor_whose_replica_died_ends_soon_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, left: int, said: str | None, code: str
+) -> None:
+    """Serve keeps such a call until a replica runs, which takes as long as an engine takes to start."""
+    failures = {
+        "ActorDiedError": ActorDiedError(),
+        "DeploymentUnavailableError": DeploymentUnavailableError(),
+    }
+
+    async def items() -> AsyncGenerator[bytes, None]:
+        if said is not None:
+            raise failures[said]
+        await asyncio.Event().wait()
+        yield b""
+
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    monkeypatch.setattr(
+        handle,
+        "options",
+        lambda **_: SimpleNamespace(stream=SimpleNamespace(remote=lambda _: items())),
+    )
+    router = SimpleNamespace(
+        request_router=SimpleNamespace(curr_replicas=dict.fromkeys(range(left)))
+    )
+    handle._router = SimpleNamespace(_asyncio_router=router)
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    async with asyncio.timeout(2):
+        with pytest.raises(ConsiliumError) as caught:
+            await client.open("core", chat("x"))
+    assert caught.value.code == code
+    if code == "engine_starting":
+        assert caught.value.retry_after_s is not None
+        assert caught.value.retry_after_s >= 1
     await client.aclose()
 
 

@@ -13,14 +13,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from consilium.engine import wire
-from consilium.engine.frame_socket import Landing
+from consilium.engine.absence import Absence
+from consilium.engine.frame_socket import Inbox, Landing
 from consilium.engine.ports import Call, ExecutorInfo, State
 from consilium.kernel.errors import ConsiliumError
 
 DEPLOYMENT: Final = "Engine"
 INFO_TIMEOUT_S: Final = 5.0
 NOBODY_S: Final = 0.5
-"""What a question waits while no replica runs: long enough for Serve to say that it has given the executor up."""
+"""What a question or a call waits while no replica runs: long enough for Serve to say that it has given the executor up."""
 HEARD_S: Final = 30.0
 """An executor that gave something to any call within so many seconds is up, though it may be too full to take a question. It counts only while a replica runs."""
 
@@ -42,6 +43,7 @@ class ServeEngine:
         self._landing = landing or Landing()
         self._handle: Any = None
         self._heard = -HEARD_S
+        self._absence = Absence()
 
     async def start(self) -> None:
         """Do nothing: the deployment starts by itself."""
@@ -61,7 +63,7 @@ class ServeEngine:
         Costs nothing. A replica that died is gone from here as soon as a call to it failed, or Serve has noticed.
         """
         router: Any = getattr(self._handle, "_router", None)
-        for name in ("_asyncio_router", "_active_request_router", "curr_replicas"):
+        for name in ("_asyncio_router", "request_router", "curr_replicas"):
             router = getattr(router, name, None)
         return None if router is None else len(router)
 
@@ -84,9 +86,7 @@ class ServeEngine:
                 "internal",
                 "engine_failed",
             }:  # nothing runs that could answer: one is on its way
-                failed = ConsiliumError(
-                    "engine_starting", str(failed), name=self._info.name, retry_after_s=2.0
-                )
+                failed = self._starting(str(failed))
             self._info = replace(
                 self._info,
                 state=State.STARTING if failed.code == "engine_starting" else State.DOWN,
@@ -96,12 +96,18 @@ class ServeEngine:
         self._info = replace(
             ExecutorInfo(**{**said, "state": State(said["state"])}), fallback=self._info.fallback
         )
+        if self._info.state is State.READY:
+            self._absence.back(self._info.start_s)
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Yield the frames as the replica wrote them. Closing the generator cancels the call there."""
+        """Yield the frames as the replica wrote them. Closing the generator cancels the call there.
+
+        Raises ConsiliumError(engine_starting) soon after the call where no replica runs: Serve would keep it waiting until one does.
+        """
         response: Any = None
-        is_whole = False
+        is_whole = has_begun = False
         inbox = await self._landing.expect()
+        looking = asyncio.get_running_loop().call_later(NOBODY_S, self._look, inbox)
         try:
             response = (
                 self._remote()
@@ -110,18 +116,39 @@ class ServeEngine:
             )
             inbox.follow(response)
             async for item in inbox:
+                has_begun = True
                 self._heard = time.monotonic()
                 is_whole = wire.TAIL in item  # closing now must not send a cancellation after it
                 yield item
             is_whole = True
         except Exception as error:
-            raise translate(error, self._info.name) from error
+            failed = translate(error, self._info.name)
+            if failed.code == "upstream_down" and not has_begun and (self.replicas() or 0) <= 1:
+                failed = self._starting(
+                    str(failed)
+                )  # its only replica died: the next is on its way
+            raise failed from error
         finally:
+            looking.cancel()
             if not is_whole:
                 if response is not None:
                     with suppress(Exception):
                         response.cancel()
                 inbox.discard()
+
+    def _look(self, inbox: Inbox) -> None:
+        """End a call that nobody has taken, once nobody runs who could. Looks again for as long as it waits."""
+        if not inbox.is_waiting:
+            return
+        if not self.replicas():
+            inbox.end(self._starting("no replica runs"))
+        else:
+            asyncio.get_running_loop().call_later(NOBODY_S, self._look, inbox)
+
+    def _starting(self, detail: str) -> ConsiliumError:
+        self._absence.gone()
+        wait_s = self._absence.retry_after_s()
+        return ConsiliumError("engine_starting", detail, name=self._info.name, retry_after_s=wait_s)
 
     def _remote(self) -> Any:
         if self._handle is None:
