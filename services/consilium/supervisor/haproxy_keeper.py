@@ -60,8 +60,14 @@ def edited(text: str, own_socket: str, starting: str) -> str:
     starting    file with the JSON that tells a caller to come back
     """
     text = _SOCKET.sub(lambda found: f"{found[1]}{own_socket}", text)
-    answer = f"status 503 content-type application/json file {starting} hdr Retry-After {RETRY_S}"
+    answer = f"status 503 content-type application/json file {quoted(starting)} hdr Retry-After {RETRY_S}"
     return _UNKNOWN_PATH.sub(lambda found: f"{found[1]}{answer}", text)
+
+
+def quoted(text: str) -> str:
+    """Return a text as one word of HAProxy's, whatever is in it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
 
 
 def admin_socket(text: str) -> str:

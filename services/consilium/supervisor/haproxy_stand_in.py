@@ -16,7 +16,7 @@ from typing import Final
 from consilium.kernel.errors import ConsiliumError, to_openai
 from consilium.kernel.json_bytes import dumps
 from consilium.kernel.private_file import write_private
-from consilium.supervisor.haproxy_keeper import RETRY_S
+from consilium.supervisor.haproxy_keeper import RETRY_S, quoted
 from consilium.supervisor.processes import own
 
 END_S: Final = 2.0
@@ -84,5 +84,5 @@ class StandIn:
             "global\n    nbthread 1\n    maxconn 1000\n    hard-stop-after 5s\n"
             "defaults\n    mode http\n    timeout client 10s\n    timeout http-request 10s\n    timeout http-keep-alive 1s\n"
             f"frontend stand_in\n    bind {self._bind}\n"
-            f'    http-request return status 503 content-type application/json file "{answer}" hdr Retry-After {RETRY_S}\n'
+            f"    http-request return status 503 content-type application/json file {quoted(str(answer))} hdr Retry-After {RETRY_S}\n"
         )

@@ -322,16 +322,18 @@ def test_haproxy_is_started_without_splicing(
     named.chmod(0o700)
     monkeypatch.setenv(haproxy.VARIABLE, str(named))
     (script,) = haproxy.write_start_script(tmp_path, Origins(is_any=False)).values()
-    assert (
-        subprocess.run([script, "-f", "a b"], check=True, capture_output=True, text=True).stdout
-        == "-dS -f a b\n"
-    )
+    config = tmp_path / "a b"
+    config.write_text(f"    stats socket {tmp_path / 'admin'} level admin\n")
+    done = subprocess.run([script, "-f", config, "-db"], check=True, capture_output=True, text=True)
+    words = done.stdout.splitlines()[-1]
+    assert words.startswith(f"-dS -f {tmp_path}/h")
+    assert words.endswith(".cfg -db")
 
 
 def test_without_haproxy_ray_says_so_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(haproxy, "_binary", lambda: None)
+    monkeypatch.setattr(haproxy, "binary", lambda: None)
     assert haproxy.write_start_script(tmp_path, Origins(is_any=False)) == {}
 
 
