@@ -86,6 +86,8 @@ def _resp(words: list[bytes]) -> bytes:
 def http_ready(url: str, timeout_s: float = 2.0) -> tuple[bool, str, bool]:
     """Return whether GET answers 200, what it said otherwise, and whether it said anything."""
     status, body = http_get(url, timeout_s=timeout_s)
+    if body.startswith(b'{"error"'):
+        body = said_in(body, status).message.encode()
     words = body[:200].decode("utf-8", "replace").strip()
     if not status:
         return False, f"does not answer ({words or 'nothing came'})", False
