@@ -1,8 +1,7 @@
-"""Serve's own answers in our words: what it says in plain text becomes an error object with a code, and names no application.
+"""Serve's own answers in our words: what it says in plain text becomes an error object with a code.
 
     404 "Path '/v1/models' not found"   503 engine_starting: Serve does not know the gateway yet, or its replicas are being started again
     500, 503 in plain text              503 upstream_down: the process that should have answered is gone
-    GET /-/routes                       404: it names applications
 
 The gateway itself answers in JSON or as a stream, so plain text with such a status is Serve's; what rooms answer is left alone. Knows ASGI and Serve's sentences.
 """
@@ -21,7 +20,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 
 STARTING_S: Final = 2.0
 DOWN_S: Final = 1.0
-NAMES_APPLICATIONS: Final = "/-/routes"
 NOT_FOUND: Final = 404
 _UNKNOWN_PATH: Final = b"Path '"
 _GONE: Final = frozenset({500, 503})
@@ -44,19 +42,15 @@ class InOurWords:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if path == NAMES_APPLICATIONS:
-            await _say(send, ConsiliumError("route_unknown"))
-            return
         is_a_rooms = any(path == known or path.startswith(f"{known}/") for known in self._rooms)
-        answer = _Answer(send, path, is_a_rooms=is_a_rooms)
-        await self._app(scope, receive, answer)
+        await self._app(scope, receive, _Answer(send, is_a_rooms=is_a_rooms))
 
 
 class _Answer:
     """One answer on its way back. Its head is held until it is known whose it is."""
 
-    def __init__(self, send: Send, path: str, *, is_a_rooms: bool) -> None:
-        self._send, self._path, self._is_a_rooms = send, path, is_a_rooms
+    def __init__(self, send: Send, *, is_a_rooms: bool) -> None:
+        self._send, self._is_a_rooms = send, is_a_rooms
         self._held: Message | None = None
         self._is_replaced = False
 
@@ -91,8 +85,6 @@ class _Answer:
             return ConsiliumError("upstream_down", name="The gateway", retry_after_s=DOWN_S)
         if not bytes(body.get("body", b"")).startswith(_UNKNOWN_PATH):
             return None
-        if not self._path.startswith("/"):  # the gateway stands at "/": no start makes this known
-            return ConsiliumError("route_unknown")
         return ConsiliumError("engine_starting", name="The gateway", retry_after_s=STARTING_S)
 
 

@@ -62,12 +62,3 @@ async def test_a_process_that_is_gone_is_told_without_its_traceback(status):
 )
 async def test_what_is_not_serves_own_goes_through_untouched(path, status, body, headers):
     assert await answered(path, status, body, headers) == (status, dict(headers), body)
-
-
-async def test_no_answer_names_applications():
-    status, _, body = await answered("/-/routes", 200, b'{"/":"gateway"}')
-    assert status == 404
-    assert b"gateway" not in body
-    status, _, body = await answered("*", 404, UNKNOWN)
-    assert status == 404
-    assert json.loads(body)["error"]["code"] == "route_unknown"
