@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from consilium.cli.answers import document
 from consilium.cli.app import EXIT_NOT_FOUND, complain
@@ -23,12 +24,17 @@ from consilium.cli.endpoint import (
     running,
 )
 from consilium.gateway import key_requests, keys
+from consilium.gateway.config import Gateway
 from consilium.kernel import logs
 from consilium.kernel.config import added_rooms, environment_value
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.rooms import rooms
 
 Row: TypeAlias = Mapping[str, Any]
+
+AGAIN_S: Final = 1.0
+_CACHE_S: Final = float(Gateway.model_fields["key_cache_s"].default)
+"""What is told of the gateways' memory where none can be asked."""
 T = TypeVar("T")
 
 
@@ -84,7 +90,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     show = commands.add_parser("show", help="show one key")
     revoke = commands.add_parser("revoke", help="close a key at once")
     for command in (show, revoke):
-        command.add_argument("id", help="the 12 digits between the underscores, or the whole key")
+        command.add_argument(
+            "id",
+            help="the 12 digits between the underscores, the first of them (4 or more) where only one key begins so, or the whole key",
+        )
+    revoke.add_argument(
+        "--wait",
+        action="store_true",
+        help="try until it is done, also while the store of keys is down, and until no gateway can still hold the key",
+    )
     for command in (create, listing, show, revoke):
         add_endpoint(command)
         add_output(command)
@@ -199,18 +213,62 @@ def _show(args: argparse.Namespace) -> int:
 def _revoke(args: argparse.Namespace) -> int:
     name = _id(args.id)
     try:
-        _asked(
-            args,
-            lambda endpoint: document(endpoint, f"keys/{name}", method="DELETE"),
-            lambda store: store.revoke(name),
-        )
+        row = _revoked_at_last(args, name) if args.wait else _revoked(args, name)
     except ConsiliumError as err:
         if err.code != "key_unknown":
             raise
         complain(f"There is no key {name!r}.", "'consilium keys list' shows the ids.")
         return EXIT_NOT_FOUND
-    print(json.dumps({"revoked": name}) if args.output == "json" else f"Revoked {name}.")
+    certain_in_s = int(row.get("certain_in_s") or 0)
+    if args.wait and certain_in_s:
+        _say(f"Revoked. In {certain_in_s} s no gateway can still hold it; waiting for that.")
+        time.sleep(certain_in_s)
+        certain_in_s = 0
+    if args.output == "json":
+        print(json.dumps({"revoked": row["id"], "certain_in_s": certain_in_s}))
+    elif args.wait:
+        print(f"Revoked {row['id']}, and no gateway lets it in any more.")
+    else:
+        print(f"Revoked {row['id']}.")
+        if certain_in_s:
+            _say(
+                f"Gateways see that at once. One that cannot reach the store of keys may let it in for {certain_in_s} s more; --wait waits for that."
+            )
     return 0
+
+
+def _revoked(args: argparse.Namespace, name: str) -> Row:
+    """Revoke a key and return it. Raises ConsiliumError: key_unknown, key_not_revoked where the store does not answer, and what else the gateway says."""
+    try:
+        return _asked(
+            args,
+            lambda endpoint: document(endpoint, f"keys/{name}", method="DELETE"),
+            lambda store: store.revoke(name),
+        )
+    except ConsiliumError as err:
+        if err.code != "upstream_down":
+            raise
+        raise key_requests.not_revoked(name, _CACHE_S, err) from None
+
+
+def _revoked_at_last(args: argparse.Namespace, name: str) -> Row:
+    """Revoke a key, again and again until it is done."""
+    was_told = False
+    while True:
+        try:
+            return _revoked(args, name)
+        except ConsiliumError as err:
+            if not err.row.retry:
+                raise
+            if not was_told:
+                _say(f"Not yet: {err.public()}")
+                _say("Trying again every second until it is done; Ctrl-C gives up.")
+                was_told = True
+        time.sleep(AGAIN_S)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def _asked(
@@ -240,23 +298,21 @@ class _Local:
         wanted = key_requests.wanted(body, key_requests.scopes_of(rooms(added_rooms())), now)
         text, record = keys.mint(pepper_of(self._folder), now=now, **wanted.fields())
         self._with(lambda store: store.put(record))
-        return {**key_requests.shown(record, now), "key": text}
+        return {**key_requests.shown(record, now, cache_s=_CACHE_S), "key": text}
 
     def list(self) -> list[Row]:
-        now = time.time()
-        return [key_requests.shown(row, now) for row in self._with(lambda store: store.list())]
+        now, found = time.time(), self._with(lambda store: store.list())
+        return [key_requests.shown(row, now, cache_s=_CACHE_S) for row in found]
 
     def get(self, name: str) -> Row:
-        record = self._with(lambda store: store.get(name))
-        if record is None:
-            raise ConsiliumError("key_unknown", name=name)
-        return key_requests.shown(record, time.time())
+        rows = self.list()
+        found = key_requests.chosen(name, (row["id"] for row in rows))
+        return next(row for row in rows if row["id"] == found)
 
     def revoke(self, name: str) -> Row:
-        now = time.time()
-        if not self._with(lambda store: store.revoke(name, now)):
-            raise ConsiliumError("key_unknown", name=name)
-        return self.get(name)
+        found, now = self.get(name)["id"], time.time()
+        self._with(lambda store: store.revoke(found, now))
+        return self.get(found)
 
     def _with(self, action: Callable[[Any], Any]) -> Any:
         from consilium.supervisor.gateway_link import with_keys
@@ -268,9 +324,7 @@ def _id(text: str) -> str:
     whole = keys.parse(text)
     if whole is not None:
         return whole.id
-    if not keys.is_id(text):
-        raise ConsiliumError("key_unknown", name=text[: keys.ID_LENGTH])
-    return text
+    return key_requests.beginning(text)
 
 
 def _row(found: Row) -> dict[str, object]:
@@ -288,8 +342,9 @@ def _row(found: Row) -> dict[str, object]:
 
 
 def _print(rows: list[dict[str, object]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from consilium.cli.tables import show
 
     headed = {
         "id": "id",
@@ -304,12 +359,15 @@ def _print(rows: list[dict[str, object]]) -> None:
         "expires": "ends",
         "state": "state",
     }
-    table = Table(
-        *headed.values(), box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name, head in headed.items():
+        is_id = name == "id"  # never cut: it is what the other commands ask for
+        table.add_column(
+            head, no_wrap=is_id, min_width=keys.ID_LENGTH if is_id else None, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(str(row[name] or "") for name in headed))
-    Console().print(table)
+    show(table)
 
 
 def _when(unix_s: float) -> str:

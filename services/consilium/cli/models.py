@@ -6,9 +6,14 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from consilium.cli.answers import document
 from consilium.cli.endpoint import add_endpoint, add_output, add_state, endpoint_of, folder_of
+from consilium.cli.tables import show
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,17 +81,17 @@ def _list(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
-    from rich.console import Console
-
     rows = found.get("data")
-    Console().print(_table(rows if isinstance(rows, list) else []))
+    show(_table(rows if isinstance(rows, list) else []))
     return 0
 
 
-def _table(rows: list[Mapping[str, object]]) -> object:
+def _table(rows: list[Mapping[str, object]]) -> Table:
     from rich.table import Table
 
-    table = Table("model", "context", "what it is", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("model", "context", "what it is"):
+        table.add_column(head, overflow="fold")  # a name that is cut is no name
     for row in rows:
         table.add_row(
             str(row["id"]), str(row.get("max_model_len") or ""), str(row.get("description") or "")

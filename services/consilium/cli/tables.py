@@ -5,6 +5,7 @@ Knows rich. Does not know where the figures come from.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from consilium.supervisor.part_memory import Replica
+
+UNCUT: Final = 1000
+"""Columns of a table that has no edge."""
 
 _STYLE: Final = {
     "up": "green",
@@ -27,6 +31,13 @@ _STYLE: Final = {
 }
 
 _SUPERVISOR: Final = {"silent": "stands still", "crashed": "gone"}
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as the terminal, and whole where it goes into a file or another program."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else UNCUT).print(table)
 
 
 def human(size: int) -> str:

@@ -121,6 +121,10 @@ class Authority:
         if self._required:
             _presented(header)
 
+    def forget(self, key_id: str) -> None:
+        """Forget a key that was seen: it is asked for again before it opens anything."""
+        self._seen.pop(key_id, None)
+
     async def vouch(self, header: str | None) -> None:
         """Find out whether a header holds a good key, whatever it may do; nothing is taken from its quota.
 

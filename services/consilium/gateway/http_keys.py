@@ -10,7 +10,7 @@ Each change leaves a line in the log with who made it. Knows the store of keys. 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from consilium.gateway import asgi, key_requests, keys, request_body
 from consilium.gateway.http_visit import HttpRoute, Visit
@@ -48,7 +48,7 @@ class HttpKeys:
         admitted = await visit.enter()
         if visit.request.method != "POST":
             now, records = self._clock.now(), await self._store.list()
-            rows = [key_requests.shown(record, now) for record in records]
+            rows = [self._shown(visit, record, now) for record in records]
             await visit.answer({"object": "list", "data": rows})
             return
         limits = visit.face.cast.limits
@@ -65,20 +65,35 @@ class HttpKeys:
             tenant=record.tenant,
             by=admitted.key_id,
         )
-        await visit.answer({**key_requests.shown(record, now), "key": text}, status=CREATED)
+        await visit.answer({**self._shown(visit, record, now), "key": text}, status=CREATED)
 
     async def show_or_revoke(self, visit: Visit) -> None:
-        """GET and DELETE /v1/keys/ID."""
-        admitted = await visit.enter()
-        record = await self._named(visit.rest)
-        if visit.request.method == "DELETE":
-            await self._store.revoke(record.id, self._clock.now())
-            _log.info("key_revoked", key=record.id, by=admitted.key_id)
-            record = await self._named(record.id)
-        await visit.answer(key_requests.shown(record, self._clock.now()))
+        """GET and DELETE /v1/keys/ID; the beginning of an id is enough where it is that of one key."""
+        is_over = visit.request.method == "DELETE"
+        try:
+            admitted = await visit.enter()
+            record = await self._named(visit.rest)
+            if is_over:
+                await self._store.revoke(record.id, self._clock.now())
+                visit.face.authority.forget(record.id)
+                _log.info("key_revoked", key=record.id, by=admitted.key_id)
+                record = await self._named(record.id)
+        except ConsiliumError as error:
+            if error.code != "upstream_down" or not is_over:
+                raise
+            raise key_requests.not_revoked(
+                visit.rest, visit.face.cast.limits.key_cache_s, error
+            ) from None
+        await visit.answer(self._shown(visit, record, self._clock.now()))
+
+    def _shown(self, visit: Visit, record: KeyRecord, now: float) -> dict[str, Any]:
+        return key_requests.shown(record, now, cache_s=visit.face.cast.limits.key_cache_s)
 
     async def _named(self, name: str) -> KeyRecord:
         record = await self._store.get(name) if keys.is_id(name) else None
         if record is None:
-            raise ConsiliumError("key_unknown", name=name[: keys.ID_LENGTH])
+            key_requests.beginning(name)  # what cannot begin an id costs no look at all keys
+            known = await self._store.list()
+            found = key_requests.chosen(name, (one.id for one in known))
+            record = next(one for one in known if one.id == found)
         return record

@@ -8,18 +8,24 @@ Pure. Knows fields and sentences. Does not know where keys are kept or how they 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from consilium.gateway.keys import KeyRecord
+from consilium.gateway.keys import ID_LENGTH, KeyRecord
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import BASE_SCOPES, DEFAULT_SCOPES, DEFAULT_TENANT
 from consilium.kernel.rooms import Room
 
 FIELDS: Final = ("name", "scopes", "tenant", "owner", "rpm", "tpm", "burst", "expires")
 LONGEST_NAME: Final = 200
+SHORTEST: Final = 4
+"""Digits of an id that are needed: a slip of the keyboard should close nobody's key."""
+MOST_NAMED: Final = 10
+MARGIN_S: Final = 5.0
+"""Seconds that a question asked before a revocation may take to be answered after it."""
 MOST: Final = 2**40
 """Largest limit per minute."""
 
@@ -99,14 +105,43 @@ def tenant(name: object) -> str:
     return name
 
 
+def chosen(name: str, ids: Iterable[str]) -> str:
+    """Return the id that a name means: an id, the beginning of one, or an id that a table has cut short with dots.
+
+    Raises ConsiliumError: key_unknown, invalid_request (the beginning is short, or that of several keys, which are named).
+    """
+    start = beginning(name)
+    found = sorted(known for known in ids if known.startswith(start))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConsiliumError("key_unknown", name=start)
+    shown = ", ".join(found[:MOST_NAMED]) + (" ..." if len(found) > MOST_NAMED else "")
+    raise refused("id", f"{start!r} begins the ids of {len(found)} keys: {shown}. Write more of it")
+
+
+def beginning(name: str) -> str:
+    """Return what is known of an id. Raises ConsiliumError: key_unknown for what begins no id, invalid_request where it is too little."""
+    start = name.rstrip(".\u2026").lower()
+    if not start or len(start) > ID_LENGTH or not set(start) <= set("0123456789abcdef"):
+        raise ConsiliumError("key_unknown", name=name[:ID_LENGTH])
+    if len(start) < SHORTEST:
+        raise refused("id", f"write at least {SHORTEST} of the {ID_LENGTH} digits of the id")
+    return start
+
+
 def span_s(text: str) -> float | None:
     """Return the seconds of 90s, 15m, 12h, 30d or 8w, or None if it is no span."""
     found = _SPAN.fullmatch(text.strip().lower())
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
-def shown(record: KeyRecord, now: float) -> dict[str, Any]:
-    """Return what may be shown of a key at a time in Unix seconds; its times are whole Unix seconds, null = not."""
+def shown(record: KeyRecord, now: float, *, cache_s: float) -> dict[str, Any]:
+    """Return what may be shown of a key at a time in Unix seconds; its times are whole Unix seconds, null = not.
+
+    cache_s  how long a gateway that cannot reach the store lets in a key that it has seen. `certain_in_s` is how long one may still hold a revoked key so
+    """
+    certain = record.revoked + cache_s + MARGIN_S - now
     return {
         "id": record.id,
         "object": "key",
@@ -120,8 +155,20 @@ def shown(record: KeyRecord, now: float) -> dict[str, Any]:
         "created": int(record.created),
         "expires": int(record.expires) or None,
         "revoked": int(record.revoked) or None,
+        "certain_in_s": max(0, math.ceil(certain)) if record.revoked else None,
         "state": record.refusal(now) or "good",
     }
+
+
+def not_revoked(name: str, cache_s: float, why: ConsiliumError) -> ConsiliumError:
+    """Return the error of a key that could not be revoked, for how long it still opens and how to be sure."""
+    return ConsiliumError(
+        "key_not_revoked",
+        why.detail,
+        retry_after_s=why.retry_after_s or 1.0,
+        name=name[:ID_LENGTH],
+        seconds=round(cache_s),
+    )
 
 
 def refused(field: str, reason: str) -> ConsiliumError:

@@ -109,6 +109,15 @@ ROWS: Final[tuple[Row, ...]] = (
         "There is no such API key.",
     ),
     Row(
+        "key_not_revoked",
+        "UNAVAILABLE",
+        503,
+        _DOWN,
+        True,
+        "The key {name} was not revoked: the store of keys is not answering. A gateway that has seen the key lets it in for up to {seconds} s more (gateway.key_cache_s), and again once the store is back. To be sure, ask until it is revoked: 'consilium keys revoke {name} --wait'.",
+        "The key was not revoked: the store of keys is not answering. Ask again until it is: 'consilium keys revoke ID --wait'.",
+    ),
+    Row(
         "adapter_unknown",
         "NOT_FOUND",
         404,

@@ -7,7 +7,9 @@ import time
 import pytest
 
 from consilium.cli import app
+from consilium.gateway.authority import RETRY_S
 from consilium.gateway.keys import parse
+from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import ADMIN
 
 MADE = {"name": "laptop", "owner": "ann", "tenant": "lab", "rpm": 60, "tpm": 1000}
@@ -106,3 +108,41 @@ async def test_the_command_asks_over_http(site, capsys):
     code, said = await call("create", "--name", "x", "--scopes", "greeter.wirte")
     assert code == 1
     assert "'greeter.write'" in said.err
+
+
+async def test_the_beginning_of_an_id_means_the_key_that_begins_so(site):
+    _, boss = site
+    made = (await boss.post("/v1/keys", json=MADE)).json()["id"]
+    assert (await boss.get(f"/v1/keys/{made[:6]}")).json()["id"] == made
+    short = (await boss.delete(f"/v1/keys/{made[:2]}")).json()["error"]
+    assert (short["param"], "at least 4" in short["message"]) == ("id", True)
+    gone = (await boss.delete(f"/v1/keys/{made[:6]}")).json()
+    assert gone["id"] == made
+    assert 60 < gone["certain_in_s"] <= 65
+
+
+async def test_a_key_that_cannot_be_revoked_goes_on_and_the_answer_says_for_how_long(
+    site, monkeypatch
+):
+    bench, boss = site
+    text = await bench.new_key()
+    name, holder = parse(text).id, bench.client(text)
+    assert (await holder.get("/v1/models")).status_code == 200
+    assert (await boss.get("/v1/models")).status_code == 200
+
+    async def away(*_):
+        raise ConsiliumError("upstream_down", name="Redis", retry_after_s=1.0)
+
+    for method in ("get", "list", "revoke", "check"):
+        monkeypatch.setattr(bench.stores.keys, method, away)
+    refused = await boss.delete(f"/v1/keys/{name}")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (503, "key_not_revoked")
+    assert refused.headers["retry-after"] == "1"
+    assert f"The key {name} was not revoked" in error["message"]
+    assert "for up to 60 s more" in error["message"]
+    assert (await holder.get("/v1/models")).status_code == 200
+    monkeypatch.undo()
+    assert (await boss.delete(f"/v1/keys/{name}")).status_code == 200
+    await asyncio.sleep(RETRY_S)
+    assert (await holder.get("/v1/models")).status_code == 401

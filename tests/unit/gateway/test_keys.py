@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consilium.gateway import key_requests
 from consilium.gateway.keys import (
     ANYONE,
     DEFAULT_SCOPES,
@@ -16,6 +17,7 @@ from consilium.gateway.keys import (
     principal,
     verify,
 )
+from consilium.kernel.errors import ConsiliumError
 
 PEPPER = b"0" * 64
 
@@ -91,3 +93,16 @@ def test_scopes():
     writer, reader = (principal(made(scopes=frozenset({word}))[1]) for word in ("generate", "read"))
     assert writer.may("read")
     assert not reader.may("generate")
+
+
+def test_a_beginning_names_one_key_or_the_candidates_are_told():
+    ids = ["4755ef157abc", "4755ef999abc", "aa00bb11cc22"]
+    assert key_requests.chosen("aa00", ids) == "aa00bb11cc22"
+    assert key_requests.chosen("4755ef157\u2026", ids) == "4755ef157abc"
+    with pytest.raises(ConsiliumError) as several:
+        key_requests.chosen("4755", ids)
+    assert "4755ef157abc, 4755ef999abc" in several.value.public()
+    for wrong in ("beef", "xyzw", "4755ef157abc0", ""):
+        with pytest.raises(ConsiliumError) as unknown:
+            key_requests.chosen(wrong, ids)
+        assert unknown.value.code == "key_unknown"
