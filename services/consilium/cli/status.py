@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 from consilium.cli.app import EXIT_DOWN, EXIT_UNHEALTHY
 from consilium.cli.endpoint import add_output, add_state, folder_of
+from consilium.kernel import steps_file
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor.doctor import config_refusal
 from consilium.supervisor.executors_seen import READY
@@ -57,9 +58,12 @@ def run(args: argparse.Namespace) -> int:
         "tuple[dict[str, int], tuple[Replica, ...]]", extras.get("memory", ({}, ()))
     )
     refusal = str(extras.get("refusal", ""))
+    steps = steps_file.read(folder.root)
     code = exit_code(seen)
     if args.output == "json":
-        print(json.dumps(_told(seen, sizes, replicas, refusal), indent=2))
+        told = _told(seen, sizes, replicas, refusal)
+        told["steps"] = {name: asdict(step) for name, step in steps.items()}
+        print(json.dumps(told, indent=2))
         return code
     from rich.console import Console
 
@@ -71,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
         console.print()
         console.print(tables.executors(cluster.executors, cluster.model, replicas))
         console.print()
+    for name, step in steps.items():
+        print(
+            f"{name}: a step reads up to {step.tokens} tokens of prompts in about {step.seconds:g} s; so long a token may wait for another's prompt"
+        )
     if refusal:
         print(f"note: the configuration cannot be used, and the last good one is kept: {refusal}")
     for name in ("openai", "grpc", "metrics"):

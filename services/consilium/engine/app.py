@@ -33,7 +33,7 @@ from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.ports import CORE
 from consilium.engine.request_router import PATH as ROUTER
 from consilium.engine.topology import PINNED, DeploymentSpec
-from consilium.kernel import logs
+from consilium.kernel import logs, steps_file
 from consilium.kernel.config import Section, default_state, load_view
 from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
@@ -141,6 +141,7 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
         "revision": spec.revision,
         "fallback": spec.fallback,
         "note": spec.note,
+        "step_s": spec.step_s,
     }
 
 
@@ -291,6 +292,8 @@ class _Deploy:
         view, models = read_view(self._config)
         ray.init(log_to_driver=False)
         specs = plan(view, models, local(), ray.nodes())
+        if self._config.suffix == ".json":
+            steps_file.write(self._config.parent, specs)
         if self._only is not None:
             specs = tuple(spec for spec in specs if spec.name == self._only)
             if not specs:

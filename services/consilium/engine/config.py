@@ -33,7 +33,9 @@ class EngineSettings(Section):
     )
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Requests in one batch.")
     max_num_batched_tokens: int | None = Field(
-        None, ge=16, description="Tokens in one step; empty = 8192 on a GPU, 2048 on CPU."
+        None,
+        ge=16,
+        description="Tokens in one step; empty = 8192 on a GPU, and on CPU as many as take half a second, so that nobody's token waits long behind another's prompt.",
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0.05, le=0.98, description="Share of the card that the engine may take."

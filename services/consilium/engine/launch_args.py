@@ -19,10 +19,11 @@ from typing import Final, Literal
 from consilium.engine.config import EngineSettings
 from consilium.engine.model_facts import ModelFacts
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.step import Step, most
 
 PINNED: Final = "0.32.0"
 GIB: Final = 2**30
-BATCHED_TOKENS: Final = MappingProxyType({"gpu": 8192, "cpu": 2048})
+GPU_BATCHED_TOKENS: Final = 8192
 CPU_KV_GIB: Final = 1.0
 NO_HOSTS: Final = ("remote-media-is-off.invalid",)
 """Hosts from which an engine fetches images that a caller names by URL. An empty list means every host to vLLM, so this names one that cannot exist;
@@ -43,6 +44,7 @@ _FIELDS_0_32: Final = MappingProxyType(
         "context": "max_model_len",
         "sequences": "max_num_seqs",
         "batched_tokens": "max_num_batched_tokens",
+        "beside": "long_prefill_token_threshold",
         "utilisation": "gpu_memory_utilization",
         "kv_bytes": "kv_cache_memory_bytes",
         "kv_dtype": "kv_cache_dtype",
@@ -128,15 +130,18 @@ def build(
     nodes: int,
     version: str,
     key: str,
+    step: Step | None = None,
 ) -> dict[str, object]:
     """Return the arguments of one engine.
 
     version  version of vLLM, such as "0.32.0"
+    step     size of its steps where it computes on cores; what the settings say wins
     key      where the settings stand in the configuration, for error messages
 
     Raises ConsiliumError(config_invalid) for extra_args that nobody may set, and for a version without a table.
     """
-    batched = settings.max_num_batched_tokens or max(BATCHED_TOKENS[device], settings.max_num_seqs)
+    sized = GPU_BATCHED_TOKENS if device == "gpu" else most() if step is None else step.tokens
+    batched = settings.max_num_batched_tokens or max(sized, settings.max_num_seqs)
     if batched < settings.max_num_seqs:
         reason = f"{batched} is less than max_num_seqs ({settings.max_num_seqs}); each request needs a token per step. Raise it or lower max_num_seqs"
         raise _invalid(f"{key}.max_num_batched_tokens", reason)
@@ -157,6 +162,9 @@ def build(
         "remote_code": False,
         "media_hosts": list(NO_HOSTS),
     }
+    if step is not None and settings.max_num_batched_tokens is None:
+        longest = settings.max_model_len or facts.shape.max_positions or step.beside
+        words["beside"] = min(step.beside, longest)
     if device == "gpu":
         words["utilisation"] = settings.gpu_memory_utilization
     if kv_gib is not None:

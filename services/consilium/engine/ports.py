@@ -144,6 +144,7 @@ class ExecutorInfo:
     places    requests that run at once over all copies
     fallback  executor that answers when this one is down
     note      what the model is, for a person
+    step_tokens, step_s  tokens in one step, and about how many seconds a full one takes: the longest that a token waits for another's prompt; 0 = not known
     silent_s  seconds for which the engine has owed an answer; 0.0 when it answered the last question at once
     start_s   seconds that its last start took; 0.0 if it did not say
 
@@ -162,6 +163,8 @@ class ExecutorInfo:
     template: Template = "model"
     fallback: str | None = None
     note: str = ""
+    step_tokens: int = 0
+    step_s: float = 0.0
     special_tokens: tuple[str, ...] = ()
     characters_per_token: float = 4.0
     characters_per_token_beyond_ascii: float = 2.0

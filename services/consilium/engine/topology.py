@@ -17,6 +17,7 @@ from consilium.engine.model_facts import ModelFacts, ToolStyle
 from consilium.engine.placement import BIND
 from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.step import on_processors, reading_rate
 
 PINNED: Final = launch_args.PINNED
 _QUEUE_SHARE: Final = (
@@ -43,6 +44,7 @@ class DeploymentSpec:
     chat_template         path of a template that replaces the model's own, or None
     python                interpreter with the right build of vLLM, "" = this one
     notes                 sentences for the owner
+    step_s                seconds that the longest step takes on cores, by estimate; 0 on cards
     """
 
     name: str
@@ -72,6 +74,7 @@ class DeploymentSpec:
     fallback: str | None = None
     version: str = PINNED
     notes: tuple[str, ...] = field(default=())
+    step_s: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -335,6 +338,10 @@ def _spec(
         cpus_per_node=booked,
         pool=f"{POOL}{seat.pool}" if seat.pool else "",
     )
+    cores_each = _cores_each(seat, machine, seats, cores)
+    step = None
+    if seat.device == "cpu":
+        step = on_processors(facts.shape, cores_each, settings.max_num_seqs)
     args = launch_args.build(
         settings=settings,
         facts=facts,
@@ -344,6 +351,7 @@ def _spec(
         nodes=shape.nodes,
         version=version,
         key=seat.settings_key,
+        step=step,
     )
     return DeploymentSpec(
         name=seat.name,
@@ -373,7 +381,23 @@ def _spec(
         fallback=seat.fallback,
         version=version,
         notes=sharding.notes(shape),
+        step_s=0.0 if step is None else _step_s(args, facts, cores_each),
     )
+
+
+def _cores_each(seat: _Seat, machine: Machine, seats: list[_Seat], cores: Cores) -> float:
+    """Return the cores that one copy of an engine computes with, over all its ranks."""
+    if cores:
+        return sum(len(rank) for rank in cores[0])
+    engines = sum(s.replicas * s.ranks for s in seats if s.device == "cpu")
+    per_node = max(1, -(-engines // len(machine.nodes)))
+    share = min(node.cpus for node in machine.nodes) / per_node
+    return seat.ranks * (seat.settings.cpu_cores or max(1.0, share))
+
+
+def _step_s(args: dict[str, object], facts: ModelFacts, cores: float) -> float:
+    """Return about how long the longest step takes that these arguments allow."""
+    return round(int(str(args["max_num_batched_tokens"])) / reading_rate(facts.shape, cores), 2)
 
 
 def _environment(

@@ -106,6 +106,8 @@ def _executor_row(
         "template": info.template,
         "backend": info.kind,
     }
+    if info.step_s:
+        ours["step"] = {"tokens": info.step_tokens, "seconds": info.step_s}
     return row | {"consilium": ours}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from consilium.planner import kv, lora, sharding, weights
+from consilium.planner import kv, lora, sharding, step, weights
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
 from consilium.planner.lora import Slots
@@ -35,7 +35,8 @@ class Ask:
     cards            tp x pp cards, stage by stage; empty for a CPU engine, which has `ram_bytes`
     context          tokens of one request, prompt and answer
     requests         requests of that length that must fit at once
-    sequences        max_num_seqs, None = vLLM's default for the card; batched_tokens likewise
+    sequences        max_num_seqs, None = vLLM's default for the card; batched_tokens likewise, and on processors the engine's own (step.py)
+    cores            of an engine on processors; None = not known, and the longest step is counted
     utilisation      share of the card, None = the version's default; kv_bytes fixes the KV cache instead
     engines_on_card  engines that share each card evenly
     weights_bytes    measured size of the weight files or of a boot log, replaces the formula (whole model)
@@ -52,6 +53,7 @@ class Ask:
     requests: int = 1
     sequences: int | None = None
     batched_tokens: int | None = None
+    cores: int | None = None
     utilisation: float | None = None
     kv_bytes: int | None = None
     engines_on_card: int = 1
@@ -75,7 +77,13 @@ class Ask:
     def batch(self) -> Batch:
         """Requests and tokens of one step, with vLLM's defaults where nothing is said."""
         if self.on_cpu:
-            default = Batch(int(constant("consilium_sequences")), 2048)
+            sequences = self.sequences or int(constant("consilium_sequences"))
+            tokens = (
+                step.on_processors(self.shape, self.cores, sequences).tokens
+                if self.cores
+                else step.most()
+            )
+            default = Batch(sequences, tokens)
         else:
             weakest = min(self.cards, key=lambda card: card.total_gib)
             default = default_batch(weakest.total_gib, weakest.name)

@@ -29,8 +29,11 @@ def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "max_model_len": ask.context,
         "max_num_seqs": batch.sequences,
-        "max_num_batched_tokens": batch.tokens,
     }
+    if (
+        ask.batched_tokens is not None or not ask.on_cpu
+    ):  # on processors the engine sizes its steps by its cores
+        found["max_num_batched_tokens"] = batch.tokens
     if ask.on_cpu or ask.kv_bytes is not None:
         found["kv_cache_gib"] = round((ask.kv_bytes or GIB) / GIB, 3)
     if not ask.on_cpu:

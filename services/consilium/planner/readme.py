@@ -250,7 +250,7 @@ points: `python -m tests.bench.planner_rules`.
 | `search.py`, `topologies.py` | the nearest change that fits; what given cards can run |
 | `gate.py`, `gate_file.py` | the check before an engine or a cluster starts |
 | `edits.py`, `explain.py`, `tokenizer_edits.py`, `base_change.py` | what an edit, or another model, does |
-| `speed.py`, `money.py`, `training.py`, `library.py`, `rope.py` | forecasts |
+| `speed.py`, `step.py`, `money.py`, `training.py`, `library.py`, `rope.py` | forecasts; the size of a step of an engine on processors |
 | `calibrate.py`, `accuracy.py` | measured against told |
 | `proposal.py`, `question_file.py`, `report.py` | configuration out and in, tables and bars |
 """

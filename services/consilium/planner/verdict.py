@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from consilium.planner import kv, lora
+from consilium.planner import kv, lora, step
 from consilium.planner.ask import Ask, checked
 from consilium.planner.bill import Bill, bills
 from consilium.planner.figures import constant, gib, tokens_in_words
@@ -130,6 +130,16 @@ def _asked(ask: Ask, bill: Bill) -> str:
     )
 
 
+def _of_its_steps(ask: Ask) -> tuple[str, ...]:
+    """Return how long a token may wait for another's prompt, on processors of which the cores are known."""
+    if not ask.on_cpu or not ask.cores:
+        return ()
+    took_s = ask.batch.tokens / step.reading_rate(ask.shape, ask.cores)
+    return (
+        f"A step reads at most {ask.batch.tokens} tokens of prompts and takes up to {took_s:.1f} s: so long a token may wait for another's prompt. max_num_batched_tokens changes it.",
+    )
+
+
 def warnings(ask: Ask) -> tuple[str, ...]:
     """Return what a person should know though it works."""
     found: list[str] = []
@@ -152,6 +162,7 @@ def warnings(ask: Ask) -> tuple[str, ...]:
         found.append(
             "Tensor parallel over unequal cards wastes the larger one: the smallest decides for all. Give each card its own executor, or use pipeline stages."
         )
+    found += _of_its_steps(ask)
     if ask.sequences is None and not ask.on_cpu:
         batch = ask.batch
         found.append(

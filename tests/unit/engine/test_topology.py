@@ -335,3 +335,44 @@ def test_a_gpu_build_that_sees_no_gpu_says_so():
         "gpu_missing",
         "topology.device asks for 1 GPU(s), and 0 were seen.",
     )
+
+
+def test_a_step_on_cores_is_short_enough_for_those_who_wait():
+    (small,) = plan(LAPTOP, model="demo")
+    (large,) = plan(SERVER, model="demo")
+    tokens, beside = (
+        small.launch_args[name]
+        for name in ("max_num_batched_tokens", "long_prefill_token_threshold")
+    )
+    assert 64 <= tokens < 512
+    assert 16 <= beside < tokens
+    assert 0 < small.step_s <= 0.6
+    assert large.launch_args["max_num_batched_tokens"] > tokens
+    assert large.step_s <= 0.6
+    two = plan(
+        SERVER,
+        model="demo",
+        executors={"other": {"model": "demo", "device": "cpu"}},
+        kind="hybrid",
+    )
+    assert (
+        two[0].launch_args["max_num_batched_tokens"] < (large.launch_args["max_num_batched_tokens"])
+    )
+
+
+def test_what_the_owner_says_of_steps_wins_and_its_time_is_told():
+    (core,) = plan(LAPTOP, model="demo", engine={"max_num_batched_tokens": 2048})
+    assert core.launch_args["max_num_batched_tokens"] == 2048
+    assert "long_prefill_token_threshold" not in core.launch_args
+    assert core.step_s > 2
+    (mine,) = plan(
+        LAPTOP, model="demo", engine={"extra_args": {"long_prefill_token_threshold": 99}}
+    )
+    assert mine.launch_args["long_prefill_token_threshold"] == 99
+
+
+def test_a_card_reads_as_it_did():
+    (core,) = plan(box(1), model="q14")
+    assert core.launch_args["max_num_batched_tokens"] == 8192
+    assert "long_prefill_token_threshold" not in core.launch_args
+    assert core.step_s == 0.0

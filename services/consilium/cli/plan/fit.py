@@ -128,6 +128,8 @@ def _model(
     args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None
 ) -> int:
     ask, name, reach = _question(args, ram)
+    if cpu is not None and not cards:
+        ask = ask.with_(cores=cpu.cores * cpu.sockets)
     replicas = 1
     if not 1 <= args.nodes <= max(1, len(cards)):
         raise wrong(

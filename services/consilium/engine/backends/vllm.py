@@ -63,6 +63,7 @@ class VllmSettings:
     note           what the model is, for a person
     idle_s         after that many seconds without a token, health means generating one
     rank           which copy of its executor this is, for the metrics
+    step_s         seconds that a full step takes, by estimate; 0 = not known
     ray_metrics    they go to Ray's exporter; else to prometheus_client
     """
 
@@ -77,6 +78,7 @@ class VllmSettings:
     check_timeout_s: float = 60.0
     rank: int = 0
     ray_metrics: bool = False
+    step_s: float = 0.0
 
 
 class VllmEngine:
@@ -171,6 +173,8 @@ class VllmEngine:
             template=self._template,
             fallback=self._settings.fallback,
             note=self._settings.note,
+            step_tokens=int(args.get("max_num_batched_tokens") or 0),
+            step_s=self._settings.step_s,
             silent_s=0.0 if self._pulse is None else self._pulse.silent_s(),
             **asdict(self._vocabulary),
         )
