@@ -61,6 +61,7 @@ SMALL_KERNEL = {
     "consilium.kernel.logs",
     "consilium.kernel.openai_errors",
     "consilium.kernel.origins",
+    "consilium.kernel.service_config",
     "consilium.kernel.sse",
     "consilium.kernel.principals",
     "consilium.kernel.rooms",

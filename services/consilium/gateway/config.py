@@ -14,6 +14,7 @@ from consilium.kernel.config import LIVE, Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.origins import is_origin
 from consilium.kernel.redis_config import RedisSettings
+from consilium.kernel.service_config import MAX_BODY_BYTES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -96,7 +97,11 @@ class Gateway(Section):
         None,
         description="Web pages that may call from a browser, such as https://chat.example.org; * = every one; empty = pages of this machine where host is loopback, else none.",
     )
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Largest request body.")
+    max_body_bytes: int = Field(
+        MAX_BODY_BYTES,
+        ge=1024,
+        description="Largest request in bytes, over HTTP and gRPC and on every hop behind; packed bodies are measured opened.",
+    )
     max_json_depth: int = Field(64, ge=4)
     max_n: int = Field(16, ge=1, description="Largest n of a request.")
     max_in_flight_factor: float = Field(

@@ -26,7 +26,7 @@ from consilium.gateway.forwarding import INNER, Forwarding, Reached
 from consilium.kernel import calls, logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_channel import MARGIN_S
-from consilium.kernel.grpc_server import OVERHANG_BYTES, GrpcServer, Service
+from consilium.kernel.grpc_server import GrpcServer, Service
 from consilium.kernel.rooms import Room
 
 Pairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -44,13 +44,11 @@ _log = logs.get("gateway")
 class GrpcForward:
     """Hands calls on to rooms. `services` goes into the server; `watch` keeps the server's health right."""
 
-    def __init__(
-        self, forwarding: Forwarding, authority: Authority, *, max_message_bytes: int
-    ) -> None:
+    def __init__(self, forwarding: Forwarding, authority: Authority) -> None:
         """Take the wiring. Raises ConsiliumError(config_invalid) if a row names a method that its room's proto does not have."""
         self._forwarding = forwarding
         self._rooms = [
-            _RoomCalls(reached, forwarding, authority, max_message_bytes)
+            _RoomCalls(reached, forwarding, authority)
             for reached in forwarding.rooms
             if reached.room.methods
         ]
@@ -92,13 +90,11 @@ class _Method:
 class _RoomCalls:
     """One room's methods, over one channel."""
 
-    def __init__(
-        self, reached: Reached, forwarding: Forwarding, authority: Authority, max_bytes: int
-    ) -> None:
+    def __init__(self, reached: Reached, forwarding: Forwarding, authority: Authority) -> None:
         self.reached, self._forwarding, self._authority = reached, forwarding, authority
         self._methods = _methods(reached.room)
         self.channel: Any = grpc.aio.insecure_channel(
-            reached.grpc or "127.0.0.1:0", options=_options(reached.room, max_bytes)
+            reached.grpc or "127.0.0.1:0", options=_options(reached.room)
         )
 
     def services(self) -> list[Service]:
@@ -273,7 +269,7 @@ def _not_a_row(room: Room, reason: str) -> ConsiliumError:
     return ConsiliumError("config_invalid", key=f"the row of the room {room.name}", reason=reason)
 
 
-def _options(room: Room, max_bytes: int) -> list[tuple[str, Any]]:
+def _options(room: Room) -> list[tuple[str, Any]]:
     """Return the options of a channel. Only methods that may be repeated without harm are tried again."""
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if room.idempotent:
@@ -292,7 +288,7 @@ def _options(room: Room, max_bytes: int) -> list[tuple[str, Any]]:
         ]
     return [
         ("grpc.service_config", json.dumps(config)),
-        ("grpc.max_receive_message_length", max_bytes + OVERHANG_BYTES),
+        ("grpc.max_receive_message_length", -1),  # of answers: they are ours, and passed on
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -47,6 +47,7 @@ _NOT_SENT: Final = (
     HOP_BY_HOP | INNER | {"host", "expect", "x-request-disconnect-disabled", REQUEST_ID_KEY}
 )
 _NOT_SHOWN: Final = HOP_BY_HOP | INNER | {"date", "server", REQUEST_ID_KEY}
+_LIMIT_OF: Final = "this path"
 _OF_PACKED: Final = frozenset({b"content-encoding", b"content-length"})
 READS: Final = ("GET", "HEAD")
 WRITES: Final = ("POST", "PUT", "PATCH", "DELETE")
@@ -163,14 +164,16 @@ class _Body:
         """Take a request and the limit in bytes. Raises ConsiliumError(body_too_large) if the body is announced to be longer."""
         self._request, self._limit = request, limit
         self._read = asyncio.Event()
-        size = request_body.announced(request, limit)
+        size = request_body.announced(request, limit, _LIMIT_OF)
         self.is_sent = bool(size) or "transfer-encoding" in request.headers
         if not self.is_sent:
             self._read.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes, opened where it came packed. Raises ConsiliumError as `request_body.pieces` does."""
-        async for piece in request_body.pieces(self._request, self._limit, request_body.UPLOADED):
+        async for piece in request_body.pieces(
+            self._request, self._limit, request_body.UPLOADED, _LIMIT_OF
+        ):
             yield piece
         self._read.set()
 

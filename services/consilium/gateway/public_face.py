@@ -50,9 +50,7 @@ class PublicFace:
         scopes = scopes_of(reached.room for reached in forwarding.rooms)
         own_keys = HttpKeys(keys, pepper=pepper, scopes=scopes, clock=cast.clock)
         self._proxy = HttpProxy(forwarding, answer_s=limits.request_timeout_s)
-        self._forward = GrpcForward(
-            forwarding, face.authority, max_message_bytes=limits.max_body_bytes
-        )
+        self._forward = GrpcForward(forwarding, face.authority)
         self.http = HttpFace(
             face,
             more=[*own_keys.routes(), *self._proxy.routes()],

@@ -16,6 +16,7 @@ from typing import Final
 from consilium.gateway.asgi import Request
 from consilium.gateway.encodings import opener
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.service_config import MAX_BODY_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,15 @@ UPLOADED: Final = Pace(silence_s=60.0, slack_s=60.0, bytes_per_s=1024.0)
 """Of what rooms take: files, perhaps over a bad line."""
 
 
-def announced(request: Request, limit: int) -> int | None:
-    """Return the bytes that the caller says its body has, or None where it does not say. Raises ConsiliumError(body_too_large)."""
+def announced(request: Request, limit: int, key: str = MAX_BODY_KEY) -> int | None:
+    """Return the bytes that the caller says its body has, or None where it does not say. Raises ConsiliumError(body_too_large).
+
+    key  whose limit it is, for the sentence
+    """
     said = request.headers.get("content-length", "")
     size = int(said) if said.isdigit() else None
     if size is not None and size > limit:
-        raise too_large(size, limit)
+        raise _too_large(size, key, limit)
     return size
 
 
@@ -53,29 +57,31 @@ async def read(request: Request, limit: int, pace: Pace = SPOKEN) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def pieces(request: Request, limit: int, pace: Pace) -> AsyncIterator[bytes]:
-    """Yield the body as it comes, opened. No piece is empty.
+async def pieces(
+    request: Request, limit: int, pace: Pace, key: str = MAX_BODY_KEY
+) -> AsyncIterator[bytes]:
+    """Yield the body as it comes, opened. No piece is empty. `key` says whose limit it is.
 
     Raises ConsiliumError: encoding_unknown and body_too_large (before it is all read), request_too_slow, client_gone, invalid_request (not of its encoding).
     """
     opens = opener(request.headers.get("content-encoding", ""))
-    announced(request, limit)
+    announced(request, limit, key)
     size = 0
-    async for part in _wire(request, limit, pace):
+    async for part in _wire(request, limit, pace, key):
         if opens is None:
             yield part
             continue
         for piece in opens.feed(part):
             size += len(piece)
             if size > limit:
-                raise too_large(size, limit)
+                raise _too_large(size, key, limit)
             if piece:
                 yield piece
     if opens is not None:
         opens.finish()
 
 
-async def _wire(request: Request, limit: int, pace: Pace) -> AsyncIterator[bytes]:
+async def _wire(request: Request, limit: int, pace: Pace, key: str) -> AsyncIterator[bytes]:
     """Yield what comes over the wire."""
     now = asyncio.get_running_loop().time
     waited_s, size, is_last = 0.0, 0, False
@@ -94,12 +100,11 @@ async def _wire(request: Request, limit: int, pace: Pace) -> AsyncIterator[bytes
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise too_large(size, limit)
+            raise _too_large(size, key, limit)
         is_last = not message.get("more_body", False)
         if part:
             yield part
 
 
-def too_large(size: int, limit: int) -> ConsiliumError:
-    """Return the error of a body over its limit."""
-    return ConsiliumError("body_too_large", size=size, limit=limit)
+def _too_large(size: int, key: str, limit: int) -> ConsiliumError:
+    return ConsiliumError("body_too_large", size=size, key=key, limit=limit)

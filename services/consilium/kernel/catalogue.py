@@ -58,7 +58,7 @@ ROWS: Final[tuple[Row, ...]] = (
         413,
         _BAD,
         False,
-        "The request body has {size} bytes, and the limit is {limit}. Send less, or raise gateway.max_body_bytes.",
+        "The request body has {size} bytes, and {key} allows {limit}. Send less.",
         "The request body is too large.",
     ),
     *ARRIVAL,

@@ -24,6 +24,7 @@ from consilium.kernel.grpc_arrivals import SILENT_IN_ALL, Arrivals, Vouch
 from consilium.kernel.health import SERVICE as HEALTH
 from consilium.kernel.health import Health
 from consilium.kernel.ports import owner
+from consilium.kernel.service_config import MAX_BODY_BYTES, MAX_BODY_KEY
 from consilium.kernel.unread import write_within
 
 OPEN: Final = (HEALTH, *grpc_reflection.NAMES)
@@ -77,6 +78,7 @@ class Settings:
     public              a call without a deadline gets the default one; inside the cluster it is refused
     default_deadline_s  also the longest on the public face
     longest_deadline_s  a longer one is refused inside; a job's long thought may take a day
+    limit_key           whose limit max_message_bytes is, for the sentence
     settle_s            seconds between NOT_SERVING and refusing new calls, so that endpoints are taken out first; 0 on one machine
     message_s           seconds in which the message of a call must have come, and the greeting of a connection
     unread_s            seconds after which a stream that its caller does not read is ended, on the public face; 0 = never
@@ -88,7 +90,8 @@ class Settings:
     public: bool = False
     reflection: bool = False
     reuse_port: bool = False
-    max_message_bytes: int = 8 * 1024 * 1024
+    max_message_bytes: int = MAX_BODY_BYTES
+    limit_key: str = MAX_BODY_KEY
     max_calls: int = 1024
     default_deadline_s: float = 600.0
     longest_deadline_s: float = 86_400.0
@@ -404,7 +407,10 @@ class _Wrap(grpc.aio.ServerInterceptor):
     def _parsed(self, raw: bytes, parse: Callable[[bytes], Any]) -> Any:
         if len(raw) > self.settings.max_message_bytes:
             raise ConsiliumError(
-                "body_too_large", size=len(raw), limit=self.settings.max_message_bytes
+                "body_too_large",
+                size=len(raw),
+                key=self.settings.limit_key,
+                limit=self.settings.max_message_bytes,
             )
         try:
             return parse(raw)

@@ -32,7 +32,13 @@ from consilium.kernel.inner_auth import InnerAuth
 from consilium.kernel.inner_http import InnerHttp, Page
 from consilium.kernel.process import raise_descriptor_limit, run
 from consilium.kernel.rooms import Room, rooms
-from consilium.kernel.service_config import Places, ServicesView, places
+from consilium.kernel.service_config import (
+    MAX_BODY_KEY,
+    LimitView,
+    Places,
+    ServicesView,
+    places,
+)
 from consilium.kernel.table_service import TableServicer
 from consilium.kernel.table_service import service as tables_service
 from consilium.kernel.tables import Table
@@ -53,7 +59,7 @@ class Wiring:
     background         what runs while the process does; one that fails ends the process, and all are cancelled once the calls are over
     drain              lets what the room does by itself finish within so many seconds, beside the calls; called when the process is told to end
     aclose             lets go of what `build` has opened
-    max_message_bytes  longest gRPC request
+    max_message_bytes  longest gRPC request; None = what the public face takes, gateway.max_body_bytes
     """
 
     services: Sequence[Service] = ()
@@ -62,7 +68,7 @@ class Wiring:
     background: Sequence[Coroutine[Any, Any, None]] = ()
     drain: Callable[[float], Awaitable[None]] | None = None
     aclose: Callable[[], Awaitable[None]] | None = None
-    max_message_bytes: int = 8 * 1024 * 1024
+    max_message_bytes: int | None = None
 
 
 Build = Callable[[V, House], Awaitable[Wiring]]
@@ -130,10 +136,14 @@ class _RoomProcess(Generic[V]):
             await self._page.start()
         self._tasks.append(asyncio.create_task(house.watch_draining()))
         self._wiring = await self._build(view, house)
-        await self._serve(house, self._wiring, page, at)
+        public = load_view(LimitView, self._chosen.config).gateway.max_body_bytes
+        await self._serve(house, self._wiring, page, at, public)
         self._tasks += [asyncio.create_task(work) for work in self._wiring.background]
 
-    async def _serve(self, house: House, wiring: Wiring, page: Page, at: Places) -> None:
+    async def _serve(
+        self, house: House, wiring: Wiring, page: Page, at: Places, public: int
+    ) -> None:
+        own = wiring.max_message_bytes
         auth = InnerAuth(house.token, house.clock)
         services = list(wiring.services)
         if wiring.tables:
@@ -144,7 +154,8 @@ class _RoomProcess(Generic[V]):
                 host=at.grpc[0],
                 port=at.grpc[1],
                 settle_s=self._chosen.settle,
-                max_message_bytes=wiring.max_message_bytes,
+                max_message_bytes=public if own is None else own,
+                limit_key=MAX_BODY_KEY if own is None else f"the service {self._room.name}",
             ),
             services,
             authenticate=auth,

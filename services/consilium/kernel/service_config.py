@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -28,6 +28,26 @@ class Address(Section):
         "",
         description="http://host:port of its own page: GET /metrics, and GET /healthz, which answers 200 while it is well.",
     )
+
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+MAX_BODY_KEY: Final = "gateway.max_body_bytes"
+
+
+class PublicLimit(Section):
+    """The one key of the public face that every service keeps to: what comes in there may go on to any of them."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+class LimitView(Section):
+    """The part of the tree with the limit of requests."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    gateway: PublicLimit = Field(default_factory=PublicLimit)
 
 
 class ServicesView(Section):

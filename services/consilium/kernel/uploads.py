@@ -103,7 +103,9 @@ async def _write(out: BinaryIO, receive: Receive, limit: int, account: Account) 
         held += message.get("body", b"")
         more = not is_gone and message.get("more_body", False)
         if size + len(held) > limit:
-            raise ConsiliumError("body_too_large", size=size + len(held), limit=limit)
+            raise ConsiliumError(
+                "body_too_large", size=size + len(held), key="this upload", limit=limit
+            )
         if len(held) >= PIECE_BYTES or not more:
             account.take(len(held))
             await asyncio.to_thread(out.write, held)

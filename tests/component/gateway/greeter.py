@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -32,6 +32,7 @@ class Greeter:
     grpc: int
     http: int
     process: subprocess.Popen[bytes] | None = None
+    sections: dict[str, object] = field(default_factory=dict)
 
     @property
     def reached(self) -> Reached:
@@ -46,7 +47,7 @@ class Greeter:
 
     def start(self) -> None:
         config = self.folder / "config.json"
-        config.write_text(json.dumps({"greeter": {"word": "Hello"}}))
+        config.write_text(json.dumps({"greeter": {"word": "Hello"}, **self.sections}))
         (self.folder / "token").write_text(TOKEN)
         self.process = subprocess.Popen(
             [

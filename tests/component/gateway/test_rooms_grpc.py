@@ -214,6 +214,21 @@ async def test_a_message_over_the_limit_is_refused(gateway, greeter):
     with pytest.raises(ConsiliumError) as caught:
         await channel.ask(stub(channel).Greet, pb.GreetRequest(name="x" * 5000))
     assert caught.value.code == "body_too_large"
+    assert "gateway.max_body_bytes allows 4096" in caught.value.public()
+
+
+async def test_a_limit_that_is_raised_holds_for_rooms_too(gateway, own_greeter):
+    raised = 20 << 20
+    own_greeter.kill()
+    own_greeter.sections["gateway"] = {"max_body_bytes": raised}
+    own_greeter.start()
+    bench = await gateway(rooms=[own_greeter.reached], max_body_bytes=raised)
+    channel = bench.channel(await bench.new_key(scopes=frozenset({READ})))
+    name = "x" * (15 << 20)
+    assert (await channel.ask(stub(channel).Greet, pb.GreetRequest(name=name))).text.endswith(name)
+    with pytest.raises(ConsiliumError) as caught:
+        await channel.ask(stub(channel).Greet, pb.GreetRequest(name="x" * (raised + 1)))
+    assert caught.value.code == "body_too_large"
 
 
 @pytest.mark.parametrize("version", NAMES)

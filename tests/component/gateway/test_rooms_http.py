@@ -146,6 +146,7 @@ async def test_a_body_over_the_prefixs_limit_is_refused(gateway, greeter):
     for content in (b"x" * 1001, unannounced()):
         answer = await client.put(f"{FILES}/large", content=content)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        assert "this path allows 1000" in answer.json()["error"]["message"]
     assert (await client.put(f"{FILES}/small", content=b"x" * 1000)).status_code == 201
 
 
