@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+from consilium.kernel import grpc_reflection
+
 SERVICE = "consilium.v1.GenerationService"
 ASK = {
     "model": "base",
@@ -41,3 +45,14 @@ async def test_ghz_sends_hundreds_of_turns_and_none_fails(gateway, said):
     told = json.loads(await said("ghz", *words))
     assert told["statusCodeDistribution"] == {"OK": CALLS}
     assert len(bench.engines["core"].calls) == CALLS
+
+
+@pytest.mark.parametrize("version", [grpc_reflection.V1, grpc_reflection.V1ALPHA])
+async def test_grpcurl_is_served_by_each_version_of_reflection_alone(
+    gateway, said, monkeypatch, version
+):
+    monkeypatch.setattr(grpc_reflection, "NAMES", (version,))
+    bench = await gateway()
+    at = f"127.0.0.1:{bench.grpc.port}"
+    assert SERVICE in await said("grpcurl", "-plaintext", at, "list")
+    assert "rpc Generate" in await said("grpcurl", "-plaintext", at, "describe", SERVICE)
