@@ -62,9 +62,12 @@ class GatewayMeter:
         )
 
     def inflight(self, executor: str) -> None:
-        """Tell how many turns an executor has in work now."""
+        """Tell how many turns an executor has in work now, and how many wait for a place."""
         self._metrics.set(
             "consilium_gateway_inflight_requests", self._gate.running(executor), executor=executor
+        )
+        self._metrics.set(
+            "consilium_gateway_waiting_requests", self._gate.waiting(executor), executor=executor
         )
 
     def refused(self, code: str) -> None:

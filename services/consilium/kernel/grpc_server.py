@@ -246,8 +246,13 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 self._served(method, requests, context) as raw,
                 aclosing(handler.unary_stream(self._parsed(raw, parse), context)) as answers,
             ):
+                limit_s = 0.0 if self.is_inner(_texts(context)) else self.settings.unread_s
                 async for answer in answers:
-                    await self._write(answer, answers, context)
+                    await (
+                        _write(answer, answers, context, limit_s)
+                        if limit_s
+                        else context.write(answer)
+                    )
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -256,19 +261,6 @@ class _Wrap(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(
             unary, response_serializer=handler.response_serializer
         )
-
-    async def _write(self, answer: Any, answers: Any, context: Any) -> None:
-        """Send one answer of a stream. Raises ConsiliumError(deadline), in the servicer's generator first, if the caller has stopped reading."""
-        limit_s = self.settings.unread_s
-        if not limit_s or self.is_inner(_texts(context)):
-            await context.write(answer)
-            return
-        try:
-            await write_within(limit_s, context.write(answer))
-        except ConsiliumError as error:
-            with suppress(StopAsyncIteration):
-                await answers.athrow(error)
-            raise
 
     def _open(self, handler: Any) -> Any:
         """Return a handler of an open service that takes one message and gives one."""
@@ -421,6 +413,16 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 field="message",
                 reason="it is not of the type that this method takes",
             ) from None
+
+
+async def _write(answer: Any, answers: Any, context: Any, limit_s: float) -> None:
+    """Send one answer of a stream. Raises ConsiliumError(deadline), in the servicer's generator first, if the caller has stopped reading."""
+    try:
+        await write_within(limit_s, context.write(answer))
+    except ConsiliumError as error:
+        with suppress(StopAsyncIteration):
+            await answers.athrow(error)
+        raise
 
 
 async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) -> None:

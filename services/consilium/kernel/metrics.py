@@ -88,6 +88,13 @@ TABLE: Final[tuple[Metric, ...]] = (
         "requests",
     ),
     Metric(
+        "consilium_gateway_waiting_requests",
+        "gauge",
+        ("executor",),
+        "Requests that wait for a place because their key has its share.",
+        "requests",
+    ),
+    Metric(
         "consilium_gateway_first_token_seconds",
         "histogram",
         ("route", "executor"),

@@ -407,13 +407,13 @@ async def test_a_stream_that_nobody_reads_stops_the_engine_and_the_receipt_says_
 @pytest.mark.parametrize(
     ("key", "code", "within_s"),
     [
-        ("", "UNAUTHENTICATED", 2.0),
-        ("Bearer csl_0123456789ab_" + "0" * 48, "UNAUTHENTICATED", 2.0),
-        (None, "INVALID_ARGUMENT", 3.0),
+        ("", "UNAUTHENTICATED", 8.0),
+        ("Bearer csl_0123456789ab_" + "0" * 48, "UNAUTHENTICATED", 8.0),
+        (None, "INVALID_ARGUMENT", 8.0),
     ],
 )
 async def test_70_calls_that_never_write_keep_no_caller_out(gateway, key, code, within_s):
-    bench = await gateway(grpc_message_s=1.0)
+    bench = await gateway(grpc_message_s=2.0)
     raw = bench.channel().raw
     shown = f"Bearer {bench.key}" if key is None else key
     began = time.monotonic()
@@ -426,10 +426,10 @@ async def test_70_calls_that_never_write_keep_no_caller_out(gateway, key, code, 
     ends = [asyncio.ensure_future(call.read()) for call in silent]
     models = await rpc.GenerationServiceStub(raw).ListModels(
         pb.ListModelsRequest(),
-        timeout=5,
+        timeout=20,
         metadata=(("authorization", f"Bearer {bench.key}"),),
     )
     assert models.models
-    await asyncio.wait(ends, timeout=10)
+    await asyncio.wait(ends, timeout=25)
     assert {end.exception().code().name for end in ends} == {code}
     assert time.monotonic() - began < within_s

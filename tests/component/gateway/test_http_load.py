@@ -190,10 +190,9 @@ async def test_one_key_that_floods_leaves_the_others_their_share(gateway):
     ]
     await bench.until(lambda: gate.running("core") + gate.waiting("core") >= 24)
     assert (gate.running("core"), gate.waiting("core")) == (15, 9)
-    began = time.monotonic()
     answer = await other.post("/v1/chat/completions", json=chat("hello"))
     assert answer.status_code == 200
-    assert time.monotonic() - began < 2
+    assert gate.waiting("core"), "the other key was answered before the flood was over"
     answers = await asyncio.gather(*hundred)
     assert {one.status_code for one in answers} == {200, 429}
     notes = [
