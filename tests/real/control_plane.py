@@ -224,6 +224,14 @@ class ControlPlane:
             "--cidr", "10.98.0.0/16", "--node-ip", "127.0.0.1", "--server-address", f"127.0.0.1:{self.ports['kwok']}",
         )  # fmt: skip
 
+    def _knows_rayservices(self):
+        """Say whether the API's table of contents, which Helm reads, has the operator's kinds."""
+        wanted = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+        groups = self._client.get("/apis", headers={"accept": wanted}).json()["items"]
+        ray = next((one for one in groups if one["metadata"]["name"] == "ray.io"), {})
+        kinds = {row["responseKind"]["kind"] for version in ray.get("versions", ()) for row in version.get("resources", ())}  # fmt: skip
+        return {"RayCluster", "RayService", "RayJob"} <= kinds
+
     def run_operator(self, hosts=None):
         """Start the operator. It asks heads of Ray by the names of their Services: `hosts` is a file that knows them."""
         crds = (
@@ -234,9 +242,7 @@ class ControlPlane:
         )
         for file in sorted(crds.glob("*.yaml")):
             self.create(yaml.safe_load(file.read_text()))
-        self.until(
-            lambda: self.api("GET", "/apis/ray.io/v1", ok=False).get("resources"), 30, "ray.io/v1"
-        )
+        self.until(self._knows_rayservices, 60, "discovery of ray.io/v1 RayService")
         names = ("unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0" "$@"') if hosts else ()  # fmt: skip
         self._run(
             "operator", *names, tool("ray-operator"), "--kubeconfig", str(self.kubeconfig), "--enable-leader-election=false",

@@ -138,6 +138,12 @@ envFrom:
 {{- end }}
 {{- end -}}
 
+{{/* What the operator would write into a group by itself. Unsaid, the group is the operator's from then on, and Helm 4's next upgrade ends in a conflict over it. */}}
+{{- define "consilium.operatorDefaults" -}}
+numOfHosts: 1
+scaleStrategy: {}
+{{- end -}}
+
 {{/* A pod of Ray: (dict "root" $ "group" worker-or-head-or-gateway "kind" "head|worker|gateway") */}}
 {{- define "consilium.rayPod" -}}
 {{- $root := .root -}}{{- $group := .group -}}
