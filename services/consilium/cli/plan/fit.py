@@ -67,6 +67,17 @@ def hardware(args: argparse.Namespace) -> tuple[tuple[Card, ...], int | None, Cp
     return cards_here.read()[0], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
 
 
+def _cores(args: argparse.Namespace, cpu: Cpu | None) -> int | None:
+    """Return the cores of the processor that is planned for: as told, else this machine's; None where only RAM was named."""
+    if cpu is not None:
+        return cpu.cores * cpu.sockets
+    if args.ram is not None:
+        return None
+    import psutil
+
+    return psutil.cpu_count(logical=False)
+
+
 def _ram_in_words(args: argparse.Namespace, plan: Plan) -> str:
     """Return what of this machine's RAM is free now, for a CPU engine planned on this machine: `up` judges by that."""
     if not plan.ask.on_cpu or args.ram is not None or args.cpu is not None:
@@ -128,8 +139,8 @@ def _model(
     args: argparse.Namespace, cards: tuple[Card, ...], ram: int | None, cpu: Cpu | None
 ) -> int:
     ask, name, reach = _question(args, ram)
-    if cpu is not None and not cards:
-        ask = ask.with_(cores=cpu.cores * cpu.sockets)
+    if not cards:
+        ask = ask.with_(cores=_cores(args, cpu))
     replicas = 1
     if not 1 <= args.nodes <= max(1, len(cards)):
         raise wrong(
