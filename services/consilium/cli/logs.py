@@ -78,7 +78,7 @@ def places_of(folder: StateFolder) -> dict[str, str]:
 def files_of(folder: StateFolder, part: str) -> tuple[Path, ...]:
     """Return the log files of one part: our own, and what Ray's workers wrote for it."""
     own = folder.log(part)
-    return (*((own,) if own.exists() else ()), *worker_logs(folder.ray_temp, part, ray_logs_of()))
+    return (*((own,) if own.exists() else ()), *worker_logs(folder.ray_logs, part, ray_logs_of()))
 
 
 def _title(path: Path, part: str, *, several: bool) -> str:

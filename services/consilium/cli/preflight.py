@@ -77,6 +77,7 @@ def end_leftovers(folder: StateFolder, say: Callable[[str], None]) -> None:
         raise ConsiliumError(
             "part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end"
         )
+    folder.clear_ray_temp()
 
 
 def _last(folder: StateFolder) -> Cluster | None:

@@ -24,6 +24,7 @@ from typing import Final
 VARIABLE: Final = "CSL_LEASH"
 """Set in the replica before it starts anything, so that all below it inherit it. Not CONSILIUM_: those are keys of the configuration."""
 GRACE_S: Final = 3.0
+TRACKER_S: Final = 2.0
 _POLL_S: Final = 0.05
 
 
@@ -48,7 +49,10 @@ def tied(name: str) -> tuple[int, ...]:
 def end(
     name: str, grace_s: float = GRACE_S, *, look: Callable[[str], tuple[int, ...]] = tied
 ) -> None:
-    """Ask the processes to end, wait `grace_s` seconds, then end them."""
+    """Ask the processes to end, wait `grace_s` seconds, then end them.
+
+    Python's resource tracker goes last: once those that it watches are gone it removes their semaphores and shared memory, and then ends by itself.
+    """
     until = time.monotonic() + grace_s
     asked: set[int] = set()
     while (left := look(name)) and time.monotonic() < until:
@@ -58,7 +62,19 @@ def end(
                 asked.add(pid)
         time.sleep(_POLL_S)
     for pid in left:
+        if not _is_tracker(pid):
+            _send(pid, signal.SIGKILL)
+    until = time.monotonic() + TRACKER_S
+    while (left := look(name)) and time.monotonic() < until:
+        time.sleep(_POLL_S)
+    for pid in left:
         _send(pid, signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    with suppress(OSError):
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -48,6 +48,7 @@ from consilium.kernel.config import (
     load_view,
     restarts,
 )
+from consilium.kernel.ending_files import CLOSING
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Settings
 from consilium.kernel.metrics import of_this_process
@@ -59,7 +60,6 @@ APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
 PLACES: Final = 4096
 """Requests in one gateway process; the gates of the executors refuse long before."""
-CLOSING: Final = "closing"
 HEALTH_PERIOD_S: Final = 2.0  # so soon Serve sees that a process is gone
 HEALTH_TIMEOUT_S: Final = 30.0
 DRAIN_POLL_S: Final = 0.2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from consilium.kernel.clock import Clock, Ids, SystemClock, UlidIds
+from consilium.kernel.ending_files import DRAINING
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.idempotent import methods
@@ -19,8 +20,6 @@ from consilium.kernel.metrics import Metrics
 from consilium.kernel.rooms import Room
 from consilium.kernel.service_config import Address
 
-DRAINING: Final = "draining"
-"""File beside the configuration that is there while the cluster is being stopped."""
 _LOOK_S: Final = 0.2
 
 

@@ -6,8 +6,11 @@ Sources: ray 2.60 `scripts/scripts.py`, `serve/_private/constants.py`, `serve/_p
 
 from __future__ import annotations
 
+import getpass
 import json
+import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -105,4 +108,16 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(serve),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(serve / "server-state"),
         "VLLM_RPC_BASE_PATH": str(sockets),  # /tmp, where those of a killed engine stay
+    }
+
+
+def temporary_files(folder: Path) -> dict[str, str]:
+    """Return the variables by which what engines leave in /tmp when they are killed lies in a folder that ends with Ray.
+
+    What torch has compiled is worth keeping, and stays where it would be without this.
+    """
+    user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
+    return {
+        "TMPDIR": str(folder),
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{user}"),
     }

@@ -40,6 +40,7 @@ def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False) -> int:
             break
     if not remaining:
         processes.remove_shared(shared)
+        folder.clear_ray_temp()
     last = folder.read_cluster() or cluster
     if last.mark == cluster.mark:  # else the next start has begun, and the record is its own
         folder.write_cluster(
@@ -65,12 +66,16 @@ def family_of(cluster: Cluster) -> tuple[Pid, ...]:
 
 def ending_seconds(folder: StateFolder, cluster: Cluster) -> float:
     """Return how long the supervisor may take to end: the running answers, then each part with its own grace. Who is less patient asks the parts a second time."""
-    return drain_seconds(folder) + cluster.end_s + SLACK_S
-
-
-def drain_seconds(folder: StateFolder) -> float:
-    """Return how long running answers may take to finish."""
     try:
-        return float(json.loads(folder.config.read_text(encoding="utf-8"))["gateway"]["drain_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+        config = json.loads(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    return drain_seconds(config) + cluster.end_s + SLACK_S
+
+
+def drain_seconds(config: object) -> float:
+    """Return how long running answers may take to finish. config  the resolved tree"""
+    try:
+        return float(config["gateway"]["drain_s"])  # type: ignore[index]  # a TypeError is answered below
+    except (KeyError, TypeError, ValueError):
         return 0.0

@@ -144,7 +144,7 @@ class CoreWork(ProbeWork):
         if self._answered:
             self.tell(executors=executors_seen(self._site.address("http")).executors)
         if code == FAILED:
-            said = why_not_started(self._site.folder.ray_temp)
+            said = why_not_started(self._site.folder.ray_logs)
             self._given_up = (
                 BY_CODE[FAILED].sentence.format(name="the core", reason=said) if said else why
             )
@@ -215,6 +215,7 @@ def ray(site: Site) -> Work:
     return ProcessWork(
         commands.ray_command(ports=site.cluster.ports, temp=temp),
         log=site.folder.log("ray"),
+        environment=child_environment(commands.temporary_files(site.folder.engine_sockets)),
         probe=lambda: _ray_answers(site),
         before=before,
         after=after,

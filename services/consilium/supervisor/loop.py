@@ -269,10 +269,13 @@ class Supervisor:
         for group in self._order:
             self._end_group(group)
         rest: list[Pid] = []
+        left: list[Pid] = []
         _whatever_happens(lambda: rest.extend(_below_us()))
         _whatever_happens(lambda: rest.extend(processes.marked(self._cluster.mark)))
         theirs = tuple(item for item in dict.fromkeys(rest) if item not in self._before)
-        _whatever_happens(lambda: processes.end(theirs, grace_s=2.0))
+        _whatever_happens(lambda: left.extend(processes.end(theirs, grace_s=2.0)))
+        if not left:
+            _whatever_happens(self._folder.clear_ray_temp)
         self._cluster = replace(
             self._cluster, phase="failed" if self._cluster.failure else "stopped", left=()
         )

@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from consilium.kernel.ending_files import CLOSING, DRAINING
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.private_file import write_private
 
 FORMAT: Final = 1
+_SESSION: Final = "session_latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +166,23 @@ class StateFolder:
     @property
     def draining(self) -> Path:
         """File that is there once the cluster is to be stopped: parts that claim work look for it beside config.json, and take none any more."""
-        return self.root / "draining"
+        return self.root / DRAINING
 
     @property
     def closing(self) -> Path:
         """File that is there a moment later: the gateway looks for it beside config.json, and refuses new requests."""
-        return self.root / "closing"
+        return self.root / CLOSING
 
     @property
     def ray_temp(self) -> Path:
         """Ray's temp folder: short, because the paths of its sockets may have 107 bytes only. Ray opens it to everybody; the one above it is ours alone."""
         digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:8]
         return Path("/tmp") / f"csl-{digest}" / "r"  # noqa: S108  the folder is made with 0700 and its owner is checked
+
+    @property
+    def ray_logs(self) -> Path:
+        """Folder that holds session_latest/logs: Ray's own while there is one, else where the last ones are kept."""
+        return self.ray_temp if (self.ray_temp / _SESSION).exists() else self.root / "ray"
 
     @property
     def engine_sockets(self) -> Path:
@@ -226,6 +233,21 @@ class StateFolder:
     def forget_engine_sockets(self) -> None:
         """Remove the sockets that killed engines have left. Call it while no Ray runs."""
         shutil.rmtree(self.engine_sockets, ignore_errors=True)
+
+    def clear_ray_temp(self) -> None:
+        """Move Ray's last logs into the state folder and leave nothing in /tmp. Call it when no process of the cluster runs. Never raises."""
+        temp, logs = self.ray_temp.parent, self.ray_temp / _SESSION / "logs"
+        try:
+            if temp.is_symlink() or temp.stat().st_uid != os.getuid():
+                return
+            if logs.is_dir():
+                kept = self.root / "ray"
+                shutil.rmtree(kept, ignore_errors=True)
+                (kept / _SESSION).mkdir(parents=True, mode=0o700)
+                shutil.move(logs.resolve(), kept / _SESSION / "logs")
+        except OSError:  # such as a full disk: then they stay where they are
+            return
+        shutil.rmtree(temp, ignore_errors=True)
 
     def read_cluster(self) -> Cluster | None:
         """Return what cluster.json says, or None if there is none. Raises ConsiliumError(state_damaged)."""

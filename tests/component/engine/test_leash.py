@@ -77,3 +77,36 @@ def test_what_ends_by_itself_is_not_waited_for():
     began = time.monotonic()
     leash.end("nobody", 10.0, look=lambda _name: next(seen))
     assert time.monotonic() - began < 5
+
+
+SHARER = """
+import multiprocessing, os, subprocess, sys, time
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from consilium.engine import leash
+os.environ[leash.VARIABLE] = sys.argv[1]
+kept = leash.tie(sys.argv[1])
+context = multiprocessing.get_context("spawn")
+lock, block = context.Lock(), SharedMemory(create=True, size=4096)
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf], pass_fds=(resource_tracker.getfd(),), stdout=subprocess.PIPE)
+child.stdout.readline()
+print("sem." + lock._semlock.name.lstrip("/"), block.name.lstrip("/"), flush=True)
+time.sleep(60)
+"""
+
+
+def test_semaphores_and_shared_memory_of_a_killed_replica_are_removed():
+    """The tracker that removes them was killed together with those that it watches."""
+    name = f"test-{os.getpid()}-shared"
+    environment = {**os.environ, leash.VARIABLE: name}
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARER, name], stdout=subprocess.PIPE, env=environment
+    ) as replica:
+        made = [Path("/dev/shm") / word for word in replica.stdout.readline().decode().split()]
+        assert len(made) == 2
+        assert all(path.exists() for path in made)
+        replica.kill()
+        replica.wait(10)
+    gone(name)
+    assert [path for path in made if path.exists()] == []

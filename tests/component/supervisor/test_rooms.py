@@ -139,6 +139,21 @@ def test_a_room_that_says_for_ever_that_it_is_starting_is_started_again(site: Si
     assert running.stop() == 0
 
 
+def test_a_room_does_not_write_into_the_folder_of_the_gateways_figures(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures stand on its own page; in the folder too, the joined page would count them twice."""
+    monkeypatch.setenv(factories.OTHERS_FIGURES, str(site.folder.metrics))
+    running = Running(with_greeter(site))
+    came_up(running)
+    room = running.part(ROOM.name).pids[0]
+    environment = Path(f"/proc/{room.pid}/environ").read_bytes().split(b"\0")
+    assert not [line for line in environment if line.startswith(b"PROMETHEUS_MULTIPROC_DIR=")]
+    assert any(line.startswith(b"CONSILIUM_MARK=") for line in environment)
+    assert list(site.folder.metrics.iterdir()) == []
+    assert running.stop() == 0
+
+
 def test_a_stopped_room_is_shown_before_its_limit_is_over(site: Site) -> None:
     running = Running(with_greeter(site))
     came_up(running)
