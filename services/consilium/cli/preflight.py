@@ -64,20 +64,25 @@ def check_alone(folder: StateFolder) -> IO[str]:
 
 
 def end_leftovers(folder: StateFolder, say: Callable[[str], None]) -> None:
-    """End what a crashed supervisor has left behind. Call it with the lock held. Raises ConsiliumError(part_failed) if something does not end."""
+    """End what a crashed supervisor has left behind, be it a cluster that still answers. Call it with the lock held.
+
+    Raises ConsiliumError(part_failed) if something does not end.
+    """
     cluster = _last(folder)
     left = ending.family_of(cluster) if cluster is not None else ()
-    if not left:
+    if cluster is None or not left:
         return
+    if cluster.phase in {"up", "degraded"}:
+        say(
+            f"A cluster runs here that nobody looks after: its supervisor (pid {cluster.supervisor.pid}) is gone. "
+            "It is started again, engines included; answers that are being given are cut off."
+        )
     say(f"Ending {len(left)} processes that a crash left behind.")
-    shared = processes.shared_memory(left)
-    remaining = processes.end(left, grace_s=3.0)
-    processes.remove_shared(shared)
+    remaining = ending.end_family(folder, cluster, left, processes.shared_memory(left))
     if remaining:
         raise ConsiliumError(
             "part_failed", name="the last run", reason=f"process {remaining[0].pid} does not end"
         )
-    folder.clear_ray_temp()
 
 
 def _last(folder: StateFolder) -> Cluster | None:

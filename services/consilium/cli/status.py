@@ -215,7 +215,7 @@ def ailing(seen: Outside, now: float) -> list[str]:
 
 
 _CARE_STEP: Final = {
-    Care.NOBODY: "'consilium up' looks after it again; 'consilium down' stops it.",
+    Care.NOBODY: "'consilium up' starts it again, engines included, and looks after it; 'consilium down' stops it. Until then it answers as it is.",
     Care.STANDS_STILL: "let the supervisor go on (kill -CONT its pid), or 'consilium down --now' and 'consilium up'.",
 }
 

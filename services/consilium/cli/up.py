@@ -99,15 +99,15 @@ def run(args: argparse.Namespace) -> int:
 def _checked(
     wanted: config_tree.ConsiliumConfig, folder: StateFolder
 ) -> config_tree.ConsiliumConfig:
-    """Make all checks that need nothing started."""
-    preflight.end_leftovers(folder, lambda line: print(line, flush=True))
+    """Make all checks that need nothing started. What the last run left is ended only once it is known that this start is not refused for a mistake."""
     preflight.check_disk(folder.root)
+    preflight.check_model(wanted)
+    preflight.check_keys(wanted, lambda line: print(line, file=sys.stderr))
+    preflight.end_leftovers(folder, lambda line: print(line, flush=True))
     cards, why_none = cards_here.read()
     preflight.check_gpus(wanted, cards, why_none, lambda line: print(line, file=sys.stderr))
-    preflight.check_model(wanted)
     preflight.check_fit(wanted, folder, cards, lambda line: print(line, file=sys.stderr))
     preflight.check_redis(wanted)
-    preflight.check_keys(wanted, lambda line: print(line, file=sys.stderr))
     return wanted
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from consilium.supervisor import processes
@@ -29,24 +30,35 @@ def stop(folder: StateFolder, cluster: Cluster, *, now: bool = False) -> int:
     if processes.is_alive(cluster.supervisor) and cluster.boot == processes.boot_id() and not now:
         processes.send(cluster.supervisor, signal.SIGTERM)
         processes.wait_gone((cluster.supervisor,), ending_seconds(folder, cluster))
-    for _ in range(ROUNDS):
-        left = tuple(
-            item
-            for item in dict.fromkeys((*family, *family_of(cluster)))
-            if processes.is_alive(item)
-        )
-        remaining = processes.end(left, grace_s=3.0)
-        if not left or remaining:
-            break
-    if not remaining:
-        processes.remove_shared(shared)
-        folder.clear_ray_temp()
+    end_family(folder, cluster, family, shared)
     last = folder.read_cluster() or cluster
     if last.mark == cluster.mark:  # else the next start has begun, and the record is its own
         folder.write_cluster(
             replace(last, phase="stopped", parts={}, left=(), supervisor=Pid(0, 0.0))
         )
     return len(family)
+
+
+def end_family(
+    folder: StateFolder, cluster: Cluster, family: tuple[Pid, ...], shared: frozenset[Path]
+) -> tuple[Pid, ...]:
+    """End what is left of a cluster, and what it left in /tmp and /dev/shm. Return the processes that do not end, which should be none.
+
+    family  its processes, as seen before; those that they start meanwhile are looked for
+    shared  what they had in /dev/shm
+    """
+    remaining: tuple[Pid, ...] = ()
+    for _ in range(ROUNDS):
+        known = dict.fromkeys((*family, *family_of(cluster)))
+        left = tuple(item for item in known if processes.is_alive(item))
+        shared |= processes.shared_memory(left)
+        remaining = processes.end(left, grace_s=3.0)
+        if not left or remaining:
+            break
+    if not remaining:
+        processes.remove_shared(shared)
+        folder.clear_ray_temp()
+    return remaining
 
 
 def family_of(cluster: Cluster) -> tuple[Pid, ...]:

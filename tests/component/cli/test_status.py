@@ -180,7 +180,7 @@ def test_a_supervisor_that_is_gone_leaves_a_cluster_that_nobody_looks_after(
     assert code == 5  # this Redis does not answer
     assert "it runs, but nobody looks after it since" in said
     assert "redis has not answered since" in said
-    assert "next: 'consilium up' looks after it again" in said
+    assert "next: 'consilium up' starts it again" in said
     told = stage.told(capsys)
     assert (told["phase"], told["healthy"]) == ("unattended", False)
     assert told["executors"] == [{"name": "core", "state": "ready"}]

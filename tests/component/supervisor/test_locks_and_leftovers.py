@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.component.supervisor.running import SHARER, Site
+from tests.component.supervisor.running import SHARER, Running, Site
+from tests.waiting import until
 
 from consilium.cli import preflight
 from consilium.kernel.errors import ConsiliumError
@@ -119,7 +120,10 @@ def test_what_a_crash_left_behind_is_ended_before_the_next_start(site: Site) -> 
         )
         said: list[str] = []
         preflight.end_leftovers(site.folder, said.append)
-        assert said == ["Ending 2 processes that a crash left behind."]
+        assert [line.partition(":")[0] for line in said] == [
+            "A cluster runs here that nobody looks after",
+            "Ending 2 processes that a crash left behind.",
+        ]
         assert written.wait(10) != 0
         assert marked.wait(10) != 0
         assert stranger.poll() is None
@@ -138,3 +142,28 @@ def test_numbers_of_another_run_of_the_machine_are_nobody(site: Site) -> None:
     assert ending.family_of(cluster) == ()
     site.folder.write_cluster(cluster)
     assert ending.stop(site.folder, cluster) == 0
+
+
+def test_ray_leaves_its_last_logs_in_the_state_folder_and_nothing_in_tmp(site: Site) -> None:
+    folder = site.folder
+    folder.make_ray_temp()
+    (folder.engine_sockets / "a-socket").touch()
+    logs = folder.ray_temp / "session_2026-11-27" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.err").write_text("what it said")
+    (folder.ray_temp / "session_latest").symlink_to(logs.parent)
+    assert folder.ray_logs == folder.ray_temp
+    for _ in range(2):  # the second finds nothing, and keeps what is there
+        folder.clear_ray_temp()
+        assert not folder.ray_temp.parent.exists()
+        kept = folder.ray_logs / "session_latest" / "logs" / "raylet.err"
+        assert kept.read_text() == "what it said"
+        assert kept.is_relative_to(folder.root)
+
+
+def test_a_supervisor_that_ends_leaves_nothing_in_tmp(site: Site) -> None:
+    site.folder.make_ray_temp()
+    running = Running(site.supervisor({"ray": site.head()}))
+    until(lambda: running.state("ray") == "up")
+    assert running.stop() == 0
+    assert not site.folder.ray_temp.parent.exists()
