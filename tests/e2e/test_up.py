@@ -405,6 +405,7 @@ def test_down_lets_32_running_answers_finish_takes_no_new_one_and_leaves_nothing
     assert said.startswith("Stopped: ")
     assert processes.marked(mark) == ()
     assert [path for path in shared if path.exists()] == []
-    assert not up.folder.engine_sockets.exists()
+    assert not up.folder.ray_temp.parent.exists()
+    assert up.folder.ray_logs.is_relative_to(up.folder.root)
     assert up.call("status").returncode == 71
     assert up.call("down").returncode == 0

@@ -7,6 +7,8 @@ who does stands still, the parts are asked from here, side by side. Either way t
     3  degraded: it answers, but lacks a part that is not vital, an executor, or somebody who looks after it
     5  down: a vital part does not answer
     71 no cluster runs
+
+With --endpoint the gateway elsewhere is asked: it knows executors, and no parts.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ from dataclasses import asdict
 from typing import Any, Final, cast
 
 from consilium.cli.app import EXIT_DOWN, EXIT_UNHEALTHY
-from consilium.cli.endpoint import add_output, add_state, folder_of
+from consilium.cli.endpoint import add_endpoint, add_output, endpoint_of, folder_of, is_elsewhere
 from consilium.kernel import steps_file
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor.doctor import config_refusal
-from consilium.supervisor.executors_seen import READY
+from consilium.supervisor.executors_seen import NO_ANSWER, READY, executors_seen
 from consilium.supervisor.outside_look import Care, Outside, look, side_by_side
 from consilium.supervisor.part_memory import Replica, weigh
 from consilium.supervisor.state_folder import Cluster
 
 EXTRAS_S: Final = 0.4
 """Seconds that memory and the configuration may take to be read; without them the rest is shown."""
+ELSEWHERE_S: Final = 0.8
 UNATTENDED: Final = "unattended"
 """What `phase` says in JSON while nobody looks after a cluster."""
 
@@ -41,12 +44,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="Show each part: state, address, memory.",
         description="Show each part: state, address, memory. Exit code 0: all is well; 3: degraded, it answers but lacks something; 5: down; 71: no cluster runs.",
     )
-    add_state(parser)
+    add_endpoint(parser)
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of the cluster. Raises ConsiliumError(not_running)."""
+    if is_elsewhere(args):
+        return _elsewhere(endpoint_of(args).root, as_json=args.output == "json")
     folder = folder_of(args)
     written = folder.read_cluster()
     seen = look(folder, written) if written is not None else None
@@ -85,6 +90,26 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:8} {cluster.addresses[name]}")
     for line in ailing(seen, time.time()) if code else []:
         print(line)
+    return code
+
+
+def _elsewhere(root: str, *, as_json: bool) -> int:
+    """Print what the gateway at an address says of its executors, and return the exit code."""
+    asked = {"gateway": lambda: executors_seen(root, ELSEWHERE_S)}
+    seen = side_by_side(asked, ELSEWHERE_S).get("gateway", NO_ANSWER)
+    others = any(state != READY for name, state in seen.executors.items())
+    code = EXIT_DOWN if seen.why else EXIT_UNHEALTHY if others else 0
+    if as_json:
+        rows = [{"name": name, "state": state} for name, state in seen.executors.items()]
+        found = {"endpoint": root, "healthy": code == 0, "why": seen.why, "executors": rows}
+        print(json.dumps(found, indent=2))
+        return code
+    for name, state in seen.executors.items():
+        print(f"{name:12} {'not answering' if state == 'silent' else state}")
+    if code:
+        print(
+            f"{'down' if code == EXIT_DOWN else 'degraded'}: {seen.why or 'an executor is not ready'}"
+        )
     return code
 
 

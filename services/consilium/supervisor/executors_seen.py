@@ -34,11 +34,14 @@ class ExecutorsSeen:
     heard: bool = True
 
 
+NO_ANSWER: Final = ExecutorsSeen({CORE: UNKNOWN}, "the gateway does not answer", heard=False)
+
+
 def executors_seen(http: str, timeout_s: float = ANSWER_S) -> ExecutorsSeen:
     """Ask the gateway at an address. Never raises."""
     status, body = http_get(f"{http}/ready", timeout_s=timeout_s)
     if not status:
-        return ExecutorsSeen({CORE: UNKNOWN}, "the gateway does not answer", heard=False)
+        return NO_ANSWER
     return read(body)
 
 

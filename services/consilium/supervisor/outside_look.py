@@ -15,7 +15,13 @@ from threading import Thread
 from typing import Final, TypeVar
 
 from consilium.supervisor import probes, processes
-from consilium.supervisor.executors_seen import CORE, UNKNOWN, ExecutorsSeen, executors_seen
+from consilium.supervisor.executors_seen import (
+    CORE,
+    NO_ANSWER,
+    UNKNOWN,
+    ExecutorsSeen,
+    executors_seen,
+)
 from consilium.supervisor.state_folder import Cluster, PartRecord, StateFolder
 
 LOOK_S: Final = 0.6
@@ -93,7 +99,7 @@ def _asked(cluster: Cluster) -> tuple[dict[str, str], dict[str, str]]:
     found = side_by_side(asked, LOOK_S)
     seen = found.pop("gateway", None)
     if not isinstance(seen, ExecutorsSeen):
-        seen = ExecutorsSeen({CORE: UNKNOWN}, "the gateway does not answer", heard=False)
+        seen = NO_ANSWER
     faults = {name: _fault(found.get(name)) for name in asked}
     faults["gateway"] = seen.why if seen.executors.get(CORE) == UNKNOWN else ""
     faults[CORE] = seen.why

@@ -133,9 +133,8 @@ def one_token(
 
 def _ask(method: str, url: str, body: bytes, key: str, timeout_s: float) -> tuple[int, bytes]:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(
-        parts.hostname or "127.0.0.1", parts.port or 80, timeout=timeout_s
-    )
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if body:
         headers["Content-Type"] = "application/json"

@@ -223,3 +223,28 @@ def test_a_supervisor_that_stands_still_is_told_and_its_word_is_not_believed(
     past = time.time() - 60
     os.utime(stage.folder.looked, (past, past))  # it runs, and hangs
     assert "has not looked after it since" in stage.status(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "word"),
+    [
+        ({"ready": True, "executors": {"core": "ready"}}, 0, "ready"),
+        ({"ready": True, "executors": {"core": "ready", "hands": "down"}}, 3, "degraded"),
+        ({"ready": False, "executors": {"core": "starting"}}, 5, "its engine gives no token"),
+        (None, 5, "the gateway does not answer"),
+    ],
+)
+def test_a_cluster_elsewhere_is_asked_for_its_executors(
+    stage: Stage,
+    capsys: pytest.CaptureFixture[str],
+    said: dict[str, object] | None,
+    code: int,
+    word: str,
+) -> None:
+    at = stage.deaf() if said is None else stage.gateway(said)
+    begun = time.monotonic()
+    assert app.main(["status", "--endpoint", f"http://{at}/v1"]) == code
+    assert time.monotonic() - begun < ANSWER_S
+    assert word in capsys.readouterr().out
+    assert app.main(["status", "--output", "json", "--endpoint", f"http://{at}/v1"]) == code
+    assert json.loads(capsys.readouterr().out)["healthy"] is (code == 0)
