@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from consilium.supervisor.state_folder import Cluster, PartRecord, Pid, StateFol
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 READY = {"ready": True, "executors": {"core": "ready"}}
-ANSWER_S = 1.5  # 1 s, and what a busy test machine adds
+ANSWER_S = 2.5  # 1 s, and what a busy test machine adds; what hangs would take 5 s and more
 
 
 class Stage:
@@ -144,7 +145,7 @@ def test_what_hangs_keeps_nobody_waiting_and_what_is_known_is_told(
     code, said = stage.status(capsys)
     assert code == 5
     assert "down: gateway has not answered since " in said
-    assert "(7 s): does not answer (timed out)" in said
+    assert re.search(r"\(\d+ s\): does not answer \(timed out\)", said)
     assert "not answering" in said
 
 
