@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.redis import Functions, RedisServer, Script
 from consilium.kernel.redis_config import RedisSettings
+from consilium.supervisor import probes
 
 ADD = Script(
     "return redis.call('INCRBY', KEYS[1], ARGV[1])",
@@ -270,6 +271,25 @@ async def test_tls_with_certificates_of_ones_own(valkey, opened, certificate):
         trusting = opened(url, ca_file=str(certificate / "cert.pem"))
         assert await trusting.ask(lambda redis: redis.ping())
         await is_down(opened(url).ask(lambda redis: redis.ping()))
+
+
+async def test_the_supervisor_asks_over_tls_too(valkey, certificate):
+    """Its probe spoke plain Redis only: a server at rediss:// was never up."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+
+    async def asked(url):
+        return await asyncio.to_thread(probes.redis_ready, url, 5.0)
+
+    async with Between(valkey.port, context) as line:
+        ca = f"ssl_ca_certs={certificate / 'cert.pem'}"
+        assert await asked(f"rediss://:secret@localhost:{line.port}/0?{ca}") == (True, "", True)
+        ready, _, heard = await asked(f"rediss://:wrong@localhost:{line.port}/0?{ca}")
+        assert (ready, heard) == (False, True)
+        ready, why, heard = await asked(f"rediss://:secret@localhost:{line.port}/0")
+        assert (ready, heard) == (False, False)
+        assert "certificate" in why.lower()
+    assert (await asked(f"rediss://localhost:{line.port}/0"))[::2] == (False, False)
 
 
 async def test_a_server_that_drops_keys_or_forgets_is_said_once(own_valkey, opened):
