@@ -156,6 +156,17 @@ CHAT_BAD: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("bad regex", {"structured_outputs": {"regex": "["}}),
+    ("structured outputs number", {"structured_outputs": 1}),
+    (
+        "schema, streamed",
+        {
+            "stream": True,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "nothing"}},
+            },
+        },
+    ),
     (
         "bad tool choice",
         {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}},

@@ -13,18 +13,19 @@ import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from consilium.kernel.catalogue import BY_CODE, Row
-from consilium.kernel.errors import ConsiliumError, FieldValue
+from consilium.kernel.errors import ConsiliumError, FieldValue, to_openai
 
+_WRONG_FIELD: Final = "invalid_request"
 _BY_STATUS: Final = {
-    400: "invalid_request",
+    400: _WRONG_FIELD,
     401: "unauthenticated",
     403: "forbidden",
     404: "model_unknown",
     413: "body_too_large",
-    422: "invalid_request",
+    422: _WRONG_FIELD,
     429: "queue_full",
     499: "client_gone",
     501: "not_supported",
@@ -34,6 +35,9 @@ _BY_STATUS: Final = {
 }
 _SHOWN: Final = 200
 """Characters of an answer that is no error object."""
+_OPENAI_TYPE: Final = re.compile(r"[a-z][a-z_]*")
+"""How OpenAI writes the type of an error; vLLM and others put the name of a class or an HTTP phrase there."""
+_FIELD: Final = re.compile(r"[\w.\[\]-]{1,100}")
 
 
 class ToldError(ConsiliumError):
@@ -93,15 +97,35 @@ def error_of(found: Said, status: int, *, retry_after_s: float | None = None) ->
     message, code, param = found.message or f"HTTP {status}", found.code, found.param
     if isinstance(code, str) and code in BY_CODE:
         fields = fields_of(BY_CODE[code], message)
+        if code == _WRONG_FIELD and not _FIELD.fullmatch(str(fields.get("field", ""))):
+            fields = {"field": param or "request", "reason": message}  # in others' words
         wait_s = retry_after_s or seconds(fields.get("retry_after"))
         return ToldError(code, message, retry_after_s=wait_s, **fields, param=param)
     if isinstance(code, int) and code in _BY_STATUS:
         status = code
-    known = _BY_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
+    known = _BY_STATUS.get(status, "internal" if status >= 500 else _WRONG_FIELD)
     shown: dict[str, FieldValue] = {"reason": message}
-    if known == "invalid_request":
+    if known == _WRONG_FIELD:
         shown["field"] = param or "request"
     return ToldError(known, message, retry_after_s=retry_after_s, **shown, param=param)
+
+
+def shaped(body: object, status: int) -> dict[str, Any]:
+    """Return the JSON of a refusal as OpenAI writes one: `code` and `param` are a string or null, `type` is one of theirs.
+
+    One that is so already comes back as it is, codes that we do not know included; in another the sentence stays, and the rest is told by the status.
+    """
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if (
+        isinstance(body, dict)
+        and isinstance(error, Mapping)
+        and isinstance(error.get("message"), str)
+        and isinstance(error.get("code"), str | None)
+        and isinstance(error.get("param"), str | None)
+        and _OPENAI_TYPE.fullmatch(str(error.get("type")))
+    ):
+        return body
+    return dict(to_openai(told(body, status)))
 
 
 def fields_of(row: Row, message: str) -> dict[str, FieldValue]:

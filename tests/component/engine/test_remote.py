@@ -286,6 +286,18 @@ async def test_a_caller_at_fault_reads_the_servers_error() -> None:
     assert (head.status, body) == (400, error)
 
 
+async def test_an_error_of_another_shape_gets_that_of_openai() -> None:
+    error = b'{"object":"error","error":{"message":"too hot","type":"BadRequestError","param":"temperature","code":400}}'
+    wanted = {"message": "too hot", "type": "invalid_request_error", "param": "temperature", "code": "invalid_request"}  # fmt: skip
+    async with serving(reply(400, error)) as server:
+        _, body, _ = await ask(remote(server), chat())
+    assert json.loads(body) == {"error": wanted}
+    async with serving(events(CHUNKS[0], b"data: " + error + b"\n\n", wire.DONE)) as server:
+        _, body, _ = await ask(remote(server), chat(stream=True))
+    shown = b"data: " + json.dumps({"error": wanted}, separators=(",", ":")).encode() + b"\n\n"
+    assert body == CHUNKS[0] + shown + wire.DONE
+
+
 async def test_an_error_that_is_no_json_becomes_one() -> None:
     async with serving(reply(400, b"<html>no</html>", kind="text/html")) as server:
         head, body, _ = await ask(remote(server), chat())

@@ -4,7 +4,7 @@ import pytest
 
 from consilium.kernel.catalogue import BY_CODE, ROWS
 from consilium.kernel.errors import ConsiliumError, to_openai
-from consilium.kernel.openai_errors import Said, fields_of, said, said_in, seconds, told
+from consilium.kernel.openai_errors import Said, fields_of, said, said_in, seconds, shaped, told
 
 
 def test_an_error_in_a_stream_keeps_its_hint_when_to_retry():
@@ -86,3 +86,39 @@ def test_what_says_nothing_says_nothing(body):
 )  # fmt: skip
 def test_seconds(value, found):
     assert seconds(value) == found
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "wanted"),
+    [
+        (
+            {"message": "max_tokens must be at least 1", "type": "BadRequestError", "param": "max_tokens", "code": 400},
+            400,
+            {"type": "invalid_request_error", "param": "max_tokens", "code": "invalid_request"},
+        ),
+        ({"message": "no", "type": "NotFoundError", "param": None, "code": 404}, 404, {"type": "invalid_request_error", "param": None, "code": "model_unknown"}),
+        ({"message": "no", "type": "Bad Request", "param": 7, "code": None}, 400, {"type": "invalid_request_error", "param": None, "code": "invalid_request"}),
+        ({"message": "slow down", "type": "TooManyRequests", "code": 429}, 429, {"type": "rate_limit_error", "param": None, "code": "queue_full"}),
+        ({"message": "no"}, 422, {"type": "invalid_request_error", "param": None, "code": "invalid_request"}),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_others_gets_the_shape_of_openai(error, status, wanted):
+    assert shaped({"error": error}, status)["error"] == {"message": error["message"], **wanted}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "pay", "type": "insufficient_quota", "param": None, "code": "insufficient_quota"},
+        {"message": "no", "type": "invalid_request_error", "param": "stop", "code": None, "more": 1},
+    ],
+)  # fmt: skip
+def test_a_refusal_that_has_the_shape_of_openai_stays_as_it_is(error):
+    assert shaped({"error": error}, 429) == {"error": error}
+
+
+def test_a_refusal_of_ours_in_the_words_of_the_engine_names_its_field_to_the_next_reader():
+    error = {"message": "1 error: {'loc': 'top_p'}", "type": "invalid_request_error", "param": "top_p", "code": "invalid_request"}  # fmt: skip
+    read = told({"error": error}, 400)
+    assert read.public() == error["message"]
+    assert (read.fields["field"], read.fields["reason"]) == ("top_p", error["message"])

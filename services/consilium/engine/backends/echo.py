@@ -240,6 +240,7 @@ def _response_events(call: Call, answer: list[str], tail: Tail, model: str) -> I
 
 
 def _response(call: Call, answer: list[str], tail: Tail, model: str) -> Json:
+    is_cut = tail.finish_reason == "length"  # told as vLLM tells it: the item is complete
     message = {
         "type": "message",
         "role": "assistant",
@@ -251,7 +252,10 @@ def _response(call: Call, answer: list[str], tail: Tail, model: str) -> Json:
         "object": "response",
         "created_at": CREATED,
         "model": model,
-        "status": "completed",
+        "status": "incomplete" if is_cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "instructions": call.body.get("instructions"),
+        "metadata": call.body.get("metadata"),
         "output": [message],
         "usage": _usage(tail, responses=True),
     }

@@ -38,10 +38,10 @@ from consilium.engine.ports import (
 )
 from consilium.kernel import logs
 from consilium.kernel.config import environment_value
-from consilium.kernel.errors import ConsiliumError, to_openai
+from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.json_bytes import dumps
 from consilium.kernel.masking import shown_address
-from consilium.kernel.openai_errors import seconds, told
+from consilium.kernel.openai_errors import seconds, shaped
 from consilium.kernel.sse import DONE, Splitter, data_of
 
 _log = logs.get("engine")
@@ -200,9 +200,10 @@ class RemoteEngine:
             return wire.document(self._head(status, stream=False), body, tail)
         retry_after = seconds(response.headers.get("retry-after"))
         if status in _CALLERS or status == httpx.codes.TOO_MANY_REQUESTS:
-            if parsed is None or "error" not in parsed:
-                sentence = f"The server of {self._settings.name} refused it."
-                body = dumps(to_openai(told({"error": sentence}, status)))
+            said = parsed if parsed is not None and "error" in parsed else None
+            sentence = f"The server of {self._settings.name} refused it."
+            refusal = shaped(said or {"error": sentence}, status)
+            body = body if refusal is said else dumps(refusal)
             return wire.document(
                 self._head(status, stream=False, retry_after=retry_after), body, Tail()
             )
@@ -228,7 +229,9 @@ class RemoteEngine:
             async for data in chunks:
                 if wire.TAIL in data:
                     raise httpx.RemoteProtocolError("a zero byte, which no event holds")
-                held += b"".join(event for event in splitter.feed(data) if seen.keeps(event))
+                held += b"".join(
+                    _with_error_shaped(event) for event in splitter.feed(data) if seen.keeps(event)
+                )
                 if seen.ended:  # the end travels with the tail, so that the receipt can stand in it
                     await _drain(chunks)
                     break
@@ -324,6 +327,17 @@ class _Seen:
 
     def tail(self, began: float) -> Tail:
         return Tail(self._usage, self._reason, _timings(began, self._first))
+
+
+def _with_error_shaped(event: bytes) -> bytes:
+    """Return an event as it came; an error in it, in the shape that errors before the first byte have."""
+    if b'"error"' not in event:
+        return event
+    parsed = _json(data_of(event))
+    if parsed is None or not isinstance(parsed.get("error"), dict | str):
+        return event
+    refusal = shaped(parsed, httpx.codes.INTERNAL_SERVER_ERROR)
+    return event if refusal is parsed else b"data: " + dumps(refusal) + b"\n\n"
 
 
 def _body(call: Call, model: str) -> Json:

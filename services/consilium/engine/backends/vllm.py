@@ -31,7 +31,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from consilium.engine import wire
 from consilium.engine.backends import vllm_config, vllm_metrics
 from consilium.engine.backends.vllm_accepted import Events
-from consilium.engine.backends.vllm_routes import Answer, Routes, refused
+from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
 from consilium.engine.pulse import Pulse
@@ -225,10 +225,10 @@ class VllmEngine:
         self._streams += 1
         events: Events | None = None
         try:
-            answer = await self._answer(call)
+            answer = await self._answer(call, tap)
             if answer.events is not None:
                 events = Events(answer.events)
-                answer = await _accepted(answer, events, tap)
+                answer = await self._accepted(answer, events, call, tap)
             if tap.dead:
                 raise self._down()
             if events is None or answer.events is None:
@@ -249,12 +249,12 @@ class VllmEngine:
                 ):  # "already running": in a task of vLLM's that is cancelled and closes it in its next turn
                     await source.aclose()
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call, tap: Tap) -> Answer:
         if self._routes is None:
             raise self._down()
         try:
             answer = await self._routes.answer(
-                call, stop=PLAIN_STOP if self._template == "plain" else None
+                call, tap, stop=PLAIN_STOP if self._template == "plain" else None
             )
             task = asyncio.current_task()
             if (
@@ -266,6 +266,16 @@ class VllmEngine:
             raise self._down() from error
         return answer
 
+    async def _accepted(self, answer: Answer, events: Events, call: Call, tap: Tap) -> Answer:
+        """Return the answer when the engine has taken the call, or another one that says why it has not."""
+        try:
+            await events.accepted(tap)
+        except Exception as error:
+            if self._routes is None:
+                raise self._down() from error
+            return await self._routes.refused(error, call, tap, answer.request)
+        return answer
+
     async def _streamed(
         self, answer: Answer, events: Events, call: Call, tap: Tap, began: float
     ) -> AsyncGenerator[bytes, None]:
@@ -274,12 +284,13 @@ class VllmEngine:
         has_begun = bool(events.before)
         rest: list[bytes] = []
         reason: str | None = None
-        async for event in events:
+        async for told in events:
             if tap.dead:
                 if not has_begun:
                     raise self._down()
                 yield wire.tail_frame(tap.tail(began, "error"), wire.broken_stream(self._down()))
                 return
+            event = told if self._routes is None else self._routes.shaped(told, call)
             if tap.finished:  # the engine is done: what is left comes at once and travels together
                 rest.append(event.encode())
                 reason = finish_reason(event) or reason
@@ -375,15 +386,6 @@ class VllmEngine:
             if self._engine.errored:
                 self._failed(self._engine.dead_error)
             await asyncio.sleep(WATCH_S)
-
-
-async def _accepted(answer: Answer, events: Events, tap: Tap) -> Answer:
-    """Return the answer when the engine has taken the call, or another one that says why it has not."""
-    try:
-        await events.accepted(tap)
-    except Exception as error:
-        return refused(error)
-    return answer
 
 
 def _typed(args: Mapping[str, Any]) -> dict[str, Any]:

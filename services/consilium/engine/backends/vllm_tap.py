@@ -15,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from consilium.engine.backends import vllm_limits
 from consilium.engine.ports import Tail, Timings, Usage
 
 
@@ -141,14 +142,18 @@ class TappedLLM(AsyncLLM):  # type: ignore[misc]  # vLLM is seen as Any
         request_id = str(kwargs["request_id"] if "request_id" in kwargs else args[2])
         return self._watched(super().encode(*args, **kwargs), self._tap(request_id))
 
-    async def add_request(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Take a request as AsyncLLM does, and let its tap know."""
+    async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Take a request as AsyncLLM does, and let its tap know. Raises VLLMValidationError for one that would end the engine."""
         tap = self._tap(request_id)
         try:
-            queue = await super().add_request(request_id, *args, **kwargs)
+            vllm_limits.check(params, self.vllm_config)
+            queue = await super().add_request(request_id, prompt, params, *args, **kwargs)
         except Exception as error:
             if tap is not None:
                 tap.refused = tap.refused or error
+            await self.abort(request_id)  # what cannot be sent to the core is counted as unfinished
             raise
         if tap is not None:
             tap.accept()
