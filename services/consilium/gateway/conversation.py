@@ -68,12 +68,28 @@ def finished(raw: bytes, *, streamed: bool) -> Json | None:
 
 
 def told(response: Json, request: Json) -> Json:
-    """Return a response with the fields that this room owns: the id of the earlier one, and whether it is kept."""
-    return {
+    """Return a response as its caller is told of it, in a stream, in a document and in the stored copy alike.
+
+    This room owns the id of the earlier one and whether it is kept; instructions are the caller's own, without what a role puts before them. Where the
+    longest answer cut it, its last item is incomplete as well.
+    """
+    asked = {name: request[name] for name in ("metadata",) if request.get(name) is not None}
+    whole = {
         **response,
+        **asked,
+        "instructions": request.get("instructions"),
         "previous_response_id": request.get("previous_response_id"),
         "store": wants_store(request),
     }
+    output = response.get("output")
+    if response.get("status") == "incomplete" and isinstance(output, list) and output:
+        last = output[-1]
+        if isinstance(last, dict):
+            whole["output"] = [*output[:-1], {**last, "status": "incomplete"}]
+        whole["incomplete_details"] = response.get("incomplete_details") or {
+            "reason": "max_output_tokens"
+        }
+    return whole
 
 
 def _said(response: Json) -> list[Any]:

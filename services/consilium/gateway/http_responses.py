@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from consilium.gateway import conversation, turn
+from consilium.gateway import conversation, response_events, turn
 from consilium.gateway.authority import Admitted
 from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import Visit
@@ -43,6 +43,12 @@ async def continued(face: Face, body: dict[str, Any], admitted: Admitted) -> dic
             reason="background: true is not supported yet; send the request without it",
             param="background",
         )
+    if body.get("conversation") is not None:
+        raise ConsiliumError(
+            "invalid_request",
+            field="conversation",
+            reason="conversations are not kept here. Go on from an earlier response with previous_response_id",
+        )
     previous = body.get("previous_response_id")
     if previous is None:
         return conversation.continued(body, None)
@@ -70,10 +76,16 @@ class Keeper:
 
     async def stream(self, playing: turn.Answer) -> AsyncIterator[bytes]:
         """Yield a stream; its response is stored before its last bytes go out, so that the next request may name it at once."""
+        events = response_events.Events(self.given)
         async for chunk in playing:
+            told = events.feed(chunk)
             if playing.last:
+                told += events.end()
                 await self._store(conversation.finished(playing.last, streamed=True))
-            yield chunk
+            if told:
+                yield told
+        if rest := events.end():
+            yield rest
 
     async def document(self, whole: bytes) -> bytes:
         """Store a response and return it with what this room adds: the earlier one's id, and whether it is kept."""

@@ -292,6 +292,45 @@ async def test_streamed_responses_are_kept_too(gateway):
     assert kept.output_text == "one two"
 
 
+@pytest.mark.parametrize("name", ["resp_none", 7])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_earlier_response_that_is_not_there_and_a_conversation_are_refused(
+    gateway, name, stream
+):
+    bench = await gateway()
+    async with bench.client() as client:
+        body = {"model": "auto", "input": "x", "stream": stream}
+        gone = await client.post("/v1/responses", json={**body, "previous_response_id": name})
+        held = await client.post("/v1/responses", json={**body, "conversation": "conv_nope"})
+    assert gone.status_code == (404 if name == "resp_none" else 400)
+    assert gone.json()["error"]["code"] in {"response_unknown", "invalid_request"}
+    assert (held.status_code, held.json()["error"]["param"]) == (400, "conversation")
+    assert "previous_response_id" in held.json()["error"]["message"]
+
+
+async def test_a_response_that_was_cut_says_so_streamed_and_stored_alike(gateway):
+    bench = await gateway()
+    client = bench.openai()
+    first = await client.responses.create(model="auto", input="one")
+    asked = {
+        "model": "auto",
+        "input": "one two three",
+        "max_output_tokens": 2,
+        "previous_response_id": first.id,
+        "metadata": {"a": "b"},
+        "instructions": "Be calm.",
+    }
+    whole = await client.responses.create(**asked)
+    seen = [event async for event in await client.responses.create(**asked, stream=True)]
+    assert seen[-1].type == "response.incomplete"
+    for made in (whole, seen[-1].response, await client.responses.retrieve(whole.id)):
+        assert (made.status, made.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        assert made.output[-1].status == "incomplete"
+    for made in (seen[0].response, seen[-1].response, await client.responses.retrieve(seen[-1].response.id)):  # fmt: skip
+        assert (made.previous_response_id, made.metadata) == (first.id, {"a": "b"})
+        assert (made.instructions, made.store) == ("Be calm.", True)
+
+
 async def test_without_keys_anyone_may_ask(gateway):
     import httpx
 
