@@ -105,9 +105,11 @@ class Answer:
                 await self.begin()
             if self._ahead:
                 yield self._ahead if self._turn.tail is None else self._with_receipt(self._ahead)
+            before = self._ahead
             async for chunk in self._bytes:
                 self._chunks += 1
-                yield chunk if self._turn.tail is None else self._with_receipt(chunk)
+                yield chunk if self._turn.tail is None else self._with_receipt(chunk, before)
+                before = chunk
         except ConsiliumError as error:
             self._status = error.row.http
             yield b"data: " + dumps(to_openai(error)) + b"\n\n" + receipt_bytes.DONE + b"\n\n"
@@ -186,7 +188,7 @@ class Answer:
     def _said(self) -> closing.Said:
         return closing.Said(self.head, self._turn.tail, self._first, self._chunks)
 
-    def _with_receipt(self, body: bytes) -> bytes:
+    def _with_receipt(self, body: bytes, before: bytes = b"") -> bytes:
         self.last = body
         if (
             not self._decision.with_receipt
@@ -200,16 +202,5 @@ class Answer:
         note = dumps({"receipt": known.as_dict()})
         if not self.head.stream:
             return receipt_bytes.into_document(body, note)
-        kind = {"chat": b"chat.completion.chunk", "completions": b"text_completion"}.get(
-            self._ask.route, b"consilium.receipt"
-        )
-        spare = (
-            b'data: {"id":"'
-            + self.receipt_id.encode()
-            + b'","object":"'
-            + kind
-            + b'","choices":[],"consilium":'
-            + note
-            + b"}\n\n"
-        )
+        spare = receipt_bytes.event_like(before, self._ask.route, note)
         return receipt_bytes.into_stream(body, note, spare)

@@ -6,11 +6,19 @@ receipt says.
 
 from __future__ import annotations
 
+from json import loads
 from typing import Final
+
+from consilium.kernel.json_bytes import dumps
 
 DONE: Final = b"data: [DONE]"
 _DATA: Final = b"data: {"
 FIELD: Final = b'"consilium":'
+_NOTHING: Final[dict[str, dict[str, object]]] = {
+    "chat": {"delta": {}},
+    "completions": {"text": "", "logprobs": None},
+}
+"""A choice that adds nothing to the answer."""
 
 
 def into_document(body: bytes, note: bytes) -> bytes:
@@ -37,6 +45,31 @@ def into_stream(last: bytes, note: bytes, spare: bytes) -> bytes:
     line_end = len(before) if line_end < 0 else line_end
     event = before[begin + 6 : line_end]
     return before[: begin + 6] + into_document(event, note) + before[line_end:] + after
+
+
+def event_like(before: bytes, route: str, note: bytes) -> bytes:
+    """Return an event of its own for a note, in the shape of those before it: clients read `choices[0]` of each, and some ask for every field.
+
+    before  bytes of the stream with at least one of its events
+    """
+    nothing = _NOTHING.get(route)
+    if nothing is None:
+        return b"data: " + into_document(b'{"object":"consilium.receipt"}', note) + b"\n\n"
+    known = _object(last_event(before))
+    event: dict[str, object] = {
+        name: known[name] for name in ("id", "object", "created", "model") if name in known
+    }
+    event["choices"] = [{"index": 0, **nothing, "finish_reason": None}]
+    return b"data: " + into_document(dumps(event), note) + b"\n\n"
+
+
+def _object(raw: bytes) -> dict[str, object]:
+    """Return a JSON object, or an empty one for anything else: an executor elsewhere may cut its events anywhere."""
+    try:
+        found = loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def last_event(text: bytes) -> bytes:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from consilium.gateway import receipt_bytes
 from consilium.gateway.receipt import LONGEST_BYTES, Added, Receipt, Tried, timeline
 
 WHOLE = Receipt(
@@ -128,3 +129,16 @@ def test_the_timeline_names_what_was_added():
     assert "3 pieces in 12.0 ms" in text
     assert "memory was late" in text
     assert "books/7#10-90" in text
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"data: [1]\n\n", b'data: {"id": "x", "obj', b"data: {}\n\n"]
+)
+def test_an_event_of_its_own_has_a_choice_whatever_stood_before(before):
+    for route, nothing in (
+        ("chat", {"delta": {}}),
+        ("completions", {"text": "", "logprobs": None}),
+    ):
+        event = json.loads(receipt_bytes.event_like(before, route, b"7").removeprefix(b"data: "))
+        assert event["choices"] == [{"index": 0, **nothing, "finish_reason": None}]
+        assert event["consilium"] == 7
