@@ -99,10 +99,11 @@ real: $(DEV_STAMP)
 test: $(DEV_STAMP) ## The whole suite; nothing else to set up
 	+@$(BESIDE) -k real $(QUICK) BEHIND=yes || { echo "A part has failed; it stands above in a line with ***."; exit 1; }
 
-tools: $(DEV_STAMP) ## Build the Go programs that tests use into .cache/tools, where Go is installed (minutes, once)
+tools: $(DEV_STAMP) ## Build the Go programs and install the clients from npm and PyPI that tests use, into .cache (minutes, once)
 	@nice -n 19 $(BIN)/python -m tests.real.tools
+	@nice -n 19 $(BIN)/python -m tests.real.packages
 
-test-go: tools ## Tests with those programs
+test-go: tools ## Tests with those programs and clients, some before a cluster of their own
 	@$(PYTEST) tests/go -q -p no:randomly
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)

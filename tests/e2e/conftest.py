@@ -26,6 +26,10 @@ EXTRA = (
     "roles.sage.frame=You are a sage.",
     "--set",
     "gateway.drain_s=60",
+    "--set",
+    "profiles.quick.thinking=false",
+    "--set",
+    "roles.quick.profile=quick",  # a model of random weights would think until its answer is full
 )
 
 

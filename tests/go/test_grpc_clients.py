@@ -37,6 +37,47 @@ async def test_grpcurl_lists_the_service_and_plays_a_turn(gateway, said):
     assert answers[-1]["final"]["usage"]["completion_tokens"] == 3  # names as in the proto
 
 
+async def test_grpcurl_lists_models_of_both_kinds_and_asks_for_vectors(gateway, said):
+    bench = await gateway()
+    at = f"127.0.0.1:{bench.grpc.port}"
+    words = ("-plaintext", "-H", f"authorization: Bearer {bench.key}", "-d")
+    (listed,) = objects(await said("grpcurl", *words, "{}", at, f"{SERVICE}/ListModels"))
+    models = {model["id"]: model for model in listed["models"]}
+    assert (models["base"]["kind"], models["base"]["root"]) == ("MODEL_KIND_CORE", "echo")
+    named = models["text-embedding-3-small"]
+    assert (named["kind"], named["root"]) == ("MODEL_KIND_EMBEDDING", "two-numbers")
+    ask = json.dumps({"model": "text-embedding-3-small", "texts": ["a b", "c"]})
+    (made,) = objects(await said("grpcurl", *words, ask, at, f"{SERVICE}/Embed"))
+    assert (made["model"], made["dimensions"], len(made["embeddings"])) == ("two-numbers", 2, 2)
+
+
+async def test_grpcurl_shows_why_a_call_is_refused(gateway, said):
+    bench = await gateway()
+    at = f"127.0.0.1:{bench.grpc.port}"
+    unknown = json.dumps({**ASK, "model": "nope"})
+    vectors = json.dumps({**ASK, "model": "two-numbers"})
+    for key, ask, code, name, says in (
+        ("csl_none_none", json.dumps(ASK), 16, "Unauthenticated", "key"),
+        (bench.key, unknown, 5, "NotFound", "nope"),
+        (bench.key, vectors, 3, "InvalidArgument", "gRPC: Embed"),
+    ):
+        words = ("-plaintext", "-H", f"authorization: Bearer {key}", "-d", ask, at)
+        told = await said("grpcurl", *words, f"{SERVICE}/Generate", code=64 + code)
+        assert f"Code: {name}" in told
+        assert says in told
+
+
+async def test_grpcurl_that_leaves_early_stops_the_engine(gateway, said):
+    bench = await gateway()
+    words = ["-plaintext", "-max-time", "1", "-H", f"authorization: Bearer {bench.key}", "-d"]
+    waits = {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "!wait"}]}]}
+    at = f"127.0.0.1:{bench.grpc.port}"
+    ask = json.dumps({"model": "base", "chat": waits})
+    told = await said("grpcurl", *words, ask, at, f"{SERVICE}/Generate", code=64 + 4)
+    assert "DeadlineExceeded" in told
+    await bench.until(lambda: not bench.engines["core"].running)
+
+
 async def test_ghz_sends_hundreds_of_turns_and_none_fails(gateway, said):
     bench = await gateway()
     key = json.dumps({"authorization": f"Bearer {bench.key}"})
