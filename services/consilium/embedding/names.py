@@ -11,8 +11,8 @@ from typing import Final
 OPENAI: Final = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 """OpenAI's own. Token ids sent to one of these names are ids of cl100k_base: OpenAI's interface says so."""
 
-ALIASES: Final = (*OPENAI, "all-MiniLM-L6-v2")
-"""What clients ask for when nobody has told them another name."""
+ALIASES: Final = OPENAI
+"""What clients ask for when nobody has told them another name. No name of a model that is served here under it: who asks for that one means its vectors."""
 
 _MATRYOSHKA: Final = re.compile(
     r"qwen3-embedding|text-embedding-3-|nomic-embed-text-v(1\.5|2)|mxbai-embed-large|jina-embeddings-v[34]|arctic-embed-[lm]-v2|embeddinggemma",

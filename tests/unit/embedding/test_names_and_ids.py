@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from consilium.embedding.backends.cl100k import Cl100k
 from consilium.embedding.client import open_embeddings
-from consilium.embedding.config import Embedding
+from consilium.embedding.config import OFFLINE, Embedding
 from consilium.embedding.names import ALIASES, OPENAI, may_be_cut
 from consilium.embedding.ports import Fingerprint, Vectors
 from consilium.embedding.service import Embeddings
@@ -42,7 +42,7 @@ def inner():
 
 @pytest.fixture
 def endpoint(inner):
-    return Embeddings(inner, model="texts", aliases=ALIASES, vocabulary=Cl100k())
+    return Embeddings(inner, model="texts", aliases=(*ALIASES, "mine"), vocabulary=Cl100k())
 
 
 @pytest.mark.parametrize("name", ["texts", "auto", "embedding", *ALIASES])
@@ -68,7 +68,7 @@ async def test_a_caller_may_say_whose_ids_they_are(endpoint, inner):
     assert "cl100k_base only" in other.value.public()
 
 
-@pytest.mark.parametrize("name", ["texts", "auto", "embedding", "all-MiniLM-L6-v2"])
+@pytest.mark.parametrize("name", ["texts", "auto", "embedding", "mine"])
 @pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], [[]]])
 async def test_ids_of_nobody_knows_which_vocabulary_are_never_embedded(endpoint, inner, name, ids):
     with pytest.raises(ConsiliumError) as refused:
@@ -129,6 +129,10 @@ def test_what_tiktoken_encodes_is_read_back(text):
 
 
 VOCABULARY = Cl100k()
+
+
+def test_a_model_that_is_served_under_its_name_lends_it_to_no_other():
+    assert not set(ALIASES) & set(OFFLINE)
 
 
 def test_aliases_are_a_setting():
