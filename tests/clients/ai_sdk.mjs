@@ -16,7 +16,7 @@ const report = {};
 
 report.chat = (await generateText(asked)).usage.outputTokens;
 
-const stream = streamText(asked);
+const stream = streamText({ ...asked, model: provider(shaped) });
 report.chunks = 0;
 for await (const _ of stream.textStream) report.chunks += 1;
 report.streamed = (await stream.usage).outputTokens;
@@ -56,7 +56,7 @@ const left = streamText({
     const answer = await fetch(...request);
     receipt = answer.headers.get('x-consilium-receipt');
     return answer;
-  })('base'),
+  })(shaped),
   maxOutputTokens: 2000,
   abortSignal: leaving.signal,
   onError: () => {},

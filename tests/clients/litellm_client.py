@@ -4,6 +4,7 @@ import json
 import os
 
 import litellm
+from openai import APIStatusError
 
 BASE = {
     "api_base": os.environ["BASE_URL"],
@@ -64,7 +65,7 @@ for wrong in (
 ):
     try:
         chat(**wrong)
-    except litellm.exceptions.OpenAIError as error:
+    except APIStatusError as error:
         report["errors"].append([type(error).__name__, error.status_code])
 for _ in chat(max_tokens=2000, stream=True):
     break

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import openai
 import pytest
 from langchain_core.messages import HumanMessage
@@ -33,16 +36,32 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def chat(cluster: Ours):
+def http() -> Iterator[httpx.Client]:
+    """Its connections end with the test; those that it would open itself end with the process."""
+    with httpx.Client(timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def client(cluster: Ours, http: httpx.Client) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, http_client=http
+    )
+
+
+@pytest.fixture
+def chat(cluster: Ours, http: httpx.Client):
     def made(model: str = "role/quick", **more) -> ChatOpenAI:
-        options = {"max_tokens": 1024, "max_retries": 0, "timeout": 60, **more}
-        return ChatOpenAI(model=model, base_url=f"{cluster.url}/v1", api_key=cluster.key, **options)
+        options = {"max_tokens": 1024, "api_key": cluster.key, **more}
+        return ChatOpenAI(
+            model=model, base_url=f"{cluster.url}/v1", http_client=http, max_retries=0, **options
+        )
 
     return made
 
 
 @pytest.fixture
-def embeddings(cluster: Ours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def embeddings(cluster: Ours, http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """LangChain cuts texts into OpenAI's tokens; their list, which it would download, lies where tiktoken keeps it."""
     (folder,) = find_spec("tiktoken_ext").submodule_search_locations
     kept = tmp_path / hashlib.sha1(RANKS.encode()).hexdigest()
@@ -50,8 +69,9 @@ def embeddings(cluster: Ours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
 
     def made(**more) -> OpenAIEmbeddings:
+        base = f"{cluster.url}/v1"
         return OpenAIEmbeddings(
-            base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, **more
+            base_url=base, api_key=cluster.key, http_client=http, max_retries=0, **more
         )
 
     return made
@@ -103,11 +123,9 @@ def test_ids_sent_to_our_own_name_are_refused_with_what_to_set(embeddings) -> No
     assert len(told.embed_query(TEXT)) == WIDTH
 
 
-def test_errors_are_those_that_its_users_catch(chat, embeddings, cluster: Ours) -> None:
+def test_errors_are_those_that_its_users_catch(chat, embeddings) -> None:
     with pytest.raises(openai.AuthenticationError):
-        ChatOpenAI(
-            model="base", base_url=f"{cluster.url}/v1", api_key="csl_none_none", max_retries=0
-        ).invoke("a")
+        chat("base", api_key="csl_none_none").invoke("a")
     with pytest.raises(openai.NotFoundError):
         chat("nope").invoke("a")
     with pytest.raises(openai.BadRequestError, match="it is for /v1/embeddings"):
@@ -116,9 +134,8 @@ def test_errors_are_those_that_its_users_catch(chat, embeddings, cluster: Ours) 
         embeddings(model="text-embedding-3-small", dimensions=256).embed_query("a")
 
 
-def test_a_stream_is_read_as_every_tutorial_reads_it(cluster: Ours) -> None:
+def test_a_stream_is_read_as_every_tutorial_reads_it(client: openai.OpenAI) -> None:
     """Without a look at whether a chunk has a choice."""
-    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0)
     asked = [{"role": "user", "content": "Say something."}]
     for chunk in client.chat.completions.create(
         model="role/quick", messages=asked, max_tokens=4, stream=True
@@ -130,8 +147,7 @@ def test_a_stream_is_read_as_every_tutorial_reads_it(cluster: Ours) -> None:
         assert isinstance(part.choices[0].text, str)
 
 
-def test_who_stops_reading_stops_the_engine(cluster: Ours) -> None:
-    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0)
+def test_who_stops_reading_stops_the_engine(client: openai.OpenAI) -> None:
     with client.chat.completions.with_raw_response.create(
         model="base",
         messages=[{"role": "user", "content": "Say something."}],
@@ -145,8 +161,6 @@ def test_who_stops_reading_stops_the_engine(cluster: Ours) -> None:
 
 
 def _status(client: openai.OpenAI, receipt: str) -> int:
-    import time
-
     for _ in range(100):
         try:
             return int(client.get(f"/receipts/{receipt}", cast_to=dict)["status"])
