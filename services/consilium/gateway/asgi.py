@@ -9,13 +9,13 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.unread import write_within
+from consilium.kernel.unread import Reading
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -183,12 +183,14 @@ async def stream(
 
     Raises ConsiliumError: client_gone when the client closes the connection, deadline when it has stopped reading.
     """
-    if unread_s:
-        send = request.send
-        request = replace(request, send=lambda message: write_within(unread_s, send(message)))
-    await unless_gone(
-        request, asyncio.ensure_future(_pump(request, status, chunks, headers, media))
-    )
+    with Reading(unread_s) if unread_s else nullcontext() as reading:
+        reader = request
+        if reading is not None:
+            watched, send = reading, request.send
+            reader = replace(request, send=lambda message: watched.write(send(message)))
+        await unless_gone(
+            request, asyncio.ensure_future(_pump(reader, status, chunks, headers, media))
+        )
 
 
 async def unless_gone(

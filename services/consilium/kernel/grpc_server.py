@@ -25,7 +25,7 @@ from consilium.kernel.health import SERVICE as HEALTH
 from consilium.kernel.health import Health
 from consilium.kernel.ports import owner
 from consilium.kernel.service_config import MAX_BODY_BYTES, MAX_BODY_KEY
-from consilium.kernel.unread import write_within
+from consilium.kernel.unread import Reading
 
 OPEN: Final = (HEALTH, *grpc_reflection.NAMES)
 """Services that need neither key nor deadline: probes and grpcurl send none."""
@@ -246,13 +246,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 self._served(method, requests, context) as raw,
                 aclosing(handler.unary_stream(self._parsed(raw, parse), context)) as answers,
             ):
-                limit_s = 0.0 if self.is_inner(_texts(context)) else self.settings.unread_s
-                async for answer in answers:
-                    await (
-                        _write(answer, answers, context, limit_s)
-                        if limit_s
-                        else context.write(answer)
-                    )
+                await self._send(answers, context)
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -261,6 +255,22 @@ class _Wrap(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(
             unary, response_serializer=handler.response_serializer
         )
+
+    async def _send(self, answers: Any, context: Any) -> None:
+        """Send the answers of a stream. Raises ConsiliumError(deadline), in the servicer's generator first, if the caller has stopped reading."""
+        limit_s = 0.0 if self.is_inner(_texts(context)) else self.settings.unread_s
+        if not limit_s:
+            async for answer in answers:
+                await context.write(answer)
+            return
+        with Reading(limit_s) as reading:
+            async for answer in answers:
+                try:
+                    await reading.write(context.write(answer))
+                except ConsiliumError as error:
+                    with suppress(StopAsyncIteration):
+                        await answers.athrow(error)
+                    raise
 
     def _open(self, handler: Any) -> Any:
         """Return a handler of an open service that takes one message and gives one."""
@@ -413,16 +423,6 @@ class _Wrap(grpc.aio.ServerInterceptor):
                 field="message",
                 reason="it is not of the type that this method takes",
             ) from None
-
-
-async def _write(answer: Any, answers: Any, context: Any, limit_s: float) -> None:
-    """Send one answer of a stream. Raises ConsiliumError(deadline), in the servicer's generator first, if the caller has stopped reading."""
-    try:
-        await write_within(limit_s, context.write(answer))
-    except ConsiliumError as error:
-        with suppress(StopAsyncIteration):
-            await answers.athrow(error)
-        raise
 
 
 async def _abort(context: Any, error: ConsiliumError, *more: tuple[str, str]) -> None:
