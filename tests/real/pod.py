@@ -196,6 +196,7 @@ class Pod(threading.Thread):
             "PYTHONPATH": f"{REPOSITORY / 'services'}:{REPOSITORY}",
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
+            "GRPC_DNS_RESOLVER": "native",  # names are in /etc/hosts here, and the other one asks a server first
             "HOSTNAME": self.pod_name,
         }
         for source in container.get("envFrom", ()):

@@ -133,6 +133,11 @@ def set_variable(name: str, value: str) -> None:
     os.environ[name] = value
 
 
+def unset_variable(name: str) -> None:
+    """Take a variable out of this process's environment."""
+    os.environ.pop(name, None)
+
+
 def raise_descriptor_limit() -> None:
     """Let this process open as many files and connections as it is allowed to; shells start with 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from consilium.gateway.config import GatewayView
 from consilium.kernel.config import load_view
 from consilium.kernel.origins import origins_of
-from consilium.kernel.process import set_variable
+from consilium.kernel.process import unset_variable
 from consilium.supervisor.haproxy import VARIABLE, write_start_script
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("words", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(argv)
     face = load_view(GatewayView, chosen.config).gateway
-    set_variable(VARIABLE, "")  # else it would find this program again
+    unset_variable(VARIABLE)  # else it would find this program again
     script = write_start_script(chosen.run, origins_of(face.cors_origins, face.host))[VARIABLE]
     words = chosen.words[1:] if chosen.words[:1] == ["--"] else chosen.words
     os.execv("/bin/sh", ["sh", script, *words])  # noqa: S606  # it becomes HAProxy
