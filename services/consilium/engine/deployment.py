@@ -74,6 +74,7 @@ class EngineReplica(NoHttp):
         }
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=end_process)
         await self._engine.start()
+        await asyncio.to_thread(leash.remember, self._leash)
         self._start_s = time.monotonic() - began
         of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -26,12 +26,45 @@ VARIABLE: Final = "CSL_LEASH"
 GRACE_S: Final = 3.0
 TRACKER_S: Final = 2.0
 _POLL_S: Final = 0.05
+_PYTHONS: Final = ("sem.mp-", "psm_")
+_SHARED: Final = "/dev/shm/"  # noqa: S108  read and removed, never made here
 
 
 def tie(name: str) -> subprocess.Popen[bytes]:
     """Start the process that waits for the end of this one. Keep what is returned: it holds the pipe."""
     command = [sys.executable, "-I", "-S", __file__, name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603  # our own file
+
+
+def remember(kept: subprocess.Popen[bytes]) -> None:
+    """Tell what this process, and those tied to it, have in /dev/shm. The leash removes it at the end: whoever kills a replica may kill the tracker beside it.
+
+    kept  what `tie` returned
+    """
+    name = str(kept.args[-1]) if isinstance(kept.args, list) else ""
+    if kept.stdin is not None:
+        with suppress(OSError):
+            kept.stdin.writelines(
+                os.fsencode(path) + b"\n" for path in shared((os.getpid(), *tied(name)))
+            )
+            kept.stdin.flush()
+
+
+def shared(pids: Iterable[int]) -> frozenset[Path]:
+    """Return Python's files in /dev/shm that these processes have mapped, by inode: a semaphore is mapped under a passing name. Ray's are its own."""
+    inodes: set[int] = set()
+    for pid in pids:
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace").splitlines()
+            rows = (line.split(maxsplit=5) for line in lines)
+            inodes.update(int(row[4]) for row in rows if row[5:] and row[5].startswith(_SHARED))
+    with suppress(OSError), os.scandir(_SHARED) as entries:
+        return frozenset(
+            Path(entry.path)
+            for entry in entries
+            if entry.name.startswith(_PYTHONS) and entry.inode() in inodes
+        )
+    return frozenset()
 
 
 def tied(name: str) -> tuple[int, ...]:
@@ -85,8 +118,12 @@ def _send(pid: int, number: signal.Signals) -> None:
 def _main(name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the replica does, and never before
-    sys.stdin.buffer.read()
+    told = sys.stdin.buffer.read().splitlines()
     end(name)
+    for path in told:
+        if path.startswith(os.fsencode(_SHARED)):
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108  bytes, as they came
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ lock, block = context.Lock(), SharedMemory(create=True, size=4096)
 deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", deaf], pass_fds=(resource_tracker.getfd(),), stdout=subprocess.PIPE)
 child.stdout.readline()
+if sys.argv[2:]:
+    leash.remember(kept)
 print("sem." + lock._semlock.name.lstrip("/"), block.name.lstrip("/"), flush=True)
 time.sleep(60)
 """
@@ -106,6 +108,24 @@ def test_semaphores_and_shared_memory_of_a_killed_replica_are_removed():
         made = [Path("/dev/shm") / word for word in replica.stdout.readline().decode().split()]
         assert len(made) == 2
         assert all(path.exists() for path in made)
+        replica.kill()
+        replica.wait(10)
+    gone(name)
+    assert [path for path in made if path.exists()] == []
+
+
+def test_where_the_tracker_is_killed_too_the_leash_removes_what_it_was_told():
+    """As Ray does to the processes of a worker that died."""
+    name = f"test-{os.getpid()}-told"
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARER, name, "remember"], stdout=subprocess.PIPE
+    ) as replica:
+        made = [Path("/dev/shm") / word for word in replica.stdout.readline().decode().split()]
+        assert all(path.exists() for path in made)
+        deaf = listening(name)
+        for pid in leash.tied(name):
+            if pid != deaf:
+                os.kill(pid, signal.SIGKILL)
         replica.kill()
         replica.wait(10)
     gone(name)
