@@ -32,7 +32,8 @@ NOTE: Final = (
 
 _FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FILE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_RECIPE: Final = f"smollm2-2 {_FILE_SHA256}"
+TEMPLATE: Final = Path(__file__).with_name("smollm2.jinja")
+_RECIPE: Final = f"smollm2-3 {_FILE_SHA256}"
 _SIZE_BYTES: Final = 275_000_000
 _CONTROL: Final = 3  # token type of GGUF: a special token
 
@@ -114,7 +115,8 @@ def _write_tokenizer(folder: Path, metadata: dict[str, Value]) -> None:
             extra={"bos_token": tokens[1], "unk_token": tokens[0]},
         ),
     )
-    (folder / "chat_template.jinja").write_text(str(metadata["tokenizer.chat_template"]), "utf-8")
+    # The file's own template knows no tools; ours writes the same without them.
+    (folder / "chat_template.jinja").write_bytes(TEMPLATE.read_bytes())
 
 
 def _write_configs(folder: Path, source: Gguf) -> None:
@@ -149,16 +151,16 @@ def _write_configs(folder: Path, source: Gguf) -> None:
         "use_cache": True,
     }
     _dump(folder / "config.json", config)
-    # The sampling that the model's card recommends; a caller's own values win.
     _dump(
         folder / "generation_config.json",
-        # The likeliest token by default, and an end: so small a model loses its thread when it is sampled. Callers may say otherwise.
+        # As the model's card recommends: near the likeliest token, for so small a model loses its thread when it is sampled more freely; and an end.
         {
             "bos_token_id": bos,
             "eos_token_id": eos,
             "pad_token_id": pad,
-            "do_sample": False,
-            "temperature": 0.0,
+            "do_sample": True,
+            "temperature": 0.2,
+            "top_p": 0.9,
             "max_new_tokens": 512,
         },
     )

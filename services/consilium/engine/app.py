@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,11 @@ from consilium.engine.backends import cluster_nodes
 from consilium.engine.backends.serve import DEPLOYMENT, app_name
 from consilium.engine.config import EngineExecutor, EngineView, from_root
 from consilium.engine.deployment import Door, EngineReplica
-from consilium.engine.launch_args import installed_fields, installed_version
+from consilium.engine.launch_args import (
+    installed_fields,
+    installed_parsers,
+    installed_version,
+)
 from consilium.engine.machine import Machine, from_ray, local
 from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.ports import CORE
@@ -142,6 +147,7 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
         "fallback": spec.fallback,
         "note": spec.note,
         "step_s": spec.step_s,
+        "guessed_tools": spec.guessed_tools,
     }
 
 
@@ -278,7 +284,27 @@ def plan_on(view: EngineView, models_dir: Path, machine: Machine) -> tuple[Deplo
     if broken is not None:
         raise ConsiliumError("config_invalid", key=broken[0], reason=broken[1])
     version = installed_version() or PINNED
-    return topology.plan(view, machine, models, version=version, fields=installed_fields())
+    return topology.plan(
+        view,
+        machine,
+        models,
+        version=version,
+        fields=installed_fields(),
+        names=installed_parsers(),
+        templates=_templates(view),
+    )
+
+
+def _templates(view: EngineView) -> dict[str, str]:
+    """Return the chat templates that the settings name, by path. One that cannot be read is the engine's to refuse."""
+    executors = (row for row in view.executors.values() if isinstance(row, EngineExecutor))
+    named = {view.engine.chat_template, *(row.engine.chat_template for row in executors)}
+    found = {}
+    for path in named:
+        if path is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                found[path] = Path(path).read_text("utf-8")
+    return found
 
 
 class _Deploy:

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from consilium.engine.config import EngineSettings
 from consilium.engine.model_facts import ModelFacts
+from consilium.engine.parsers import Parsers
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner.step import Step, most
 
@@ -112,14 +113,6 @@ FORBIDDEN_ENV: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parsers:
-    """Names of vLLM's parsers for one model; None = off."""
-
-    reasoning: str | None
-    tools: str | None
-
-
 def build(
     *,
     settings: EngineSettings,
@@ -199,12 +192,11 @@ def on_node(
 
 
 def parsers(settings: EngineSettings, facts: ModelFacts) -> Parsers:
-    """Return the parsers: what the settings say ('none' = off), else what the chat template shows, and none for a base model."""
-    reasoning = "qwen3" if facts.thinks and facts.model_type.startswith("qwen") else None
-    found = Parsers(None, None) if facts.is_base else Parsers(reasoning, facts.tool_style)
+    """Return the parsers: what the settings say ('none' = off), else those of the model's family. A base model has no thoughts that end."""
+    reasoning = None if facts.is_base else facts.parsers.reasoning
     return Parsers(
-        _chosen(settings.reasoning_parser, found.reasoning),
-        _chosen(settings.tool_parser, found.tools),
+        _chosen(settings.reasoning_parser, reasoning),
+        _chosen(settings.tool_parser, facts.parsers.tools),
     )
 
 
@@ -256,6 +248,36 @@ def check_fields(
             raise _invalid(f"{key}.extra_args.{name}", f"vLLM {version} has no such argument{hint}")
 
 
+@dataclass(frozen=True, slots=True)
+class ParserNames:
+    """Parsers that one version of vLLM registers."""
+
+    tools: frozenset[str]
+    reasoning: frozenset[str]
+
+
+def check_parsers(settings: EngineSettings, names: ParserNames, *, key: str, version: str) -> None:
+    """Raise ConsiliumError(config_invalid), naming the nearest parser, if the settings name one that the installed version does not have."""
+    for field, asked, known in (
+        ("tool_parser", settings.tool_parser, names.tools),
+        ("reasoning_parser", settings.reasoning_parser, names.reasoning),
+    ):
+        if asked is not None and asked != "none" and asked not in known:
+            near = difflib.get_close_matches(asked, known, n=1)
+            hint = f"; the nearest known one is {near[0]!r}" if near else ""
+            reason = f"vLLM {version} has no parser {asked!r}{hint}. Leave the key empty for the model's family, or write 'none'"
+            raise _invalid(f"{key}.{field}", reason)
+
+
+def names_of(source: str) -> frozenset[str]:
+    """Return the parsers that the source text of vllm/tool_parsers/__init__.py, or of reasoning's, registers."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            keys = (key.value for key in node.value.keys if isinstance(key, ast.Constant))
+            return frozenset(key for key in keys if isinstance(key, str))
+    return frozenset()
+
+
 def fields_of(source: str) -> frozenset[str]:
     """Return the fields of the dataclass EngineArgs in the source text of vllm/engine/arg_utils.py."""
     for node in ast.parse(source).body:
@@ -281,6 +303,18 @@ def installed_fields() -> frozenset[str] | None:
     """Return the fields of the installed EngineArgs, or None without vLLM."""
     source = installed_source()
     return None if source is None else fields_of(source.read_text("utf-8"))
+
+
+def installed_parsers() -> ParserNames | None:
+    """Return the parsers that the installed vLLM registers, or None without vLLM, or where they are written down in another way."""
+    source = installed_source()
+    if source is None:
+        return None
+    tools, reasoning = (
+        names_of((source.parent.parent / folder / "__init__.py").read_text("utf-8"))
+        for folder in ("tool_parsers", "reasoning")
+    )
+    return ParserNames(tools, reasoning) if tools and reasoning else None
 
 
 def installed_version() -> str | None:

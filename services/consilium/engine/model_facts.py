@@ -6,15 +6,14 @@ Takes config.json as the planner reads it, and reads the chat template beside it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from consilium.engine.parsers import NO_PARSERS, Parsers, by_family
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import checkpoint, shapes
 from consilium.planner.models import format_of
-
-ToolStyle = Literal["hermes", "qwen3_coder", "mistral", "llama3_json"]
 
 _BASE: Final = re.compile(r"(^|[-_/.])base($|[-_/.])", re.IGNORECASE)
 _MOST_TEMPLATE_BYTES: Final = 64 << 20
@@ -34,8 +33,7 @@ class ModelFacts:
     weights       format of the weight files, such as bf16 or int4
     weight_bytes  size of the weight files
     has_template  False for a base model without a chat template
-    thinks        its template opens a <think> block
-    tool_style    how its template writes tool calls, or None
+    parsers       of vLLM's, by its family: what reads its thoughts and its tool calls
     """
 
     name: str
@@ -47,8 +45,7 @@ class ModelFacts:
     weights: str = "bf16"
     weight_bytes: int = 0
     has_template: bool = True
-    thinks: bool = False
-    tool_style: ToolStyle | None = None
+    parsers: Parsers = NO_PARSERS
     vision: bool = False
 
     @property
@@ -74,18 +71,20 @@ def read(folder: str | Path, name: str, *, revision: str = "", note: str = "") -
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     template = _template(root)
+    spoken_by_mistral = not template and (root / "tekken.json").is_file()
+    model_type = str(inner.get("model_type") or config.get("model_type") or "")
     return ModelFacts(
         name=name,
         path=str(root),
         shape=_shape(root, config, name),
         revision=revision,
         note=note,
-        model_type=str(inner.get("model_type") or config.get("model_type") or ""),
+        model_type=model_type,
         weights=format_of(config),
         weight_bytes=checkpoint.weight_bytes(root),
-        has_template=bool(template),
-        thinks="<think>" in template,
-        tool_style=tool_style(template),
+        has_template=bool(template)
+        or spoken_by_mistral,  # then vLLM takes Mistral's own code for the format
+        parsers=Parsers(tools="mistral") if spoken_by_mistral else by_family(template, model_type),
         vision="vision_config" in config,
     )
 
@@ -101,20 +100,13 @@ def _shape(root: Path, config: shapes.Config, name: str) -> shapes.Shape:
         raise _missing(name, f"{root}/config.json: {cause.fields['reason']}") from cause
 
 
-def tool_style(template: str) -> ToolStyle | None:
-    """Return how a chat template asks the model to write tool calls; the template is the truth, the model's name is not."""
-    if "<function=" in template:
-        return "qwen3_coder"
-    if "<tool_call>" in template:
-        return "hermes"
-    if "[TOOL_CALLS]" in template:
-        return "mistral"
-    if "<|python_tag|>" in template:
-        return "llama3_json"
-    return None
+def with_template(facts: ModelFacts, template: str) -> ModelFacts:
+    """Return the facts of the same model with another chat template, which its owner has written."""
+    return replace(facts, has_template=True, parsers=by_family(template, facts.model_type))
 
 
 def _template(root: Path) -> str:
+    """Return the chat template, "" where there is none."""
     jinja = root / "chat_template.jinja"
     if jinja.is_file():
         return jinja.read_text("utf-8")

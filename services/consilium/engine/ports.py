@@ -14,7 +14,14 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 Json: TypeAlias = "dict[str, object]"
 Route = Literal[
-    "chat", "completions", "responses", "tokenize", "detokenize", "embeddings", "models"
+    "chat",
+    "completions",
+    "responses",
+    "tokenize",
+    "detokenize",
+    "tokenizer_info",
+    "embeddings",
+    "models",
 ]
 Template = Literal["model", "plain"]
 Kind = Literal["engine", "remote", "echo"]
@@ -94,6 +101,9 @@ class Head:
     executor     its name in the configuration
     revision     short fingerprint of the model's files
     template     plain when the model has no chat template and ours was used
+    note         what was done otherwise than asked, in words for the receipt
+
+    tools_left_out  the request had tools and the model cannot call any, so it answered without
     """
 
     status: int
@@ -105,6 +115,8 @@ class Head:
     revision: str = ""
     template: Template = "model"
     routing: str = ""
+    note: str = ""
+    tools_left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

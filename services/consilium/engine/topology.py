@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 from consilium.engine import launch_args, placement, pools, sharding
 from consilium.engine.config import EngineExecutor, EngineSettings, EngineView, Shape
 from consilium.engine.machine import POOL, Machine
-from consilium.engine.model_facts import ModelFacts, ToolStyle
+from consilium.engine.model_facts import ModelFacts, with_template
 from consilium.engine.placement import BIND
 from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
@@ -41,6 +41,7 @@ class DeploymentSpec:
     max_ongoing_requests  requests in one replica, above max_num_seqs
     reasoning_parser      name of vLLM's parser, or None
     tool_parser           likewise
+    guessed_tools         the tool parser is that of the model's family; nobody named it
     chat_template         path of a template that replaces the model's own, or None
     python                interpreter with the right build of vLLM, "" = this one
     notes                 sentences for the owner
@@ -65,7 +66,8 @@ class DeploymentSpec:
     max_ongoing_requests: int
     cpu_lists: tuple[str, ...] = ()
     reasoning_parser: str | None = None
-    tool_parser: str | ToolStyle | None = None
+    tool_parser: str | None = None
+    guessed_tools: bool = False
     chat_template: str | None = None
     has_template: bool = True
     is_base: bool = False
@@ -120,6 +122,8 @@ def plan(
     *,
     version: str = PINNED,
     fields: frozenset[str] | None = None,
+    names: launch_args.ParserNames | None = None,
+    templates: Mapping[str, str] | None = None,
 ) -> tuple[DeploymentSpec, ...]:
     """Return the deployments of a configuration, in the order in which they should be deployed (largest first, so that room is not split).
 
@@ -127,12 +131,16 @@ def plan(
     models   facts by the model name that the configuration uses
     version  version of vLLM whose argument names are used
     fields   fields of that version's EngineArgs (`launch_args.fields_of`); None = unknown, and extra_args go unchecked
+    names    parsers that the version registers; None = unknown
+    templates  texts of the chat templates that the settings name, by path
 
     Raises ConsiliumError: config_invalid (a key cannot be kept, and which values can), gpu_missing (more cards than there are), does_not_fit
     (the weights alone are larger than the cards or the memory), model_missing (no facts for a name).
     """
-    seats = _seats(view, machine, models)
+    seats = _seats(view, machine, models, templates or {})
     for seat in seats:
+        if names is not None:
+            launch_args.check_parsers(seat.settings, names, key=seat.settings_key, version=version)
         sharding.check_shape(
             seat.shape,
             seat.facts,
@@ -160,7 +168,12 @@ def plan(
     return tuple(sorted(specs, key=lambda spec: -(spec.ranks // spec.nodes)))
 
 
-def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts]) -> list[_Seat]:
+def _seats(
+    view: EngineView,
+    machine: Machine,
+    models: Mapping[str, ModelFacts],
+    templates: Mapping[str, str],
+) -> list[_Seat]:
     core = view.topology
     rows: list[tuple[str, str, str, Shape, str, EngineSettings, bool, str | None]] = [
         (CORE, "topology", "engine", core, view.model, view.engine, core.kind == "replicas", None)
@@ -186,6 +199,9 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
             raise ConsiliumError(
                 "model_missing", name=model, reason=f"{key} names it, and it was not found"
             )
+        facts = models[model]
+        if (text := templates.get(settings.chat_template or "")) is not None:
+            facts = with_template(facts, text)
         takes_gpu = _takes_gpu(shape, machine, key)
         device: ComputesOn = "gpu" if takes_gpu and not machine.logical_gpus else "cpu"
         _check_build(device, machine, key)
@@ -199,7 +215,7 @@ def _seats(view: EngineView, machine: Machine, models: Mapping[str, ModelFacts])
                 settings_key,
                 shape,
                 settings,
-                models[model],
+                facts,
                 device,
                 takes_gpu,
                 replicas,
@@ -373,6 +389,7 @@ def _spec(
         cpu_lists=tuple(placement.bind_string(groups) for groups in cores),
         reasoning_parser=parsers.reasoning,
         tool_parser=parsers.tools,
+        guessed_tools=settings.tool_parser is None,
         chat_template=settings.chat_template,
         has_template=facts.has_template,
         is_base=facts.is_base,

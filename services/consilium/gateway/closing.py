@@ -163,6 +163,7 @@ def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
         stages |= {name: value for name, value in engine.items() if value is not None}
     return replace(
         known,
+        notes=(*known.notes, said.head.note) if said.head.note else known.notes,
         timings=stages,
         replica=said.head.replica,
         replica_why=said.head.routing,

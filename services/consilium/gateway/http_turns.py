@@ -1,4 +1,4 @@
-"""The OpenAI routes that a turn answers: chat, completions, responses, tokenize and detokenize.
+"""The routes that a turn answers: OpenAI's chat, completions and responses, and vLLM's tokenize, detokenize and tokenizer_info.
 
 Knows the body, the answer's bytes and when a caller has left. Does not know how a turn is played.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import parse_qs
 
 from consilium.engine.ports import Json, Route
 from consilium.gateway import asgi, conversation_name, http_responses, turn
@@ -15,6 +16,7 @@ from consilium.gateway.config import Gateway
 from consilium.gateway.face import Entry
 from consilium.gateway.http_visit import HTTP_OK, Visit
 from consilium.gateway.keep_alive import KeptAlive
+from consilium.gateway.reservation import Reservation
 from consilium.kernel.errors import ConsiliumError
 
 ROUTES: Final[Mapping[str, Route]] = {
@@ -24,6 +26,9 @@ ROUTES: Final[Mapping[str, Route]] = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
+TOOLS_HEADER: Final = b"x-consilium-tools"
+TOOLS_LEFT_OUT: Final = b"left-out"
+"""An answer to a request with tools by a model that cannot call any; its receipt says which setting would change that."""
 READ_S: Final = 10.0
 """Seconds that a caller has to read the rest of its answer when the time of the turn is over."""
 
@@ -45,6 +50,8 @@ async def play(visit: Visit) -> None:
     while_here = asyncio.ensure_future(turn.play(face.cast, ask))
     playing = await asgi.unless_gone(request, while_here, turn.Answer.aclose)
     headers = [*visit.headers, (b"x-consilium-receipt", playing.receipt_id.encode())]
+    if playing.head.tools_left_out:
+        headers.append((TOOLS_HEADER, TOOLS_LEFT_OUT))
     if (wait_s := playing.head.retry_after) is not None:
         headers.append((b"retry-after", str(max(1, round(wait_s))).encode()))
     keeper = None
@@ -77,6 +84,23 @@ async def _continued(visit: Visit, route: Route, given: Json, entry: Entry) -> J
     except BaseException:
         await asyncio.shield(entry.held.settle(0))
         raise
+
+
+async def tokenizer_info(visit: Visit) -> None:
+    """GET /tokenizer_info[?model=NAME]: what vLLM tells of a model's tokenizer, by which lm-eval counts and cuts."""
+    face, request = visit.face, visit.request
+    admitted = await visit.enter()
+    held = Reservation(admitted.key_id, 0, face.authority.settle)
+    named = parse_qs(request.query).get("model")
+    body: Json = {"model": named[-1]} if named else {}
+    ask = Entry(admitted, held).ask("tokenizer_info", body, deadline=visit.deadline())
+    playing = await asgi.unless_gone(
+        request, asyncio.ensure_future(turn.play(face.cast, ask)), turn.Answer.aclose
+    )
+    try:
+        await _send(request, playing, visit.headers, None, face.cast.limits)
+    finally:
+        await playing.aclose()
 
 
 async def _send(

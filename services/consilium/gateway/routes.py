@@ -41,6 +41,7 @@ _OPEN: Final = {"GET": "", "HEAD": ""}
 
 ROUTES: Final = (
     *(HttpRoute(path, _ASK, http_turns.play, quiet=True) for path in http_turns.ROUTES),
+    HttpRoute("/tokenizer_info", _LOOK, http_turns.tokenizer_info, quiet=True),
     HttpRoute("/v1/embeddings", _ASK, http_embeddings.embed),
     HttpRoute("/v1/models", _LOOK, http_models.listing),
     HttpRoute("/v1/models/", _LOOK, http_models.one),

@@ -31,6 +31,8 @@ PAGE: Final = 100
 MOST: Final = 1000
 HTTP_OK: Final = 200
 RECEIPT_KEY: Final = "x-consilium-receipt"
+TOOLS_KEY: Final = "x-consilium-tools"
+TOOLS_LEFT_OUT: Final = "left-out"
 _KINDS: Final = {
     "auto": pb.MODEL_KIND_CORE,
     "base": pb.MODEL_KIND_CORE,
@@ -80,6 +82,7 @@ class Generation(rpc.GenerationServiceServicer):
                 (
                     (RECEIPT_KEY, playing.receipt_id),
                     (calls.REQUEST_ID_KEY, calls.current().request_id),
+                    *(((TOOLS_KEY, TOOLS_LEFT_OUT),) if head.tools_left_out else ()),
                 )
             )
             await playing.begin()

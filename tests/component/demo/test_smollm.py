@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from tests.bf16 import from_bf16
+from tests.unit.demo.test_smollm_template import OWN
 
 from consilium.demo import gguf, smollm
 from consilium.demo.checks import check_folder
@@ -154,7 +155,8 @@ def test_the_tokenizer_spells_the_wheels_vocabulary(made, source):
     assert reader.decode(ids) == text
     assert [reader.id_to_token(number) for number in ids][:6] == ["Hello", "Ġ", "1", "2", "3", ","]
     assert reader.encode("<|im_start|>").ids == [1]
-    assert (path / "chat_template.jinja").read_text() == source.metadata["tokenizer.chat_template"]
+    assert (path / "chat_template.jinja").read_text() == smollm.TEMPLATE.read_text()
+    assert source.metadata["tokenizer.chat_template"] == OWN, "what ours writes without tools"
 
 
 def test_deinterleaving_undoes_llama_cpp():

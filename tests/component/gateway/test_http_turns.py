@@ -203,6 +203,16 @@ async def test_tokenize_and_detokenize_pass_through(gateway):
     assert text.json() == {"prompt": "1 2"}
 
 
+async def test_lm_eval_hears_of_the_tokenizer(gateway):
+    bench = await gateway()
+    for path in ("/tokenizer_info", "/tokenizer_info?model=echo"):
+        told = await bench.client().get(path)
+        assert (told.status_code, told.json()) == (200, {"tokenizer_class": "Echo"})
+    assert (await bench.client().get("/tokenizer_info?model=nobody")).status_code == 404
+    assert (await bench.client().post("/tokenizer_info", json={})).status_code == 405
+    assert (await bench.client("nobody").get("/tokenizer_info")).status_code == 401
+
+
 async def test_embeddings_are_answered_and_settled(gateway):
     bench = await gateway()
     key = await bench.new_key(tpm=1000)

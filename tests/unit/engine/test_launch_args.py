@@ -1,5 +1,6 @@
 """The arguments of one vLLM engine."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ from tests.unit.engine.made_up_models import facts
 
 from consilium.engine import launch_args
 from consilium.engine.config import EngineOverride, EngineSettings
+from consilium.engine.parsers import Parsers
 from consilium.kernel.errors import ConsiliumError
 
 GOLDEN = Path(__file__).parent / "engine_args_0.32.0.txt"
 FIELDS = frozenset(GOLDEN.read_text().split())
-QWEN = facts("qwen", heads=32, kv_heads=8, width=12288, thinks=True, tool_style="hermes")
+QWEN = facts("qwen", heads=32, kv_heads=8, width=12288, parsers=Parsers("qwen3", "hermes"))
 
 
 def build(
@@ -153,24 +155,24 @@ def test_a_step_holds_at_least_one_token_per_request():
     [
         (QWEN, EngineSettings(), ("qwen3", "hermes")),
         (
-            facts("Qwen3-Coder", "qwen3_moe", tool_style="qwen3_coder"),
+            facts("Qwen3-Coder", "qwen3_moe", parsers=Parsers(None, "qwen3_coder")),
             EngineSettings(),
             (None, "qwen3_coder"),
         ),
         (
-            facts("Qwen2.5", "qwen2", tool_style="hermes"),
+            facts("Qwen2.5", "qwen2", parsers=Parsers(None, "hermes")),
             EngineSettings(),
             (None, "hermes"),
         ),
         (
-            facts("R1", "llama", thinks=True),
+            facts("R1", "llama", parsers=Parsers("deepseek_r1")),
             EngineSettings(),
-            (None, None),
+            ("deepseek_r1", None),
         ),
         (
-            facts("Qwen3-8B-Base", thinks=True, tool_style="hermes"),
+            facts("Qwen3-8B-Base", parsers=Parsers("qwen3", "hermes")),
             EngineSettings(),
-            (None, None),
+            (None, "hermes"),
         ),
         (
             facts("b", has_template=False),
@@ -188,6 +190,17 @@ def test_a_step_holds_at_least_one_token_per_request():
 def test_parsers_follow_the_template_and_the_owner(model, settings, expected):
     found = launch_args.parsers(settings, model)
     assert (found.reasoning, found.tools) == expected
+
+
+def test_a_parser_that_the_version_lacks_is_refused_with_the_nearest_name():
+    names = launch_args.ParserNames(frozenset({"hermes", "mistral"}), frozenset({"qwen3"}))
+    check = partial(launch_args.check_parsers, names=names, key="engine", version="0.32.0")
+    for fine in (EngineSettings(), EngineSettings(tool_parser="none", reasoning_parser="qwen3")):
+        check(fine)
+    with pytest.raises(ConsiliumError, match=r"engine\.tool_parser: .*'hermez'.*'hermes'"):
+        check(EngineSettings(tool_parser="hermez"))
+    with pytest.raises(ConsiliumError, match=r"engine\.reasoning_parser: .*'qwen'.*'qwen3'"):
+        check(EngineSettings(reasoning_parser="qwen"))
 
 
 def test_environment_is_quiet_offline_and_closed():

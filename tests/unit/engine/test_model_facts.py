@@ -5,6 +5,7 @@ import json
 import pytest
 
 from consilium.engine import model_facts
+from consilium.engine.parsers import Parsers
 from consilium.kernel.errors import ConsiliumError
 
 QWEN3_MOE = {
@@ -32,7 +33,9 @@ def folder(root, config=QWEN3_MOE, template=None, weights=1000):
 
 
 def test_a_mixture_of_experts(tmp_path):
-    facts = model_facts.read(folder(tmp_path, template="{% tools %}<tool_call> {}"), "qwen")
+    facts = model_facts.read(
+        folder(tmp_path, template="{% if tools %}<tool_call>{% endif %}"), "qwen"
+    )
     shape = facts.shape
     assert (shape.layers, shape.heads, shape.kv_heads, shape.experts, shape.expert_width) == (
         48,
@@ -42,8 +45,7 @@ def test_a_mixture_of_experts(tmp_path):
         768,
     )
     assert (facts.weights, facts.weight_bytes) == ("bf16", 1000)
-    assert facts.tool_style == "hermes"
-    assert not facts.thinks
+    assert facts.parsers == Parsers(None, "hermes")
     assert not facts.is_base
 
 
@@ -65,33 +67,32 @@ def test_a_vision_model_keeps_its_shapes_in_text_config(tmp_path):
     assert facts.model_type == "qwen3_moe"
 
 
-@pytest.mark.parametrize(
-    ("template", "style", "thinks"),
-    [
-        ("<tool_call>\n{json}</tool_call>", "hermes", False),
-        ("<tool_call><function=name>", "qwen3_coder", False),
-        ("<think>{{x}}</think><tool_call>", "hermes", True),
-        ("[TOOL_CALLS]", "mistral", False),
-        ("plain", None, False),
-    ],
-)
-def test_the_template_says_how_tools_are_called(tmp_path, template, style, thinks):
-    facts = model_facts.read(folder(tmp_path, template=template), "m")
-    assert (facts.tool_style, facts.thinks) == (style, thinks)
+def test_the_owners_template_counts_and_not_the_models_own(tmp_path):
+    facts = model_facts.read(folder(tmp_path), "m")
+    assert (facts.has_template, facts.parsers.tools) == (False, None)
+    other = model_facts.with_template(facts, "{% for tool in tools %}<tool_call>{% endfor %}")
+    assert (other.has_template, other.parsers.tools) == (True, "hermes")
+
+
+def test_mistrals_own_tokenizer_brings_its_format_along(tmp_path):
+    root = folder(tmp_path)
+    (root / "tekken.json").write_text("{}")
+    facts = model_facts.read(root, "m")
+    assert (facts.is_base, facts.parsers.tools) == (False, "mistral")
 
 
 def test_templates_are_found_where_they_may_be(tmp_path):
     one = folder(tmp_path / "jinja", template="from json")
-    (one / "chat_template.jinja").write_text("<tool_call>")
-    assert model_facts.read(one, "m").tool_style == "hermes"
+    (one / "chat_template.jinja").write_text("{{ tools }}<tool_call>")
+    assert model_facts.read(one, "m").parsers.tools == "hermes"
     named = folder(
         tmp_path / "named",
         template=[
             {"name": "rag", "template": "no"},
-            {"name": "default", "template": "[TOOL_CALLS]"},
+            {"name": "default", "template": "{{ tools }}[TOOL_CALLS]"},
         ],
     )
-    assert model_facts.read(named, "m").tool_style == "mistral"
+    assert model_facts.read(named, "m").parsers.tools == "mistral"
 
 
 def test_base_models(tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
 from consilium.engine import wire
+from consilium.engine.answerable import Abilities, Answerable, answerable
 from consilium.engine.ports import Call, ExecutorInfo, Head, Json, State, Tail, Timings, Usage
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.json_bytes import dumps
@@ -32,11 +33,13 @@ class EchoEngine:
         context: int = 4096,
         delay_s: float = 0.05,
         places: int = 64,
+        able: Abilities | None = None,
     ) -> None:
         self._info = ExecutorInfo(
             name=name, kind="echo", model=model, context=context, places=places, revision="echo-1"
         )
         self._delay_s = delay_s
+        self._able = able or Abilities()
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.calls: list[Call] = []
@@ -61,11 +64,13 @@ class EchoEngine:
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one answer."""
         await self.check()
+        asked = answerable(call, self._able, executor=self._info.name)
+        call = asked.call
         self.calls.append(call)
         self.running.add(call.id)
         done = False
         try:
-            async for frame in self._frames(call):
+            async for frame in self._frames(asked):
                 yield frame
             done = True
         finally:
@@ -73,7 +78,8 @@ class EchoEngine:
             if not done:
                 self.aborted.append(call.id)
 
-    async def _frames(self, call: Call) -> AsyncGenerator[bytes, None]:
+    async def _frames(self, asked: Answerable) -> AsyncGenerator[bytes, None]:
+        call = asked.call
         prompt, words = _prompt(call), _words(call)
         if "!fail" in words:
             raise ConsiliumError("internal", "the prompt asked for a failure", request_id=call.id)
@@ -82,7 +88,7 @@ class EchoEngine:
             error = ConsiliumError(
                 "prompt_too_long", tokens=len(prompt), limit=limit, param="input_tokens"
             )
-            yield wire.failure(self._head(status=400), error)
+            yield wire.failure(self._head(asked, status=400), error)
             return
         wanted = (
             call.body.get("max_completion_tokens")
@@ -96,21 +102,21 @@ class EchoEngine:
             timings=Timings(queue_ms=0.0, prefill_ms=0.0, first_token_ms=0.0, total_ms=0.0),
         )
         if call.body.get("stream") is True and call.route in {"chat", "completions", "responses"}:
-            async for frame in self._streamed(call, answer, tail):
+            async for frame in self._streamed(asked, answer, tail):
                 yield frame
             return
         for word in answer:
             await self._pause(word)
         yield wire.document(
-            self._head(), dumps(_document(call, prompt, answer, tail, self._info)), tail
+            self._head(asked), dumps(_document(call, prompt, answer, tail, self._info)), tail
         )
 
     async def _streamed(
-        self, call: Call, answer: list[str], tail: Tail
+        self, asked: Answerable, answer: list[str], tail: Tail
     ) -> AsyncGenerator[bytes, None]:
-        yield wire.head_frame(self._head(stream=True))
+        yield wire.head_frame(self._head(asked, stream=True))
         last, number = b"", 0
-        for number, event in enumerate(_events(call, answer, tail, self._info.model)):
+        for number, event in enumerate(_events(asked.call, answer, tail, self._info.model)):
             if number:
                 await self._pause(answer[min(number, len(answer)) - 1] if answer else "")
             if last:
@@ -133,7 +139,7 @@ class EchoEngine:
             raise ConsiliumError("upstream_down", name=self._info.name, retry_after_s=1.0)
         await asyncio.sleep(self._delay_s if word == "!slow" else 0)
 
-    def _head(self, *, status: int = 200, stream: bool = False) -> Head:
+    def _head(self, asked: Answerable, *, status: int = 200, stream: bool = False) -> Head:
         info = self._info
         kind = wire.SSE if stream else wire.JSON
         return Head(
@@ -144,6 +150,8 @@ class EchoEngine:
             executor=info.name,
             revision=info.revision,
             template=info.template,
+            note=asked.note,
+            tools_left_out=asked.tools_left_out,
         )
 
 
@@ -294,11 +302,10 @@ def _document(
             "tokens": [len(word) for word in prompt],
             "token_strs": None,
         }
-    if call.route == "detokenize":
+    if call.route in {"detokenize", "tokenizer_info"}:
         tokens = call.body.get("tokens")
-        return {
-            "prompt": " ".join(str(token) for token in tokens) if isinstance(tokens, list) else ""
-        }
+        text = " ".join(str(token) for token in tokens) if isinstance(tokens, list) else ""
+        return {"prompt": text} if call.route == "detokenize" else {"tokenizer_class": "Echo"}
     if call.route == "models":
         return {
             "object": "list",

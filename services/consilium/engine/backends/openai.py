@@ -54,8 +54,9 @@ EVENT_LIMIT: Final = 1 << 20
 """Bytes of an event that is waited for; a longer one passes in pieces."""
 PATHS: Final[Mapping[Route, str]] = {
     "chat": "chat/completions", "completions": "completions", "responses": "responses", "embeddings": "embeddings", "models": "models",
-    "tokenize": "../tokenize", "detokenize": "../detokenize",
+    "tokenize": "../tokenize", "detokenize": "../detokenize", "tokenizer_info": "../tokenizer_info",
 }  # fmt: skip
+_ASKED_BY_GET: Final[frozenset[Route]] = frozenset({"models", "tokenizer_info"})
 _CALLERS: Final = frozenset({400, 413, 422})
 _RESPONSE_ENDS: Final = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "error"}
@@ -149,7 +150,7 @@ class RemoteEngine:
 
     async def _exchange(self, call: Call) -> AsyncGenerator[bytes, None]:
         began = time.monotonic()
-        method = "GET" if call.route == "models" else "POST"
+        method = "GET" if call.route in _ASKED_BY_GET else "POST"
         try:
             request = self._open().build_request(
                 method,
@@ -210,6 +211,7 @@ class RemoteEngine:
         if status == httpx.codes.NOT_FOUND and call.route in {
             "tokenize",
             "detokenize",
+            "tokenizer_info",
             "embeddings",
             "responses",
         }:

@@ -14,7 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -24,24 +24,29 @@ from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.envs import enable_envs_cache
 from vllm.inputs import TokensPrompt
 from vllm.pooling_params import PoolingParams
-from vllm.renderers.chat_utils import load_chat_template
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
+from consilium.engine.answerable import Abilities, Answerable, answerable
 from consilium.engine.backends import vllm_config, vllm_metrics
 from consilium.engine.backends.vllm_accepted import Events
+from consilium.engine.backends.vllm_model import has_template, is_greedy, reads_calls, vocabulary_of
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
 from consilium.engine.pulse import Pulse
-from consilium.engine.vocabulary import Vocabulary, measured
+from consilium.engine.setting_words import document_in_our_words, in_our_words
+from consilium.engine.vocabulary import Vocabulary
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
 _log = logs.get("engine")
 
 WATCH_S = 0.5
+FIRST_ERROR = 400
+DATA = "data: "
+ERROR_EVENT = 'data: {"error"'
 GRACE_S = 1.0  # between a dead engine and the end of its process: running streams deliver their last event
 
 PLAIN_TEMPLATE = (
@@ -62,6 +67,7 @@ class VllmSettings:
     frontend_args  fields of vLLM's FrontendArgs: chat_template, tool_call_parser, enable_auto_tool_choice ...
     note           what the model is, for a person
     idle_s         after that many seconds without a token, health means generating one
+    guessed_tools  the tool parser was chosen by the model's family: one that does not fit its tokenizer is left out
     rank           which copy of its executor this is, for the metrics
     step_s         seconds that a full step takes, by estimate; 0 = not known
     ray_metrics    they go to Ray's exporter; else to prometheus_client
@@ -76,6 +82,7 @@ class VllmSettings:
     note: str = ""
     idle_s: float = 30.0
     check_timeout_s: float = 60.0
+    guessed_tools: bool = False
     rank: int = 0
     ray_metrics: bool = False
     step_s: float = 0.0
@@ -98,6 +105,7 @@ class VllmEngine:
         self._template: Template = "model"
         self._vocabulary = Vocabulary()
         self._generates = True
+        self._able = Abilities()
         self._state = State.STARTING
         self._ids = itertools.count()
         self._streams = 0
@@ -119,22 +127,21 @@ class VllmEngine:
             tasks = await engine.get_supported_tasks()
             namespace = self._namespace(args, engine)
             self._generates = "generate" in tasks
+            self._able = Abilities(namespace.tool_call_parser is not None, is_greedy(engine))
             self._vocabulary = self._seen_vocabulary(engine, namespace.chat_template)
             self._routes = await Routes.build(engine, namespace, tasks)
             self._engine = engine
-            await self._generate_one()
+            await self._generate_one(first=True)
             self._state = State.READY
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
             self._state = State.DOWN
-            _log.exception(
-                "engine_start_failed", executor=settings.name, reason=_in_one_line(error)
-            )
+            _log.exception("engine_start_failed", executor=settings.name, reason=self._why(error))
             raise ConsiliumError(
                 "part_failed",
                 f"{type(error).__name__}: {error}",
                 name=f"executor {settings.name}",
-                reason=_in_one_line(error),
+                reason=self._why(error),
             ) from error
         self._pulse = Pulse(engine.is_sleeping, lambda: engine.steps.count)
         self._pulsing = asyncio.create_task(self._pulse.run())
@@ -213,8 +220,13 @@ class VllmEngine:
             ) from error
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Yield the frames of one answer (wire.py). Closing the generator aborts the request in the engine."""
+        """Yield the frames of one answer (wire.py). Closing the generator aborts the request in the engine.
+
+        Raises ConsiliumError(invalid_request) for a tool call that the model cannot make.
+        """
         engine = self._alive()
+        asked = answerable(call, self._able, executor=self._settings.name)
+        call = asked.call
         tap, began = Tap(), time.monotonic()
         key = self._routes.request_id(call) if self._routes else call.id
         if key in engine.taps:
@@ -231,12 +243,13 @@ class VllmEngine:
                 answer = await self._accepted(answer, events, call, tap)
             if tap.dead:
                 raise self._down()
+            if answer.status >= FIRST_ERROR:
+                answer = replace(answer, body=self._in_our_words(answer.body))
+            head = self._head(answer, asked)
             if events is None or answer.events is None:
-                yield wire.document(
-                    self._head(answer, call), answer.body, tap.tail(began, answer.reason)
-                )
+                yield wire.document(head, answer.body, tap.tail(began, answer.reason))
                 return
-            async for frame in self._streamed(answer, events, call, tap, began):
+            async for frame in self._streamed(head, events, call, tap, began):
                 yield frame
         finally:
             self._streams -= 1
@@ -276,11 +289,24 @@ class VllmEngine:
             return await self._routes.refused(error, call, tap, answer.request)
         return answer
 
+    def _in_our_words(self, document: bytes) -> bytes:
+        """Return an error object with vLLM's options as settings of ours."""
+        return document_in_our_words(document, executor=self._settings.name)
+
+    def _error_event(self, event: str) -> str:
+        """Return an error event in our words."""
+        told = self._in_our_words(event[len(DATA) :].strip().encode())
+        return f"{DATA}{told.decode()}\n\n"
+
+    def _why(self, error: BaseException) -> str:
+        """Return why an engine did not start, in one line and in our words."""
+        return in_our_words(_in_one_line(error), executor=self._settings.name)
+
     async def _streamed(
-        self, answer: Answer, events: Events, call: Call, tap: Tap, began: float
+        self, head: Head, events: Events, call: Call, tap: Tap, began: float
     ) -> AsyncGenerator[bytes, None]:
         """Yield the head at once, since the engine has taken the call; then the events as they come."""
-        yield wire.head_frame(self._head(answer, call), "".join(events.before).encode())
+        yield wire.head_frame(head, "".join(events.before).encode())
         has_begun = bool(events.before)
         rest: list[bytes] = []
         reason: str | None = None
@@ -291,6 +317,8 @@ class VllmEngine:
                 yield wire.tail_frame(tap.tail(began, "error"), wire.broken_stream(self._down()))
                 return
             event = told if self._routes is None else self._routes.shaped(told, call)
+            if event.startswith(ERROR_EVENT):
+                event = self._error_event(event)
             if tap.finished:  # the engine is done: what is left comes at once and travels together
                 rest.append(event.encode())
                 reason = finish_reason(event) or reason
@@ -299,7 +327,7 @@ class VllmEngine:
             has_begun = True
         yield wire.tail_frame(tap.tail(began, reason), b"".join(rest))
 
-    def _head(self, answer: Answer, call: Call) -> Head:
+    def _head(self, answer: Answer, asked: Answerable) -> Head:
         settings = self._settings
         kind = wire.JSON if answer.events is None else wire.SSE
         return Head(
@@ -311,7 +339,9 @@ class VllmEngine:
             executor=settings.name,
             revision=settings.revision,
             template=self._template,
-            routing=call.routing,
+            routing=asked.call.routing,
+            note=asked.note,
+            tools_left_out=asked.tools_left_out,
         )
 
     def _namespace(self, args: AsyncEngineArgs, engine: TappedLLM) -> Namespace:
@@ -321,10 +351,19 @@ class VllmEngine:
         if (
             frontend["chat_template"] is None
             and tokenizer is not None
-            and not _has_template(tokenizer)
+            and not has_template(tokenizer)
         ):
             frontend["chat_template"] = PLAIN_TEMPLATE
             self._template = "plain"
+        if self._settings.guessed_tools and not reads_calls(
+            frontend["tool_call_parser"], tokenizer
+        ):
+            _log.warning(
+                "tool_parser_left_out",
+                executor=self._settings.name,
+                parser=frontend["tool_call_parser"],
+            )
+            frontend |= {"tool_call_parser": None, "enable_auto_tool_choice": False}
         names = args.served_model_name
         return Namespace(
             **{
@@ -337,19 +376,19 @@ class VllmEngine:
     def _seen_vocabulary(self, engine: TappedLLM, template: str | None) -> Vocabulary:
         tokenizer = engine.renderer.tokenizer
         try:
-            return Vocabulary() if tokenizer is None else _vocabulary(tokenizer, template)
+            return Vocabulary() if tokenizer is None else vocabulary_of(tokenizer, template)
         except Exception as error:  # kinds of tokenizers are many; the engine answers without this
             _log.warning("vocabulary_unknown", executor=self._settings.name, cause=repr(error))
             return Vocabulary()
 
-    async def _generate_one(self) -> None:
+    async def _generate_one(self, *, first: bool = False) -> None:
+        """Generate a token. The first one asks for what an engine on cards would otherwise compile when the first caller asks for it."""
         engine = self._alive()
         request_id = f"health-{next(self._ids)}"
         prompt = TokensPrompt(prompt_token_ids=[0])
         if self._generates:
-            outputs = engine.generate(
-                prompt, SamplingParams(max_tokens=1, temperature=0.0), request_id
-            )
+            params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=1 if first else None)
+            outputs = engine.generate(prompt, params, request_id)
         else:
             outputs = engine.encode(prompt, PoolingParams(task="embed"), request_id)
         async for _ in outputs:
@@ -418,32 +457,6 @@ def finish_reason(event: str) -> str | None:
     """Return the finish reason in one SSE event, if it holds one. Inside strings JSON escapes quotes, so the match is never text of the model."""
     _, found, after = event.rpartition('"finish_reason":"')
     return after.partition('"')[0] if found else None
-
-
-def _has_template(tokenizer: Any) -> bool:
-    return bool(getattr(tokenizer, "chat_template", None)) or not hasattr(
-        tokenizer, "chat_template"
-    )
-
-
-def _vocabulary(tokenizer: Any, chosen: str | None) -> Vocabulary:
-    """Return what the tokenizer shows.
-
-    chosen  chat template that replaces the tokenizer's own: the path of a file, or its text
-    """
-    template = load_chat_template(chosen) or getattr(tokenizer, "chat_template", None) or ""
-    if isinstance(template, Mapping):  # several by name
-        template = "\n".join(map(str, template.values()))
-    marked = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return measured(
-        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
-        special={
-            *tokenizer.all_special_tokens,
-            *(str(token) for token in marked if getattr(token, "special", False)),
-        },
-        added=[*map(str, marked), *tokenizer.get_added_vocab()],
-        template=template,
-    )
 
 
 def _served_name(args: Mapping[str, Any]) -> str:

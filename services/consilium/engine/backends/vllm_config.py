@@ -16,14 +16,24 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from consilium.kernel.config import environment_value
+from consilium.kernel.process import set_variable
+
+NO_COMPILER = "TORCHDYNAMO_DISABLE"
+
 
 def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
     """Return the configuration. `headless` is for a node that does not lead. Raises what vLLM raises: ValueError, OSError and others.
 
     To keep the calling process off the cards vLLM looks at a class of models in another one, which imports everything once more: the first start of each
     model takes ten seconds of a core longer. On a machine's cores there are no cards to keep off, so there the calling process looks.
+
+    An eager engine on cores still compiles one small function when the first caller asks for log probabilities: 2 to 24 s in which nobody gets a token, to save
+    nothing that can be measured. The processes of such an engine are told to leave that be.
     """
     if current_platform.is_cpu():
+        if args.enforce_eager and environment_value(NO_COMPILER) is None:
+            set_variable(NO_COMPILER, "1")
         registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
     return args.create_engine_config(
         usage_context=UsageContext.OPENAI_API_SERVER, headless=headless

@@ -125,10 +125,8 @@ class Routes:
 
         Raises EngineDeadError when the engine is gone.
         """
-        if call.route == "models":
-            return _whole(
-                (await self._state.openai_serving_models.show_available_models()).model_dump()
-            )
+        if call.route in {"models", "tokenizer_info"}:
+            return _whole(await self._about(call.route))
         handler = self._handlers[call.route]
         request = None
         try:
@@ -160,6 +158,15 @@ class Routes:
             return event
         response = ErrorResponse(error=error)
         return f"data: {self._refused(response, call, None).body.decode()}\n\n"
+
+    async def _about(self, route: Route) -> dict[str, Any]:
+        """Return what vLLM tells of itself without being asked anything."""
+        if route == "models":
+            told = await self._state.openai_serving_models.show_available_models()
+        else:
+            told = await self._state.serving_tokenization.get_tokenizer_info()
+        shown: dict[str, Any] = told.model_dump()
+        return shown
 
     def _adjust(self, request: Any, call: Call, stop: str | None) -> None:
         if call.route in {"chat", "completions", "embeddings"}:
