@@ -26,8 +26,8 @@ async def test_a_silent_stream_says_that_it_is_alive_before_its_first_byte_and_l
     answer = await bench.client().post(TURNS, json=SLOW)
     before, _, after = answer.content.partition(b"data: ")
     assert before == COMMENT * before.count(COMMENT)
-    assert 2 <= before.count(COMMENT) <= 5
-    assert 2 <= after.count(COMMENT) <= 5
+    assert before.count(COMMENT) >= 1
+    assert after.count(COMMENT) >= 1
     without = answer.content.replace(COMMENT, b"")
     assert without.startswith(b"data: ")
     assert without.endswith(b"data: [DONE]\n\n")
