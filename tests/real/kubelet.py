@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.disks import provide
 from tests.real.pod import Pod, do, now
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -101,7 +102,7 @@ class Kubelet:
     def _run(self):
         while not self._ending.wait(POLL_S):
             with contextlib.suppress(Exception):  # the server may be gone for a moment, as in life
-                self._provide_disks()
+                provide(self.plane, self.disk)
                 self._write_hosts()
                 self._look()
 
@@ -121,24 +122,6 @@ class Kubelet:
     def forget(self, manifest):
         meta = manifest["metadata"]
         self.plane.api("DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", {"gracePeriodSeconds": 0}, ok=False)  # fmt: skip
-
-    def _provide_disks(self):
-        """Give each claim a volume on this machine, as a provisioner does."""
-        for claim in self.plane.list("/api/v1/persistentvolumeclaims"):
-            meta = claim["metadata"]
-            if claim["status"].get("phase") != "Pending" or claim["spec"].get("volumeName"):
-                continue
-            name = f"pv-{meta['uid']}"
-            volume = {
-                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-                "spec": {
-                    "capacity": claim["spec"]["resources"]["requests"], "accessModes": claim["spec"]["accessModes"],
-                    "storageClassName": claim["spec"].get("storageClassName", ""), "persistentVolumeReclaimPolicy": "Retain",
-                    "hostPath": {"path": str(self.disk(meta["namespace"], meta["name"]))},
-                    "claimRef": {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]},
-                },
-            }  # fmt: skip
-            self.plane.api("POST", "/api/v1/persistentvolumes", volume, ok=False)
 
     def disk(self, space, claim):
         return self.folder / "disks" / f"{space}-{claim}"
