@@ -1,4 +1,4 @@
-"""What a cluster must survive: killed processes, gone clients, slow readers, garbage, overload, a lost Redis.
+"""What a cluster must survive: gone clients, slow readers, garbage, overload, a lost Redis. Killed processes are in test_kills.py.
 
 Each test leaves the cluster answering, and says so at its end.
 """
@@ -281,33 +281,3 @@ def test_redis_down(cluster: Ours) -> None:
                 assert "retry-after" in stranger.headers
         finally:
             redis.resume()
-
-
-def test_gateway_replica_killed(cluster: Ours) -> None:
-    victims = cluster.processes("ServeReplica:gateway")
-    assert victims
-    for victim in victims:
-        victim.kill()
-    assert wait_until_answers(cluster, 60) < 60
-
-
-def test_engine_core_killed_mid_stream(cluster: Ours) -> None:
-    cores = cluster.cores()
-    assert cores
-    with (
-        client(cluster, 60) as http,
-        http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply,
-    ):
-        assert reply.status_code == 200
-        seen: list[str] = []
-        for event in events(reply):
-            seen.append(event)
-            if len(seen) == 5:
-                for core in cores:
-                    core.kill()
-    assert seen[-1] == "[DONE]"
-    assert "error" in json.loads(seen[-2])
-    spent = wait_until_answers(cluster)
-    print(
-        f"the engine was back after {spent:.1f} s; its start took {cluster.first_token_s:.1f} s with everything around it"
-    )

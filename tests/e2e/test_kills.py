@@ -1,0 +1,199 @@
+"""Parts that are killed: whoever asks meanwhile gets a reason and a time, never a 404 and never silence; streams end with an event wherever somebody is left to write it.
+
+`python -m tests.bench.recovery` measures the same, more often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import grpc
+import httpx
+import psutil
+import pytest
+from tests.bench.cluster import Ours
+
+from consilium.v1 import generation_pb2 as pb
+from consilium.v1 import generation_pb2_grpc as rpc
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+BACK_S = 150.0
+CALM = 10
+"""So many good answers in a row: it is back."""
+ANSWER_S = 6.0
+"""The longest that anybody waits for an answer, whatever it is, while no gateway is being started."""
+NOBODY_LISTENS = frozenset({"ConnectError", "ReadError", "RemoteProtocolError"})
+
+
+def chat(tokens: int, *, stream: bool = False) -> dict[str, object]:
+    return {
+        "model": "base",
+        "messages": [{"role": "user", "content": "Go on."}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": stream,
+    }
+
+
+@dataclass
+class Seen:
+    """What a caller saw from a kill until all was well again."""
+
+    back_s: float = 0.0
+    longest_s: float = 0.0
+    failed: Counter[str] = field(default_factory=Counter)
+    waits: list[int] = field(default_factory=list)
+
+    @property
+    def codes(self) -> set[str]:
+        return set(self.failed)
+
+
+@pytest.fixture
+def http(cluster: Ours) -> Iterator[httpx.Client]:
+    with httpx.Client(
+        base_url=cluster.url, timeout=60, headers={"Authorization": f"Bearer {cluster.key}"}
+    ) as client:
+        yield client
+
+
+def until_well(http: httpx.Client, begun: float) -> Seen:
+    """Ask until answers are good and stay so. Every refusal must be an error object with a Retry-After."""
+    seen, good = Seen(), 0
+    while good < CALM:
+        assert time.monotonic() < begun + BACK_S, seen
+        asked = time.monotonic()
+        try:
+            reply = http.post("/v1/chat/completions", json=chat(1))
+        except httpx.TransportError as error:
+            said = type(error).__name__
+        else:
+            said = "" if reply.status_code == 200 else refusal(reply, seen)
+        now = time.monotonic()
+        seen.longest_s = max(seen.longest_s, now - asked)
+        if said:
+            seen.failed[said] += 1
+            good = 0
+        else:
+            seen.back_s = seen.back_s if good else now - begun
+            good += 1
+        time.sleep(0.1)
+    print(seen)
+    return seen
+
+
+def refusal(reply: httpx.Response, seen: Seen) -> str:
+    assert reply.status_code == 503, (reply.status_code, reply.text)
+    seen.waits.append(int(reply.headers["retry-after"]))
+    error = reply.json()["error"]
+    assert error["message"]
+    return str(error["code"])
+
+
+def kill(victims: list[psutil.Process]) -> float:
+    """Kill them and return when."""
+    assert victims
+    begun = time.monotonic()
+    for victim in victims:
+        victim.kill()
+    return begun
+
+
+def named(ours: Ours, name: str) -> list[psutil.Process]:
+    return [found for found in ours.processes("") if found.name() == name]
+
+
+def stream_through(http: httpx.Client, end: Callable[[], object]) -> list[str]:
+    """Read a long stream, kill after its fifth event, and return its events."""
+    seen: list[str] = []
+    with http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
+        assert reply.status_code == 200
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                seen.append(line[6:])
+                if len(seen) == 5:
+                    end()
+    return seen
+
+
+def test_haproxy_killed(cluster: Ours, http: httpx.Client) -> None:
+    """Who holds the socket sees it break. Everybody else is answered again within a second or so."""
+    begun = 0.0
+
+    def end() -> None:
+        nonlocal begun
+        begun = kill(named(cluster, "haproxy"))
+
+    with pytest.raises(httpx.TransportError):
+        stream_through(http, end)
+    seen = until_well(http, begun)
+    assert seen.back_s < 10
+    assert seen.codes <= NOBODY_LISTENS
+
+
+def test_gateway_replica_killed(cluster: Ours, http: httpx.Client) -> None:
+    seen = until_well(http, kill(cluster.processes("ServeReplica:gateway")))
+    assert seen.back_s < 60
+    assert seen.codes <= {"upstream_down", "engine_starting"}
+
+
+def test_engine_core_killed_mid_stream(cluster: Ours, http: httpx.Client) -> None:
+    begun = 0.0
+
+    def end() -> None:
+        nonlocal begun
+        begun = kill(cluster.cores())
+
+    events = stream_through(http, end)
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["error"]["code"] in {"upstream_down", "engine_starting"}
+    assert asyncio.run(refused_over_grpc(cluster)) == (grpc.StatusCode.UNAVAILABLE, True)
+    seen = until_well(http, begun)
+    assert seen.codes == {"engine_starting"}
+    assert seen.longest_s < ANSWER_S
+    assert max(seen.waits) > 5, "the last start took longer than that"
+    assert min(seen.waits) < max(seen.waits), "what has passed does not count"
+
+
+async def refused_over_grpc(cluster: Ours) -> tuple[grpc.StatusCode, bool]:
+    """Return the status of a call that cannot be answered now, and whether it says why and when again."""
+    key = (("authorization", f"Bearer {cluster.key}"),)
+    async with grpc.aio.insecure_channel(cluster.grpc) as channel:
+        call = rpc.GenerationServiceStub(channel).Generate(
+            pb.GenerateRequest(model="base", prompt="Hi"), metadata=key, timeout=20
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async for _ in call:
+                pass
+    told = dict(refused.value.trailing_metadata() or ())
+    says = told.get("x-consilium-error") == "engine_starting" and float(told["retry-after"]) >= 1
+    return refused.value.code(), says
+
+
+def test_engine_replica_killed_mid_stream(cluster: Ours, http: httpx.Client) -> None:
+    begun = 0.0
+
+    def end() -> None:
+        nonlocal begun
+        begun = kill(cluster.processes("ServeReplica:executor-core"))
+
+    events = stream_through(http, end)
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["error"]["code"] == "upstream_down"
+    seen = until_well(http, begun)
+    assert seen.codes == {"engine_starting"}
+    assert seen.longest_s < ANSWER_S
+
+
+def test_gcs_killed(cluster: Ours, http: httpx.Client) -> None:
+    """All of Ray is started again. The port is closed for a moment; then there is a reason, until it is back."""
+    seen = until_well(http, kill(named(cluster, "gcs_server")))
+    assert seen.codes <= {*NOBODY_LISTENS, "engine_starting", "upstream_down"}
+    assert seen.failed["engine_starting"] > seen.failed["ConnectError"]
