@@ -44,7 +44,8 @@ RETRY_S: Final = 3
 """Seconds after which a caller shall ask again that came before the application was known."""
 STEADY_S: Final = 10.0
 POLL_S: Final = 0.02
-ANSWER_S: Final = 5.0
+ANSWER_S: Final = 10.0
+"""What HAProxy has to answer a command; longer than Ray waits, so that one that hangs is not well in Ray's eyes either."""
 _SOCKET: Final = re.compile(r"^(\s*stats socket )(\S+)", re.MULTILINE)
 _UNKNOWN_PATH: Final = re.compile(
     r"^(backend default_backend\n\s*http-request return )status 404 .*$", re.MULTILINE

@@ -174,6 +174,18 @@ async def test_what_ray_ends_is_gone_with_its_child(
         await has_gone(child)
 
 
+async def test_one_that_hangs_is_not_well_in_rays_eyes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy(folder, free_port(), monkeypatch) as (api, _rays):
+        await api.start()
+        (child,) = psutil.Process(api._proc.pid).children()
+        child.suspend()
+        assert not await api.is_running()
+        child.resume()
+        assert await api.is_running()
+
+
 async def test_a_configuration_that_haproxy_refuses_is_told_to_ray(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
