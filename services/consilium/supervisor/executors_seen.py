@@ -16,6 +16,7 @@ from consilium.supervisor.silence import SHOWN_S
 CORE: Final = "core"
 ANSWER_S: Final = 2.0
 READY: Final = "ready"
+STARTING: Final = "starting"
 SILENT: Final = "silent"
 UNKNOWN: Final = "unknown"
 

@@ -19,7 +19,7 @@ from consilium.kernel.private_file import write_private
 from consilium.kernel.process import child_environment
 from consilium.kernel.rooms import Room
 from consilium.supervisor import commands, haproxy, probes
-from consilium.supervisor.executors_seen import executors_seen
+from consilium.supervisor.executors_seen import CORE, STARTING, executors_seen
 from consilium.supervisor.gateway_link import ensure_local_key
 from consilium.supervisor.haproxy_stand_in import StandIn
 from consilium.supervisor.metrics_page import MetricsServer
@@ -139,6 +139,12 @@ class CoreWork(ProbeWork):
                 return False, seen.why, seen.heard
             if self._answered:
                 return True, "", True
+        elif executors_seen(self._site.address("http")).executors.get(CORE) == STARTING:
+            return (
+                False,
+                "",
+                True,
+            )  # a turn would be refused, and leave a receipt and a line in the log
         self._answered, code, why = probes.one_token(self._site.address("openai"), self._key)
         self._was_ready = self._was_ready or self._answered
         if self._answered:

@@ -48,7 +48,8 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
     try:
         with ThreadingHTTPServer(("127.0.0.1", 0), GivenUp) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            addresses = {"openai": f"http://127.0.0.1:{server.server_port}/v1", "redis": "redis://"}
+            url = f"http://127.0.0.1:{server.server_port}"
+            addresses = {"http": url, "openai": f"{url}/v1", "redis": "redis://"}
             cluster = Cluster(
                 str(folder.root),
                 "starting",
