@@ -22,6 +22,8 @@ DEPLOYMENT: Final = "Engine"
 INFO_TIMEOUT_S: Final = 5.0
 NOBODY_S: Final = 0.5
 """What a question or a call waits while no replica runs: long enough for Serve to say that it has given the executor up."""
+LEARN_S: Final = 2.0
+"""What a new handle has to learn which replicas run."""
 HEARD_S: Final = 30.0
 """An executor that gave something to any call within so many seconds is up, though it may be too full to take a question. It counts only while a replica runs."""
 
@@ -43,6 +45,7 @@ class ServeEngine:
         self._landing = landing or Landing()
         self._handle: Any = None
         self._heard = -HEARD_S
+        self._opened = -LEARN_S
         self._absence = Absence()
 
     async def start(self) -> None:
@@ -140,7 +143,7 @@ class ServeEngine:
         """End a call that nobody has taken, once nobody runs who could. Looks again for as long as it waits."""
         if not inbox.is_waiting:
             return
-        if not self.replicas():
+        if not self.replicas() and time.monotonic() - self._opened >= LEARN_S:
             inbox.end(self._starting("no replica runs"))
         else:
             asyncio.get_running_loop().call_later(NOBODY_S, self._look, inbox)
@@ -155,6 +158,7 @@ class ServeEngine:
             from ray import serve
 
             self._handle = serve.get_deployment_handle(DEPLOYMENT, app_name(self._info.name))
+            self._opened = time.monotonic()
         return self._handle
 
 
