@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 BACK_S = 150.0
 CALM = 10
 """So many good answers in a row: it is back."""
-ANSWER_S = 6.0
+ANSWER_S = 10.0
 """The longest that anybody waits for an answer, whatever it is, while no gateway is being started."""
 NOBODY_LISTENS = frozenset({"ConnectError", "ReadError", "RemoteProtocolError"})
 
@@ -139,9 +139,11 @@ def test_haproxy_killed(cluster: Ours, http: httpx.Client) -> None:
 
 
 def test_gateway_replica_killed(cluster: Ours, http: httpx.Client) -> None:
+    """What it had taken is cut, on a connection that is kept too; what comes later waits for the next one."""
     seen = until_well(http, kill(cluster.processes("ServeReplica:gateway")))
     assert seen.back_s < 60
-    assert seen.codes <= {"upstream_down", "engine_starting"}
+    assert seen.codes <= {"ReadError", "RemoteProtocolError", "upstream_down", "engine_starting"}
+    assert seen.failed.total() < 5
 
 
 def test_engine_core_killed_mid_stream(cluster: Ours, http: httpx.Client) -> None:
