@@ -188,7 +188,7 @@ def test_engine_replica_killed_mid_stream(cluster: Ours, http: httpx.Client) -> 
 
     events = stream_through(http, end)
     assert events[-1] == "[DONE]"
-    assert json.loads(events[-2])["error"]["code"] == "upstream_down"
+    assert json.loads(events[-2])["error"]["code"] in {"upstream_down", "engine_starting"}
     seen = until_well(http, begun)
     assert seen.codes == {"engine_starting"}
     assert seen.longest_s < ANSWER_S
