@@ -170,7 +170,8 @@ class Trial:
 
     async def kill(self, part: str) -> Killed:
         """Kill a part and watch until it is back. Raises TimeoutError if that takes longer than LIMIT_S, LookupError if it has no process."""
-        victims = PARTS[part](self._ours)
+        # In a thread: while the processes are looked for, streams must go on being read, or all of them have ended when the kill comes.
+        victims = await asyncio.to_thread(PARTS[part], self._ours)
         if not victims:
             raise LookupError(f"{part} has no process")
         before = len(self._ended)
@@ -241,37 +242,33 @@ def table(found: dict[str, list[Killed]], model: str) -> Table:
 
 
 async def run(
-    ours: Ours, parts: Sequence[str], times: int, streams: int, model: str
-) -> dict[str, list[Killed]]:
-    """Kill each part so many times, and say so as it goes."""
-    found: dict[str, list[Killed]] = {}
-    async with Trial(ours, streams) as trial:
+    ours: Ours, parts: Sequence[str], times: int, trial: Trial, found: dict[str, list[Killed]]
+) -> None:
+    """Kill each part so many times, say so as it goes, and note what it cost in `found`."""
+    async with trial:
         for part in parts:
             for number in range(times):
                 killed = await trial.kill(part)
                 found.setdefault(part, []).append(killed)
-                print(
-                    f"{part} {number + 1} of {times}: back after {killed.back_s:.1f} s; {counted([killed.told])}; streams {counted([killed.streams])}; {killed.looks}",
-                    file=sys.stderr,
-                    flush=True,
+                say(
+                    f"{part} {number + 1} of {times}: back after {killed.back_s:.1f} s; {counted([killed.told])}; streams {counted([killed.streams])}; {killed.looks}"
                 )
                 if part == "supervisor":
-                    begun = time.monotonic()
-                    again = await asyncio.to_thread(
-                        consilium,
-                        "up",
-                        "--state",
-                        str(ours.state),
-                        "--model",
-                        model,
-                        timeout_s=LIMIT_S,
-                    )
-                    print(
-                        f"  'consilium up' took over with exit code {again.returncode} in {time.monotonic() - begun:.1f} s",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-    return found
+                    await taken_over(ours)
+
+
+async def taken_over(ours: Ours) -> None:
+    """Let `consilium up` look after the cluster again, and say how that went."""
+    begun = time.monotonic()
+    model = json.loads((ours.state / "config.json").read_text())["model"]
+    words = ("up", "--state", str(ours.state), "--model", model)
+    again = await asyncio.to_thread(lambda: consilium(*words, timeout_s=LIMIT_S))
+    say(f"  'consilium up': exit code {again.returncode} after {time.monotonic() - begun:.1f} s")
+
+
+def say(line: str) -> None:
+    """Tell how far it is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -285,13 +282,18 @@ def main() -> int:
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        cluster.up(options.model, Path(folder)) as ours,
-    ):
-        print(f"up after {ours.first_token_s:.1f} s", file=sys.stderr, flush=True)
-        found = asyncio.run(run(ours, parts, options.times, options.streams, options.model))
-    Console(width=160).print(table(found, options.model))
+    found: dict[str, list[Killed]] = {}
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            cluster.up(options.model, Path(folder)) as ours,
+        ):
+            say(f"up after {ours.first_token_s:.1f} s")
+            trial = Trial(ours, options.streams)
+            asyncio.run(run(ours, parts, options.times, trial, found))
+    finally:  # also when its time is over: what is known is shown
+        if found:
+            Console(width=160).print(table(found, options.model))
     return 0
 
 
