@@ -116,9 +116,10 @@ class Watch:
                 self._seen[name] = Seen(state, now)
             self._answered[name] = now
             info = self._engine.info(name)
-            places = info.places / self._limits.replicas
-            limit = round(places * self._limits.max_in_flight_factor)
-            self._gate.set_limit(name, max(1, limit), max(1, round(places)))
+            if info.model:  # it has said what it is; before that, callers are told that it starts and not that it is full
+                places = info.places / self._limits.replicas
+                limit = round(places * self._limits.max_in_flight_factor)
+                self._gate.set_limit(name, max(1, limit), max(1, round(places)))
             self._told(self.states())
         except Exception:
             _log.exception("look_failed", executor=name)
