@@ -21,7 +21,11 @@ import helm_python
 import yaml
 
 CHART = Path(__file__).resolve().parents[3] / "helm" / "consilium"
-PRESETS = tuple(sorted(path.stem for path in (CHART / "presets").glob("*.yaml")))
+EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load(
+    (CHART / "presets" / "expected.yaml").read_text(encoding="utf-8")
+)
+"""What each preset becomes (presets/expected.yaml)."""
+PRESETS = tuple(sorted(EXPECTED))
 UNSEEN = {"skipChecks": True, "secrets": {"generate": "true"}}
 """What a render says that sees no cluster."""
 RELEASE = "home"
@@ -161,7 +165,19 @@ def merged(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def values_of(name: str) -> dict[str, Any]:
-    """Return the values of a preset."""
+    """Return the values of a preset as it is meant to be used: the files that go before it, itself, and what it leaves to its owner."""
+    found: dict[str, Any] = {}
+    for file in (*EXPECTED[name].get("with", ()), name):
+        found = merged(found, file_of(file))
+    for key, value in EXPECTED[name].get("set", {}).items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found = merged(found, value)
+    return found
+
+
+def file_of(name: str) -> dict[str, Any]:
+    """Return one file of presets/ as it is written."""
     return yaml.safe_load((CHART / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 

@@ -21,7 +21,11 @@ def said(name):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_strict_lint_has_nothing_to_say(every_name, version):
     report = helm_python.lint(
-        str(rendered.CHART), said(every_name), strict=True, kube_version=version
+        str(rendered.CHART),
+        said(every_name),
+        strict=True,
+        namespace=rendered.NAMESPACE,
+        kube_version=version,
     )
     assert report["errors"] == []
     assert [one for one in report["messages"] if one["error"] != NO_PICTURE] == []
@@ -80,14 +84,3 @@ def test_what_helm_keeps_of_a_release_fits_many_times_into_its_secret(every_name
     render = rendered.preset(every_name)
     size = len(render.text) + sum(path.stat().st_size for path in rendered.CHART.rglob("*") if path.is_file())  # fmt: skip
     assert size < MOST_RELEASE
-
-
-def test_the_presets_say_what_they_bring(every_name):
-    # "3 pods, 1 card." in the first line of each preset is what a reader goes by.
-    if every_name == "default":
-        return
-    first = (rendered.CHART / "presets" / f"{every_name}.yaml").read_text().splitlines()[0]
-    render = rendered.preset(every_name)
-    lasting = [one for one in rendered.pods(render) if one.kind not in {"prefetch", "test"}]
-    cards = sum(one.copies * rendered.cards_of(one) for one in lasting)
-    assert f"{sum(one.copies for one in lasting)} pods, {cards} card" in first

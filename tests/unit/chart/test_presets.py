@@ -1,0 +1,108 @@
+"""Each preset becomes what stands beside it, fits the machines that it names, and its models fit their cards."""
+
+import re
+
+import pytest
+from tests.unit.chart import rendered
+from tests.unit.chart.rendered import EXPECTED, PRESETS
+
+from consilium.cli.config_tree import ConsiliumConfig
+from consilium.engine.launch_args import PINNED
+from consilium.planner import cards, question_file
+
+GIB = 2**30
+UNITS = {"": 1, "m": 0.001, "Ki": 2**10, "Mi": 2**20, "Gi": GIB, "Ti": 2**40}
+SYSTEM = {"cpus": 0.5, "memory": GIB}
+"""What a node keeps for the system and the pods of Kubernetes itself."""
+FILES = {path.stem for path in (rendered.CHART / "presets").glob("*.yaml")} - {"expected"}
+WHOLE = [name for name in PRESETS if "with" not in EXPECTED[name]]
+
+
+def amount(quantity):
+    """Return a quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity)).groups()
+    return float(number) * UNITS[unit]
+
+
+def asked(pod):
+    """Return the cores, the memory and the cards that the scheduler must find for a pod."""
+    needs = [one.get("resources", {}).get("requests", {}) for one in pod.spec["containers"]]
+    first = [one["resources"]["requests"] for one in pod.spec.get("initContainers", ())]
+    cpus, memory = (
+        max(
+            sum(amount(need[what]) for need in needs),
+            max((amount(need[what]) for need in first), default=0),
+        )
+        for what in ("cpu", "memory")
+    )
+    return cpus, memory, rendered.cards_of(pod)
+
+
+def lasting(render):
+    """Return the pods that stay."""
+    return [pod for pod in rendered.pods(render) if pod.kind != "test"]
+
+
+def placed(nodes, wants):
+    """Return whether every pod finds a node: largest first, cards before memory, as few cards left over as can be."""
+    left = [[n["cpus"] - SYSTEM["cpus"], amount(n["memory"]) - SYSTEM["memory"], n["gpus"]] for n in nodes]  # fmt: skip
+    for want in sorted(wants, key=lambda want: (-want[2], -want[1])):
+        fitting = [node for node in left if all(h >= w for h, w in zip(node, want, strict=True))]
+        if not fitting:
+            return False
+        node = min(fitting, key=lambda node: (node[2], -node[1]))
+        for at, need in enumerate(want):
+            node[at] -= need
+    return True
+
+
+def wants_of(name):
+    return [asked(pod) for pod in lasting(rendered.preset(name)) for _ in range(pod.copies or 1)]
+
+
+def test_every_file_is_expected():
+    assert set(PRESETS) == FILES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_becomes_what_stands_beside_it(name):
+    said, found = EXPECTED[name], lasting(rendered.preset(name))
+    counted = {kind: sum(pod.copies for pod in found if pod.kind == kind) for kind in said["pods"]}
+    assert counted == said["pods"]
+    assert sum(pod.copies * rendered.cards_of(pod) for pod in found) == said["cards"]
+    assert sum(node["gpus"] for node in said["nodes"]) == said["cards"]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_head_of_a_preset_says_its_pods_and_cards(name):
+    text = (rendered.CHART / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    head = " ".join(line.removeprefix("# ") for line in text.partition("config:")[0].splitlines())
+    said, count = EXPECTED[name], sum(EXPECTED[name]["pods"].values())
+    assert f"{count} pods, {said['cards']} card{'' if said['cards'] == 1 else 's'}." in head
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_finds_room_on_its_machines(name):
+    assert placed(EXPECTED[name]["nodes"], wants_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if EXPECTED[name]["cards"]])
+def test_a_preset_finds_none_with_a_card_less(name):
+    nodes = EXPECTED[name]["nodes"]
+    for at, node in enumerate(nodes):
+        fewer = [*nodes[:at], {**node, "gpus": node["gpus"] - 1}, *nodes[at + 1 :]]
+        assert not placed(fewer, wants_of(name))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_planner_says_that_every_model_fits_its_cards(name):
+    tree = ConsiliumConfig.model_validate(rendered.values_of(name)["config"])
+    said = tree.model_dump(include={"model", "topology", "engine", "executors"})
+    nodes = EXPECTED[name]["nodes"]
+    have = [cards.card(node["card"]) for node in nodes for _ in range(node["gpus"])]
+    memory = None if have else int(sum(amount(node["memory"]) for node in nodes))
+    engines = question_file.engines(said, have, memory, PINNED)
+    for engine in engines:
+        assert engine.plan.verdict == "fits", f"{engine.name}: {engine.plan.binding}"
+        assert engine.plan.concurrency >= 2, f"{engine.name}: a second caller would wait"
+    assert engines[-1].cards[1] == len(have), "a card is left over"
