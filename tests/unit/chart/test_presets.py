@@ -25,7 +25,7 @@ def amount(quantity):
 
 
 def asked(pod):
-    """Return the cores, the memory and the cards that the scheduler must find for a pod."""
+    """Return the cores, the memory, the cards and the labels that the scheduler must find for a pod."""
     needs = [one.get("resources", {}).get("requests", {}) for one in pod.spec["containers"]]
     first = [one["resources"]["requests"] for one in pod.spec.get("initContainers", ())]
     cpus, memory = (
@@ -35,7 +35,7 @@ def asked(pod):
         )
         for what in ("cpu", "memory")
     )
-    return cpus, memory, rendered.cards_of(pod)
+    return cpus, memory, rendered.cards_of(pod), pod.spec.get("nodeSelector", {})
 
 
 def lasting(render):
@@ -45,12 +45,17 @@ def lasting(render):
 
 def placed(nodes, wants):
     """Return whether every pod finds a node: largest first, cards before memory, as few cards left over as can be."""
-    left = [[n["cpus"] - SYSTEM["cpus"], amount(n["memory"]) - SYSTEM["memory"], n["gpus"]] for n in nodes]  # fmt: skip
-    for want in sorted(wants, key=lambda want: (-want[2], -want[1])):
-        fitting = [node for node in left if all(h >= w for h, w in zip(node, want, strict=True))]
+    left = [([n["cpus"] - SYSTEM["cpus"], amount(n["memory"]) - SYSTEM["memory"], n["gpus"]], n.get("labels", {})) for n in nodes]  # fmt: skip
+    for *want, labels in sorted(wants, key=lambda want: (-want[2], -want[1])):
+        fitting = [
+            have
+            for have, found in left
+            if labels.items() <= found.items()
+            and all(h >= w for h, w in zip(have, want, strict=True))
+        ]
         if not fitting:
             return False
-        node = min(fitting, key=lambda node: (node[2], -node[1]))
+        node = min(fitting, key=lambda have: (have[2], -have[1]))
         for at, need in enumerate(want):
             node[at] -= need
     return True
@@ -92,6 +97,17 @@ def test_a_preset_finds_none_with_a_card_less(name):
     for at, node in enumerate(nodes):
         fewer = [*nodes[:at], {**node, "gpus": node["gpus"] - 1}, *nodes[at + 1 :]]
         assert not placed(fewer, wants_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if len(EXPECTED[name]["nodes"]) > 1])
+def test_a_pod_cannot_land_on_a_machine_whose_cards_are_not_for_it(name):
+    # Kubernetes counts cards and knows no kinds: unlike cards are told apart by labels, or a large model lands on a small card.
+    nodes = EXPECTED[name]["nodes"]
+    groups = [pod for pod in lasting(rendered.preset(name)) if pod.kind == "worker"]
+    for pod in groups:
+        labels = pod.spec.get("nodeSelector", {}).items()
+        kinds = {node["card"] for node in nodes if labels <= node.get("labels", {}).items()}
+        assert len(kinds) == 1, f"{pod.name} may land on {kinds}"
 
 
 @pytest.mark.parametrize("name", PRESETS)
