@@ -62,10 +62,20 @@ imagePullSecrets:
 
 {{/* What must be started again when it changes: all but the sections that running processes take over. */}}
 {{- define "consilium.engineRevision" -}}
-{{- pick .Values.config "model" "topology" "engine" "executors" | toJson | sha256sum | trunc 16 -}}
+{{- $said := pick .Values.config "model" "topology" "engine" "executors" -}}
+{{- $texts := dict -}}
+{{- range $row := prepend (values (default dict .Values.config.executors)) .Values.config -}}
+{{- $file := (default dict $row.engine).chat_template | default "" -}}
+{{- if hasKey $.Values.configFiles $file -}}{{- $_ := set $texts $file (get $.Values.configFiles $file) -}}{{- end -}}
+{{- end -}}
+{{- list $said $texts | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 {{- define "consilium.gatewayRevision" -}}
-{{- omit .Values.config "roles" "profiles" | toJson | sha256sum | trunc 16 -}}
+{{- list (omit .Values.config "roles" "profiles") (include "consilium.rooms" .) (include "consilium.gatewayReplicas" .) | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
+{{/* Who is asked at which address: it changes with the rooms that there are. */}}
+{{- define "consilium.rooms" -}}
+{{- keys .Values.services | sortAlpha | join " " -}}
 {{- end -}}
 
 {{/* Cards and nodes of all groups together, for the engines to wait for. */}}
@@ -76,15 +86,17 @@ imagePullSecrets:
 {{- $n := 0 -}}{{- range .Values.workers -}}{{- $n = add $n (int .replicas) -}}{{- end -}}{{ $n }}
 {{- end -}}
 
-{{/* Gateways in one pod: config.gateway.replicas over the pods that have a place for them, rounded up. */}}
+{{/* Pods that have a place for gateways, how many gateways there are (one in each pod, where config.gateway.replicas says nothing), and places in one pod. */}}
 {{- define "consilium.gatewayPods" -}}
 {{- $pods := int .Values.gateway.pods -}}
 {{- range .Values.workers -}}{{- if eq .name $.Values.gateway.worker -}}{{- $pods = int .replicas -}}{{- end -}}{{- end -}}{{ $pods }}
 {{- end -}}
+{{- define "consilium.gatewayReplicas" -}}
+{{- default (include "consilium.gatewayPods" .) (default dict .Values.config.gateway).replicas | int -}}
+{{- end -}}
 {{- define "consilium.gatewayPlaces" -}}
-{{- $gateway := default dict .Values.config.gateway -}}
 {{- $pods := include "consilium.gatewayPods" . | int -}}
-{{- div (add (int (default 1 $gateway.replicas)) $pods -1) (max $pods 1) -}}
+{{- div (add (include "consilium.gatewayReplicas" . | int) $pods -1) (max $pods 1) -}}
 {{- end -}}
 
 {{- define "consilium.podSecurity" -}}
@@ -99,6 +111,12 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The Job that fetches models. A Job cannot be edited: whatever changes in it makes another one. */}}
+{{- define "consilium.fetchName" -}}
+{{- $made := list (include "consilium.engineRevision" .) .Chart.AppVersion .Values.images.services .Values.global .Values.models .Values.secrets .Values.redis .Values.extraRooms .Values.podLabels .Values.podAnnotations -}}
+{{ include "consilium.fullname" . }}-fetch-{{ $made | toJson | sha256sum | trunc 8 }}
 {{- end -}}
 
 {{/* What every process of the cluster is told. */}}
@@ -238,7 +256,9 @@ spec:
       volumeMounts:
         - {name: config, mountPath: /etc/consilium, readOnly: true}
         - {name: state, mountPath: /var/lib/consilium}
-        - {name: {{ ternary "models-on-disk" "models" (and (eq .kind "worker") $root.Values.models.cache.enabled) }}, mountPath: /var/lib/consilium/models}
+        {{- if eq .kind "worker" }}
+        - {name: {{ ternary "models-on-disk" "models" $root.Values.models.cache.enabled }}, mountPath: /var/lib/consilium/models}
+        {{- end }}
         - {name: run, mountPath: /run/consilium}
         - {name: figures, mountPath: /run/consilium/metrics}
         - {name: tmp, mountPath: /tmp}
@@ -266,9 +286,11 @@ spec:
         - {name: tmp, mountPath: /tmp}
   volumes:
     - {name: config, configMap: {name: {{ include "consilium.fullname" $root }}}}
+    {{- if eq .kind "worker" }}
     - {name: models, persistentVolumeClaim: {claimName: {{ include "consilium.modelsClaim" $root }}}}
-    {{- if and (eq .kind "worker") $root.Values.models.cache.enabled }}
+    {{- if $root.Values.models.cache.enabled }}
     - {name: models-on-disk, emptyDir: {sizeLimit: {{ $root.Values.models.cache.size }}}}
+    {{- end }}
     {{- end }}
     - {name: state, emptyDir: {sizeLimit: 2Gi}}
     - {name: run, emptyDir: {sizeLimit: 64Mi}}

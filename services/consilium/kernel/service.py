@@ -92,7 +92,7 @@ def main(room: Room, view: type[V], build: Build[V], argv: Sequence[str] | None 
         help="time between NOT_SERVING and refusing calls, for endpoints to be taken out",
     )
     chosen = parser.parse_args(argv)
-    return run(_RoomProcess(room, view, build, chosen), grace_s=room.stop_s)
+    return run(_RoomProcess(room, view, build, chosen), grace_s=room.stop_s + chosen.settle)
 
 
 class _RoomProcess(Generic[V]):
