@@ -67,7 +67,7 @@ sys.exit(service.main(room, ServicesView, build, sys.argv[2:]))
             "works",
             ("--settle", "0.5"),
             0,
-            ["drain 1.1", "drained", "background let go, draining True", "closed"],
+            ["drain 1.5", "drained", "background let go, draining True", "closed"],
         ),
     ],
 )
