@@ -1,13 +1,12 @@
 """serveConfigV2 and consilium.yaml of a render, read by the code that reads them in the pods."""
 
 import importlib
-import json
 
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 from tests.unit.chart import rendered
-from tests.unit.chart.told_in_pods import config_file, environment, own_container
+from tests.unit.chart.told_in_pods import config_file, environment, groups, lent, own_container
 
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine import app as engine_app
@@ -103,18 +102,8 @@ def test_the_gateway_is_made_from_its_arguments(every, tmp_path, monkeypatch):
     made = gateway_app.from_config(args | {"config": str(config_file(every, tmp_path))})
     deployment = made._bound_deployment
     assert deployment.ray_actor_options["resources"] == {args["place"]: 1.0}
-    assert args["place"] in _ray_resources(every)
-
-
-def _ray_resources(render):
-    """Return the custom resources of the pods with a place for the gateway."""
-    groups = render.rayservice["rayClusterConfig"]["workerGroupSpecs"]
-    (found,) = (
-        group["rayStartParams"]["resources"]
-        for group in groups
-        if "consilium_gateway" in group["rayStartParams"].get("resources", "")
-    )
-    return json.loads(found.strip("'"))  # the operator puts it into a shell's command line as it is
+    with_place = [group for group in groups(every) if args["place"] in lent(group)]
+    assert len(with_place) == 1
 
 
 @pytest.mark.parametrize("model", [gateway_app.View, engine_app._View, EngineView, ServicesView])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,3 +42,14 @@ def config_file(render: Render, folder: Path) -> Path:
     for name, text in data.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / "consilium.yaml"
+
+
+def groups(render: Render) -> list[dict[str, Any]]:
+    """Return the groups of Ray's workers."""
+    return render.rayservice["rayClusterConfig"]["workerGroupSpecs"]
+
+
+def lent(group: Mapping[str, Any]) -> dict[str, float]:
+    """Return what one pod of a group lends by names of our own. The operator puts the text into a shell's line as it is."""
+    (text,) = shlex.split(group["rayStartParams"]["resources"])
+    return json.loads(text)
