@@ -8,6 +8,7 @@ driver never returns. Never raises. Knows what the driver says. Does not know wh
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -91,6 +92,15 @@ def read(*, visible_only: bool = False, limit_s: float = LIMIT_S) -> Seen:
     named = variable(VISIBLE)
     shown = visible(seen.cards, named)
     return Seen(shown, "" if shown else f"{VISIBLE}={named!r} hides every card")
+
+
+def has_driver() -> bool:
+    """Return whether an NVIDIA driver's library is here. Asks the driver nothing."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def visible(cards: Sequence[Gpu], named: str | None) -> tuple[Gpu, ...]:

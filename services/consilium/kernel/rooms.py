@@ -51,6 +51,7 @@ class Room:
     stop_s      seconds that it gets to end what it is doing
     silent_s    seconds without an answer to GET /healthz on its metrics port after which it is ended and started again
     not_ready_s  seconds for which it may answer there that it is not ready, such as in a migration; then it is ended and started again too
+    with_gpus   whether it is only of use where an NVIDIA driver is; `up` leaves it out elsewhere
     claims      whether it takes work by itself, so that it must stop taking before the gateway closes
     """
 
@@ -68,10 +69,18 @@ class Room:
     stop_s: float = 10.0
     silent_s: float = 15.0
     not_ready_s: float = 900.0
+    with_gpus: bool = False
     claims: bool = False
 
 
-ROOMS: Final[tuple[Room, ...]] = ()
+GPU_METRICS: Final = Room(
+    name="gpu_metrics",
+    module="consilium.gpu_metrics.app",
+    words="the GPU metrics",
+    stop_s=3.0,
+    with_gpus=True,
+)
+ROOMS: Final[tuple[Room, ...]] = (GPU_METRICS,)
 """Our own."""
 
 

@@ -59,6 +59,7 @@ class Wiring:
     background         what runs while the process does; one that fails ends the process, and all are cancelled once the calls are over
     drain              lets what the room does by itself finish within so many seconds, beside the calls; called when the process is told to end
     aclose             lets go of what `build` has opened
+    page               more figures for the room's page, in the text format
     max_message_bytes  longest gRPC request; None = what the public face takes, gateway.max_body_bytes
     """
 
@@ -68,6 +69,7 @@ class Wiring:
     background: Sequence[Coroutine[Any, Any, None]] = ()
     drain: Callable[[float], Awaitable[None]] | None = None
     aclose: Callable[[], Awaitable[None]] | None = None
+    page: Callable[[], str] | None = None
     max_message_bytes: int | None = None
 
 
@@ -130,7 +132,7 @@ class _RoomProcess(Generic[V]):
             view.services,
             rooms(added_rooms()),
         )
-        page = Page(house.metrics.page, lambda: self._state)
+        page = Page(lambda: self._figures(house), lambda: self._state)
         if at.metrics is not None:
             self._page = HttpServer(page, *at.metrics, name="metrics")
             await self._page.start()
@@ -170,6 +172,10 @@ class _RoomProcess(Generic[V]):
         self._state = "ok"
         house.metrics.set("consilium_room_up", 1, room=self._room.name)
         logs.get("service").info("service_up", grpc_port=port, **ports)
+
+    def _figures(self, house: House) -> str:
+        more = self._wiring.page if self._wiring is not None else None
+        return house.metrics.page() + (more() if more is not None else "")
 
     async def wait(self) -> None:
         """Return never, and raise what a background task raises."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from consilium.kernel import gpus
 from consilium.kernel.config import added_rooms
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import Place, room_places
@@ -159,8 +160,13 @@ def places_of(room: Room) -> tuple[Place, ...]:
 
 
 def known_rooms() -> tuple[Room, ...]:
-    """Return the rooms of this cluster: ours, and those that CONSILIUM_ROOMS names. Raises ConsiliumError(config_invalid) if one cannot be a part."""
-    found = rooms(added_rooms())
+    """Return the rooms of this cluster: ours, and those that CONSILIUM_ROOMS names; without those that are of no use on this machine.
+
+    Raises ConsiliumError(config_invalid) if one cannot be a part.
+    """
+    all_rooms = rooms(added_rooms())
+    has_gpus = any(room.with_gpus for room in all_rooms) and gpus.has_driver()
+    found = tuple(room for room in all_rooms if has_gpus or not room.with_gpus)
     table(found)
     return found
 
