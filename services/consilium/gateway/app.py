@@ -109,7 +109,8 @@ class GatewayReplica:
         folder = folder_of(Path(config))
         token = _token(view, folder)
         self._tables = followers(rooms(added_rooms()), view.services, token, clock)
-        reached = tuple(_reached(room, view.services) for room in rooms(added_rooms()))
+        public = (room for room in rooms(added_rooms()) if room.methods or room.prefixes)
+        reached = tuple(_reached(room, view.services) for room in public)
         wired = wire(
             Opened(
                 limits=view.gateway,
