@@ -28,6 +28,17 @@ EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load(
 PRESETS = tuple(sorted(EXPECTED))
 UNSEEN = {"skipChecks": True, "secrets": {"generate": "true"}}
 """What a render says that sees no cluster."""
+WORKERS = {
+    "name": "main",
+    "image": "cpu",
+    "replicas": 1,
+    "gpus": 0,
+    "resources": {
+        "requests": {"cpu": "2", "memory": "6Gi"},
+        "limits": {"cpu": "4", "memory": "10Gi"},
+    },
+}
+"""A group of workers, for tests that say which groups there are."""
 RELEASE = "home"
 NAMESPACE = "lab"
 

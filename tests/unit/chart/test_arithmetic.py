@@ -144,9 +144,6 @@ def test_gateways_find_a_place_each(every, tmp_path):
     assert sum(one.copies for one in with_label) == pods
 
 
-WORKERS = {"name": "main", "image": "cpu", "gpus": 0, "resources": {"requests": {"cpu": "4"}}}
-
-
 @pytest.mark.parametrize(
     ("replicas", "pods", "apart", "refused"),
     [
@@ -164,7 +161,7 @@ WORKERS = {"name": "main", "image": "cpu", "gpus": 0, "resources": {"requests": 
 def test_no_pod_that_takes_grpc_is_without_a_gateway(replicas, pods, apart, refused, tmp_path):
     # The Service sends callers of gRPC to any of the pods; HTTP finds a gateway from each of them.
     values = {
-        "workers": [WORKERS | {"replicas": 1 if apart else pods}],
+        "workers": [rendered.WORKERS | {"replicas": 1 if apart else pods}],
         "gateway": {"worker": "" if apart else "main", "pods": pods},
         "config": {"gateway": {} if replicas is None else {"replicas": replicas}},
     }

@@ -83,7 +83,7 @@ def test_a_gateway_inside_the_pods_of_workers_has_both_rows():
 
 
 def test_workers_without_a_gateway_take_no_callers():
-    workers = [{"name": name, "image": "cpu", "replicas": 1, "gpus": 0, "resources": {"requests": {"cpu": "4"}}} for name in ("main", "more")]  # fmt: skip
+    workers = [rendered.WORKERS | {"name": name} for name in ("main", "more")]
     render = rendered.render({"workers": workers})
     net = network(render)
     for pod in rendered.pods(render):
