@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "status": ("consilium.cli.status", "Show each part: state, address, memory."),
     "doctor": (
         "consilium.cli.doctor",
-        "Say what is wrong on this machine or would be, and the way out.",
+        "Say what is wrong or would be, and the way out: here, in Kubernetes, or in a release.",
     ),
     "drain": ("consilium.cli.drain", "Let the answers of this pod finish before it ends."),
     "logs": ("consilium.cli.logs", "Show what the parts said."),

@@ -1,6 +1,7 @@
 """`consilium doctor`: what is wrong on this machine, or would be, each with the way out. Exit code 3 if something fails.
 
-Every room brings its rows in its own doctor.py; this file only collects, asks and prints them. Starts and ends nothing.
+Every room brings its rows in its own doctor.py; this file only collects, asks and prints them. Starts and ends nothing. With --cluster or
+--release a Kubernetes cluster is looked at in place of this machine (cluster/).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from consilium.cli import config_tree
 from consilium.cli.app import EXIT_UNHEALTHY
+from consilium.cli.cluster import flags
 from consilium.cli.endpoint import add_output, add_state, folder_of
 from consilium.kernel.config import added_rooms
 from consilium.kernel.doctor import (
@@ -52,18 +54,17 @@ _COLOUR: Final = {
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    text = "Say what is wrong on this machine or would be, and the way out."
+    text = "Say what is wrong or would be, and the way out: on this machine, in a Kubernetes cluster, or in a release there."
     parser = subparsers.add_parser("doctor", help=text, description=text)
     config_tree.add_config_flags(parser)
     add_state(parser)
     add_output(parser)
+    flags.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Look, and print what was found. Returns 3 if a check fails."""
-    rows = all_rows()
-    subject = _subject(args)
-    findings = judge(rows, gather(needed(rows), subject))
+    findings = flags.findings(args) if flags.is_asked(args) else _of_machine(args)
     failed = any(finding.level is Level.FAILURE for finding in findings)
     if args.output == "json":
         told = {"healthy": not failed, "findings": [asdict(finding) for finding in findings]}
@@ -71,6 +72,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(findings)
     return EXIT_UNHEALTHY if failed else 0
+
+
+def _of_machine(args: argparse.Namespace) -> tuple[Finding, ...]:
+    rows = all_rows()
+    return judge(rows, gather(needed(rows), _subject(args)))
 
 
 def all_rows() -> tuple[Row, ...]:
@@ -142,4 +148,5 @@ def summary(findings: Sequence[Finding]) -> str:
         for level in (Level.FAILURE, Level.WARNING, Level.NOTE)
         if counts[level]
     ]
-    return f"{len(findings)} checks: {', '.join(bad) or 'all well'}."
+    checks = f"{len(findings)} check{'' if len(findings) == 1 else 's'}"
+    return f"{checks}: {', '.join(bad) or 'all well'}."

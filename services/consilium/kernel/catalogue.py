@@ -441,6 +441,16 @@ ROWS: Final[tuple[Row, ...]] = (
         "Free some room, or name another folder with --state DIR.",
     ),
     Row(
+        "kubernetes_unreached",
+        "UNAVAILABLE",
+        503,
+        _DOWN,
+        False,
+        "{name}: {reason}",
+        "The Kubernetes cluster cannot be asked.",
+        next_step="'kubectl get nodes' shows whether the cluster answers; --context chooses another of the kubeconfig.",
+    ),
+    Row(
         "state_damaged",
         "DATA_LOSS",
         500,

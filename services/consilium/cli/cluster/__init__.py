@@ -1,0 +1,1 @@
+"""What `consilium doctor` says of a Kubernetes cluster and of a release in it."""
