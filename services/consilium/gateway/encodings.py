@@ -20,6 +20,9 @@ _ZSTD_STEP: Final = 64
 _ZSTD_WINDOW: Final = 8 << 20
 """Largest window: what RFC 9659 allows in HTTP."""
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
+_MEMBERS: Final = 1024
+_MEMBER_BYTES: Final = 1024
+"""So many members, or frames, any body may have, and one more for each so many bytes of it. An empty one has 9 bytes and costs as much as a large one."""
 
 
 class Opener(Protocol):
@@ -43,6 +46,28 @@ def opener(encoding: str) -> Opener | None:
     return _OPENERS[name](name)
 
 
+class _Members:
+    """Counts the members of one body, so that many empty ones do not hold everybody up."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._size = self._begun = 0
+
+    def feed(self, packed: bytes) -> None:
+        """Count bytes that came."""
+        self._size += len(packed)
+
+    def begin(self) -> None:
+        """Count a member. Raises ConsiliumError(invalid_request) for one too many."""
+        self._begun += 1
+        if self._begun > _MEMBERS + self._size // _MEMBER_BYTES:
+            raise ConsiliumError(
+                "invalid_request",
+                field="body",
+                reason=f"its {self._name} has very many members. Pack it as one",
+            )
+
+
 class _Zlib:
     """gzip, also of several members, and deflate, with zlib's header as the standard says or without it as some clients send."""
 
@@ -50,13 +75,21 @@ class _Zlib:
         self._name = name
         self._stream: Any = None
         self._is_begun = False
+        self._members = _Members(name)
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
+        self._members.feed(packed)
+        # In steps, because what stands behind the end of a member is copied.
+        for at in range(0, len(packed), STEP_BYTES):
+            yield from self._opened(packed[at : at + STEP_BYTES])
+
+    def _opened(self, packed: bytes) -> Iterator[bytes]:
         has_more = True
         while packed or has_more:
             if self._stream is None:
                 if not packed or (self._is_begun and not packed.strip(b"\0")):
                     return  # at most padding behind the last member
+                self._members.begin()
                 self._stream, self._is_begun = zlib.decompressobj(self._bits(packed)), True
             try:
                 piece = self._stream.decompress(packed, STEP_BYTES)
@@ -88,12 +121,15 @@ class _Zstd:
         self._maker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         self._stream: Any = None
         self._is_begun = False
+        self._members = _Members(name)
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
+        self._members.feed(packed)
         for at in range(0, len(packed), _ZSTD_STEP):
             rest = packed[at : at + _ZSTD_STEP]
             while rest:
                 if self._stream is None:
+                    self._members.begin()
                     self._stream, self._is_begun = self._maker.decompressobj(), True
                 try:
                     yield self._stream.decompress(rest)

@@ -75,7 +75,7 @@ class Gate:
         """
         count = self._count(executor)
         self._refuse_above(count, executor, lane, who)
-        if shares.may_run(who, count.running, (one.who for one in count.waiting), count.places):
+        if shares.may_run(who, count.running, {one.who for one in count.waiting}, count.places):
             return self._take(count, who)
         mine = Waiting(who, lane, next(self._numbers))
         place = count.waiting[mine] = asyncio.get_running_loop().create_future()
@@ -139,11 +139,10 @@ class Gate:
 
     def _next(self, count: _Count) -> Waiting | None:
         queue = [one for one, place in count.waiting.items() if not place.done()]
-        for one in shares.following(queue, count.running):
-            others = (other.who for other in queue if other is not one)
-            if shares.may_run(one.who, count.running, others, count.places):
-                return one
-        return None
+        whose = {one.who for one in queue}  # few keys may wait with many turns: each is judged once
+        able = {who for who in whose if shares.may_run(who, count.running, whose, count.places)}
+        first = shares.following((one for one in queue if one.who in able), count.running)
+        return first[0] if first else None
 
     @contextmanager
     def beside(self, name: str) -> Iterator[None]:

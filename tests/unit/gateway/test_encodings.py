@@ -70,6 +70,22 @@ def test_a_bomb_comes_out_in_small_pieces(encoding):
     assert 0 < largest <= (encodings.STEP_BYTES if encoding != "zstd" else 4 << 20)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_very_many_members_are_refused_soon(encoding):
+    """A million empty ones would hold everybody up for minutes, and say nothing."""
+    empty = PACKERS[encoding](b"")
+    with pytest.raises(ConsiliumError, match="members"):
+        opened(encoding, empty * 1_000_000)
+    assert opened(encoding, empty * 1000) == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_large_body_may_have_many_members(encoding):
+    """As bgzip and pzstd write it."""
+    block = random.Random(7).randbytes(4096)
+    assert opened(encoding, PACKERS[encoding](block) * 3000, 100_000) == block * 3000
+
+
 def test_a_window_that_would_take_much_memory_is_refused():
     options = zstandard.ZstdCompressionParameters(window_log=27)
     made = zstandard.ZstdCompressor(compression_params=options).compressobj()

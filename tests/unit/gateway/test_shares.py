@@ -107,6 +107,27 @@ async def test_who_leaves_while_waiting_takes_no_place():
     assert (gate.running("core"), gate.waiting("core")) == (2, 0)
 
 
+async def test_a_turn_that_ends_costs_little_however_many_wait(monkeypatch):
+    """Each key is judged once, and not each of its turns."""
+    gate, judged = gate_of(256), 0
+    flood = [asyncio.ensure_future(gate.admit("core", "interactive", ANN)) for _ in range(2 * 256)]
+    await asyncio.sleep(0)
+    assert gate.waiting("core") > 100
+    true = shares.may_run
+
+    def counted(*args):
+        nonlocal judged
+        judged += 1
+        return true(*args)
+
+    monkeypatch.setattr(shares, "may_run", counted)
+    gate.leave("core", 1.0, ANN)
+    assert 0 < judged <= 4
+    for one in flood:
+        one.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
 async def test_patience_ends_with_queue_full():
     gate = gate_of(4)
     for _ in range(3):
