@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from consilium.kernel.config import default_state, environment_value
+from consilium.kernel.ending_files import CLOSING, life
 from consilium.kernel.errors import ConsiliumError
 
 DEFAULT_S: Final = 30.0
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             key="PROMETHEUS_MULTIPROC_DIR",
             reason="this is no pod of the chart: nothing says where its gateway counts running answers. On one machine use 'consilium down'",
         )
-    (default_state() / "closing").touch()
+    (default_state() / CLOSING).write_text(life(), encoding="ascii")
     face = environment_value("RAY_SERVE_HAPROXY_SOCKET_PATH")
     if face is not None:
         close_face(Path(face).parent)

@@ -31,6 +31,7 @@ from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView, refuse_unknown_names
 from consilium.gateway.forwarding import Forwarding, Reached
 from consilium.gateway.gate import Gate
+from consilium.gateway.keys import KeyRecord
 from consilium.gateway.live_tables import LiveTables, reader
 from consilium.gateway.meter import GatewayMeter
 from consilium.gateway.room_tables import followers
@@ -48,7 +49,7 @@ from consilium.kernel.config import (
     load_view,
     restarts,
 )
-from consilium.kernel.ending_files import CLOSING
+from consilium.kernel.ending_files import CLOSING, is_closing
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Settings
 from consilium.kernel.metrics import of_this_process
@@ -106,7 +107,7 @@ class GatewayReplica:
             responses_max_bytes=view.gateway.responses_max_bytes,
         )
         await _prepare(self._stores)
-        folder = folder_of(Path(config))
+        folder, first = folder_of(Path(config)), _first_key(Path(config), clock)
         token = _token(view, folder)
         self._tables = followers(rooms(added_rooms()), view.services, token, clock)
         public = (room for room in rooms(added_rooms()) if room.methods or room.prefixes)
@@ -144,7 +145,7 @@ class GatewayReplica:
             self._desk.run(),
             self._public.watch_rooms(),
             self._drained(folder / CLOSING),
-            _put_first_key(Path(config), self._stores, clock),
+            _put_first_key(first, self._stores, clock),
             *(table.run() for table in self._tables.values()),
         )
 
@@ -156,8 +157,8 @@ class GatewayReplica:
         """Answer Serve: this process is alive when its loop runs. Executors that are down are no reason to restart it."""
 
     async def _drained(self, file: Path) -> None:
-        """Take no new gRPC calls once the file is there, which is how one machine says that it is being stopped; running ones go on."""
-        while not file.exists():  # noqa: ASYNC110, ASYNC240  another process makes it; looking costs microseconds
+        """Take no new gRPC calls once the file is there, which is how one machine, or a pod, says that it is being stopped; running ones go on."""
+        while not is_closing(file):  # noqa: ASYNC110  another process makes it; looking costs microseconds
             await asyncio.sleep(DRAIN_POLL_S)
         self._http.draining = True
         await self._grpc.stop(self._limits.drain_s)
@@ -175,11 +176,15 @@ class GatewayReplica:
             await self._stores.close()
 
 
-async def _put_first_key(config: Path, stores: Stores, clock: SystemClock) -> None:
-    """Put the key that the owner of the cluster has made into the store, where there is one."""
+def _first_key(config: Path, clock: SystemClock) -> KeyRecord | None:
+    """Return the key that the owner of the cluster has made, where there is one. Raises ConsiliumError(config_invalid) for a text that is no key: then no replica starts, and Serve tells why."""
     text = environment_value("CONSILIUM_ADMIN_KEY")
-    if text is not None:
-        record = first_key.record_of(text, _pepper(config), clock.now())
+    return None if text is None else first_key.record_of(text, _pepper(config), clock.now())
+
+
+async def _put_first_key(record: KeyRecord | None, stores: Stores, clock: SystemClock) -> None:
+    """Put the owner's key into the store."""
+    if record is not None:
         await first_key.put_once(record, stores.keys, clock)
 
 
