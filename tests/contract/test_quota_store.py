@@ -64,6 +64,31 @@ async def test_settling_what_was_never_reserved_does_nothing(quotas):
     assert (await quotas.reserve("nobody", 0, 1000, 0)).remaining_tokens == 1000
 
 
+async def test_a_debt_of_a_long_answer_is_not_forgotten(valkey):
+    """Its bucket would have been full again long before the answer ended, if the answer had used no more than was taken."""
+    async with opened("redis", valkey) as found:
+        quotas, server = found.keys, found.keys.server
+        name = server.key("quota", "k")
+        await quotas.reserve("k", 0, 1000, 300)
+        assert await server.redis.ttl(name) > 86_400
+        await server.redis.hincrbyfloat(name, "at", -600)  # ten minutes have passed
+        await quotas.settle("k", 300, 300 + 12_000)
+        refused = await quotas.reserve("k", 0, 1000, 1)
+        assert not refused.allowed
+        assert 60 < refused.retry_after_s < 120
+        assert await server.redis.ttl(name) > 86_400
+
+
+async def test_who_is_refused_leaves_nothing_in_the_server(valkey):
+    async with opened("redis", valkey) as found:
+        quotas, server = found.keys, found.keys.server
+        for _ in range(50):
+            await quotas.reserve("k", 3, 0, 0)
+        await quotas.settle("nobody", 5, 500)
+        kept = [name async for name in server.redis.scan_iter(server.key("quota-once", "*"))]
+        assert len(kept) == 3
+
+
 async def test_keys_do_not_share(quotas):
     assert (await quotas.reserve("a", 1, 0, 0)).allowed
     assert (await quotas.reserve("b", 1, 0, 0)).allowed

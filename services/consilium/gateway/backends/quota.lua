@@ -1,14 +1,16 @@
 -- Keys, quotas and kept documents, in the server: each function is one round trip and atomic. HASH is replaced by a digest of this text.
--- A bucket is a hash: r (requests left), t (tokens left; below 0 is debt), tpm, at (Unix seconds). It is dropped once it would be full again.
+-- A bucket is a hash: r (requests left), t (tokens left; below 0 is debt), tpm, at (Unix seconds). It is dropped once it has been full for a day: an answer may take
+-- long, and what it used more than was taken is settled at its end.
 -- What takes or gives has a name of its own, under which its answer is remembered for a while: sent twice, because the first answer was lost, it is done once.
 
 local REMEMBERED_S = 60
+local KEPT_S = 90000
 
 local function once(name, work)
   local known = redis.call('GET', name)
   if known then return cjson.decode(known) end
-  local answer = work()
-  redis.call('SET', name, cjson.encode(answer), 'EX', REMEMBERED_S)
+  local answer, has_changed = work()
+  if has_changed then redis.call('SET', name, cjson.encode(answer), 'EX', REMEMBERED_S) end
   return answer
 end
 
@@ -23,6 +25,7 @@ local function left(limit, count)
 end
 
 -- Returns {allowed, what ran out (0 nothing, 1 requests, 2 tokens), seconds to wait, requests left, tokens left}; -1 is no limit.
+-- Secondly whether the bucket was changed: who is refused over and over again leaves nothing in the server.
 -- `burst` requests are there at first and at most, `rpm` come back in a minute. Taken are the tokens, or all that a full bucket has.
 local function fill_and_take(bucket, rpm, tpm, tokens, burst)
   local time = now()
@@ -34,10 +37,10 @@ local function fill_and_take(bucket, rpm, tpm, tokens, burst)
   local t = math.min(tpm, (tonumber(old[2]) or tpm) + passed * tpm)
   local need = math.min(tokens, tpm)
   if rpm > 0 and r < 1 then
-    return {0, 1, string.format('%.6f', (1 - r) * 60 / rpm), left(rpm, r), left(tpm, t)}
+    return {0, 1, string.format('%.6f', (1 - r) * 60 / rpm), left(rpm, r), left(tpm, t)}, false
   end
   if tpm > 0 and t < need then
-    return {0, 2, string.format('%.6f', (need - t) * 60 / tpm), left(rpm, r), left(tpm, t)}
+    return {0, 2, string.format('%.6f', (need - t) * 60 / tpm), left(rpm, r), left(tpm, t)}, false
   end
   r = r - 1
   t = t - need
@@ -45,8 +48,8 @@ local function fill_and_take(bucket, rpm, tpm, tokens, burst)
   local lack = 0
   if rpm > 0 then lack = (most - r) / rpm end
   if tpm > 0 then lack = math.max(lack, (tpm - t) / tpm) end
-  redis.call('EXPIRE', bucket, math.ceil(lack * 60) + 60)
-  return {1, 0, '0', left(rpm, r), left(tpm, t)}
+  redis.call('EXPIRE', bucket, math.ceil(lack * 60) + KEPT_S)
+  return {1, 0, '0', left(rpm, r), left(tpm, t)}, true
 end
 
 local function take(bucket, name, rpm, tpm, tokens, burst)
@@ -73,15 +76,15 @@ end
 
 local function correct(keys, args)
   local old = redis.call('HMGET', keys[1], 't', 'tpm')
-  if not old[1] then return 0 end
+  if not old[1] then return 0, false end
   local tpm = tonumber(old[2])
   local t = math.min(tpm, tonumber(old[1]) + tonumber(args[1]) - tonumber(args[2]))
   redis.call('HSET', keys[1], 't', string.format('%.9f', t))
   if tpm > 0 then
-    local wait = math.ceil((tpm - t) / tpm * 60) + 60
+    local wait = math.ceil((tpm - t) / tpm * 60) + KEPT_S
     if wait > redis.call('TTL', keys[1]) then redis.call('EXPIRE', keys[1], wait) end
   end
-  return 1
+  return 1, true
 end
 
 -- keys: bucket, name of this call; args: tokens reserved, tokens used.
