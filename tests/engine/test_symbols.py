@@ -34,6 +34,9 @@ USED = {
     ("vllm.v1.metrics.loggers", "PrometheusStatLogger"): {
         "_gauge_cls", "_counter_cls", "_histogram_cls", "_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls",
     },
+    ("vllm.v1.worker.cpu_worker", "CPUWorker"): {"init_device"},
+    ("vllm.v1.worker.gpu_model_runner", "GPUModelRunner"): {"sample_tokens"},
+    ("vllm.v1.worker.gpu_input_batch", "InputBatch"): {"num_reqs"},
     ("vllm.v1.metrics.stats", "RequestStateStats"): {"queued_ts", "scheduled_ts", "first_token_ts"},
 }  # fmt: skip
 # Attributes that init_app_state must set, because routes are read from there.
@@ -177,6 +180,20 @@ def test_a_class_of_models_is_looked_at_by_the_function_that_an_engine_on_cores_
         if isinstance(node, ast.FunctionDef) and node.name == "_run_in_subprocess"
     )
     assert [argument.arg for argument in given.args.args] == ["fn"]
+
+
+def test_a_seed_is_kept_where_the_worker_of_an_engine_on_cores_looks_for_it() -> None:
+    (made,) = (
+        ast.unparse(node)
+        for node in ast.walk(tree_of("vllm.v1.worker.cpu_worker"))
+        if isinstance(node, ast.FunctionDef) and node.name == "init_device"
+    )
+    assert "self.model_runner = CPUModelRunner(" in made
+    batch = ast.unparse(tree_of("vllm.v1.worker.gpu_input_batch"))
+    assert "generators=self.generators," in batch  # the sampler gets the dictionary, not a copy
+    runner = ast.unparse(tree_of("vllm.v1.worker.gpu_model_runner"))
+    assert "self.input_batch.generators.get(int(i))" in runner  # who sets it back looks there too
+    assert "self.discard_request_mask.np[:num_reqs]" in runner
 
 
 def test_the_guard_against_swapped_adapters_is_there() -> None:

@@ -20,6 +20,7 @@ from consilium.kernel.config import environment_value
 from consilium.kernel.process import set_variable
 
 NO_COMPILER = "TORCHDYNAMO_DISABLE"
+CPU_WORKER = "consilium.engine.backends.vllm_cpu_worker.Worker"
 
 
 def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
@@ -29,9 +30,10 @@ def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
     model takes ten seconds of a core longer. On a machine's cores there are no cards to keep off, so there the calling process looks.
 
     An eager engine on cores still compiles one small function when the first caller asks for log probabilities: 2 to 24 s in which nobody gets a token, to save
-    nothing that can be measured. The processes of such an engine are told to leave that be.
+    nothing that can be measured. The processes of such an engine are told to leave that be. Their workers are ours (vllm_cpu_worker.py).
     """
     if current_platform.is_cpu():
+        args.worker_cls = CPU_WORKER
         if args.enforce_eager and environment_value(NO_COMPILER) is None:
             set_variable(NO_COMPILER, "1")
         registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it has no setting for that
