@@ -16,6 +16,10 @@ from consilium.planner import checkpoint, shapes
 from consilium.planner.models import format_of
 
 _BASE: Final = re.compile(r"(^|[-_/.])base($|[-_/.])", re.IGNORECASE)
+_OF_VECTORS: Final = re.compile(
+    r"(?<!LMHead)(?<!Chat)Model$|For(SequenceClassification|TokenClassification|MaskedLM|TextEncoding)$"
+)
+"""Architectures of config.json that make vectors or scores and not text: BertModel, Gemma3TextModel, XLMRobertaForSequenceClassification."""
 _MOST_TEMPLATE_BYTES: Final = 64 << 20
 """tokenizer_config.json may list every added token."""
 
@@ -34,6 +38,7 @@ class ModelFacts:
     weight_bytes  size of the weight files
     has_template  False for a base model without a chat template
     parsers       of vLLM's, by its family: what reads its thoughts and its tool calls
+    makes_vectors  it is made for vectors: what looks both ways must read a prompt in one step
     """
 
     name: str
@@ -47,6 +52,7 @@ class ModelFacts:
     has_template: bool = True
     parsers: Parsers = NO_PARSERS
     vision: bool = False
+    makes_vectors: bool = False
 
     @property
     def is_base(self) -> bool:
@@ -86,7 +92,15 @@ def read(folder: str | Path, name: str, *, revision: str = "", note: str = "") -
         or spoken_by_mistral,  # then vLLM takes Mistral's own code for the format
         parsers=Parsers(tools="mistral") if spoken_by_mistral else by_family(template, model_type),
         vision="vision_config" in config,
+        makes_vectors=_makes_vectors(root, config),
     )
+
+
+def _makes_vectors(root: Path, config: shapes.Config) -> bool:
+    """Say whether a model is made for vectors: by its architecture, or because it comes as sentence-transformers writes one."""
+    named = config.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    return bool(_OF_VECTORS.search(first)) or (root / "modules.json").is_file()
 
 
 def _shape(root: Path, config: shapes.Config, name: str) -> shapes.Shape:

@@ -45,7 +45,7 @@ class DeploymentSpec:
     chat_template         path of a template that replaces the model's own, or None
     python                interpreter with the right build of vLLM, "" = this one
     notes                 sentences for the owner
-    step_s                seconds that the longest step takes on cores, by estimate; 0 on cards
+    step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and for vectors
     """
 
     name: str
@@ -356,7 +356,7 @@ def _spec(
     )
     cores_each = _cores_each(seat, machine, seats, cores)
     step = None
-    if seat.device == "cpu":
+    if seat.device == "cpu" and not _reads_whole(seat):
         step = on_processors(facts.shape, cores_each, settings.max_num_seqs)
     args = launch_args.build(
         settings=settings,
@@ -399,6 +399,17 @@ def _spec(
         version=version,
         notes=sharding.notes(shape),
         step_s=0.0 if step is None else _step_s(args, facts, cores_each),
+    )
+
+
+def _reads_whole(seat: _Seat) -> bool:
+    """Say whether an engine may not read a prompt in pieces: one that makes vectors. Nobody waits for a token there."""
+    extra = seat.settings.extra_args
+    return (
+        seat.facts.makes_vectors
+        or extra.get("runner") == "pooling"
+        or extra.get("convert") in ("embed", "classify")
+        or extra.get("enable_chunked_prefill") is False
     )
 
 

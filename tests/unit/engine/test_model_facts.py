@@ -95,6 +95,26 @@ def test_templates_are_found_where_they_may_be(tmp_path):
     assert model_facts.read(named, "m").parsers.tools == "mistral"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "makes_vectors"),
+    [
+        ("Qwen3ForCausalLM", False),
+        ("Qwen2_5_VLForConditionalGeneration", False),
+        ("QWenLMHeadModel", False),
+        ("InternVLChatModel", False),
+        ("XLMRobertaModel", True),
+        ("Gemma3TextModel", True),
+        ("BertForMaskedLM", True),
+        ("Qwen3ForSequenceClassification", True),
+    ],
+)
+def test_what_a_model_is_made_for(tmp_path, architecture, makes_vectors):
+    root = folder(tmp_path, {**QWEN3_MOE, "architectures": [architecture]})
+    assert model_facts.read(root, "m").makes_vectors is makes_vectors
+    (root / "modules.json").write_text("[]")
+    assert model_facts.read(root, "m").makes_vectors
+
+
 def test_base_models(tmp_path):
     assert model_facts.read(folder(tmp_path / "a"), "Qwen/Qwen3-8B").is_base, "no template"
     assert model_facts.read(folder(tmp_path / "b", template="t"), "Qwen/Qwen3-8B-Base").is_base, (

@@ -371,6 +371,22 @@ def test_what_the_owner_says_of_steps_wins_and_its_time_is_told():
     assert mine.launch_args["long_prefill_token_threshold"] == 99
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"extra_args": {"runner": "pooling"}},
+        {"extra_args": {"convert": "embed"}},
+        {"extra_args": {"enable_chunked_prefill": False}},
+    ],
+)
+def test_what_makes_vectors_reads_a_prompt_whole(engine):
+    """vLLM refuses steps that are shorter than the context of a model that looks both ways, and would cut its prompts beside others."""
+    (core,) = plan(LAPTOP, model="demo", engine=engine)
+    assert core.launch_args["max_num_batched_tokens"] == 2048
+    assert "long_prefill_token_threshold" not in core.launch_args
+    assert core.step_s == 0.0
+
+
 def test_a_card_reads_as_it_did():
     (core,) = plan(box(1), model="q14")
     assert core.launch_args["max_num_batched_tokens"] == 8192
