@@ -147,10 +147,14 @@ class Keeper:
         self._config = ray_config.with_name(f"h{os.getpid()}.cfg")
         self._config.write_text(edited(text, self._own_socket, starting), encoding="utf-8")
         self._number = Path(self._ray_socket).with_name("keeper")
+        # A pod's folder outlives its container, and the keeper of the next one may have the number of the last: it would end itself.
         self._others = [
-            pid for pid in (_number_in(self._number), _number_in(stand_in)) if _is_haproxy(pid)
+            pid
+            for pid in (_number_in(self._number), _number_in(stand_in))
+            if pid != os.getpid() and _is_haproxy(pid)
         ]
         self._is_told = False
+        self._last = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._begun = 0.0
 
@@ -201,10 +205,13 @@ class Keeper:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
         self._child = subprocess.Popen([self._binary, *words], preexec_fn=tie)  # noqa: S603, PLW1509  # the program that Ray would start; nothing else runs in this process yet
+        if self._last:  # it came while there was nobody to pass it on to
+            self._child.send_signal(self._last)
         return self._child
 
     def _pass_on(self, number: int, _frame: object) -> None:
-        self._is_told = self._is_told or number in LAST
+        if number in LAST:
+            self._is_told, self._last = True, number
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
 

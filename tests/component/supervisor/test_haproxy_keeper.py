@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -19,7 +21,7 @@ import pytest
 
 from consilium.kernel.origins import origins_of
 from consilium.kernel.ports import free_port
-from consilium.supervisor import haproxy, haproxy_stand_in
+from consilium.supervisor import haproxy, haproxy_keeper, haproxy_stand_in
 
 HAPROXY = haproxy.binary()
 pytestmark = [
@@ -232,3 +234,28 @@ def test_the_stand_in_ends_when_it_is_told_to(folder: Path) -> None:
     stand_in.stop()
     assert not psutil.pid_exists(number)
     assert not haproxy_stand_in.number_file(folder).exists()
+
+
+def keeper_in(folder: Path, binary: str = "haproxy") -> haproxy_keeper.Keeper:
+    """Return a keeper that has not started anything."""
+    config = folder / "haproxy.cfg"
+    config.write_text(f"global\n    stats socket {folder}/admin.sock mode 660\n")
+    return haproxy_keeper.Keeper(binary, "starting.json", folder / "none.pid", ["-f", str(config)])
+
+
+def test_a_keeper_with_the_number_of_the_last_one_does_not_end_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pod whose container was started again the numbers come anew and the folder has stayed."""
+    monkeypatch.setattr(haproxy_keeper, "_is_haproxy", lambda pid: pid > 0)
+    (folder / "keeper").write_text(str(os.getpid()))
+    assert keeper_in(folder)._others == []
+    (folder / "keeper").write_text(str(os.getppid()))
+    assert keeper_in(folder)._others == [os.getppid()]
+
+
+def test_what_is_told_while_no_haproxy_runs_reaches_the_next_one(folder: Path) -> None:
+    keeper = keeper_in(folder, "sleep")
+    keeper._pass_on(signal.SIGTERM, None)
+    child = keeper._start(["30"])
+    assert child.wait(5) == -signal.SIGTERM
