@@ -22,7 +22,7 @@ from ray import serve
 
 from consilium.engine import heavy_imports, leash, multinode
 from consilium.engine.affinity import STATS_ONGOING
-from consilium.engine.frame_socket import SENT, CallerGoneError, open_line
+from consilium.engine.frame_socket import SENT, TAKEN, CallerGoneError, open_line
 from consilium.engine.no_http import NoHttp
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call
@@ -79,9 +79,10 @@ class EngineReplica(NoHttp):
         of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
-        """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT."""
+        """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT. That it has the call it says at once."""
         line = await open_line(call.pop("landing", ""))
         if line is None:
+            yield TAKEN
             async with aclosing(self._engine.stream(Call.of(call))) as frames:
                 async for frame in frames:
                     yield frame

@@ -28,6 +28,8 @@ from consilium.kernel.errors import ConsiliumError
 
 SENT: Final = b"\x02"
 """What the replica gives to Serve in place of the frames."""
+TAKEN: Final = b"\x03"
+"""What it gives to Serve before the frames, where they go that way: a whole answer is one frame, and comes after minutes perhaps."""
 
 _log = logs.get("engine")
 
@@ -60,7 +62,7 @@ class Inbox:
         self._is_over = False
         self._error: BaseException | None = None
         self._transport: asyncio.Transport | None = None
-        self._is_claimed = self._is_lost = False
+        self._is_claimed = self._is_taken = self._is_lost = False
         self._verdict: BaseException | None = None
         self._taken = 0
         self._follower: asyncio.Task[None] | None = None
@@ -73,7 +75,7 @@ class Inbox:
     @property
     def is_waiting(self) -> bool:
         """Whether no replica has taken the call yet, as far as can be seen from here."""
-        return not (self._is_claimed or self._taken or self._is_over)
+        return not (self._is_claimed or self._is_taken or self._taken or self._is_over)
 
     def follow(self, response: AsyncIterator[bytes]) -> None:
         """Take what Serve says of the call: frames, or that they were sent here, and errors."""
@@ -87,8 +89,9 @@ class Inbox:
         was_sent = False
         try:
             async for item in response:
-                if item == SENT:
-                    was_sent = True
+                if item in (SENT, TAKEN):
+                    was_sent = was_sent or item == SENT
+                    self._is_taken = True
                     continue
                 self.put(item)
                 await self._room.wait()
@@ -306,8 +309,8 @@ class CallerGoneError(Exception):
 class Line:
     """A connection for one call. Use as `async with`: left before `finish`, the caller knows that the rest is missing."""
 
-    def __init__(self, ticket: bytes, writer: asyncio.StreamWriter) -> None:
-        self._prefix, self._writer = ticket, writer
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
 
     async def send(self, item: bytes) -> None:
         """Send an item; waits while the caller does not read. Raises CallerGoneError."""
@@ -326,8 +329,7 @@ class Line:
     async def _write(self, data: bytes) -> None:
         if self._writer.is_closing():  # uvloop would raise RuntimeError
             raise CallerGoneError
-        self._writer.write(self._prefix + data)
-        self._prefix = b""
+        self._writer.write(data)
         try:
             await self._writer.drain()
         except ConnectionError as error:
@@ -350,7 +352,8 @@ async def open_line(address: str) -> Line | None:
     try:
         _, writer = await asyncio.open_unix_connection(sock=_connected(name))
         if _is_ours(writer.transport):
-            return Line(bytes.fromhex(ticket), writer)
+            writer.write(bytes.fromhex(ticket))  # at once: the caller sees that its call was taken
+            return Line(writer)
         writer.close()
     except ConnectionRefusedError as error:
         _absent.append(name)

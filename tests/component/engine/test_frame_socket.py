@@ -11,11 +11,23 @@ import os
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
 from consilium.engine import frame_socket
-from consilium.engine.frame_socket import SENT, CallerGoneError, Inbox, Landing, Line, open_line
+from consilium.engine.backends.echo import EchoEngine
+from consilium.engine.deployment import EngineReplica
+from consilium.engine.frame_socket import (
+    SENT,
+    TAKEN,
+    CallerGoneError,
+    Inbox,
+    Landing,
+    Line,
+    open_line,
+)
+from consilium.engine.ports import Call
 from consilium.kernel.errors import ConsiliumError
 
 MIB = 2**20
@@ -74,6 +86,38 @@ async def test_many_calls_each_get_their_own_items_in_order(landing: Landing) ->
     for _ in range(3):
         assert all(await asyncio.gather(*(call(number) for number in range(20))))
     assert landing._inboxes == {}
+
+
+async def test_that_a_call_was_taken_is_seen_before_its_first_item(landing: Landing) -> None:
+    inbox = await landing.expect()
+    inbox.follow(said(after=asyncio.Event()))
+    assert inbox.is_waiting
+    async with await opened(inbox), asyncio.timeout(LIMIT_S):
+        while inbox.is_waiting:  # noqa: ASYNC110  what is asked for
+            await asyncio.sleep(0.01)
+    inbox.discard()
+
+
+async def test_a_replica_that_cannot_reach_the_socket_says_through_serve_that_it_has_the_call(
+    landing: Landing,
+) -> None:
+    call = Call("r1", "chat", {"model": "echo", "messages": [{"role": "user", "content": "x"}]})
+    echo = EchoEngine()
+    await echo.start()
+    replica = SimpleNamespace(_engine=echo)
+    items = [
+        item async for item in EngineReplica.stream(replica, {**call.as_dict(), "landing": ""})
+    ]
+    assert items[0] == TAKEN
+    inbox = await landing.expect()
+    inbox.follow(said(TAKEN, after=asyncio.Event()))
+    async with asyncio.timeout(LIMIT_S):
+        while inbox.is_waiting:  # noqa: ASYNC110  what is asked for
+            await asyncio.sleep(0.01)
+    inbox.discard()
+    inbox = await landing.expect()
+    inbox.follow(said(*items))
+    assert await read(inbox) == b"".join(items[1:])
 
 
 async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing) -> None:

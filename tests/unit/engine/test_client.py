@@ -13,6 +13,7 @@ from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.backends.serve import ServeEngine, translate
 from consilium.engine.client import EngineClient, open_executors
 from consilium.engine.config import EngineView
+from consilium.engine.frame_socket import TAKEN
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Tail
 from consilium.kernel.errors import ConsiliumError
 
@@ -349,6 +350,48 @@ async def test_a_call_to_an_executor_whose_replica_died_ends_soon_with_a_reason(
     if code == "engine_starting":
         assert caught.value.retry_after_s is not None
         assert caught.value.retry_after_s >= 1
+    await client.aclose()
+
+
+def slow_whole_answer(*first: bytes, after_s: float = 1.2) -> SimpleNamespace:
+    """What Serve says of a call whose answer is one frame and takes a while."""
+
+    async def items() -> AsyncGenerator[bytes, None]:
+        for item in first:
+            yield item
+        await asyncio.sleep(after_s)
+        yield wire.document(Head(200, False, wire.JSON), b"{}", Tail())
+
+    return SimpleNamespace(stream=SimpleNamespace(remote=lambda _: items()))
+
+
+async def test_a_replica_that_is_ending_gives_the_answers_that_it_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Serve counts it no more while it finishes its calls; a whole answer has no byte until it is there."""
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    monkeypatch.setattr(handle, "options", lambda **_: slow_whole_answer(TAKEN))
+    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas={}))
+    handle._router = SimpleNamespace(_asyncio_router=router)
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    turn = await client.open("core", chat("x"))
+    assert [chunk async for chunk in turn] == [b"{}"]
+    await client.aclose()
+
+
+async def test_a_handle_that_shows_no_replicas_ends_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where they stand is Ray's own affair, and another Ray may keep them elsewhere."""
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    monkeypatch.setattr(handle, "options", lambda **_: slow_whole_answer())
+    handle._router = SimpleNamespace(_another_router=None)
+    monkeypatch.setattr(engine, "_handle", handle)
+    client = EngineClient({"core": engine})
+    turn = await client.open("core", chat("x"))
+    assert [chunk async for chunk in turn] == [b"{}"]
+    assert engine.replicas() is None
     await client.aclose()
 
 

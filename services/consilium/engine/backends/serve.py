@@ -16,6 +16,7 @@ from consilium.engine import wire
 from consilium.engine.absence import Absence
 from consilium.engine.frame_socket import Inbox, Landing
 from consilium.engine.ports import Call, ExecutorInfo, State
+from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
 DEPLOYMENT: Final = "Engine"
@@ -26,6 +27,11 @@ LEARN_S: Final = 2.0
 """What a new handle has to learn which replicas run."""
 HEARD_S: Final = 30.0
 """An executor that gave something to any call within so many seconds is up, though it may be too full to take a question. It counts only while a replica runs."""
+
+_WAY: Final = ("_router", "_asyncio_router", "request_router", "curr_replicas")
+"""From a handle of Ray 2.60 to the replicas that it knows."""
+
+_log = logs.get("engine")
 
 
 def app_name(executor: str) -> str:
@@ -47,6 +53,7 @@ class ServeEngine:
         self._heard = -HEARD_S
         self._opened = -LEARN_S
         self._absence = Absence()
+        self._is_blind = False
 
     async def start(self) -> None:
         """Do nothing: the deployment starts by itself."""
@@ -61,14 +68,18 @@ class ServeEngine:
         return self._info
 
     def replicas(self) -> int | None:
-        """Return how many replicas run, as the handle knows it; None before it knows. A replica runs once its engine has generated a token.
+        """Return how many replicas run, as the handle knows it; None before it knows, and with a Ray whose handles are made otherwise. A replica runs once its
+        engine has generated a token.
 
         Costs nothing. A replica that died is gone from here as soon as a call to it failed, or Serve has noticed.
         """
-        router: Any = getattr(self._handle, "_router", None)
-        for name in ("_asyncio_router", "request_router", "curr_replicas"):
-            router = getattr(router, name, None)
-        return None if router is None else len(router)
+        place: Any = self._handle
+        for name in _WAY:
+            if place is not None and not hasattr(place, name):
+                self._cannot_look(name)
+                return None
+            place = getattr(place, name, None)
+        return None if place is None else len(place)
 
     async def check(self) -> None:
         """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting, engine_failed)."""
@@ -143,10 +154,17 @@ class ServeEngine:
         """End a call that nobody has taken, once nobody runs who could. Looks again for as long as it waits."""
         if not inbox.is_waiting:
             return
-        if not self.replicas() and time.monotonic() - self._opened >= LEARN_S:
+        is_gone = not self.replicas() and not self._is_blind
+        if is_gone and time.monotonic() - self._opened >= LEARN_S:
             inbox.end(self._starting("no replica runs"))
         else:
             asyncio.get_running_loop().call_later(NOBODY_S, self._look, inbox)
+
+    def _cannot_look(self, name: str) -> None:
+        """Know that this Ray does not show its replicas: then calls wait as long as Serve lets them."""
+        if not self._is_blind:
+            self._is_blind = True
+            _log.warning("replicas_not_seen", executor=self._info.name, missing=name)
 
     def _starting(self, detail: str) -> ConsiliumError:
         self._absence.gone()
