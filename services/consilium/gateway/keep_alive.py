@@ -72,11 +72,17 @@ class KeptAlive:
         left_s = self._last_s + self._every_s - loop.time()
         if left_s <= 0:
             left_s = self._every_s
-            # Whoever does not read what was sent needs no more; and a comment's blank line would end a half event.
-            if not self._writing and (not self._body or self._body.endswith(_EVENT_ENDS)):
+            if self._may_say():
                 self._comment = loop.create_task(self._say())
         self._timer = loop.call_later(left_s, self._look)
 
+    def _may_say(self) -> bool:
+        """Say whether a comment may stand here. Whoever does not read what was sent needs no more; and a comment's blank line would end a half event."""
+        is_between = not self._body or self._body.endswith(_EVENT_ENDS)
+        return self._is_open and not self._writing and is_between
+
     async def _say(self) -> None:
+        if not self._may_say():  # in the same moment something was sent, perhaps the end
+            return
         with suppress(OSError):  # whoever has left is noticed by those who look for that
             await self._sent({"type": "http.response.body", "body": COMMENT, "more_body": True})

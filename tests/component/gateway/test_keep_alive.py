@@ -141,3 +141,22 @@ async def test_nothing_is_said_before_the_head_after_the_end_and_to_who_does_not
         await asyncio.sleep(0.05)
         assert stuck == [b"", b"data: 1\n\n"]
         writing.cancel()
+
+
+async def test_no_comment_comes_after_the_end_that_was_sent_in_the_same_moment():
+    """The server would take it for a fault of ours."""
+    sent: list[bytes] = []
+    async with KeptAlive(recording(sent), 30) as kept:
+        await kept.request.send(START)
+        kept._last_s -= 60
+        kept._look()
+        await kept.request.send(body(b"", more=False))
+        await asyncio.sleep(0.02)
+    assert COMMENT not in sent
+    async with KeptAlive(recording(sent), 30) as kept:
+        await kept.request.send(START)
+        kept._last_s -= 60
+        kept._look()
+        await kept.request.send(body(b"data: {"))
+        await asyncio.sleep(0.02)
+    assert COMMENT not in sent
