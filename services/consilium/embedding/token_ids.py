@@ -17,6 +17,11 @@ OF_NOBODY: Final = (
 )
 
 
+MOST_IDS: Final = 8192
+MOST_IN_ALL: Final = 300_000
+"""Ids of one text, and of a request: OpenAI's own limits. One id may be 128 spaces, so that a body of ids could become 20 times as much text."""
+
+
 def are_ids(given: object) -> TypeGuard[list[object]]:
     """Say whether an `input` holds ids: one list of them, or a list of lists."""
     return isinstance(given, list) and bool(given) and (_is_id(given[0]) or _is_row(given[0]))
@@ -24,6 +29,10 @@ def are_ids(given: object) -> TypeGuard[list[object]]:
 
 def texts(given: list[object], vocabulary: Vocabulary) -> list[str]:
     """Return the texts of an `input` that holds ids. Raises ConsiliumError(invalid_request) with the place of what is wrong."""
+    rows = [given] if _is_id(given[0]) else given
+    in_all = sum(len(row) for row in rows if isinstance(row, list))
+    if in_all > MOST_IN_ALL:
+        raise _bad("input", f"it holds {in_all} ids, and {MOST_IN_ALL} go into one request")
     if _is_id(given[0]):
         return [_text(given, "input", vocabulary)]
     return [_text(row, f"input[{number}]", vocabulary) for number, row in enumerate(given)]
@@ -40,6 +49,8 @@ def _is_row(one: object) -> bool:
 def _text(row: object, place: str, vocabulary: Vocabulary) -> str:
     if not isinstance(row, list):
         raise _bad(place, "it is not a list of token ids, and others here are")
+    if len(row) > MOST_IDS:
+        raise _bad(place, f"it holds {len(row)} ids, and a text has at most {MOST_IDS}")
     ids = [one for one in row if _is_id(one)]
     if len(ids) < len(row):
         raise _bad(place, "it holds something else than token ids")

@@ -99,6 +99,14 @@ async def test_ids_that_are_wrong_name_their_place(endpoint, inner, ids, says):
     assert not inner.asked
 
 
+@pytest.mark.parametrize("ids", [[9906] * 8193, [[9906], [9906] * 8193], [[9906] * 8192] * 40])
+async def test_more_ids_than_openai_takes_are_refused_before_they_are_text(endpoint, inner, ids):
+    """A body of 8 MiB could become 180 MiB of spaces."""
+    with pytest.raises(ConsiliumError, match=r"at most 8192|300000 go into one request"):
+        await endpoint.create({"model": OPENAI[0], "input": ids})
+    assert inner.asked == []
+
+
 async def test_a_text_that_a_client_has_cut_inside_a_character_is_read(endpoint, inner):
     vocabulary = Cl100k()
     vocabulary.text([])
