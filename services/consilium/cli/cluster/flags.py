@@ -72,6 +72,11 @@ def findings(args: argparse.Namespace) -> tuple[Finding, ...]:
 
 
 def _asked(args: argparse.Namespace, api: Api, namespace: str) -> tuple[Finding, ...]:
-    from consilium.cli.cluster import release, release_findings
+    if args.release:
+        from consilium.cli.cluster import release, release_findings
 
-    return release_findings.findings(release.read(api, args.release, namespace))
+        return release_findings.findings(release.read(api, args.release, namespace))
+    from consilium.cli.cluster import install_findings, inventory, wanted
+
+    asks = wanted.of_files(args.values)
+    return install_findings.findings(inventory.read(api, namespace), asks)
