@@ -162,10 +162,16 @@ numOfHosts: 1
 scaleStrategy: {}
 {{- end -}}
 
+{{/* Ray's object store, which holds nothing large here. Unsaid it is a third of the pod's memory, finds /dev/shm too small, and goes to the disk. */}}
+{{- define "consilium.objectStore" -}}
+object-store-memory: "134217728"
+{{- end -}}
+
 {{/* A pod of Ray: (dict "root" $ "group" worker-or-head-or-gateway "kind" "head|worker|gateway") */}}
 {{- define "consilium.rayPod" -}}
 {{- $root := .root -}}{{- $group := .group -}}
 {{- $onCards := gt (int (default 0 $group.gpus)) 0 -}}
+{{- $isAlone := and (eq .kind "worker") (eq (include "consilium.pods" $root | int) 1) (eq $group.name $root.Values.gateway.worker) -}}
 {{- $faces := or (eq .kind "gateway") (and (eq .kind "worker") (eq $group.name $root.Values.gateway.worker)) -}}
 metadata:
   labels:
@@ -222,6 +228,8 @@ spec:
       imagePullPolicy: {{ $image.pullPolicy }}
       env:
         {{- include "consilium.rayEnvironment" $root | nindent 8 }}
+        # How long Ray waits for its engines to move to another pod. Where there is none they cannot, and what asks them was waited for by preStop.
+        - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ ternary "0" "30" (or (eq .kind "head") $isAlone) | quote }}}
         {{- range $name, $value := default dict $group.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}

@@ -35,7 +35,6 @@ RUN: Final = "/run/consilium"
 POD: Final = {
     "HOME": "/home/consilium",
     "PROMETHEUS_MULTIPROC_DIR": f"{RUN}/metrics",
-    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30",
     "RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/local/bin/consilium-haproxy",
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{RUN}/haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{RUN}/admin.sock",

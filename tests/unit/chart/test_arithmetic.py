@@ -46,7 +46,7 @@ def test_a_pod_ends_no_sooner_than_its_longest_answer(values, tmp_path):
         face_s = float(hook[4])
         assert face_s >= view.gateway.drain_s
         ray_s = float(environment(render, first)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
-        assert ray_s == RAY_DRAINS_S
+        assert ray_s <= RAY_DRAINS_S
         grace_s = pod.spec["terminationGracePeriodSeconds"]
         assert grace_s >= face_s + drain_s + ray_s + SLACK_S
     assert render.rayservice["rayClusterDeletionDelaySeconds"] >= face_s + drain_s
