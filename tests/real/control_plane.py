@@ -21,6 +21,7 @@ import yaml
 
 from consilium.kernel.ports import free_port
 from tests.real.server import Server
+from tests.real.sweeper import Sweeper
 from tests.real.tools import module_folder, tool
 
 TOKEN = "of-this-test"
@@ -59,6 +60,7 @@ class ControlPlane:
         self._operator, self._kwok = operator, nodes_managed
         self._parts: list[_Part] = []
         self._client: httpx.Client | None = None
+        self._sweeper = Sweeper()
 
     @property
     def url(self):
@@ -84,6 +86,7 @@ class ControlPlane:
         for part in reversed(self._parts):
             part.kill()
         self._parts.clear()
+        self._sweeper.close()
         if self._client is not None:
             self._client.close()
 
@@ -210,6 +213,9 @@ class ControlPlane:
         part = _Part(self, name, words, ready)
         self._parts.append(part)
         part.start()
+        self._sweeper.remember(
+            f"grep -qa {self.folder} /proc/{part.process.pid}/cmdline && kill -9 {part.process.pid}"
+        )
 
     def _api_ready(self):
         return _answers(f"{self.url}/readyz", token=TOKEN)

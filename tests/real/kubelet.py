@@ -4,7 +4,8 @@
 
 What it does as a real one: init containers one after the other, environment from Secrets, ConfigMaps and fields, volumes (emptyDir, ConfigMap, Secret, claims), a root that
 may not be written where the manifest says so, probes, preStop and the grace of a pod, restarts, Jobs' ends. Names of Services are looked up in a file of hosts that is kept up
-to date, and lead to a pod directly. What it does not: images (every container is this machine's own programs), users (all is root), limits of CPU and memory.
+to date, and lead to a pod directly. Containers run as the user and the group that the manifest names. What it does not: images (every container is this machine's own
+programs), liveness and startup probes, limits of CPU and memory. However the test ends, a shell beside it takes away what the pods were (sweeper.py).
 
 Needs root, `ip` and overlay mounts; where they are missing the test is skipped.
 """
@@ -18,15 +19,18 @@ import secrets
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.real.disks import provide
 from tests.real.pod import Pod, do, now
+from tests.real.sweeper import Sweeper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.3
+TELLS_S = 8.0
 
 
 def may_run() -> str:
@@ -59,6 +63,8 @@ class Kubelet:
         self.net = ipaddress.ip_network(f"10.97.{secrets.randbelow(250)}.0/24")
         self._addresses = iter(list(self.net.hosts())[1:])
         self.pods: dict[str, Pod] = {}
+        self._born, self._told = now(), -TELLS_S
+        self.sweeper = Sweeper()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -68,16 +74,12 @@ class Kubelet:
 
     def __enter__(self):
         gateway = next(iter(self.net.hosts()))
+        self.sweeper.remember(f"ip link del {self.bridge}")
         do("ip", "link", "add", self.bridge, "type", "bridge")
         do("ip", "addr", "add", f"{gateway}/24", "dev", self.bridge)
         do("ip", "link", "set", self.bridge, "up")
         self.plane.add_node(self.name, cpus=self.cpus, memory=self.memory)
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": now(), "lastTransitionTime": now()}  # fmt: skip
-        self.plane.api(
-            "PATCH", f"/api/v1/nodes/{self.name}/status",
-            {"status": {"conditions": [ready], "addresses": [{"type": "InternalIP", "address": str(gateway)}]}},
-            content_type="application/merge-patch+json",
-        )  # fmt: skip
+        self._live()
         self._thread.start()
         return self
 
@@ -85,8 +87,10 @@ class Kubelet:
         self._ending.set()
         self._thread.join(20)
         for pod in self.pods.values():
-            pod.end(now=True)
-        do("ip", "link", "del", self.bridge, ok=False)
+            pod.kill()
+        for pod in self.pods.values():
+            pod.join(20)
+        self.sweeper.close()
 
     def logs(self, start, container, most=3000):
         """Return the end of what a container said, of the newest pod whose name begins so."""
@@ -99,9 +103,22 @@ class Kubelet:
 
     # the loop
 
+    def _live(self):
+        """Say that the node is there. Who is silent for 40 s is taken for dead, and no pod on it for ready."""
+        if time.monotonic() - self._told < TELLS_S:
+            return
+        self._told = time.monotonic()
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": now(), "lastTransitionTime": self._born}  # fmt: skip
+        address = {"type": "InternalIP", "address": str(next(iter(self.net.hosts())))}
+        self.plane.api(
+            "PATCH", f"/api/v1/nodes/{self.name}/status", {"status": {"conditions": [ready], "addresses": [address]}},
+            content_type="application/merge-patch+json",
+        )  # fmt: skip
+
     def _run(self):
         while not self._ending.wait(POLL_S):
             with contextlib.suppress(Exception):  # the server may be gone for a moment, as in life
+                self._live()
                 provide(self.plane, self.disk)
                 self._write_hosts()
                 self._look()
@@ -115,6 +132,7 @@ class Kubelet:
                     self.forget(manifest)
                     continue
                 self.pods[uid] = Pod(self, manifest, next(self._addresses))
+                self._write_hosts()  # a pod knows its own name from the start
                 self.pods[uid].start()
             elif manifest["metadata"].get("deletionTimestamp"):
                 self.pods[uid].ask_to_end(manifest)
@@ -130,6 +148,7 @@ class Kubelet:
         """Name each Service by the address of a pod that is ready, as a proxy would send its callers there."""
         lines = ["127.0.0.1 localhost"]
         pods = self.plane.list("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")
+        lines += [f"{pod.ip} {pod.pod_name}" for pod in self.pods.values()]
         for service in self.plane.list("/api/v1/services"):
             wanted = service["spec"].get("selector")
             if not wanted:

