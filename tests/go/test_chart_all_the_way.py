@@ -1,0 +1,133 @@
+"""The CPU preset all the way: Helm 4, a true control plane, the real KubeRay operator, pods that run with a root that they may not write to, and a chat that is answered.
+
+The tests follow each other on one release, in the order of this file.
+"""
+
+import json
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+from tests.real.installed_chart import NAME, SPACE, installed
+
+pytestmark = pytest.mark.timeout(400)
+FIRST_S = 240.0
+DRAINED_TOKENS = 400
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory):
+    """The release, answering."""
+    folder = tmp_path_factory.mktemp("way")
+    with installed(folder, "cpu", "config.model=tiny", "config.engine.max_model_len=512") as made:
+        made.until(made.chat, FIRST_S, "the first answer")
+        print(f"first answer {time.monotonic() - made.installed_at:.0f} s after helm install")
+        made.until_ready()
+        yield made
+
+
+def processes(chart, component):
+    """Return pod uid -> pid of the gateway's and the engine's process in the pods of a component, each with its start."""
+    found = {}
+    for name, pod in chart.pods(component).items():
+        inside = {p.pid for p in psutil.process_iter() if chart.running(name).has(p.pid)}
+        found[pod["metadata"]["uid"]] = {
+            (p.pid, p.create_time(), p.name()) for p in map(psutil.Process, inside) if "ServeReplica" in p.name() or "EngineCore" in p.name()
+        }  # fmt: skip
+    return found
+
+
+def test_helm_test_passes(chart):
+    said = chart.helm("test", "mind", "--timeout", "120s")
+    assert "Succeeded" in said, said
+    steps = chart.kubelet.logs(f"{NAME}-test", "chat")
+    assert [line.split(":")[0] for line in steps.splitlines()] == [
+        "health",
+        "chat over HTTP",
+        "chat over gRPC",
+    ], steps
+
+
+def test_the_first_key_of_the_secret_is_an_administrators(chart):
+    listed = httpx.get(f"{chart.url()}/v1/keys", headers=chart.headers, timeout=30)
+    assert listed.status_code == 200, listed.text
+    refused = httpx.get(f"{chart.url()}/v1/models", timeout=30)
+    assert refused.status_code == 401
+
+
+def test_each_pod_has_a_page_of_figures(chart):
+    page = httpx.get(f"{chart.url(port=9400)}/metrics", timeout=30).text
+    names = {
+        line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")
+    }
+    assert any(name.startswith("consilium_gateway_") for name in names), names
+    assert any(name.startswith("vllm:") for name in names), names
+    assert any(name.startswith("ray_") for name in names), names
+    head = httpx.get(f"{chart.url('head', 9400)}/metrics", timeout=30)
+    assert "ray_" in head.text
+
+
+def test_a_role_comes_with_an_upgrade_and_nothing_starts_again(chart):
+    before, began = processes(chart, "worker"), chart.restarts()
+    assert all(before.values()), before
+    chart.upgrade("config.roles.sage.frame=Be wise.")
+
+    def named():
+        rows = httpx.get(f"{chart.url()}/v1/models", headers=chart.headers, timeout=30).json()[
+            "data"
+        ]
+        return "role/sage" in {row["id"] for row in rows}
+
+    chart.until(named, 30, "role/sage among the models")
+    assert chart.chat("role/sage") is not None
+    assert processes(chart, "worker") == before
+    assert chart.restarts() == began
+
+
+def test_a_worker_that_is_deleted_ends_its_answer_and_another_one_comes(chart):
+    (old,) = chart.pods("worker")
+    pod, url = chart.running(old), chart.url()
+    told, heads = [], threading.Event()
+
+    def listen():
+        body = {
+            "model": "base", "stream": True, "max_tokens": DRAINED_TOKENS, "ignore_eos": True, "messages": [{"role": "user", "content": "Go on."}],
+        }  # fmt: skip
+        with httpx.stream(
+            "POST", f"{url}/v1/chat/completions", json=body, headers=chart.headers, timeout=60
+        ) as answer:
+            for line in answer.iter_lines():
+                told.append(line)
+                heads.set()
+
+    caller = threading.Thread(target=listen, daemon=True)
+    caller.start()
+    assert heads.wait(30)
+    chart.plane.api("DELETE", f"/api/v1/namespaces/{SPACE}/pods/{old}")
+    caller.join(60)
+    events = [json.loads(line[6:]) for line in told if line.startswith("data: {")]
+    assert "data: [DONE]" in told[-2:], told[-3:]
+    assert [event["choices"][0]["finish_reason"] for event in events if event["choices"]][
+        -1
+    ] == "length", told[-5:]
+    chart.until(
+        lambda: old not in chart.pods("worker") and chart.chat(), 150, "an answer of the new worker"
+    )
+    assert "no answer is running" in pod.log("prestop").read_text()
+    chart.until_ready(60)
+
+
+def test_uninstall_keeps_keys_and_claims(chart):
+    keys = chart.get(f"api/v1 secrets/{NAME}")["data"]
+    claims = {
+        claim["metadata"]["name"] for claim in chart.get("api/v1 persistentvolumeclaims")["items"]
+    }
+    chart.helm("uninstall", "mind")
+    assert chart.get("apis/ray.io/v1 rayservices")["items"] == []
+    assert chart.get(f"api/v1 secrets/{NAME}")["data"] == keys
+    left = {
+        claim["metadata"]["name"] for claim in chart.get("api/v1 persistentvolumeclaims")["items"]
+    }
+    assert left == claims == {f"{NAME}-models", f"data-{NAME}-redis-0"}
