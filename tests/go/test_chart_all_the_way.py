@@ -14,14 +14,15 @@ from tests.real.installed_chart import NAME, SPACE, installed
 
 pytestmark = pytest.mark.timeout(400)
 FIRST_S = 240.0
-DRAINED_TOKENS = 400
+LONG_TOKENS = 3000
+"""Some seconds of an answer: it still runs when preStop begins."""
 
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory):
     """The release, answering."""
     folder = tmp_path_factory.mktemp("way")
-    with installed(folder, "cpu", "config.model=tiny", "config.engine.max_model_len=512") as made:
+    with installed(folder, "cpu", "config.model=tiny", "config.engine.max_model_len=4096") as made:
         made.until(made.chat, FIRST_S, "the first answer")
         print(f"first answer {time.monotonic() - made.installed_at:.0f} s after helm install")
         made.until_ready()
@@ -89,11 +90,11 @@ def test_a_role_comes_with_an_upgrade_and_nothing_starts_again(chart):
 def test_a_worker_that_is_deleted_ends_its_answer_and_another_one_comes(chart):
     (old,) = chart.pods("worker")
     pod, url = chart.running(old), chart.url()
-    told, heads = [], threading.Event()
+    told, heads, ended = [], threading.Event(), []
 
     def listen():
         body = {
-            "model": "base", "stream": True, "max_tokens": DRAINED_TOKENS, "ignore_eos": True, "messages": [{"role": "user", "content": "Go on."}],
+            "model": "base", "stream": True, "max_tokens": LONG_TOKENS, "ignore_eos": True, "messages": [{"role": "user", "content": "Go on."}],
         }  # fmt: skip
         with httpx.stream(
             "POST", f"{url}/v1/chat/completions", json=body, headers=chart.headers, timeout=60
@@ -101,20 +102,23 @@ def test_a_worker_that_is_deleted_ends_its_answer_and_another_one_comes(chart):
             for line in answer.iter_lines():
                 told.append(line)
                 heads.set()
+        ended.append(time.monotonic())
 
     caller = threading.Thread(target=listen, daemon=True)
     caller.start()
     assert heads.wait(30)
     chart.plane.api("DELETE", f"/api/v1/namespaces/{SPACE}/pods/{old}")
     caller.join(60)
+    assert ended[0] > pod.ending_since, "the answer was over before the pod began to end"
     events = [json.loads(line[6:]) for line in told if line.startswith("data: {")]
     assert "data: [DONE]" in told[-2:], told[-3:]
-    assert [event["choices"][0]["finish_reason"] for event in events if event["choices"]][
-        -1
-    ] == "length", told[-5:]
+    reasons = [event["choices"][0]["finish_reason"] for event in events if event["choices"]]
+    assert reasons[-1] == "length", told[-5:]
+    began = time.monotonic()
     chart.until(
         lambda: old not in chart.pods("worker") and chart.chat(), 150, "an answer of the new worker"
     )
+    print(f"the next answer {time.monotonic() - began:.0f} s after the last one")
     assert "no answer is running" in pod.log("prestop").read_text()
     chart.until_ready(60)
 

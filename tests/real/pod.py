@@ -46,6 +46,7 @@ class Pod(threading.Thread):
         self._probed: dict[str, tuple[float, bool]] = {}
         self._end = threading.Event()
         self._is_ending = self._is_killed = False
+        self.ending_since: float | None = None
         self._grace = 30.0
         self._looked = 0.0
         self._told: Any = None
@@ -123,7 +124,8 @@ class Pod(threading.Thread):
 
     def _take_down(self):
         """End the containers, with preStop and grace unless it was killed, and take the network down."""
-        until = time.monotonic() + (0.0 if self._is_killed else self._grace)
+        self.ending_since = time.monotonic()
+        until = self.ending_since + (0.0 if self._is_killed else self._grace)
         for container in self.manifest["spec"]["containers"]:
             hook = container.get("lifecycle", {}).get("preStop", {}).get("exec")
             if hook and not self._is_killed and self._is_running(container["name"]):
