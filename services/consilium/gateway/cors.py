@@ -18,6 +18,7 @@ PREFLIGHT_S: Final = 600
 EXPOSED: Final = (
     "x-request-id",
     "x-consilium-receipt",
+    "x-consilium-tools",
     "retry-after",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",

@@ -11,6 +11,7 @@ PAGE = "http://localhost:3000"
 READ = (
     "x-request-id",
     "x-consilium-receipt",
+    "x-consilium-tools",
     "retry-after",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-tokens",
