@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from typing import Any
 
@@ -140,6 +141,37 @@ async def test_many_wrong_entries_cost_no_more_than_one(dense: Asker) -> None:
     assert said.head.status == 400
     assert said.json["error"]["param"] == "input"
     assert "body.input.20." in said.json["error"]["message"]
+
+
+PART = {"type": "input_text", "text": "x"}
+LONG_INPUTS = {
+    "wrong parts": [{"role": "user", "content": [{}] * 100_000}],
+    "wrong parts behind right ones": [{"role": "user", "content": [PART] * 2_000 + [{}] * 100_000}],
+    "wrong parts beside names of nobody": [{"role": "user", "content": [{}] * 100_000, **{f"k{at}": at for at in range(1_000)}}],
+    "numbers for parts": [{"role": "user", "content": [1] * 100_000}],
+    "wrong notes in a part": [{"role": "assistant", "content": [{"type": "output_text", "text": "x", "annotations": [{}] * 100_000}]}],
+    "messages that are right": [{"role": "user", "content": "x"}] * 5_000,
+}  # fmt: skip
+"""Read at once they take 1 to 100 s."""
+
+
+@pytest.mark.parametrize("kind", LONG_INPUTS)
+async def test_others_are_served_while_a_long_body_is_read(dense: Asker, kind: str) -> None:
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - began)
+
+    beating = asyncio.ensure_future(beat())
+    async with asyncio.timeout(60):
+        said = await dense.ask("responses", input=LONG_INPUTS[kind])
+    beating.cancel()
+    assert said.head.status == 400
+    assert said.json["error"]["param"] == "input"
+    assert max(gaps) < 1.0
 
 
 @pytest.mark.parametrize("route", sorted(body_mutations.BASES))

@@ -89,7 +89,7 @@ class Routes:
                 _method(state, "openai_serving_completion", "create_completion"),
             ),
             "responses": _Handler(
-                Body(ResponsesRequest),
+                Body(ResponsesRequest, joined=frozenset({"input"})),
                 _method(state, "openai_serving_responses", "create_responses"),
                 by_alias=True,
             ),
@@ -130,7 +130,7 @@ class Routes:
         handler = self._handlers[call.route]
         request = None
         try:
-            request = handler.body.read(call.body)
+            request = await handler.body.read(call.body)
             self._adjust(request, call, stop)
             if handler.create is None:
                 raise NotImplementedError(_MISSING[call.route])  # noqa: TRY301  as vLLM's routes do
