@@ -157,21 +157,21 @@ LONG_INPUTS = {
 
 @pytest.mark.parametrize("kind", LONG_INPUTS)
 async def test_others_are_served_while_a_long_body_is_read(dense: Asker, kind: str) -> None:
-    gaps: list[float] = []
+    beats = [time.monotonic()]
 
     async def beat() -> None:
         while True:
-            began = time.monotonic()
             await asyncio.sleep(0.01)
-            gaps.append(time.monotonic() - began)
+            beats.append(time.monotonic())
 
     beating = asyncio.ensure_future(beat())
     async with asyncio.timeout(60):
         said = await dense.ask("responses", input=LONG_INPUTS[kind])
     beating.cancel()
+    beats.append(time.monotonic())
     assert said.head.status == 400
-    assert said.json["error"]["param"] == "input"
-    assert max(gaps) < 1.0
+    assert said.json["error"]["param"] in {"input", "input_tokens"}
+    assert max(later - before for before, later in itertools.pairwise(beats)) < 1.0
 
 
 @pytest.mark.parametrize("route", sorted(body_mutations.BASES))
