@@ -7,8 +7,12 @@ from tests.unit.chart import rendered
 from tests.unit.chart.rendered import EXPECTED, PRESETS
 
 from consilium.cli.config_tree import ConsiliumConfig
+from consilium.engine import topology
+from consilium.engine.config import EngineView
 from consilium.engine.launch_args import PINNED
-from consilium.planner import cards, question_file
+from consilium.engine.machine import POOL, Gpu, Machine, Node
+from consilium.engine.model_facts import ModelFacts
+from consilium.planner import cards, models, question_file
 
 GIB = 2**30
 UNITS = {"": 1, "m": 0.001, "Ki": 2**10, "Mi": 2**20, "Gi": GIB, "Ti": 2**40}
@@ -122,3 +126,50 @@ def test_the_planner_says_that_every_model_fits_its_cards(name):
         assert engine.plan.verdict == "fits", f"{engine.name}: {engine.plan.binding}"
         assert engine.plan.concurrency >= 2, f"{engine.name}: a second caller would wait"
     assert engines[-1].cards[1] == len(have), "a card is left over"
+
+
+def facts(name):
+    """Return what an engine would read in a model's folder, as the planner knows it without one."""
+    known = models.find(name)
+    return ModelFacts(
+        name, "", known.shape, weights=known.weights or "bf16", weight_bytes=known.file_bytes
+    )
+
+
+def machine(name):
+    """Return the cluster as Ray sees it: a node for each pod of a group, with the cards of the machine that it lands on."""
+    nodes = []
+    for pod in lasting(rendered.preset(name)):
+        if pod.kind != "worker":
+            continue
+        labels = pod.spec.get("nodeSelector", {}).items()
+        box = next(
+            node for node in EXPECTED[name]["nodes"] if labels <= node.get("labels", {}).items()
+        )
+        limits = next(one for one in pod.containers if one["name"] == "ray-worker")["resources"][
+            "limits"
+        ]
+        count = rendered.cards_of(pod)
+        found = tuple(Gpu(box["card"], cards.card(box["card"]).total_bytes) for _ in range(count))
+        build = "gpu" if count else "cpu"
+        nodes += [
+            Node(
+                address=f"10.0.0.{len(nodes) + copy}", gpus=found, cpus=amount(limits["cpu"]), memory_bytes=int(amount(limits["memory"])),
+                pools=frozenset({pod.labels["consilium/pool"]}), builds=((build, ""),),
+            )
+            for copy in range(pod.copies)
+        ]  # fmt: skip
+    builds = sorted({build for node in nodes for build in node.builds})
+    return Machine(nodes=tuple(nodes), builds=tuple(builds))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_engines_find_their_cards_in_the_pods_and_take_all_of_them(name):
+    view = EngineView.model_validate(rendered.values_of(name)["config"])
+    named = {view.model, *(executor.model for executor in view.executors.values())}
+    specs = topology.plan(view, machine(name), {model: facts(model) for model in named})
+    taken = sum(spec.replicas * bundle.get("GPU", 0) for spec in specs for bundle in spec.bundles)
+    assert taken == EXPECTED[name]["cards"]
+    pools = {"core": view.topology.pool, **{key: one.pool for key, one in view.executors.items()}}
+    for spec in specs:
+        assert {key for bundle in spec.bundles for key in bundle if key.startswith(POOL)} == ({f"{POOL}{pools[spec.name]}"} if pools[spec.name] else set())  # fmt: skip

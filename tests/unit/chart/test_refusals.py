@@ -4,7 +4,12 @@ import copy
 
 import pytest
 from helm_python import HelmError
+from pydantic import ValidationError
 from tests.unit.chart import rendered
+
+from consilium.cli.config_tree import ConsiliumConfig
+from consilium.embedding.config import OFFLINE
+from consilium.gateway.config import BUILT_IN_PROFILES
 
 GPU = {
     "name": "main", "image": "gpu", "replicas": 1, "gpus": 1,
@@ -180,23 +185,10 @@ TWO_KEYS = [
     (workers(group(gpus=3, replicas=2), topology={"kind": "sharded", "tensor_parallel": 2, "replicas": 3}), ["config.topology.replicas", "hold 2"]),
     (workers(GPU, topology={"kind": "hybrid"}, executors={"coder": {"model": "demo"}}), ["config.executors.coder.replicas", "leaves 0"]),
     (workers(GPU, topology={"kind": "hybrid"}, executors={"coder": {"model": "demo", "pool": "small"}}), ["config.executors.coder.pool", "small"]),
-    (config("topology", {"kind": "replicas", "tensor_parallel": 2}), ["config.topology.kind", "sharded or hybrid"]),
-    (config("topology", {"kind": "sharded"}), ["config.topology.kind", "above 1"]),
-    # names in consilium.yaml
-    (config("model", " "), ["config.model", "empty"]),
+    # what the chart or a Secret says instead
     (config("gateway.port", 9999), ["config.gateway.port", "8000"]),
     (config("gateway.host", "127.0.0.1"), ["config.gateway.host", "gateway.service"]),
-    (config("executors", {"core": {"model": "demo"}}), ["config.executors.core"]),
-    (config("executors", {"coder": {"model": "demo"}}), ["config.executors.coder", "hybrid"]),
-    (at("config", {"topology": HYBRID, "executors": {"coder": {"model": "demo", "fallback": "cor"}}}), ["config.executors.coder.fallback", "cor", "core"]),
-    (config("roles.sage.profile", "deep"), ["config.roles.sage.profile", "deep", "think"]),
-    (config("roles.sage.executor", "large"), ["config.roles.sage.executor", "large"]),
     (config("roles.sage.frame_file", "sage.txt"), ["config.roles.sage.frame_file", "sage.txt", "configFiles"]),
-    (config("roles.sage", {"frame": "x", "frame_file": "y"}), ["config.roles.sage.frame_file", "not both"]),
-    (config("profiles.brief.executor", "large"), ["config.profiles.brief.executor", "large"]),
-    (config("embedding.executor", "vectors"), ["config.embedding.executor", "vectors"]),
-    (config("embedding.backend", "openai"), ["config.embedding.backend", "url and model"]),
-    (config("embedding.backend", "engine"), ["config.embedding.backend", "executor and model"]),
     (config("executors.rented", {"model": "x", "url": "http://x/v1", "key_env": "RENTED"}), ["config.executors.rented.key_env", "RENTED", "secrets.environmentSecret"]),
     (at("configFiles", {"consilium.yaml": ""}), ["configFiles", "consilium.yaml"]),
     # Redis
@@ -223,6 +215,26 @@ TWO_KEYS = [
     (at("routes.enabled", True), ["routes.parents"]),
 ]  # fmt: skip
 
+IN_CONFIG = [
+    (config("topology", {"kind": "replicas", "tensor_parallel": 2}), ["config.topology.kind", "sharded or hybrid"]),
+    (config("topology", {"kind": "sharded"}), ["config.topology.kind", "above 1"]),
+    (config("model", " "), ["config.model", "empty"]),
+    (config("executors", {"core": {"model": "demo"}}), ["config.executors.core"]),
+    (config("executors", {"coder": {"model": "demo"}}), ["config.executors.coder", "hybrid"]),
+    (at("config", {"topology": HYBRID, "executors": {"coder": {"model": "demo", "fallback": "cor"}}}), ["config.executors.coder.fallback", "cor", "core"]),
+    (config("roles.sage.profile", "deep"), ["config.roles.sage.profile", "deep", "think"]),
+    (config("roles.sage.executor", "large"), ["config.roles.sage.executor", "large"]),
+    (config("roles.sage", {"frame": "x", "frame_file": "y"}), ["config.roles.sage.frame_file", "not both"]),
+    (config("profiles.brief.executor", "large"), ["config.profiles.brief.executor", "large"]),
+    (config("embedding.executor", "vectors"), ["config.embedding.executor", "vectors"]),
+    (config("embedding.backend", "openai"), ["config.embedding.backend", "url and model"]),
+    (config("embedding.backend", "engine"), ["config.embedding.backend", "executor and model"]),
+    (config("embedding.model", "bge-m3"), ["config.embedding.model", "bge-m3", "minilm-e5"]),
+    (config("gateway.cors_origins", ["mind.home"]), ["config.gateway.cors_origins", "mind.home", "scheme://host"]),
+    (config("gateway.cors_origins", ["https://mind.home/chat"]), ["config.gateway.cors_origins", "mind.home/chat"]),
+]  # fmt: skip
+"""What consilium.yaml itself refuses, on one machine too."""
+
 RIGHT = {
     "cards over two pods": workers(group(replicas=2), topology={"kind": "sharded", "tensor_parallel": 2, "nodes": 2}),
     "cores as a number": workers(group(resources=cores(8))),
@@ -232,6 +244,8 @@ RIGHT = {
     "engines on cores beside engines on cards": workers(GPU, {**CPU, "name": "slow"}, topology={"kind": "hybrid"}, executors={"small": {"model": "demo", "device": "cpu", "pool": "slow"}}),
     "every card": workers(group(gpus=4), topology={"replicas": "auto"}),
     "node ports": at("gateway.service", {"type": "NodePort", "nodePorts": {"http": 30080, "grpc": 30090}}),
+    "callers in browsers": config("gateway.cors_origins", ["https://mind.home:8443", "*"]),
+    "vectors from elsewhere": config("embedding", {"backend": "openai", "url": "http://x/v1", "model": "bge-m3"}),
     "a room with a disk": at("services.greeter", {**ROOM, "storage": {"size": "1Gi", "storageClass": "fast"}}),
 }  # fmt: skip
 
@@ -263,16 +277,30 @@ def test_a_value_of_another_form_is_refused(row):
     assert all(word in said for word in row[1][1:]), said
 
 
-@pytest.mark.parametrize("row", TWO_KEYS, ids=case_id)
+@pytest.mark.parametrize("row", TWO_KEYS + IN_CONFIG, ids=case_id)
 def test_values_that_do_not_go_together_are_refused_in_words(row):
     said = refusal(row[0])
     assert "specifications of the schema" not in said, "a template refuses this one"
     assert all(word in said for word in row[1]), said
 
 
+@pytest.mark.parametrize("row", IN_CONFIG, ids=case_id)
+def test_the_code_refuses_the_same(row):
+    with pytest.raises(ValidationError):
+        ConsiliumConfig.model_validate(row[0]["config"])
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_looks_like_them_and_is_right_is_taken(name):
     rendered.render(RIGHT[name])
+    ConsiliumConfig.model_validate(RIGHT[name].get("config", {}))
+
+
+def test_names_that_are_there_from_the_start_are_those_of_the_code():
+    # Templates cannot ask the code, so they have lists of their own.
+    for name in OFFLINE:
+        rendered.render(config("embedding.model", name))
+    rendered.render(config("roles", {name: {"profile": name} for name in BUILT_IN_PROFILES}))
 
 
 def test_a_release_whose_name_begins_with_a_digit_is_told_the_way_out():
@@ -282,4 +310,4 @@ def test_a_release_whose_name_begins_with_a_digit_is_told_the_way_out():
 
 
 def test_there_are_enough_of_them():
-    assert len(UNKNOWN) + len(FORM) + len(TWO_KEYS) >= 60
+    assert len(UNKNOWN + FORM + TWO_KEYS + IN_CONFIG) >= 60
