@@ -34,6 +34,7 @@ COMMANDS: Final = {
         "consilium.cli.models",
         "List the models, fetch them, or say where one lies on disk.",
     ),
+    "metrics": ("consilium.cli.metrics", "Show every metric: name, type, labels, meaning."),
     "config": (
         "consilium.cli.config_command",
         "Show the configuration and where each value came from.",

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.real import nvml
 from tests.waiting import until
 
-from consilium.gpu_metrics.exposition import TABLE
+from consilium.gpu_metrics.ports import TABLE
 from consilium.kernel.ports import free_port
 
 GIB = 2**30

@@ -1,0 +1,81 @@
+"""`consilium metrics catalogue`: every metric that this cluster's own processes may show, with what it means. vLLM's, Ray's and HAProxy's stand in their own documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from consilium.cli.endpoint import add_output
+
+VLLM: Final = "https://docs.vllm.ai/en/latest/usage/metrics.html"
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "metrics", help="Show every metric: name, type, labels, meaning."
+    )
+    commands = parser.add_subparsers(dest="what", metavar="catalogue", required=True)
+    catalogue = commands.add_parser("catalogue", help="every metric of our own processes")
+    catalogue.add_argument(
+        "word", nargs="?", help="only those with this word in their name or meaning"
+    )
+    add_output(catalogue)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the catalogue."""
+    word = (args.word or "").lower()
+    rows = [row for row in catalogue() if word in f"{row['name']} {row['help']}".lower()]
+    if args.output == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "metric", "type", "unit", "labels", "meaning", box=None, pad_edge=False, header_style="bold"
+    )
+    table.columns[0].no_wrap = True
+    for row in rows:
+        labels = row["labels"]
+        told = ", ".join(labels) if isinstance(labels, list) else ""
+        table.add_row(str(row["name"]), str(row["type"]), str(row["unit"]), told, str(row["help"]))
+    Console().print(table)
+    print(
+        f"Engines also show vLLM's own figures (vllm:...), with the labels executor and replica: {VLLM}"
+    )
+    return 0
+
+
+def catalogue() -> list[Mapping[str, object]]:
+    """Return every metric by name: name, type, unit, labels, help."""
+    from consilium.gpu_metrics.ports import TABLE as CARDS
+    from consilium.kernel.metrics import TABLE
+
+    own = [_row(one.name, one.kind, one.unit, one.labels, one.help) for one in TABLE]
+    cards = [
+        _row(one.name, one.kind, one.unit, _with_uuid(one.name, one.labels), one.help)
+        for one in CARDS
+    ]
+    return sorted([*own, *cards, *_of_the_supervisor()], key=lambda row: str(row["name"]))
+
+
+def _with_uuid(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    from consilium.gpu_metrics.ports import OF_THE_READING
+
+    return labels if name in OF_THE_READING else ("uuid", *labels)
+
+
+def _of_the_supervisor() -> list[Mapping[str, object]]:
+    return [
+        _row("consilium_part_up", "gauge", "", ("part",), "Whether a part of the cluster is up.")
+    ]
+
+
+def _row(
+    name: str, kind: str, unit: str, labels: tuple[str, ...], meaning: str
+) -> Mapping[str, object]:
+    return {"name": name, "type": kind, "unit": unit, "labels": list(labels), "help": meaning}
