@@ -23,7 +23,7 @@ QUICK := lint types proto-lint arch unit
 # With BEHIND=yes, what only computes asks for less than what runs beside it.
 NICE := $(if $(BEHIND),nice -n 19)
 
-.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e tools test-go bench protos proto-lint proto-release clean
+.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e tools test-go image-check bench protos proto-lint proto-release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ tools: $(DEV_STAMP) ## Build the Go programs and install the clients from npm an
 
 test-go: tools ## Tests with those programs and clients, some before a cluster of their own
 	@$(PYTEST) tests/go -q -p no:randomly
+
+image-check: $(DEV_STAMP) ## Make the images services and cpu without Docker and try them; needs root and debootstrap (minutes, 15 GB)
+	@$(BIN)/python -m tests.real.image_check
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn
