@@ -240,6 +240,24 @@ def test_a_claim_of_one_node_is_used_where_engines_are(whole):
             assert {one.kind for one in selected(whole, term["labelSelector"]["matchLabels"])} == {"worker"}  # fmt: skip
 
 
+def test_every_variable_of_a_container_is_said_once(whole):
+    # Applied by the server, which Helm 4 does, a name that is there twice is refused.
+    for pod in pods(whole):
+        for container in pod.containers:
+            said = [row["name"] for row in container.get("env", ())]
+            assert len(set(said)) == len(said), (pod.name, container["name"])
+
+
+def test_consilium_yaml_is_mounted_so_that_a_change_of_it_arrives(whole):
+    # A file that is mounted by itself (subPath) stays as it was when the pod started.
+    for pod in pods(whole):
+        for container in pod.containers:
+            for mount in container.get("volumeMounts", ()):
+                if mount["name"] == "config" and pod.kind != "redis":
+                    assert "subPath" not in mount
+                    assert mount["mountPath"] == "/etc/consilium"
+
+
 def test_ingress_and_routes_lead_to_ports_of_the_service(whole):
     ports = {one["metadata"]["name"]: {port[how] for port in one["spec"]["ports"] for how in ("name", "port")} for one in of_kind(whole, "Service")}  # fmt: skip
     for one in of_kind(whole, "Ingress"):
