@@ -115,7 +115,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The Job that fetches models. A Job cannot be edited: whatever changes in it makes another one. */}}
 {{- define "consilium.fetchName" -}}
-{{- $made := list (include "consilium.engineRevision" .) .Chart.AppVersion .Values.images.services .Values.global .Values.models .Values.secrets .Values.redis .Values.extraRooms .Values.podLabels .Values.podAnnotations -}}
+{{- $made := list (include "consilium.engineRevision" .) .Chart.Version .Chart.AppVersion .Values.images.services .Values.global .Values.models .Values.secrets .Values.redis .Values.extraRooms .Values.podLabels .Values.podAnnotations -}}
 {{ include "consilium.fullname" . }}-fetch-{{ $made | toJson | sha256sum | trunc 8 }}
 {{- end -}}
 
@@ -167,6 +167,36 @@ scaleStrategy: {}
 object-store-memory: "134217728"
 {{- end -}}
 
+{{/*
+A quantity as Kubernetes itself would write it: 1000m is "1", 1.5Gi is 1536Mi, and a number is text. The operator writes a RayService back in this form; what stands
+there in another form is the operator's from then on, and Helm 4's next upgrade ends in a conflict over it.
+*/}}
+{{- define "consilium.quantity" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- $number := trimSuffix $unit $text -}}
+{{- if not (regexMatch "^[0-9]+([.][0-9]+)?$" $number) -}}{{- $text -}}
+{{- else if has $unit (list "" "m") -}}
+{{- $thousandths := ternary (float64 $number) (mulf (float64 $number) 1000) (eq $unit "m") | ceil | int64 -}}
+{{- if mod $thousandths 1000 -}}{{ $thousandths }}m{{- else -}}{{ div $thousandths 1000 }}{{- end -}}
+{{- else if has $unit (list "Ki" "Mi" "Gi" "Ti") -}}
+{{- $bytes := float64 $number -}}
+{{- range until (add1 (index (dict "Ki" 0 "Mi" 1 "Gi" 2 "Ti" 3) $unit) | int) -}}{{- $bytes = mulf $bytes 1024 -}}{{- end -}}
+{{- $n := $bytes | ceil | int64 -}}{{- $written := "" -}}
+{{- range list "" "Ki" "Mi" "Gi" "Ti" -}}
+{{- if not (hasSuffix "!" $written) -}}
+{{- if or (mod $n 1024) (eq . "Ti") -}}{{- $written = printf "%d%s!" $n . -}}{{- else -}}{{- $n = div $n 1024 -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- trimSuffix "!" $written -}}
+{{- else -}}{{- $text -}}{{- end -}}
+{{- end -}}
+{{- define "consilium.quantities" -}}
+{{- range $name, $value := . }}
+{{ $name }}: {{ include "consilium.quantity" $value | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* A pod of Ray: (dict "root" $ "group" worker-or-head-or-gateway "kind" "head|worker|gateway") */}}
 {{- define "consilium.rayPod" -}}
 {{- $root := .root -}}{{- $group := .group -}}
@@ -214,7 +244,11 @@ spec:
       command: [consilium, models, fetch, --config, /etc/consilium/consilium.yaml, --from, /models, --into, /var/lib/consilium/models]
       env: {{- include "consilium.environment" $root | nindent 8 }}
       securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
-      resources: {{- toYaml $root.Values.models.prefetch.resources | nindent 8 }}
+      resources:
+        {{- range $kind, $row := $root.Values.models.prefetch.resources }}
+        {{ $kind }}:
+          {{- include "consilium.quantities" $row | nindent 10 }}
+        {{- end }}
       volumeMounts:
         - {name: config, mountPath: /etc/consilium, readOnly: true}
         - {name: models, mountPath: /models, readOnly: true}
@@ -252,14 +286,14 @@ spec:
       securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
       resources:
         requests:
-          {{- toYaml $group.resources.requests | nindent 10 }}
+          {{- include "consilium.quantities" $group.resources.requests | nindent 10 }}
           {{- if $onCards }}
-          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus }}
+          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus | quote }}
           {{- end }}
         limits:
-          {{- toYaml $group.resources.limits | nindent 10 }}
+          {{- include "consilium.quantities" $group.resources.limits | nindent 10 }}
           {{- if $onCards }}
-          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus }}
+          {{ $root.Values.gpu.resourceName }}: {{ $group.gpus | quote }}
           {{- end }}
       volumeMounts:
         - {name: config, mountPath: /etc/consilium, readOnly: true}
@@ -297,7 +331,7 @@ spec:
     {{- if eq .kind "worker" }}
     - {name: models, persistentVolumeClaim: {claimName: {{ include "consilium.modelsClaim" $root }}}}
     {{- if $root.Values.models.cache.enabled }}
-    - {name: models-on-disk, emptyDir: {sizeLimit: {{ $root.Values.models.cache.size }}}}
+    - {name: models-on-disk, emptyDir: {sizeLimit: {{ include "consilium.quantity" $root.Values.models.cache.size | quote }}}}
     {{- end }}
     {{- end }}
     - {name: state, emptyDir: {sizeLimit: 2Gi}}
@@ -305,5 +339,5 @@ spec:
     - {name: figures, emptyDir: {sizeLimit: 256Mi}}
     - {name: tmp, emptyDir: {sizeLimit: 10Gi}}
     - {name: home, emptyDir: {sizeLimit: 10Gi}}
-    - {name: shared-mem, emptyDir: {medium: Memory, sizeLimit: {{ default "512Mi" $group.sharedMemory }}}}
+    - {name: shared-mem, emptyDir: {medium: Memory, sizeLimit: {{ include "consilium.quantity" (default "512Mi" $group.sharedMemory) | quote }}}}
 {{- end -}}

@@ -180,4 +180,4 @@ def test_what_another_card_is_called_reaches_the_pods():
     assert rendered.cards_of(pod, "nvidia.com/mig-3g.40gb") == 1
     assert rendered.cards_of(pod) == 0
     requests = own_container(pod)["resources"]["requests"]
-    assert requests["nvidia.com/mig-3g.40gb"] == 1
+    assert requests["nvidia.com/mig-3g.40gb"] == "1"
