@@ -1,10 +1,14 @@
-"""A gateway over real sockets, as the component tests have it; a whole cluster with the tiny model; and the programs that are built for these tests."""
+"""A gateway over real sockets, as the component tests have it; a whole cluster with the tiny model; a control plane of Kubernetes; and the programs that are built for these tests."""
 
 import asyncio
+import subprocess
 
 import pytest
 from tests.bench import cluster as clusters
 from tests.component.gateway.conftest import gateway  # noqa: F401  # a fixture of these tests too
+from tests.go.kube import CHART, STORAGE
+from tests.real.control_plane import ControlPlane
+from tests.real.disks import Provisioner
 from tests.real.tools import tool
 
 SAYS_S = 60
@@ -36,3 +40,20 @@ def cluster(tmp_path_factory):
     """One for all tests here that need an engine, brought up by the command that a user calls."""
     with clusters.up("tiny", tmp_path_factory.mktemp("cluster"), extra=QUICK) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    """One control plane with KWOK's nodes, the KubeRay operator and disks for claims, for all tests of the chart."""
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as made, Provisioner(made):
+        made.create(STORAGE)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def chart(tmp_path_factory):
+    """The chart as it is handed out: packed by Helm."""
+    folder = tmp_path_factory.mktemp("chart")
+    done = subprocess.run([tool("helm"), "package", str(CHART), "-d", str(folder)], capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.tgz"))
