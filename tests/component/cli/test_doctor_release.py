@@ -111,7 +111,7 @@ def test_what_may_not_be_read_is_left_out_and_told(served, capsys):
     code, said = told(capsys)
     assert code == 3
     assert "Insufficient" not in said
-    assert "other pods hold the cards" in said
+    assert "no node has that left" in said
     assert "nodes could not be read" in said
 
 

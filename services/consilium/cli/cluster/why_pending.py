@@ -94,10 +94,18 @@ def _cards(release: Release, pod: Object, resource: str) -> Finding:
     if len(release.clusters) > 1:
         old = name_of(min(release.clusters, key=lambda one: str(one["metadata"].get("creationTimestamp"))))  # fmt: skip
         return Finding("second_cluster", "upgrade", Level.FAILURE, f"{name} belongs to a second Ray cluster beside {old}, which holds the cards: a cluster of replacement needs every card twice", f"The chart ships upgradeStrategy None; somebody set another. End the old one: kubectl -n {release.namespace} delete raycluster {old}")  # fmt: skip
-    if lent and not any(lent.values()):
-        return Finding("no_card_offered", "GPUs", Level.FAILURE, f"{name} asks for {resource}: {asked:g}, and no node offers any: the device plugin does not run, or does not find the driver", "k8s/prerequisites/install.sh installs it; kubectl -n nvidia-device-plugin logs ds/nvidia-device-plugin says what it found. With another name for the cards (gpu.shared, MIG): gpu.resourceName.")  # fmt: skip
-    if lent and asked > max(lent.values()):
-        return Finding("too_few_cards_in_node", "GPUs", Level.FAILURE, f"{name} asks for {asked:g} cards in one pod, and no node has more than {max(lent.values()):g}", "Spread it: more groups or replicas in workers with fewer gpus each, and topology.kind: pipeline over nodes.")  # fmt: skip
+    if not lent:
+        return Finding(
+            "no_card_left",
+            "GPUs",
+            Level.FAILURE,
+            f"{name} asks for {resource}: {asked:g}, and no node has that left; whether one offers any cannot be told without reading nodes",
+            "Ask somebody who may: consilium doctor --cluster",
+        )
+    if not any(lent.values()):
+        return Finding("no_card_offered", "GPUs", Level.FAILURE, f"{name} asks for {resource}: {asked:g}, and no node offers any: the device plugin does not run, or does not find the driver", "k8s/prerequisites/install.sh installs it; kubectl -n nvidia-device-plugin logs ds/nvidia-device-plugin says what it found. If the cards have another name there (nvidia.com/gpu.shared, MIG), say it in gpu.resourceName.")  # fmt: skip
+    if asked > max(lent.values()):
+        return Finding("too_few_cards_in_node", "GPUs", Level.FAILURE, f"{name} asks for {asked:g} cards in one pod, and no node has more than {max(lent.values()):g}", "Spread it: more groups or replicas in workers with fewer gpus each, and config.topology.kind: sharded with pipeline_parallel over them.")  # fmt: skip
     return Finding("cards_taken", "GPUs", Level.FAILURE, f"{name} asks for {resource}: {asked:g}, and other pods hold the cards", f"kubectl get pods -A -o custom-columns=NS:.metadata.namespace,NAME:.metadata.name,GPU:.spec.containers[*].resources.limits.{resource.replace('.', chr(92) + '.')} shows who.")  # fmt: skip
 
 

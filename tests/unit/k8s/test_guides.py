@@ -1,0 +1,93 @@
+"""The commands of k8s/README.md: ours are parsed, Helm's and kubectl's name what the chart makes, files are there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.unit.chart import rendered
+
+from consilium.cli.app import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[3]
+GUIDE = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = ("k8s/images/",)
+"""Files of other guides."""
+FLAGS = {"-n", "-f", "--create-namespace", "-o"}
+
+
+def lines():
+    """Yield each line of the blocks of commands, without what `&&` and `|` join to it and without its remark."""
+    for line in GUIDE.splitlines():
+        if line.startswith("    "):
+            text = re.sub(r"\$\(.*\)", "KEY", re.sub(r"\s{2,}# .*", "", line.strip()))
+            yield from (part.strip() for part in re.split(r"&&|\||; do|; done|&$", text))
+
+
+def commands(program):
+    inline = re.findall(rf"`({program} [^`]+)`", GUIDE)
+    found = [*inline, *(line for line in lines() if line.startswith(f"{program} "))]
+    return [shlex.split(text) for text in found]
+
+
+def test_commands_of_ours_exist_with_these_words():
+    found = commands("consilium")
+    assert len(found) > 5
+    for words in found:
+        if words[1:] == ["doctor", "--release"]:
+            continue  # named in a table
+        parser = argparse.ArgumentParser()
+        importlib.import_module(COMMANDS[words[1]][0]).add(parser.add_subparsers())
+        assert parser.parse_args(words[1:])
+
+
+def test_files_that_commands_name_are_there():
+    found = set(re.findall(r"(?<![\w/:.])\.?/?((?:helm|k8s|tests)/[\w./-]+[\w/])", GUIDE))
+    assert len(found) > 8
+    for name in found:
+        assert (ROOT / name).exists() or name.startswith(ELSEWHERE), name
+    for name in re.findall(r"presets/([\w-]+\.yaml)", GUIDE):
+        assert (ROOT / "helm" / "consilium" / "presets" / name).is_file(), name
+
+
+def test_helm_is_called_with_the_chart_and_flags_that_it_has():
+    found = commands("helm")
+    assert {words[1] for words in found} >= {"install", "upgrade", "rollback", "uninstall", "get", "history"}  # fmt: skip
+    for words in found:
+        if words[1] in ("install", "upgrade"):
+            assert words[2:4] == ["consilium", "helm/consilium"]
+        assert {word for word in words if word.startswith("-")} <= FLAGS
+        if "-n" in words:
+            assert words[words.index("-n") + 1] == "llm"
+
+
+def test_the_values_of_the_first_box_are_a_preset_that_is_tried():
+    line = next(line for line in lines() if line.startswith("helm install consilium"))
+    assert re.findall(r"-f helm/consilium/presets/(\S+)\.yaml", line) == ["1x3090", "k3s"]
+    assert rendered.preset("k3s").objects
+
+
+def test_kubectl_names_what_the_chart_makes():
+    render = rendered.render()
+    made = {(one["kind"].lower(), one["metadata"]["name"].replace("home-consilium", "consilium")) for one in render.objects}  # fmt: skip
+    made |= {("rayservice", "consilium"), ("svc", "consilium"), ("pod", "claim-shell")}
+    found = commands("kubectl")
+    assert len(found) > 10
+    for words in found:
+        said = " ".join(words)
+        for kind, name in re.findall(r"\b(secret|svc|rayservice|statefulset|pod)[ /](consilium[a-z0-9-]*|claim-shell)", said):  # fmt: skip
+            assert (kind, name) in made, said
+    claims = set(re.findall(r"s/CLAIM/([\w-]+)/", GUIDE))
+    assert claims == {"consilium-models", "data-consilium-redis-0"}
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.35"])
+def test_the_pod_that_holds_a_claim_is_one(version):
+    pod = yaml.safe_load((ROOT / "k8s" / "claim-shell.yaml").read_text().replace("CLAIM", "c"))
+    kubernetes_validate.validate(pod, version, strict=True)
