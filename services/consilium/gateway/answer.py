@@ -169,7 +169,9 @@ class Answer:
 
     async def _take_next(self) -> None:
         """Go on with the next executor that accepts, in place of the one that has failed."""
+        failed = self.executor
         self._leave_place()
+        self._cast.meter.inflight(failed)  # at the turn's end only who answered is counted anew
         await self._turn.aclose()
         self._turn = await self._executors.next()
         self._has_place = True

@@ -107,6 +107,22 @@ async def test_the_fallback_steps_in_until_the_first_byte(gateway):
     assert (gate.running("core"), gate.running("spare")) == (0, 0)
 
 
+async def test_who_has_failed_is_not_shown_as_answering(gateway):
+    """Whoever drains waits until nobody answers any more, by this figure."""
+    bench = await gateway(engines=two(), roles=ROLES)
+    cast, shown = bench.face.cast, {}
+    true = cast.meter.inflight
+
+    def recorded(executor):
+        shown[executor] = cast.gate.running(executor)
+        true(executor)
+
+    cast.meter.inflight = recorded
+    answer = await bench.client().post(TURNS, json=chat(model="role/sage", stream=True))
+    await receipt_of(bench, answer)
+    assert shown == {"core": 0, "spare": 0}
+
+
 async def test_without_a_fallback_the_error_is_an_event_of_our_shape(gateway):
     bench = await gateway(engines=two())
     answer = await bench.client().post(TURNS, json=chat(stream=True))
