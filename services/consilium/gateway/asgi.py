@@ -137,11 +137,13 @@ async def answer(
     media: bytes = JSON_TYPE,
     *,
     unread: bool = False,
+    linger_s: float | None = None,
 ) -> None:
     """Send a whole answer.
 
-    unread  the caller may still be sending its body, which nobody wants: the connection is closed behind the answer, but not while it sends, or it would see
-            a broken connection in place of the answer
+    unread    the caller may still be sending its body, which nobody wants: the connection is closed behind the answer, but not while it sends, or it would see
+              a broken connection in place of the answer
+    linger_s  how long that may take at most; None = LINGER_S
     """
     fixed = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
     if unread:
@@ -152,15 +154,15 @@ async def answer(
     said = b"" if request.method == "HEAD" else body
     if unread:
         await request.send({"type": "http.response.body", "body": said, "more_body": True})
-        await _let_finish(request.receive)
+        await _let_finish(request.receive, LINGER_S if linger_s is None else linger_s)
         said = b""
     await request.send({"type": "http.response.body", "body": said})
 
 
-async def _let_finish(receive: Receive) -> None:
+async def _let_finish(receive: Receive, limit_s: float) -> None:
     """Throw away what a caller still sends, for a while."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
+        async with asyncio.timeout(limit_s):
             while True:
                 async with asyncio.timeout(LINGER_SILENCE_S):
                     message = await receive()

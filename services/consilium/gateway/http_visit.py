@@ -13,6 +13,7 @@ import difflib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from consilium.gateway import asgi, request_body
@@ -84,16 +85,20 @@ class Visit:
     async def enter_with_body(self) -> tuple[dict[str, Any], Entry]:
         """Read the body and let the caller in: key, scope, quota. Raises ConsiliumError.
 
-        A request without a key is refused before its body is read, and one with a key that is not known before a long one is. The answer's headers get the
-        state of the quota.
+        A request without a key is refused before its body is read, and one with a key that is not known before a long one is, or one that is slow. The answer's
+        headers get the state of the quota.
         """
         limits, authority = self.face.cast.limits, self.face.authority
         header = self.request.headers.get("authorization")
         authority.check_spelling(header)
         size = request_body.announced(self.request, limits.max_body_bytes)
-        if size is None or size > SHORT_BODY:
-            await authority.vouch(header)
-        raw = await request_body.read(self.request, limits.max_body_bytes)
+        vouch = partial(authority.vouch, header)
+        is_long = size is None or size > SHORT_BODY
+        if is_long:
+            await vouch()
+        raw = await request_body.read(
+            self.request, limits.max_body_bytes, late=None if is_long else vouch
+        )
         body = asgi.parse_object(raw, limits.max_json_depth)
         entry = await self.face.enter(header, body, len(raw), scope=self._scope)
         self.headers.extend(entry.admitted.headers())

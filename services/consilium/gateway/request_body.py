@@ -9,7 +9,7 @@ Counted is what comes over the wire and what comes out of it; both have the one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,23 +51,41 @@ def announced(request: Request, limit: int, key: str = MAX_BODY_KEY) -> int | No
     return size
 
 
-async def read(request: Request, limit: int, pace: Pace = SPOKEN) -> bytes:
-    """Return the whole body. Raises ConsiliumError as `pieces` does."""
-    parts = [part async for part in pieces(request, limit, pace)]
+GRACE_S: Final = 0.1
+"""Seconds in which nearly every short body is here. Only a caller whose body takes longer is looked up before it has come."""
+
+
+async def read(
+    request: Request,
+    limit: int,
+    pace: Pace = SPOKEN,
+    late: Callable[[], Awaitable[object]] | None = None,
+) -> bytes:
+    """Return the whole body.
+
+    late  asked once, if the body is not here soon: whether this caller is to be waited for
+
+    Raises ConsiliumError as `pieces` and `late` do.
+    """
+    parts = [part async for part in pieces(request, limit, pace, late=late)]
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def pieces(
-    request: Request, limit: int, pace: Pace, key: str = MAX_BODY_KEY
+    request: Request,
+    limit: int,
+    pace: Pace,
+    key: str = MAX_BODY_KEY,
+    late: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the body as it comes, opened. No piece is empty. `key` says whose limit it is.
+    """Yield the body as it comes, opened. No piece is empty. `key` says whose limit it is, `late` is as for `read`.
 
     Raises ConsiliumError: encoding_unknown and body_too_large (before it is all read), request_too_slow, client_gone, invalid_request (not of its encoding).
     """
     opens = opener(request.headers.get("content-encoding", ""))
     announced(request, limit, key)
     size = 0
-    async for part in _wire(request, limit, pace, key):
+    async for part in _wire(request, limit, pace, key, late):
         if opens is None:
             yield part
             continue
@@ -81,17 +99,28 @@ async def pieces(
         opens.finish()
 
 
-async def _wire(request: Request, limit: int, pace: Pace, key: str) -> AsyncIterator[bytes]:
+async def _wire(
+    request: Request,
+    limit: int,
+    pace: Pace,
+    key: str,
+    late: Callable[[], Awaitable[object]] | None,
+) -> AsyncIterator[bytes]:
     """Yield what comes over the wire."""
     now = asyncio.get_running_loop().time
     waited_s, size, is_last = 0.0, 0, False
     while not is_last:
         begun, left_s = now(), pace.slack_s + size / pace.bytes_per_s - waited_s
+        wait_s = min(pace.silence_s, left_s, pace.silence_s if late is None else GRACE_S - waited_s)
         try:
-            async with asyncio.timeout(max(0.0, min(pace.silence_s, left_s))):
+            async with asyncio.timeout(max(0.0, wait_s)):
                 message = await request.receive()
         except TimeoutError:
             waited_s += now() - begun
+            if late is not None:
+                ask, late = late, None
+                await ask()
+                continue
             reason = f"{size} bytes of its body came in {waited_s:.0f} s"
             raise ConsiliumError("request_too_slow", reason=reason) from None
         waited_s += now() - begun  # and not the time in which whoever takes the body was busy

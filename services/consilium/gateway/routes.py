@@ -197,7 +197,11 @@ async def _refuse(
         body = dumps(to_openai(error))
         if error.code == "request_too_slow":  # who was too slow is not waited for once more
             headers, unread = [*headers, (b"connection", b"close")], False
-        await asgi.answer(request, http_status(error), body, headers, unread=unread)
+        # Whoever has shown no good key gets to read why, and does not hold a place by trickling on.
+        linger_s = asgi.LINGER_SILENCE_S if error.code == "unauthenticated" else None
+        await asgi.answer(
+            request, http_status(error), body, headers, unread=unread, linger_s=linger_s
+        )
 
 
 def _request_id(request: Request) -> str:

