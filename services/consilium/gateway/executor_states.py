@@ -21,8 +21,10 @@ SELDOM_S: Final = 10.0
 """Seconds between two questions to a remote executor that is ready; our own cost nothing and are asked often."""
 FRESH_S: Final = 0.2
 """A state that is not older than this many seconds is not asked for again."""
+WAIT_S: Final = 0.4
+"""Whoever asks waits so long for the executors; then they get what is known. Less than those who ask have: 'consilium status' 0.6 s, a probe of Kubernetes 1 s."""
 ANSWER_S: Final = 1.0
-"""Whoever asks waits so long for the executors; then they get what is known."""
+"""An executor that takes longer for its answer is told to owe it."""
 SILENT_S: Final = 10.0
 """An executor that has owed an answer for so long is not ready. Its longest step, while it reads a prompt, is shorter."""
 
@@ -106,7 +108,7 @@ class Watch:
                 self._asked[info.name] = now
                 self._asking[info.name] = asyncio.ensure_future(self._probe(info.name))
         if self._asking:
-            await asyncio.wait(list(self._asking.values()), timeout=ANSWER_S)
+            await asyncio.wait(list(self._asking.values()), timeout=WAIT_S)
 
     async def _probe(self, name: str) -> None:
         try:

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from consilium.cli.status import ELSEWHERE_S
+from consilium.gateway.executor_states import WAIT_S
 from consilium.supervisor.executors_seen import executors_seen, read
+from consilium.supervisor.outside_look import LOOK_S
 from consilium.supervisor.silence import SHOWN_S
 
 
@@ -37,3 +40,8 @@ def test_ready_is_read(body: bytes, executors: dict[str, str], why: str, *, hear
 def test_where_nobody_listens_nothing_is_known() -> None:
     seen = executors_seen("http://127.0.0.1:1", 0.5)
     assert (dict(seen.executors), seen.heard) == ({"core": "unknown"}, False)
+
+
+def test_ready_answers_before_those_who_ask_give_up():
+    """A remote executor that hangs would make all of them say that the gateway does not answer."""
+    assert WAIT_S + 0.1 < LOOK_S < ELSEWHERE_S
