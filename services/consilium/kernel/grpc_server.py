@@ -304,6 +304,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
                         retry_after_s=1.0,
                     ),
                 )
+                return  # also where the caller does not read even that
             self.open_streams += 1
             try:
                 if handler.request_streaming:

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
-from consilium.kernel import calls
+from consilium.kernel import calls, grpc_server
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.grpc_arrivals import Arrivals
 from consilium.kernel.grpc_server import OPEN_STREAMS, SPARE_CALLS, GrpcServer, Service, Settings
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
@@ -140,6 +142,29 @@ async def test_who_shows_no_key_cannot_fill_the_server_with_health_streams(
         assert (
             await health.Watch(health_pb2.HealthCheckRequest()).read()
         ).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_stream_too_many_is_not_served_though_its_caller_does_not_read_the_refusal(
+    monkeypatch,
+):
+    """gRPC waits with the end of a call until its caller reads."""
+    monkeypatch.setattr(grpc_server, "ABORT_S", 0.01)
+    wrap = grpc_server._Wrap(Settings(), None, None, print, lambda _metadata: False, Arrivals(1.0))
+    wrap.open_streams = OPEN_STREAMS
+    asked = []
+
+    class Deaf:
+        async def abort(self, *_words):
+            await asyncio.sleep(1)
+
+    handler = SimpleNamespace(
+        request_streaming=False,
+        unary_stream=asked.append,
+        request_deserializer=None,
+        response_serializer=None,
+    )
+    await wrap._bounded(handler).stream_stream(None, Deaf())
+    assert (asked, wrap.open_streams) == ([], OPEN_STREAMS)
 
 
 @pytest.mark.parametrize("kind", ["stream_stream", "stream_unary"])
