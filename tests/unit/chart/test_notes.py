@@ -75,3 +75,17 @@ def test_an_upgrade_says_what_it_does_not_take_over(printed):
 def test_no_line_is_longer_than_a_terminal_bears(printed):
     _, text = printed
     assert max(map(len, text.splitlines())) <= 180
+
+
+def test_who_reads_one_disk_from_several_pods_is_told_what_that_means():
+    two = rendered.preset(
+        "two-boxes", {"models": {"storage": "pvc", "accessMode": "ReadWriteOnce"}}
+    )
+    assert "all of them must be on that node" in two.notes
+    assert "Mind" not in rendered.preset("two-boxes").notes
+    assert "Mind" not in rendered.preset("1x3090").notes
+
+
+def test_who_has_models_in_a_folder_of_the_node_is_told_who_writes_there():
+    notes_ = rendered.render({"models": {"storage": "hostPath", "hostPath": "/data/models"}}).notes
+    assert "install -d -o 10001 -g 10001 /data/models" in notes_
