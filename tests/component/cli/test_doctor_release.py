@@ -123,3 +123,9 @@ def test_a_server_that_is_not_there(served, capsys, monkeypatch, tmp_path):
     assert code == 3
     assert "does not answer" in said
     assert "kubectl get nodes" in said
+
+
+@pytest.mark.parametrize(("words", "flag"), [(["-n", "llm"], "--namespace"), (["--release", "m", "-f", "v.yaml"], "--values")])  # fmt: skip
+def test_a_flag_that_would_say_nothing_is_refused(words, flag, capsys):
+    assert main(["doctor", *words]) == 1
+    assert f"{flag}: it belongs to --cluster" in capsys.readouterr().err

@@ -17,8 +17,6 @@ from consilium.cli.app import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = ("k8s/images/",)
-"""Files of other guides."""
 FLAGS = {"-n", "-f", "--create-namespace", "-o"}
 
 
@@ -51,7 +49,7 @@ def test_files_that_commands_name_are_there():
     found = set(re.findall(r"(?<![\w/:.])\.?/?((?:helm|k8s|tests)/[\w./-]+[\w/])", GUIDE))
     assert len(found) > 8
     for name in found:
-        assert (ROOT / name).exists() or name.startswith(ELSEWHERE), name
+        assert (ROOT / name).exists(), name
     for name in re.findall(r"presets/([\w-]+\.yaml)", GUIDE):
         assert (ROOT / "helm" / "consilium" / "presets" / name).is_file(), name
 

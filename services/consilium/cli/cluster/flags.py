@@ -52,7 +52,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def is_asked(args: argparse.Namespace) -> bool:
-    """Return whether Kubernetes is asked, and not this machine."""
+    """Return whether Kubernetes is asked, and not this machine. Raises ConsiliumError(invalid_request): a flag that would say nothing."""
+    for flag, given in (
+        ("--context", args.context),
+        ("--namespace", args.namespace),
+        ("--values", args.values),
+    ):
+        if given and not (args.cluster or (args.release and flag != "--values")):
+            reason = "it belongs to --cluster" if flag == "--values" else "it belongs to --cluster and --release"  # fmt: skip
+            raise ConsiliumError("invalid_request", field=flag, reason=reason)
     return bool(args.cluster or args.release)
 
 

@@ -155,11 +155,14 @@ def _made_by(clusters: Iterable[Object], services: Iterable[Object]) -> Iterator
 
 
 def _logs(api: Api, release: Release) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield the last lines of containers that ended badly, or that run and are not ready."""
+    """Yield the last lines of containers that ended badly, that are not ready, and of Ray's while the release does not answer."""
     asked = 0
+    is_waiting = not all(is_true(one, "Ready") for one in release.services)
     for one in release.containers():
         was_restarted = one.failed and "terminated" in (one.status.get("lastState") or {})
-        is_late = one.is_running and not one.status.get("ready") and not is_true(one.pod, "Ready")
+        is_late = one.is_running and (
+            not one.status.get("ready") or (is_waiting and "ray-" in one.name)
+        )
         if not (one.failed or is_late) or asked >= LOGS:
             continue
         asked += 1

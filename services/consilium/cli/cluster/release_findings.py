@@ -34,7 +34,9 @@ def findings(release: Release) -> tuple[Finding, ...]:
     """Return why a release does not start, failures first; of one that is well, that it is."""
     found = [one for rule in _RULES for one in rule(release)]
     if not release.has_nothing():
-        found += _whole(release, is_told=any(one.level is Level.FAILURE for one in found))
+        found += _whole(
+            release, is_told=any(one.level in (Level.FAILURE, Level.WARNING) for one in found)
+        )
     found += _unread(release)
     return tuple(sorted(_once(found), key=lambda one: _RANK[one.level]))
 

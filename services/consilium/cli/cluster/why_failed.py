@@ -36,8 +36,17 @@ RECENT_S: Final = 1800.0
 """What is older may be over."""
 _KILLED: Final = 137
 _SIGNALS: Final = (137, 143)
-_GPU_WAY_OUT: Final = "Set gpu.runtimeClassName: nvidia (k3s, and wherever nvidia is not containerd's default runtime), and see whether the node itself sees the card: nvidia-smi there. consilium doctor --cluster looks at all of it."
-_NCCL_WAY_OUT: Final = "Cards without NVLink behind an IOMMU: set workers[].env: {NCCL_P2P_DISABLE: '1'} and config.engine.extra_args.disable_custom_all_reduce: true; over nodes NCCL_SOCKET_IFNAME must name the network that joins them. workers[].env: {NCCL_DEBUG: INFO} says where it stops."
+GPU_WAY_OUT: Final = "Set gpu.runtimeClassName: nvidia (k3s, and wherever nvidia is not containerd's default runtime), and see whether the node itself sees the card: nvidia-smi there. consilium doctor --cluster looks at all of it."
+NCCL_WAY_OUT: Final = "Cards without NVLink behind an IOMMU: set workers[].env: {NCCL_P2P_DISABLE: '1'} and config.engine.extra_args.disable_custom_all_reduce: true; over nodes NCCL_SOCKET_IFNAME must name the network that joins them. workers[].env: {NCCL_DEBUG: INFO} says where it stops."
+
+_LIBRARIES: Final = (
+    ("no_gpu_in_pod", "GPUs", NO_CARD, "sees no card, though it was given one", GPU_WAY_OUT),
+    ("old_gcs_state", "Ray", _OLD_GCS, "finds the state of an earlier Ray cluster in Redis and will not join it", "Nothing of ours keeps Ray's state in Redis; take gcsFaultToleranceOptions out, or end the cluster so that the operator clears it: kubectl -n {space} delete raycluster -l ray.io/originated-from-cr-name={service}"),
+    ("little_shared_memory", "memory", _SHM, "has too little /dev/shm", "Raise workers[].sharedMemory (8Gi for engines over several cards), and its memory limit with it."),
+    ("nccl_failed", "GPUs", _NCCL_ENDED, "finds that its cards do not reach each other", NCCL_WAY_OUT),
+    ("card_memory", "GPUs", _CARD_MEMORY, "has a model that does not fit on its card", "consilium plan says what fits; lower config.engine.max_model_len, or take a quantized model."),
+)  # fmt: skip
+"""What libraries say: id, title, pattern, what it means, way out."""
 
 
 def findings(release: Release) -> Iterator[Finding]:
@@ -79,11 +88,11 @@ def _end(release: Release, one: Container) -> Finding:
         limit = ((one.spec.get("resources") or {}).get("limits") or {}).get("memory", "the node's")
         shm = " /dev/shm counts too: see sharedMemory." if component_of(one.pod) == "worker" else ""
         return Finding("out_of_memory", "memory", Level.FAILURE, f"{one.name} of {pod} needed more than its {limit} of memory and was killed{again}", f"Raise {knob(one.pod)}.limits.memory.{shm} What is changed there needs the command that helm upgrade prints.")  # fmt: skip
-    if found := _by_log(release, one, log):
+    if found := by_log(release, f"{one.name} of {pod}", log):
         return found
     sentence = last_words.of_log(log, code)
     if sentence.code == "gpu_missing":
-        return Finding("no_gpu_in_pod", "GPUs", Level.FAILURE, f"{one.name} of {pod}: {sentence.text}", _GPU_WAY_OUT)  # fmt: skip
+        return Finding("no_gpu_in_pod", "GPUs", Level.FAILURE, f"{one.name} of {pod}: {sentence.text}", GPU_WAY_OUT)  # fmt: skip
     if sentence.code:
         return Finding(sentence.code, "start", Level.FAILURE, f"{one.name} of {pod} refuses to start{again}: {sentence.text}", sentence.way_out)  # fmt: skip
     said = sentence.text or f"it said nothing; exit code {code}"
@@ -91,19 +100,16 @@ def _end(release: Release, one: Container) -> Finding:
     return Finding("crash_loop", "start", Level.FAILURE, f"{one.name} of {pod} ends with {code}{killed}{again}: {said}", f"kubectl -n {space} logs {pod} -c {one.name} --previous --tail=50")  # fmt: skip
 
 
-def _by_log(release: Release, one: Container, log: str) -> Finding | None:
-    """Return what a log that a library wrote means."""
-    pod = name_of(one.pod)
-    if NO_CARD.search(log):
-        return Finding("no_gpu_in_pod", "GPUs", Level.FAILURE, f"{one.name} of {pod} sees no card, though it was given one: {_line(NO_CARD, log)}", _GPU_WAY_OUT)  # fmt: skip
-    if _OLD_GCS.search(log):
-        return Finding("old_gcs_state", "Ray", Level.FAILURE, f"{pod} finds the state of an earlier Ray cluster in Redis and will not join it", f"Nothing of ours keeps Ray's state in Redis; take gcsFaultToleranceOptions out, or end the cluster so that the operator clears it: kubectl -n {release.namespace} delete raycluster -l ray.io/originated-from-cr-name={_service(release)}")  # fmt: skip
-    if _SHM.search(log):
-        return Finding("little_shared_memory", "memory", Level.FAILURE, f"{one.name} of {pod} has too little /dev/shm: {_line(_SHM, log)}", "Raise workers[].sharedMemory (8Gi for engines over several cards), and its memory limit with it.")  # fmt: skip
-    if _NCCL_ENDED.search(log):
-        return Finding("nccl_failed", "GPUs", Level.FAILURE, f"the cards of {pod} do not reach each other: {_line(_NCCL_ENDED, log)}", _NCCL_WAY_OUT)  # fmt: skip
-    if _CARD_MEMORY.search(log):
-        return Finding("card_memory", "GPUs", Level.FAILURE, f"the model does not fit on the card of {pod}: {_line(_CARD_MEMORY, log)}", "consilium plan says what fits; lower config.engine.max_model_len, or take a quantized model.")  # fmt: skip
+def by_log(release: Release, who: str, log: str) -> Finding | None:
+    """Return what words of a library in a log or a traceback mean, or None.
+
+    who  whose words they are, for the sentence
+    """
+    for id_, title, pattern, said, way_out in _LIBRARIES:
+        if pattern.search(log):
+            step = way_out.replace("{space}", release.namespace)
+            step = step.replace("{service}", _service(release))
+            return Finding(id_, title, Level.FAILURE, f"{who} {said}: {_line(pattern, log)}", step)
     return None
 
 
@@ -116,12 +122,13 @@ def _service(release: Release) -> str:
 
 
 def _hanging(release: Release) -> Iterator[Finding]:
+    is_waiting = any(condition(one, "Ready").get("status") != "True" for one in release.services)
     for one in release.containers():
         begun = seconds(((one.status.get("state") or {}).get("running") or {}).get("startedAt"))
         lines = [line for line in release.said(name_of(one.pod), one.name).splitlines() if line.strip()]  # fmt: skip
-        is_late = one.is_running and not is_true(one.pod, "Ready") and release.now - begun > NCCL_HANGS_S  # fmt: skip
+        is_late = one.is_running and is_waiting and release.now - begun > NCCL_HANGS_S  # fmt: skip
         if is_late and lines and _NCCL_LAST.search(lines[-1]):
-            yield Finding("nccl_hangs", "GPUs", Level.WARNING, f"{name_of(one.pod)} has said nothing since its cards began to look for each other ({(release.now - begun) / 60:.0f} min after its start): {lines[-1].strip()[: last_words.WIDTH]}", _NCCL_WAY_OUT)  # fmt: skip
+            yield Finding("nccl_hangs", "GPUs", Level.WARNING, f"{name_of(one.pod)} has said nothing since its cards began to look for each other ({(release.now - begun) / 60:.0f} min after its start): {lines[-1].strip()[: last_words.WIDTH]}", NCCL_WAY_OUT)  # fmt: skip
 
 
 def _ended_by_probe(release: Release) -> set[str]:

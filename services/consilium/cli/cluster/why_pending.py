@@ -133,7 +133,9 @@ def _claims(release: Release) -> Iterator[Finding]:
 
 def _pending_claim(release: Release, claim: Object) -> Finding:
     name, space = name_of(claim), release.namespace
-    values = "redis.storage.storageClass" if "redis" in name else "models.storageClass"
+    is_redis = "redis" in name
+    values = "redis.storage.storageClass" if is_redis else "models.storageClass"
+    on_disk = "" if is_redis else ", or on one box set models.storage: hostPath"
     wanted = (claim.get("spec") or {}).get("storageClassName")
     rows = [one for one in release.events if is_about(one, claim)]
     rows.sort(key=happened_at, reverse=True)
@@ -143,7 +145,7 @@ def _pending_claim(release: Release, claim: Object) -> Finding:
     known = [name_of(one) for one in release.classes]
     if wanted is None or "no storage class is set" in said:
         there = f"there are: {', '.join(known)}" if known else "there is none at all"
-        return Finding("no_storage_class", "volumes", Level.FAILURE, f"the claim {name} names no StorageClass, and the cluster has no default one; {there}", f"kubectl get storageclass. Name one in {values}, make one the default, or on one box set models.storage: hostPath. Then delete the claim, which cannot be edited: kubectl -n {space} delete pvc {name}, and run helm upgrade.")  # fmt: skip
+        return Finding("no_storage_class", "volumes", Level.FAILURE, f"the claim {name} names no StorageClass, and the cluster has no default one; {there}", f"kubectl get storageclass. Name one in {values}, or make one the default{on_disk}. Then delete the claim, which cannot be edited: kubectl -n {space} delete pvc {name}, and run helm upgrade.")  # fmt: skip
     if wanted and wanted not in known and not (claim.get("spec") or {}).get("volumeName") and release.classes:  # fmt: skip
         return Finding("storage_class_missing", "volumes", Level.FAILURE, f"the claim {name} asks for the StorageClass {wanted}, and there is none of that name; there are: {', '.join(known)}", f"Correct {values}; then kubectl -n {space} delete pvc {name}, and run helm upgrade.")  # fmt: skip
     if newest.get("reason") == "ProvisioningFailed":
@@ -152,7 +154,7 @@ def _pending_claim(release: Release, claim: Object) -> Finding:
     if newest.get("reason") == "ExternalProvisioning" and is_old:
         maker = re.search(r"provisioner '([^']+)'", said)
         who = maker[1] if maker else "the provisioner"
-        return Finding("provisioner_silent", "volumes", Level.FAILURE, f"the claim {name} waits for {who}, which has not made a volume", f"See whether it runs: kubectl get pods -A | grep -i {who.rpartition('/')[2]}. Without one, choose another class in {values}, or models.storage: hostPath.")  # fmt: skip
+        return Finding("provisioner_silent", "volumes", Level.FAILURE, f"the claim {name} waits for {who}, which has not made a volume", f"See whether it runs: kubectl get pods -A | grep -i {who.rpartition('/')[2]}. Without one, choose another class in {values}{on_disk}.")  # fmt: skip
     if newest.get("reason") in ("WaitForFirstConsumer", "ExternalProvisioning"):
         return Finding("volume_waits_for_pod", "volumes", Level.NOTE, f"the claim {name} gets its volume once its pod has a node", "Nothing is to be done about it; see why the pod has none.")  # fmt: skip
     return Finding("claim_pending", "volumes", Level.FAILURE, f"the claim {name} has no volume: {said or 'nothing says why'}", f"kubectl -n {space} describe pvc {name}")  # fmt: skip

@@ -18,10 +18,11 @@ from consilium.cli.cluster.objects import (
     is_true,
     made_at,
     name_of,
+    requested,
     status_of,
 )
 from consilium.cli.cluster.release import Release
-from consilium.cli.cluster.why_failed import NO_CARD
+from consilium.cli.cluster.why_failed import GPU_WAY_OUT, NCCL_WAY_OUT, by_log
 from consilium.kernel.doctor import Finding, Level
 
 _BAD: Final = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -29,6 +30,8 @@ _BUSY: Final = ("DEPLOYING", "NOT_STARTED", "UPDATING", "UPSCALING")
 _SHORT: Final = re.compile(r"Resources required for each replica: (?P<asked>.+?), total resources available: (?P<there>.+?)\. Use")  # fmt: skip
 _CLEANER: Final = "ray.io/gcs-ft-redis-cleanup-finalizer"
 STUCK_S: Final = 300.0
+SLOW_S: Final = 1200.0
+"""Twenty minutes: a large model from a slow disk, with compiling."""
 
 
 def findings(release: Release) -> Iterator[Finding]:
@@ -77,12 +80,20 @@ def _messages(app: Mapping[str, Any]) -> str:
 
 def _bad(release: Release, name: str, status: str, said: str) -> Finding:
     sentence = last_words.of_traceback(said)
-    if sentence.code == "gpu_missing" or NO_CARD.search(said):
-        return Finding("no_gpu_in_pod", "GPUs", Level.FAILURE, f"{name} does not start: {sentence.text}", "Set gpu.runtimeClassName: nvidia (k3s, and wherever nvidia is not containerd's default runtime), and see whether the node itself sees the card: nvidia-smi there. consilium doctor --cluster looks at all of it.")  # fmt: skip
+    if sentence.code == "gpu_missing":
+        return Finding("no_gpu_in_pod", "GPUs", Level.FAILURE, f"{name} does not start: {sentence.text}", GPU_WAY_OUT)  # fmt: skip
+    if found := by_log(release, name, said):
+        return found
     if sentence.code:
         return Finding(sentence.code, "application", Level.FAILURE, f"{name} does not start: {sentence.text}", f"{sentence.way_out} Then helm upgrade {release.name} with the values corrected.".strip())  # fmt: skip
-    head = next((name_of(pod) for pod in release.pods if component_of(pod) == "head"), "POD")
-    return Finding(f"application_{status.lower()}", "application", Level.FAILURE, f"{name} is {status}: {sentence.text or 'Serve says nothing more'}", f"kubectl -n {release.namespace} logs {head} -c ray-head --tail=200, and those of the workers, hold all that was said.")  # fmt: skip
+    return Finding(f"application_{status.lower()}", "application", Level.FAILURE, f"{name} is {status}: {sentence.text or 'Serve says nothing more'}", f"The whole of it: {_engine_log(release)}")  # fmt: skip
+
+
+def _engine_log(release: Release) -> str:
+    """Return the command that shows what the engines said: Ray keeps it in files of the pod, and kubectl logs does not have it."""
+    workers = [name_of(pod) for pod in release.pods if component_of(pod) == "worker"]
+    pod = workers[0] if workers else "POD"
+    return f"kubectl -n {release.namespace} exec {pod} -c ray-worker -- sh -c 'tail -n 40 /tmp/ray/session_latest/logs/worker-*.err'"
 
 
 def _busy(release: Release, name: str, said: str) -> Finding:
@@ -91,7 +102,22 @@ def _busy(release: Release, name: str, said: str) -> Finding:
     sentence = last_words.of_traceback(said) if "Error" in said else last_words.Sentence("", "")
     if sentence.text:
         return Finding("application_tries_again", "application", Level.WARNING, f"{name} failed and is started again: {sentence.text}", sentence.way_out or "It is tried three times; then it says so.")  # fmt: skip
-    return Finding("application_starting", "application", Level.NOTE, f"{name} is starting; a first start fetches the model and compiles", f"kubectl -n {release.namespace} logs -f -l app.kubernetes.io/instance={release.name},app.kubernetes.io/component=worker -c ray-worker --tail=20")  # fmt: skip
+    begun = min((made_at(cluster) for cluster in release.clusters), default=release.now)
+    if release.now - begun > SLOW_S and "to initialize" in said:
+        cards = (
+            "Several cards that wait for each other look like this. "
+            if _has_groups(release)
+            else ""
+        )
+        return Finding("application_slow", "application", Level.WARNING, f"{name} has been starting for {(release.now - begun) / 60:.0f} min", f"{_engine_log(release)} shows where it stands. {cards}{NCCL_WAY_OUT if cards else 'A first start fetches the model and compiles.'}")  # fmt: skip
+    return Finding("application_starting", "application", Level.NOTE, f"{name} is starting; a first start fetches the model and compiles", _engine_log(release))  # fmt: skip
+
+
+def _has_groups(release: Release) -> bool:
+    """Return whether an engine runs over several cards of a pod, or over several pods."""
+    workers = [pod for pod in release.pods if component_of(pod) == "worker"]
+    cards = [sum(much for what, much in requested(pod).items() if "gpu" in what) for pod in workers]
+    return any(much > 1 for much in cards) or sum(much > 0 for much in cards) > 1
 
 
 def _second_cluster(release: Release) -> Iterator[Finding]:
