@@ -58,16 +58,21 @@ def test_the_first_key_of_the_secret_is_an_administrators(chart):
     assert refused.status_code == 401
 
 
+def figures(chart, component="worker"):
+    """Return the names on the page of a pod."""
+    page = httpx.get(f"{chart.url(component, 9400)}/metrics", timeout=30).text
+    return {line.partition("{")[0].partition(" ")[0] for line in page.splitlines() if line[:1] != "#"}  # fmt: skip
+
+
 def test_each_pod_has_a_page_of_figures(chart):
-    page = httpx.get(f"{chart.url(port=9400)}/metrics", timeout=30).text
-    names = {
-        line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")
-    }
-    assert any(name.startswith("consilium_gateway_") for name in names), names
-    assert any(name.startswith("vllm:") for name in names), names
-    assert any(name.startswith("ray_") for name in names), names
-    head = httpx.get(f"{chart.url('head', 9400)}/metrics", timeout=30)
-    assert "ray_" in head.text
+    names = figures(chart)
+    assert {name.partition("_")[0].partition(":")[0] for name in names} >= {"consilium", "vllm", "ray"}, names  # fmt: skip
+    ours = {name for name in names if name.startswith("consilium_")}
+    assert "consilium_gateway_inflight_requests" in ours, (
+        ours
+    )  # a gauge, which goes with its process
+    assert ours <= figures(chart)  # who looks takes nothing away
+    assert any(name.startswith("ray_") for name in figures(chart, "head"))
 
 
 def test_a_role_comes_with_an_upgrade_and_nothing_starts_again(chart):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -264,21 +263,28 @@ def packed(page: str, accept_encoding: str) -> tuple[bytes, str]:
     return body, ""
 
 
-def page_of(folder: Path, *, is_alive: Callable[[int], bool] | None = None) -> str:
+def page_of(folder: Path, *, sees_processes: bool = True) -> str:
     """Return the sum of all processes whose values lie in a folder, in the text format; empty before there are any.
+
+    sees_processes  whether they have the same numbers here as where they run. In another container of a pod they have others, or none: then nobody is taken for ended
 
     Counters and histograms of ended processes stay in the sum, so it never falls. Their gauges are taken out.
     """
-    alive = is_alive or _is_alive
-    for file in folder.glob("gauge_live*_*.db"):
-        found = re.search(r"_(\d+)\.db$", file.name)
-        if found is not None and not (alive(int(found[1])) and _holds(int(found[1]), file)):
-            file.unlink(missing_ok=True)
+    if sees_processes:
+        forget_ended(folder)
     if not any(folder.glob("*.db")):
         return ""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     return generate_latest(registry).decode()
+
+
+def forget_ended(folder: Path) -> None:
+    """Remove the gauges of processes that have ended, one that had the number of this process among them."""
+    for file in folder.glob("gauge_live*_*.db"):
+        found = re.search(r"_(\d+)\.db$", file.name)
+        if found is not None and not (_is_alive(int(found[1])) and _holds(int(found[1]), file)):
+            file.unlink(missing_ok=True)
 
 
 def _make(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

@@ -32,13 +32,16 @@ def parts_page(parts: Mapping[str, bool]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def process_page(folder: Path) -> str:
-    """Return the sum of the gateway replicas' figures from their multi-process files, or nothing before there are any."""
+def process_page(folder: Path, *, sees_processes: bool = True) -> str:
+    """Return the sum of the gateway replicas' figures from their multi-process files, or nothing before there are any.
+
+    sees_processes  as for page_of
+    """
     if not any(folder.glob("*.db")):
         return ""
     from consilium.kernel.metrics import page_of
 
-    return page_of(folder)
+    return page_of(folder, sees_processes=sees_processes)
 
 
 def page_at(url: str, timeout_s: float = 3.0) -> str:
@@ -91,7 +94,10 @@ class RoomPages:
 
 
 class MetricsServer:
-    """Serves GET /metrics on loopback, and /healthz."""
+    """Serves GET /metrics, and /healthz.
+
+    sees_processes  as for page_of
+    """
 
     def __init__(
         self,
@@ -101,7 +107,9 @@ class MetricsServer:
         folder: Path,
         ray_url: str,
         rooms: Mapping[str, str] | None = None,
+        sees_processes: bool = True,
     ) -> None:
+        self._sees_processes = sees_processes
         self._host = host
         self._port = port
         self._folder = folder
@@ -119,7 +127,8 @@ class MetricsServer:
         pages = self._rooms.get()
         late = set(self._rooms.rooms()) - pages.keys()
         parts = {name: up and name not in late for name, up in self._parts().items()}
-        own = ("", parts_page(parts)), ("", process_page(self._folder))
+        figures = process_page(self._folder, sees_processes=self._sees_processes)
+        own = ("", parts_page(parts)), ("", figures)
         return joined((*own, ("", page_at(self._ray_url)), *pages.items()))
 
     def start(self) -> None:

@@ -1,7 +1,7 @@
 """The metrics page of a pod, in a container of its own: `python -m consilium.supervisor.pod_page --folder DIR --ray URL --listen HOST:PORT`.
 
 GET /metrics joins the figures of the processes in this pod (gateway, engines) with Ray's; GET /healthz says that the page is there. What is slow or dead is left
-out, so that a scrape always ends. Knows where the figures come from. Does not know what they mean.
+out, so that a scrape always ends. The gauges of a process that has ended are taken out by those that follow it, where it ran. Knows where the figures come from. Does not know what they mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    server = MetricsServer(host=host, port=int(port), folder=chosen.folder, ray_url=chosen.ray)
+    server = MetricsServer(
+        host=host,
+        port=int(port),
+        folder=chosen.folder,
+        ray_url=chosen.ray,
+        sees_processes=False,  # a container of its own has numbers of its own
+    )
     server.start()
     ended.wait()
     server.stop()

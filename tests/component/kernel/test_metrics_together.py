@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from consilium.kernel.metrics import page_of
+from consilium.kernel.metrics import forget_ended, page_of
 
 CHILD = """
 import sys
@@ -71,3 +71,27 @@ def test_a_number_that_another_process_got_meanwhile_counts_no_gauge(tmp_path):
         assert len(list(tmp_path.glob(f"gauge_live*_{os.getpid()}.db"))) == 0
     finally:
         process.communicate("\n", timeout=20)
+
+
+def test_where_processes_have_other_numbers_nobody_is_taken_for_ended(tmp_path):
+    """As in a pod, whose page is a container of its own. What one of them looked away would be gone for the writer's life."""
+    process = child(tmp_path, 1)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        elsewhere = (
+            "import sys, pathlib; from consilium.kernel.metrics import page_of;"
+            "print(page_of(pathlib.Path(sys.argv[1]), sees_processes=False))"
+        )
+        words = [sys.executable, "-c", elsewhere, str(tmp_path)]
+        if subprocess.run(["unshare", "-U", "-r", "-p", "-f", "true"], check=False).returncode == 0:
+            words = ["unshare", "-U", "-r", "-p", "-f", "--mount-proc", *words]
+        for _ in range(2):
+            page = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+            assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page.stdout
+    finally:
+        process.communicate("\n", timeout=20)
+    assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page_of(
+        tmp_path, sees_processes=False
+    )
+    forget_ended(tmp_path)  # as the next process does where this one ran
+    assert "consilium_gateway_inflight_requests" not in page_of(tmp_path, sees_processes=False)
