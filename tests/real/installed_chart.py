@@ -12,6 +12,7 @@ import contextlib
 import os
 import subprocess
 import time
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -100,7 +101,7 @@ class Chart:
         ends = time.monotonic() + seconds
         while not (found := what()):
             assert time.monotonic() < ends, f"not within {seconds} s: {said}\n{self.state()}\n{self.said()}"  # fmt: skip
-            time.sleep(0.3)
+            time.sleep(0.5)
         return found
 
     def until_ready(self, seconds=200.0):
@@ -109,7 +110,7 @@ class Chart:
 
     # asking, from outside
 
-    @property
+    @cached_property
     def key(self):
         """The first key, as NOTES tell how to read it."""
         data = self.get(f"api/v1 secrets/{NAME}")["data"]
