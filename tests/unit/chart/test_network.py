@@ -223,3 +223,11 @@ OUTSIDE = Place("outside", address="192.0.2.1")
 def test_policies_as_kubernetes_reads_them(spec, source, port, allowed):
     policies = () if spec is None else ({"spec": spec},)
     assert Network(policies, "lab").allows(source, HERE, port) is allowed
+
+
+def test_the_namespaces_are_those_that_the_prerequisites_make():
+    text = (rendered.CHART.parents[1] / "k8s" / "prerequisites" / "install.sh").read_text("utf-8")
+    for name in ("operator", "monitoring"):
+        space = STRANGERS[name].namespace
+        assert f"namespace {space}" in text, name
+        assert STRANGERS[name].namespace_labels == {"kubernetes.io/metadata.name": space}
