@@ -18,6 +18,7 @@ from consilium.embedding.config import EmbeddingView
 from consilium.engine.config import EngineView, file_of_key, from_root
 from consilium.engine.ports import CORE
 from consilium.gateway.config import GatewayView, must_be_known, refuse_unknown_names
+from consilium.gpu_metrics.config import GpuMetricsView
 from consilium.kernel.config import Loaded, Section, load
 from consilium.kernel.config_refusal import WrongValueError
 from consilium.kernel.errors import ConsiliumError
@@ -36,7 +37,7 @@ class Metrics(Section):
     )
 
 
-class ConsiliumConfig(EmbeddingView, GatewayView, EngineView):
+class ConsiliumConfig(EmbeddingView, GatewayView, EngineView, GpuMetricsView):
     """consilium.yaml."""
 
     model_config = Section.model_config

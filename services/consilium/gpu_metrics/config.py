@@ -14,14 +14,17 @@ class GpuMetrics(Section):
     period_s: float = Field(
         1.0, ge=0.2, le=60, description="Seconds between two readings of the cards."
     )
-    kwh_price: float | None = Field(
-        None,
-        ge=0,
-        description="Price of a kilowatt hour, in whatever money you count in; empty = energy is told, and no money.",
-    )
 
 
-class View(ServicesView):
-    """What the process reads of the tree."""
+class GpuMetricsView(Section):
+    """The part of the tree that is this room's."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
 
     gpu_metrics: GpuMetrics = Field(default_factory=GpuMetrics)
+
+
+class View(GpuMetricsView, ServicesView):
+    """What the process reads of the tree."""
+
+    model_config = Section.model_config | {"extra": "ignore"}

@@ -20,6 +20,7 @@ from consilium.kernel.service_config import ServicesView
 
 SHOWN = "/etc/consilium/consilium.yaml"
 OTHERWISE = {
+    "gpu_metrics": {"period_s": 2.0},
     "model": "tiny",
     "topology": {"kind": "replicas", "replicas": 2, "device": "cpu"},
     "engine": {"max_num_seqs": 3},
