@@ -1,13 +1,14 @@
 """values.schema.json is what the models say, closed at every level of ours, and values.yaml explains and keeps each key of it."""
 
 import json
+import typing
 
 import pytest
 import yaml
 from tests.unit.chart import rendered
 
 from consilium.cli import chart_readme, chart_schema
-from consilium.cli.chart_values import ChartValues
+from consilium.cli.chart_values import ChartValues, Room, Values
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.cli.example import example
 
@@ -108,3 +109,46 @@ def test_cores_may_be_written_as_kubernetes_has_them(spelling):
 
 def test_other_charts_may_share_the_globals():
     rendered.render({"global": {"domain": "home.arpa"}})
+
+
+def fields(model, owner=""):
+    """Yield the dotted names of the keys of a model, `[]` after a list."""
+    for name, field in model.model_fields.items():
+        path = f"{owner}{field.alias or name}"
+        below = field.annotation
+        is_list = typing.get_origin(below) is list
+        below = typing.get_args(below)[0] if is_list else below
+        yield f"{path}[]" if is_list else path
+        if isinstance(below, type) and issubclass(below, Values):
+            yield from fields(below, f"{path}[]." if is_list else f"{path}.")
+
+
+def test_every_key_of_the_schema_stands_in_the_values():
+    def paths(tree, owner=""):
+        for key, value in tree.items():
+            path = f"{owner}{key}"
+            yield from (path, f"{path}[]") if isinstance(value, list) else (path,)
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                yield from paths(value[0], f"{path}[].")
+            elif isinstance(value, dict):
+                yield from paths(value, f"{path}.")
+
+    missing = set(fields(ChartValues)) - set(paths(yaml.safe_load(VALUES)))
+    assert {path for path in missing if not path.endswith("ephemeral-storage")} == set()
+
+
+def test_every_key_of_a_room_is_named_where_rooms_are_explained():
+    (said,) = (key.comment for key in chart_readme.keys(VALUES) if key.path == "services")
+    keys = {field.alias or name for name, field in Room.model_fields.items()}
+    assert {key for key in keys if key not in said} == set()
+
+
+def test_a_room_that_asks_the_kubelet_finds_it_where_the_distribution_has_it():
+    room = {"gpu_metrics": {"module": "m", "kind": "DaemonSet", "podResources": True}}
+    for name, root in (("k3s", "/var/lib/kubelet"), ("microk8s", "/var/snap/microk8s/common/var/lib/kubelet")):  # fmt: skip
+        spec = rendered.pod(rendered.preset(name, {"services": room}), "gpu_metrics").spec
+        (volume,) = (one for one in spec["volumes"] if one["name"] == "pod-resources")
+        assert volume["hostPath"]["path"] == f"{root}/pod-resources"
+        (mount,) = (one for one in spec["containers"][0]["volumeMounts"] if one["name"] == "pod-resources")  # fmt: skip
+        assert mount == {"name": "pod-resources", "mountPath": "/var/lib/kubelet/pod-resources", "readOnly": True}  # fmt: skip
+    assert "hostPath" not in rendered.preset("microk8s").text
