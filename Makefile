@@ -106,7 +106,7 @@ tools: $(DEV_STAMP) ## Build the Go programs and install the clients from npm an
 test-go: tools ## Tests with those programs and clients, some before a cluster of their own
 	@$(PYTEST) tests/go -q -p no:randomly
 
-image-check: $(DEV_STAMP) ## Make the images services and cpu without Docker and try them; needs root and debootstrap (minutes, 15 GB)
+image-check: $(DEV_STAMP) ## Make the images services and cpu without Docker and try them; needs root and debootstrap (minutes, 10 GB)
 	@$(BIN)/python -m tests.real.image_check
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)

