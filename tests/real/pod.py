@@ -213,7 +213,7 @@ class Pod(threading.Thread):
             f"echo 'consilium:x:10001:10001::/home/consilium:/bin/sh' >> {root}/etc/passwd",
             f"mkdir -p {root}/usr/local/bin",
             f"ln -sf {get_binary_path()} {root}/usr/local/bin/valkey-server",
-            f"cp {self._haproxy()} {root}/usr/local/bin/consilium-haproxy",
+            f"cp {REPOSITORY}/k8s/images/consilium-haproxy {root}/usr/local/bin/consilium-haproxy",
             *(f"chmod o+x {root}{folder}" for folder in sorted(above)),  # they may lie in somebody's home
         ]  # fmt: skip
 
@@ -236,15 +236,6 @@ class Pod(threading.Thread):
         user = _security(container, "runAsUser") or pod.get("runAsUser") or 0
         group = _security(container, "runAsGroup") or pod.get("runAsGroup") or 0
         return user, group, pod.get("fsGroup", group)
-
-    def _haproxy(self):
-        """Return what the image has at this place."""
-        file = self.folder / "consilium-haproxy"
-        file.write_text(
-            '#!/bin/sh\nexec python -m consilium.supervisor.pod_haproxy --config /etc/consilium/consilium.yaml --run /run/consilium -- "$@"\n'
-        )
-        file.chmod(0o755)
-        return file
 
     def _environment(self, container):
         base = {
