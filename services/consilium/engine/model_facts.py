@@ -20,6 +20,8 @@ _OF_VECTORS: Final = re.compile(
     r"(?<!LMHead)(?<!Chat)Model$|For(SequenceClassification|TokenClassification|MaskedLM|TextEncoding)$"
 )
 """Architectures of config.json that make vectors or scores and not text: BertModel, Gemma3TextModel, XLMRobertaForSequenceClassification."""
+_BOTH_WAYS: Final = ("gemma", "paligemma")
+"""Families whose images are read both ways, and so at once."""
 _MOST_TEMPLATE_BYTES: Final = 64 << 20
 """tokenizer_config.json may list every added token."""
 
@@ -38,7 +40,7 @@ class ModelFacts:
     weight_bytes  size of the weight files
     has_template  False for a base model without a chat template
     parsers       of vLLM's, by its family: what reads its thoughts and its tool calls
-    makes_vectors  it is made for vectors: what looks both ways must read a prompt in one step
+    whole_prompts  an engine on processors reads its prompts in one step: vLLM cannot cut them there, or cuts an image in two
     """
 
     name: str
@@ -52,7 +54,7 @@ class ModelFacts:
     has_template: bool = True
     parsers: Parsers = NO_PARSERS
     vision: bool = False
-    makes_vectors: bool = False
+    whole_prompts: bool = False
 
     @property
     def is_base(self) -> bool:
@@ -92,7 +94,9 @@ def read(folder: str | Path, name: str, *, revision: str = "", note: str = "") -
         or spoken_by_mistral,  # then vLLM takes Mistral's own code for the format
         parsers=Parsers(tools="mistral") if spoken_by_mistral else by_family(template, model_type),
         vision="vision_config" in config,
-        makes_vectors=_makes_vectors(root, config),
+        whole_prompts=_makes_vectors(root, config)
+        or bool(inner.get("kv_lora_rank"))
+        or ("vision_config" in config and model_type.startswith(_BOTH_WAYS)),
     )
 
 

@@ -45,7 +45,7 @@ class DeploymentSpec:
     chat_template         path of a template that replaces the model's own, or None
     python                interpreter with the right build of vLLM, "" = this one
     notes                 sentences for the owner
-    step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and for vectors
+    step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and where prompts are read whole
     """
 
     name: str
@@ -403,10 +403,10 @@ def _spec(
 
 
 def _reads_whole(seat: _Seat) -> bool:
-    """Say whether an engine may not read a prompt in pieces: one that makes vectors. Nobody waits for a token there."""
+    """Say whether an engine on cores may not read a prompt in pieces: by its model, or because its owner says so."""
     extra = seat.settings.extra_args
     return (
-        seat.facts.makes_vectors
+        seat.facts.whole_prompts
         or extra.get("runner") == "pooling"
         or extra.get("convert") in ("embed", "classify")
         or extra.get("enable_chunked_prefill") is False

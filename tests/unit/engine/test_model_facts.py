@@ -96,7 +96,7 @@ def test_templates_are_found_where_they_may_be(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "makes_vectors"),
+    ("architecture", "is_whole"),
     [
         ("Qwen3ForCausalLM", False),
         ("Qwen2_5_VLForConditionalGeneration", False),
@@ -108,11 +108,25 @@ def test_templates_are_found_where_they_may_be(tmp_path):
         ("Qwen3ForSequenceClassification", True),
     ],
 )
-def test_what_a_model_is_made_for(tmp_path, architecture, makes_vectors):
+def test_what_makes_vectors_reads_its_prompts_whole(tmp_path, architecture, is_whole):
     root = folder(tmp_path, {**QWEN3_MOE, "architectures": [architecture]})
-    assert model_facts.read(root, "m").makes_vectors is makes_vectors
+    assert model_facts.read(root, "m").whole_prompts is is_whole
     (root / "modules.json").write_text("[]")
-    assert model_facts.read(root, "m").makes_vectors
+    assert model_facts.read(root, "m").whole_prompts
+
+
+@pytest.mark.parametrize(
+    ("more", "is_whole"),
+    [
+        ({"kv_lora_rank": 512}, True),  # vLLM cuts no prompt of multi-head latent attention there
+        ({"kv_lora_rank": None}, False),
+        ({"model_type": "gemma3", "vision_config": {}}, True),
+        ({"model_type": "gemma3"}, False),
+        ({"model_type": "qwen3_vl", "vision_config": {}}, False),
+    ],
+)
+def test_what_vllm_cannot_cut_is_read_whole(tmp_path, more, is_whole):
+    assert model_facts.read(folder(tmp_path, QWEN3_MOE | more), "m").whole_prompts is is_whole
 
 
 def test_base_models(tmp_path):

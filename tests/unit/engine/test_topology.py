@@ -379,7 +379,7 @@ def test_what_the_owner_says_of_steps_wins_and_its_time_is_told():
         {"extra_args": {"enable_chunked_prefill": False}},
     ],
 )
-def test_what_makes_vectors_reads_a_prompt_whole(engine):
+def test_what_cannot_be_cut_is_read_whole(engine):
     """vLLM refuses steps that are shorter than the context of a model that looks both ways, and would cut its prompts beside others."""
     (core,) = plan(LAPTOP, model="demo", engine=engine)
     assert core.launch_args["max_num_batched_tokens"] == 2048
