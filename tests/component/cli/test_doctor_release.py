@@ -53,21 +53,27 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def start(handler, folder, *, token="right"):
+    """Return a server on a free port, and a kubeconfig that leads to it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    file = folder / "config"
+    file.write_text(yaml.safe_dump({
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x",
+    }))  # fmt: skip
+    return server, file
+
+
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     servers = []
 
     def serve(name, *, token="right", hidden=()):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server, file = start(Handler, tmp_path, token=token)
         server.release, server.hidden = document(name), hidden
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
-        file = tmp_path / "config"
-        file.write_text(yaml.safe_dump({
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x",
-        }))  # fmt: skip
         monkeypatch.setenv("KUBECONFIG", str(file))
 
     yield serve
