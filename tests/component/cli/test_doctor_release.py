@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 def start(handler, folder, *, token="right"):
     """Return a server on a free port, and a kubeconfig that leads to it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     file = folder / "config"
     file.write_text(yaml.safe_dump({
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
