@@ -20,6 +20,9 @@ _OF_VECTORS: Final = re.compile(
     r"(?<!LMHead)(?<!Chat)Model$|For(SequenceClassification|TokenClassification|MaskedLM|TextEncoding)$"
 )
 """Architectures of config.json that make vectors or scores and not text: BertModel, Gemma3TextModel, XLMRobertaForSequenceClassification."""
+_BY_TOKENS: Final = frozenset({"deepseek_r1", "ernie45"})
+"""Parsers of thoughts that look for single tokens."""
+_VOCABULARIES: Final = ("tokenizer.json", "added_tokens.json", "tokenizer_config.json")
 _BOTH_WAYS: Final = ("gemma", "paligemma")
 """Families whose images are read both ways, and so at once."""
 _MOST_TEMPLATE_BYTES: Final = 64 << 20
@@ -92,7 +95,9 @@ def read(folder: str | Path, name: str, *, revision: str = "", note: str = "") -
         weight_bytes=checkpoint.weight_bytes(root),
         has_template=bool(template)
         or spoken_by_mistral,  # then vLLM takes Mistral's own code for the format
-        parsers=Parsers(tools="mistral") if spoken_by_mistral else by_family(template, model_type),
+        parsers=Parsers(tools="mistral")
+        if spoken_by_mistral
+        else _fitting(by_family(template, model_type), root, model_type),
         vision="vision_config" in config,
         whole_prompts=_makes_vectors(root, config)
         or bool(inner.get("kv_lora_rank"))
@@ -120,7 +125,24 @@ def _shape(root: Path, config: shapes.Config, name: str) -> shapes.Shape:
 
 def with_template(facts: ModelFacts, template: str) -> ModelFacts:
     """Return the facts of the same model with another chat template, which its owner has written."""
-    return replace(facts, has_template=True, parsers=by_family(template, facts.model_type))
+    found = _fitting(by_family(template, facts.model_type), Path(facts.path), facts.model_type)
+    return replace(facts, has_template=True, parsers=found)
+
+
+def _fitting(found: Parsers, root: Path, model_type: str) -> Parsers:
+    """Return the parsers of a family as far as they fit this model: with one that misses its marks in the vocabulary vLLM would not start.
+
+    Models that were made to think by training alone write <think> in several tokens; `qwen3` reads that too.
+    """
+    if found.reasoning not in _BY_TOKENS or _has_token(root, b'"<think>"'):
+        return found
+    return replace(found, reasoning="qwen3" if model_type.startswith("qwen") else None)
+
+
+def _has_token(root: Path, token: bytes) -> bool:
+    """Say whether a token stands in a vocabulary, as JSON writes it; True where there is no file that would tell."""
+    files = [root / name for name in _VOCABULARIES if (root / name).is_file()]
+    return not files or any(token in file.read_bytes() for file in files)
 
 
 def _template(root: Path) -> str:

@@ -129,6 +129,30 @@ def test_what_vllm_cannot_cut_is_read_whole(tmp_path, more, is_whole):
     assert model_facts.read(folder(tmp_path, QWEN3_MOE | more), "m").whole_prompts is is_whole
 
 
+@pytest.mark.parametrize(
+    ("model_type", "vocabulary", "reasoning"),
+    [
+        ("qwen2", '{"added_tokens": [{"content": "<think>"}]}', "deepseek_r1"),
+        ("qwen2", '{"added_tokens": [{"content": "<tool_call>"}]}', "qwen3"),
+        ("qwen2", None, "deepseek_r1"),
+        ("ernie4_5", "{}", None),
+        ("qwen3", "{}", "qwen3"),
+    ],
+)
+def test_a_parser_of_thoughts_has_its_marks_in_the_vocabulary(
+    tmp_path, model_type, vocabulary, reasoning
+):
+    """vLLM does not start with one that misses them, and such models worked before."""
+    root = folder(tmp_path, QWEN3_MOE | {"model_type": model_type})
+    (root / "chat_template.jinja").write_text("{{ messages }}<think>\n")
+    if vocabulary is not None:
+        (root / "tokenizer.json").write_text(vocabulary)
+    facts = model_facts.read(root, "m")
+    assert facts.parsers.reasoning == reasoning
+    again = model_facts.with_template(facts, '{{ messages }} "<think>"')
+    assert again.parsers.reasoning == reasoning
+
+
 def test_base_models(tmp_path):
     assert model_facts.read(folder(tmp_path / "a"), "Qwen/Qwen3-8B").is_base, "no template"
     assert model_facts.read(folder(tmp_path / "b", template="t"), "Qwen/Qwen3-8B-Base").is_base, (
