@@ -64,6 +64,7 @@ SMALL_KERNEL = {
     "consilium.kernel.service_config",
     "consilium.kernel.sse",
     "consilium.kernel.principals",
+    "consilium.kernel.redis_steps",
     "consilium.kernel.rooms",
     "consilium.kernel.unread",
     "consilium.kernel",
@@ -72,6 +73,10 @@ SMALL_KERNEL = {
 
 DIRECT = {
     ("supervisor/gateway_link.py", "gateway"): "makes the local key before a gateway listens",
+    (
+        "supervisor/pod_rollback.py",
+        "gateway",
+    ): "asks which version of its records a gateway of this program knows",
     ("cli/keys.py", "gateway"): "keys are made where no gateway needs to run",
     ("cli/why.py", "gateway"): "tells a receipt by the rule that wrote it",
 }

@@ -12,8 +12,9 @@ import redis as sync_redis
 from pydantic import SecretStr
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.redis import RedisServer, Step
+from consilium.kernel.redis import RedisServer
 from consilium.kernel.redis_config import RedisSettings
+from consilium.kernel.redis_steps import Step
 
 RECORDS = 6000
 KILLS = 20
@@ -25,7 +26,7 @@ for number = 1, 6000 do
   redis.call('HDEL', name, 'colour')
 end
 """
-STEPS = (Step(1), Step(2, RENAME))
+STEPS = (Step(1), Step(2, RENAME, ("test",)))
 CHILD = """
 import asyncio, sys
 from tests.contract.test_redis_migration import STEPS, opened
@@ -111,7 +112,7 @@ async def test_an_old_program_that_runs_on_hears_of_it_when_it_comes_back(own_va
 async def test_a_step_that_fails_is_told_and_leaves_the_version_before(own_valkey):
     own_valkey.start()
     await fill(own_valkey.url)
-    broken = (Step(1), Step(2, "redis.call('NOSUCH')"))
+    broken = (Step(1), Step(2, "redis.call('NOSUCH')", ("test",)))
     async with opened(own_valkey.url, broken) as server:
         with pytest.raises(ConsiliumError, match="upstream_down"):
             await server.prepare()

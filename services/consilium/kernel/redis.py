@@ -35,6 +35,7 @@ from redis.retry import Retry as OneRetry
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.redis_config import RedisSettings
+from consilium.kernel.redis_steps import Step, change_text, change_words
 
 COMMANDS: Final = 64
 """Connections for commands; more at once wait for one, at most as long as for an answer."""
@@ -61,31 +62,6 @@ WANTED_MAJOR: Final = 7
 
 T = TypeVar("T")
 Command = Callable[[Redis], Awaitable[T]]
-
-_STEP: Final = """
-local at = tonumber(redis.call('GET', KEYS[1]) or '0')
-if at ~= tonumber(ARGV[1]) - 1 then return {at, 0} end
-local prefix = ARGV[2]
-local function change()
---CHANGE--
-end
-change()
-redis.call('SET', KEYS[1], ARGV[1])
-return {tonumber(ARGV[1]), 1}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One version of a room's records, and how they get there from the one before.
-
-    version  1, 2, 3 and so on without gaps
-    change   Lua; `prefix` is the beginning of every key. It runs in the server in one piece with the writing of the version, so that a kill at any moment
-             leaves the version before, whole, or this one, whole. An error of its own is not undone: it looks before it writes. Empty = nothing to change
-    """
-
-    version: int
-    change: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +318,8 @@ class RedisServer:
                 continue
             began = asyncio.get_running_loop().time()
             async with asyncio.timeout(MIGRATION_S):
-                text = _STEP.replace("--CHANGE--", step.change)
-                at, is_done = await self.waiting.eval(text, 1, name, step.version, self.prefix)
+                words = change_words(step, self.prefix, self.room)
+                at, is_done = await self.waiting.eval(change_text(step), 1, name, *words)
             took = asyncio.get_running_loop().time() - began
             if is_done:  # else another process was quicker
                 logs.get(self.room).info("records_migrated", version=at, took_ms=round(took * 1000))

@@ -23,15 +23,14 @@ from redis.asyncio import Redis
 from consilium.engine.ports import Json
 from consilium.gateway.backends.memory import MAX_BYTES, Documents
 from consilium.gateway.keys import KeyRecord
+from consilium.gateway.records import ROOM, STEPS
 from consilium.gateway.stores import Stores, Unit, Verdict
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock, SystemClock
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.redis import Functions, RedisServer, Step
+from consilium.kernel.redis import Functions, RedisServer
 from consilium.kernel.redis_config import RedisSettings
 
-ROOM: Final = "gateway"
-STEPS: Final = (Step(1),)  # the records of 0.1.0, which had no version yet
 KEPT_LOCALLY: Final = 1024
 LOCAL_BYTES: Final = 16 * 2**20
 """Documents of a kind, and their bytes, that are held in this process while the server is down."""
