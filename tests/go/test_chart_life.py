@@ -1,8 +1,10 @@
 """The life of a release in a true control plane: upgraded, taken back, removed and installed again, on a machine that has no card to spare."""
 
+import contextlib
 import json
 import shutil
 import subprocess
+import threading
 
 import pytest
 import yaml
@@ -145,3 +147,68 @@ def test_secrets_and_disks_outlive_the_release_and_are_taken_up_again(plane, box
     assert {claim["metadata"]["name"]: claim["spec"]["volumeName"] for claim in space.list("persistentvolumeclaims")} == disks  # fmt: skip
     space.helm("uninstall", "mind")
     plane.until(lambda: not space.pods(), 60)
+
+
+def test_going_back_is_asked_of_the_program_that_is_gone_back_to(plane, release, chart):
+    release.helm(
+        "upgrade", "mind", str(chart), *PRESET, "--set", "config.roles.sage.frame=Be wise."
+    )
+    hook = f"{NAME}-rollback"
+    with refusing(release, hook) as seen:
+        said = release.helm("rollback", "mind", "1", ok=False)
+    assert hook in said
+    assert seen == [hook]
+    assert "Be wise." in release.get("configmaps", NAME)["data"]["consilium.yaml"]
+    assert "pending-rollback" in release.helm("history", "mind")
+    release.helm("upgrade", "mind", str(chart), *PRESET, ok=False)  # as the README says
+    release.helm("rollback", "mind", "2")
+    assert "Be wise." in release.get("configmaps", NAME)["data"]["consilium.yaml"]
+    # The commands of the refusal: the pods of Ray go, and going back makes them again.
+    release.delete("rayservices", NAME, RAY)
+    plane.until(lambda: len(release.pods()) == 1, 60)
+    release.helm("rollback", "mind", "1")
+    assert "Be wise." not in release.get("configmaps", NAME)["data"]["consilium.yaml"]
+    release.running(3)
+
+
+@contextlib.contextmanager
+def refusing(space, job):
+    """Let the pod of a Job fail, as it does where it refuses; no machine takes it meanwhile. Gives the Jobs that it was done to."""
+    seen = []
+    cordon(space.plane, yes=True)
+
+    def fail():
+        found = space.plane.until(lambda: space.list("pods", **{"job-name": job}), 60)[0]
+        name, ended = found["metadata"]["name"], {"exitCode": 1, "reason": "Error"}
+        status = {
+            "phase": "Failed",
+            "containerStatuses": [
+                {
+                    "name": "rollback",
+                    "image": "x",
+                    "imageID": "x",
+                    "ready": False,
+                    "restartCount": 0,
+                    "state": {"terminated": ended},
+                }
+            ],
+        }
+        space.patch("pods", f"{name}/status", {"status": status})
+        seen.append(job)
+
+    helper = threading.Thread(target=fail)
+    helper.start()
+    try:
+        yield seen
+    finally:
+        helper.join(70)
+        cordon(space.plane, yes=False)
+
+
+def cordon(plane, *, yes):
+    plane.api(
+        "PATCH",
+        "/api/v1/nodes/box",
+        {"spec": {"unschedulable": yes}},
+        content_type="application/merge-patch+json",
+    )

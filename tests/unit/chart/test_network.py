@@ -5,7 +5,7 @@ from tests.unit.chart import rendered
 from tests.unit.chart.reach import Network, Place, matches, network, places
 
 NETWORK_PORTS = (53, 80, 443, 6379, 8000, 8080, 8265, 9000, 9400, 10001, 30000)
-OWN = ("head", "worker", "gateway", "room", "redis", "prefetch", "test")
+OWN = ("head", "worker", "gateway", "room", "redis", "prefetch", "test", "rollback")
 ROOM = {"services": {"room": {"module": "m"}, "other_room": {"module": "m"}}}
 APART = ROOM | {"gateway": {"worker": ""}}
 """A gateway in pods of its own, so that it has a row and a column of its own."""
@@ -132,7 +132,7 @@ def test_a_redis_of_ones_own_is_reached_wherever_it_is(port):
         Place("pod", {"app": "redis"}, "data", {"kubernetes.io/metadata.name": "data"}),
     ]
     for target in elsewhere:
-        for row in ("head", "worker", "gateway", "room"):
+        for row in ("head", "worker", "gateway", "room", "rollback"):
             assert net.allows(here[row], target, port), row
             assert not net.allows(here[row], target, port + 1), row
         for row in ("prefetch", "test"):

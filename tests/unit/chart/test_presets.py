@@ -44,7 +44,7 @@ def asked(pod):
 
 def lasting(render):
     """Return the pods that stay."""
-    return [pod for pod in rendered.pods(render) if pod.kind != "test"]
+    return [pod for pod in rendered.pods(render) if pod.kind not in {"test", "rollback"}]
 
 
 def placed(nodes, wants):

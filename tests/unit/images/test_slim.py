@@ -35,6 +35,7 @@ def run(*words):
         ("consilium.cli.app", "--version"),
         ("consilium.cli.app", "smoke", "--help"),
         ("consilium.supervisor.pod_page", "--help"),
+        ("consilium.supervisor.pod_rollback", "--help"),
         ("tests.greeter.app", "--help"),
     ],
     ids=lambda words: words[0].rpartition(".")[0],
