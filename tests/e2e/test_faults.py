@@ -21,13 +21,16 @@ from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
 
 from consilium.gateway.config import Gateway
+from consilium.gateway.shares import QUEUE_SHARE
 from consilium.supervisor.gateway_link import in_flight
 from consilium.supervisor.state_folder import StateFolder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 BACK_S = 150.0
-LIMIT = int(PLACES * Gateway().max_in_flight_factor)  # turns that the gateway lets in
+LIMIT = int(
+    PLACES * Gateway().max_in_flight_factor * QUEUE_SHARE
+)  # turns of one key that the gateway lets in
 OVER, STORM, STORM_EVERY_S = 40, 160, 0.015
 
 

@@ -111,7 +111,7 @@ class Watched:
             else:
                 self._left = [child for child in self._left if child.poll() is None]
             failures = 0 if self._at > before else failures + 1
-            if self._ended.wait(self._pauses_s[min(failures, len(self._pauses_s)) - 1]):
+            if self._ended.wait(self._pauses_s[min(max(failures, 1), len(self._pauses_s)) - 1]):
                 return
             self._restarts += 1
 
@@ -145,8 +145,8 @@ class Watched:
     def _take(self, child: subprocess.Popen[str], heard: list[float]) -> None:
         if child.stdout is None:
             return
-        with contextlib.suppress(OSError, ValueError):
-            for line in child.stdout:
+        with contextlib.suppress(OSError, ValueError), child.stdout as lines:
+            for line in lines:
                 try:
                     sample = from_plain(json.loads(line))
                 except (ValueError, TypeError, KeyError):

@@ -23,7 +23,7 @@ from consilium.kernel.doctor import Finding, Level
 _HANDLER: Final = re.compile(r'no runtime for "?(?P<name>[^"\s]+)"? is configured|RuntimeHandler "?(?P<other>[^"\s]+)"? not supported')  # fmt: skip
 SLOW_S: Final = 60.0
 """Provisioners of home labs make a volume within seconds."""
-_GPU: Final = re.compile(r"Insufficient (?P<what>\S*(?:gpu|mig|tpu)\S*)")
+_GPU: Final = re.compile(r"Insufficient (?P<what>[^\s,]*(?:gpu|mig|tpu)[^\s,]*?)[.,]?(?:\s|$)")
 _PLAIN: Final = re.compile(r"Insufficient (?P<what>cpu|memory|ephemeral-storage|hugepages-\S+)")
 _KNOB: Final = {"head": "head.resources", "worker": "workers[].resources", "gateway": "gateway.resources", "redis": "redis.resources", "prefetch": "models.prefetch.resources"}  # fmt: skip
 

@@ -15,7 +15,7 @@ CASES = {
     # file: (id of the first finding, words of its sentence, words of the way out)
     "no_class": ("no_storage_class", ("no default", "data-mind-consilium-redis-0"), ("kubectl get storageclass", "redis.storage.storageClass")),
     "quota": ("quota", ("small", "requests.memory=2Gi", "2112Mi"), ("kubectl -n tight edit resourcequota small",)),
-    "no_gpu": ("no_card_offered", ("nvidia.com/gpu", "no node offers any"), ("k8s/prerequisites/install.sh",)),
+    "no_gpu": ("no_card_offered", ("nvidia.com/gpu: 1", "no node offers any"), ("k8s/prerequisites/install.sh",)),
     "no_runtime_class": ("runtime_class_missing", ("gpu.runtimeClassName is nvidia",), ("k8s/prerequisites/install.sh",)),
     "invalid": ("rayservice_invalid", ("Nonne",), ("helm get manifest mind -n llm",)),
     "waits_for_volume": ("provisioner_silent", ("rancher.io/local-path",), ("kubectl get pods -A | grep -i local-path",)),
@@ -117,3 +117,25 @@ def test_last_words():
     ours = last_words.of_traceback("x\nconsilium.kernel.errors.ConsiliumError: port_taken: gateway.port 8000 is taken. [pid=3]\n")  # fmt: skip
     assert (ours.code, ours.text) == ("port_taken", "gateway.port 8000 is taken.")
     assert last_words.of_traceback("ConsiliumError: no_code_of_ours: said").code == ""
+
+
+WORKER = "mind-consilium-cv4pt-main-worker-rrvxt"
+
+
+@pytest.mark.parametrize("end", [".", ", 1 node(s) had untolerated taint(s).", ". preemption: none", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    ("offered", "asked", "first"),
+    [("1", "1", "cards_taken"), ("1", "2", "too_few_cards_in_node"), ("0", "1", "no_card_offered")],
+)
+def test_why_a_pod_has_no_card_depends_on_what_nodes_offer(offered, asked, first, end):
+    """The scheduler ends its sentence in several ways; the name of the resource is the same in all."""
+    message = f"0/2 nodes are available: 2 Insufficient nvidia.com/gpu{end}"
+    known = release("insufficient_memory")
+    (pod,) = [one for one in known.pods if one["metadata"]["name"] == WORKER]
+    pod["status"]["conditions"][0]["message"] = message
+    pod["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = asked
+    for node in known.nodes:
+        node["status"]["allocatable"]["nvidia.com/gpu"] = offered
+    found = findings(known)[0]
+    assert found.id == first, found
+    assert f"nvidia.com/gpu: {asked}," in found.sentence or "cards in one pod" in found.sentence
