@@ -75,8 +75,8 @@ class Chart:
         return next(pod for pod in self.kubelet.pods.values() if pod.pod_name == name)
 
     def restarts(self):
-        """Return uid -> how often the containers of a pod were started again, of all pods."""
-        return {uid: dict(pod.restarts) for uid, pod in self.kubelet.pods.items() if pod.is_alive()}
+        """Return pod -> container -> how often it was started again, of the pods that stay."""
+        return {name: dict(self.running(name).restarts) for component in ("head", "worker", "redis") for name in self.pods(component)}  # fmt: skip
 
     def said(self, most=1500):
         """Return the end of every log, for a test that fails."""
