@@ -38,7 +38,7 @@ from consilium.engine.model_facts import ModelFacts, read
 from consilium.engine.ports import CORE
 from consilium.engine.request_router import PATH as ROUTER
 from consilium.engine.topology import PINNED, DeploymentSpec
-from consilium.kernel import logs, steps_file
+from consilium.kernel import config_revision, logs, steps_file
 from consilium.kernel.config import Section, default_state, load_view
 from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
@@ -86,22 +86,24 @@ def from_config(args: Mapping[str, Any]) -> serve.Application:
           nodes     nodes that will lend cores or cards; it waits for them
           gpus      cards that they will have together, likewise
           drain_s   how long running calls get when a replica is stopped
-          revision  of what an engine is made from; another one makes Serve start it again
+          revision  of what an engine is made from; another one makes Serve start it again, and is waited for in the pod's files
 
     Raises ConsiliumError: config_invalid (also for an argument that is none), model_missing, gpu_missing, does_not_fit.
     """
     logs.configure("engine")
     known = _Where.of(args)
     rows = cluster_nodes.wait_for(known.nodes, known.gpus, ray.nodes)
-    specs = cluster_nodes.on_node(rows[0], _planned, known.config, cluster_nodes.look(rows))
+    machine = cluster_nodes.look(rows)
+    specs = cluster_nodes.on_node(rows[0], _planned, known.config, known.revision, machine)
     for spec in specs:
         if spec.name == known.executor:
             return build({**asdict(spec), "drain_s": known.drain_s})
     raise _no_executor(known.executor)
 
 
-def _planned(config: str, machine: Machine) -> tuple[DeploymentSpec, ...]:
-    """Plan on a node that has the models; makes or downloads what is missing there."""
+def _planned(config: str, revision: str, machine: Machine) -> tuple[DeploymentSpec, ...]:
+    """Plan on a node that has the models, once it shows this revision; makes or downloads what is missing there."""
+    config_revision.wait_for(config, "engine", revision)
     view, models = read_view(Path(config))
     return plan_on(view, models, machine)
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 import ray
 from pydantic import Field, model_validator
 from ray import serve
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import CORE, open_executors
@@ -38,7 +39,7 @@ from consilium.gateway.room_tables import followers
 from consilium.gateway.routes import HttpFace
 from consilium.gateway.stores import Stores
 from consilium.gateway.wiring import Opened, wire
-from consilium.kernel import logs
+from consilium.kernel import config_revision, logs
 from consilium.kernel.clock import SystemClock, UlidIds
 from consilium.kernel.config import (
     Section,
@@ -245,11 +246,13 @@ def from_config(args: Mapping[str, Any]) -> serve.Application:
 
     args  config  path of consilium.yaml, the same on every node
           place   custom resource of the nodes that have a place for a gateway, one per replica; without it Serve chooses
+          revision  of what a gateway is made from; another one makes Serve start it again, once the pods' files show it
 
     Raises ConsiliumError(config_invalid).
     """
     logs.configure("gateway")
     config = str(args["config"])
+    _seen_everywhere(config, str(args.get("revision", "")), str(args.get("place", "")))
     view = load_view(View, Path(config))
     return build(
         {
@@ -259,6 +262,23 @@ def from_config(args: Mapping[str, Any]) -> serve.Application:
             "place": args.get("place"),
         }
     )
+
+
+def _seen_everywhere(config: str, revision: str, place: str) -> None:
+    """Wait until this pod, and each that has a place for a gateway, shows the configuration of this revision: the gateways that run answer meanwhile."""
+    if not config_revision.wait_for(config, APP, revision):
+        return
+    if not revision or not ray.is_initialized():
+        return  # on one machine, and in tests, nobody else has a copy
+    wait: Any = ray.remote(num_cpus=0, max_calls=1)(config_revision.wait_for)
+    there = [
+        NodeAffinitySchedulingStrategy(node_id=str(row["NodeID"]), soft=False)
+        for row in ray.nodes()
+        if row.get("Alive", True) and row.get("Resources", {}).get(place)
+    ]
+    asked = [wait.options(scheduling_strategy=at).remote(config, APP, revision) for at in there]
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=config_revision.LIMIT_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

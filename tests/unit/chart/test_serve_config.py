@@ -14,6 +14,7 @@ from consilium.engine.backends.serve import app_name
 from consilium.engine.config import EngineExecutor, EngineView
 from consilium.engine.ports import CORE
 from consilium.gateway import app as gateway_app
+from consilium.kernel import config_revision
 from consilium.kernel.config import load
 from consilium.kernel.live_config import live_sections
 from consilium.kernel.service_config import ServicesView
@@ -105,6 +106,25 @@ def test_the_gateway_is_made_from_its_arguments(every, tmp_path, monkeypatch):
     assert deployment.ray_actor_options["resources"] == {args["place"]: 1.0}
     with_place = [group for group in groups(every) if args["place"] in lent(group)]
     assert len(with_place) == 1
+
+
+def test_who_is_started_again_finds_the_revision_it_was_told_beside_the_configuration(
+    every, tmp_path
+):
+    config = config_file(every, tmp_path)
+    for name, one in applications(every).items():
+        who = "gateway" if name == gateway_app.APP else "engine"
+        assert one["args"]["revision"]
+        assert config_revision.wait_for(str(config), who, one["args"]["revision"], limit_s=0)
+
+
+def test_old_files_do_not_pass_for_the_new_revision(tmp_path):
+    old = rendered.render({"config": {"model": "demo"}})
+    config = config_file(old, tmp_path)
+    new = applications(rendered.render({"config": {"model": "tiny", "gateway": {"max_n": 3}}}))
+    for name, who in ((gateway_app.APP, "gateway"), (app_name(CORE), "engine")):
+        told = new[name]["args"]["revision"]
+        assert not config_revision.wait_for(str(config), who, told, limit_s=0)
 
 
 @pytest.mark.parametrize("model", [gateway_app.View, engine_app._View, EngineView, ServicesView])
