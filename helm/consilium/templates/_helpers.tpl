@@ -56,8 +56,12 @@ imagePullSecrets:
 {{- $gateway := default dict .Values.config.gateway -}}
 {{- int (ceil (float64 (default 30 $gateway.drain_s))) -}}
 {{- end -}}
+{{/* Where another pod has a gateway too: until nobody sends new callers here any more, which each node learns by itself. */}}
+{{- define "consilium.settleSeconds" -}}
+{{- ternary 5 0 (gt (include "consilium.gatewayPods" . | int) 1) -}}
+{{- end -}}
 {{- define "consilium.graceSeconds" -}}
-{{- add (include "consilium.faceSeconds" . | int) (int .Values.drainSeconds) 30 10 -}}
+{{- add (include "consilium.settleSeconds" . | int) (include "consilium.faceSeconds" . | int) (int .Values.drainSeconds) 30 10 -}}
 {{- end -}}
 
 {{/* What must be started again when it changes: all but the sections that running processes take over. */}}
@@ -282,7 +286,15 @@ spec:
       lifecycle:
         preStop:
           exec:
-            command: [consilium, drain, --local, --limit, {{ include "consilium.faceSeconds" $root | quote }}]
+            command: [consilium, drain, --local, --limit, {{ include "consilium.faceSeconds" $root | quote }}, --settle, {{ ternary (include "consilium.settleSeconds" $root) "0" $faces | quote }}]
+      {{- if $faces }}
+      # In place of the operator's, which runs three programs in the pod within two seconds, and sends callers away after one such try that a busy engine made slow.
+      readinessProbe:
+        httpGet: {path: /-/healthz, port: serve}
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: 3
+      {{- end }}
       securityContext: {{- include "consilium.containerSecurity" $root | nindent 8 }}
       resources:
         requests:

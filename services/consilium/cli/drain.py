@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="SECONDS",
         help=f"longest wait (default: {DEFAULT_S:.0f})",
     )
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="take requests for so long still, until nobody sends them here any more (default: 0)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             key="PROMETHEUS_MULTIPROC_DIR",
             reason="this is no pod of the chart: nothing says where its gateway counts running answers. On one machine use 'consilium down'",
         )
+    time.sleep(args.settle)
     (default_state() / CLOSING).write_text(life(), encoding="ascii")
     face = environment_value("RAY_SERVE_HAPROXY_SOCKET_PATH")
     if face is not None:

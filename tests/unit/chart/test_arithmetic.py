@@ -19,11 +19,14 @@ from consilium.kernel.rooms import rooms
 
 RAY_DRAINS_S = 30
 SLACK_S = 10
+SETTLE_S = 5
+"""Until each node knows that a pod takes no new callers; with one gateway there is no other to go to."""
 DRAINS = [
     {},
     {"drainSeconds": 600},
     {"config": {"gateway": {"drain_s": 12.5}}},
     {"config": {"gateway": {"drain_s": 300}}, "drainSeconds": 0},
+    {"gateway": {"worker": "", "pods": 2}},
 ]
 
 
@@ -37,14 +40,18 @@ def test_a_pod_ends_no_sooner_than_its_longest_answer(values, tmp_path):
     (drain_s,) = {args["drain_s"] for args in engines(render)}
     told = environment(render, own_container(rendered.pod(render, "head")))
     view = load(View, path=config_file(render, tmp_path), env=told).value
+    two = values.get("gateway", {}).get("pods", 1) > 1
     for pod in rendered.pods(render):
         if not pod.owner.startswith("RayService/"):
             continue
         first = own_container(pod)
         hook = first["lifecycle"]["preStop"]["exec"]["command"]
         assert hook[:4] == ["consilium", "drain", "--local", "--limit"]
-        face_s = float(hook[4])
-        assert face_s >= view.gateway.drain_s
+        assert float(hook[4]) >= view.gateway.drain_s
+        assert hook[5] == "--settle"
+        settle_s = float(hook[6])
+        assert settle_s == (SETTLE_S if two and "consilium/gateway" in pod.labels else 0)
+        face_s = settle_s + float(hook[4])
         ray_s = float(environment(render, first)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
         assert ray_s <= RAY_DRAINS_S
         grace_s = pod.spec["terminationGracePeriodSeconds"]
