@@ -188,3 +188,13 @@ def test_what_another_card_is_called_reaches_the_pods():
     assert rendered.cards_of(pod) == 0
     requests = own_container(pod)["resources"]["requests"]
     assert requests["nvidia.com/mig-3g.40gb"] == "1"
+
+
+@pytest.mark.parametrize(("limit", "most"), [("512Mi", 402653184), ("1.5Gi", 1207959552)])
+def test_redis_refuses_to_write_before_its_pod_is_ended_for_its_memory(limit, most):
+    amounts = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": limit}}  # fmt: skip
+    render = rendered.render({"redis": {"resources": amounts}})
+    name = f"{render.one('RayService')['metadata']['name']}-redis"
+    told = render.one("ConfigMap", name)["data"]["redis.conf"].splitlines()
+    assert f"maxmemory {most}" in told
+    assert "maxmemory-policy noeviction" in told
