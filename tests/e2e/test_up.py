@@ -157,6 +157,11 @@ def test_keys(up: Up) -> None:
         == 200
     )
     assert made["key"].rpartition("_")[2] not in up.call("keys", "list").stdout
+    guest = up.call("keys", "create", "--name", "eve", "--tenant", "acme", "--output", "json")
+    theirs = {"Authorization": f"Bearer {json.loads(guest.stdout)['key']}"}
+    salted = {**ask, "cache_salt": "of her own"}
+    for body in (ask, salted):
+        assert httpx.post(url, json=body, headers=theirs, timeout=30).status_code == 200
     assert up.call("keys", "revoke", made["id"]).returncode == 0
     assert up.call("keys", "revoke", "000000000000").returncode == 4
 

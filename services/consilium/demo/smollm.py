@@ -33,7 +33,7 @@ NOTE: Final = (
 _FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FILE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEMPLATE: Final = Path(__file__).with_name("smollm2.jinja")
-_RECIPE: Final = f"smollm2-3 {_FILE_SHA256}"
+_RECIPE: Final = f"smollm2-4 {_FILE_SHA256}"
 _SIZE_BYTES: Final = 275_000_000
 _CONTROL: Final = 3  # token type of GGUF: a special token
 
@@ -153,14 +153,13 @@ def _write_configs(folder: Path, source: Gguf) -> None:
     _dump(folder / "config.json", config)
     _dump(
         folder / "generation_config.json",
-        # As the model's card recommends: near the likeliest token, for so small a model loses its thread when it is sampled more freely; and an end.
+        # The likeliest token by default, and an end: so small a model loses its thread when it is sampled. Callers may say otherwise.
         {
             "bos_token_id": bos,
             "eos_token_id": eos,
             "pad_token_id": pad,
-            "do_sample": True,
-            "temperature": 0.2,
-            "top_p": 0.9,
+            "do_sample": False,
+            "temperature": 0.0,
             "max_new_tokens": 512,
         },
     )
