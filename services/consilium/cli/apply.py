@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
@@ -57,6 +58,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Apply a configuration. Raises ConsiliumError: config_invalid, needs_restart, not_running, not_taken_over, and what the gateway said."""
+    _refuse_nothing(args)
     loaded = config_tree.load_tree(args)
     tree = config_tree.self_contained(loaded.value, config_tree.beside(args))
     endpoint = endpoint_of(args)
@@ -75,6 +77,17 @@ def run(args: argparse.Namespace) -> int:
     page = gateway_config.wait(endpoint, wanted)
     _tell(page, time.monotonic() - begun, changes, args)
     return 0
+
+
+def _refuse_nothing(args: argparse.Namespace) -> None:
+    """Raise ConsiliumError(config_invalid) where nothing is named: then every role would be taken away, by a command in the wrong folder."""
+    named = (args.model, args.port, args.grpc_port, *args.set)
+    if config_tree.file_of(args) is None and not any(named):
+        raise ConsiliumError(
+            "config_invalid",
+            key="-c",
+            reason=f"no configuration is named and there is no {config_tree.FILE} in {Path.cwd()}; name the file that 'up' was given",
+        )
 
 
 class _Target(Protocol):
