@@ -1,5 +1,7 @@
 """Who is being stopped: a file says it, and only to the life of a container in which it was written."""
 
+import argparse
+
 import pytest
 
 from consilium.cli import drain
@@ -38,9 +40,6 @@ def test_drain_writes_it_for_this_life(tmp_path, monkeypatch, capsys, has_face):
     if has_face:
         monkeypatch.setenv("RAY_SERVE_HAPROXY_SOCKET_PATH", str(tmp_path / "admin.sock"))
 
-    class Asked:
-        limit = 0.0
-
-    assert drain.run(Asked()) == 0
+    assert drain.run(argparse.Namespace(limit=0.0, settle=0.0)) == 0
     assert (tmp_path / CLOSING).read_text() == life()
     assert "no answer" in capsys.readouterr().out
