@@ -55,7 +55,13 @@ while [ $# -gt 0 ]; do
 done
 
 command -v kubectl >/dev/null || fail 'kubectl is not on the PATH' 'https://kubernetes.io/docs/tasks/tools/ says how; microk8s brings one: sudo snap alias microk8s.kubectl kubectl'
-command -v helm >/dev/null || fail 'helm is not on the PATH' 'https://helm.sh/docs/intro/install/ (snap install helm --classic, brew install helm), 3.14 or newer'
+
+# Without Helm nothing can be installed, but what would be can be said.
+no_helm() {
+  local way='https://helm.sh/docs/intro/install/ (curl -fsSL https://raw.githubusercontent.com/helm/helm/main/scripts/get-helm-4 | bash, or snap install helm --classic, brew install helm), 3.14 or newer'
+  $dry_run || fail "$1" "$way"
+  printf 'warning: %s; an installation needs it\nnext: %s\n' "$1" "$way" >&2
+}
 
 kube=(kubectl)
 helm=(helm)
@@ -64,12 +70,17 @@ if [ -n "$context" ]; then
   helm+=(--kube-context "$context")
 fi
 
-case $(helm version --short 2>/dev/null) in
-  v[4-9]* | v3.1[4-9].* | v3.[2-9][0-9].*) ;;
-  *) fail "this helm is older than 3.14 ($(helm version --short 2>/dev/null))" 'https://helm.sh/docs/intro/install/' ;;
-esac
+if command -v helm >/dev/null; then
+  version=$(helm version --short 2>/dev/null || true)
+  case $version in
+    v[4-9]* | v3.1[4-9].* | v3.[2-9][0-9].*) ;;
+    *) no_helm "this helm is older than 3.14 ($version)" ;;
+  esac
+else
+  no_helm 'helm is not on the PATH'
+fi
 
-"${kube[@]}" get --raw /readyz >/dev/null 2>&1 || fail 'the cluster does not answer' 'kubectl get nodes shows why; on k3s: export KUBECONFIG=/etc/rancher/k3s/k3s.yaml; another cluster: --context NAME'
+"${kube[@]}" get --raw /readyz >/dev/null 2>&1 || fail 'the cluster does not answer' 'kubectl get nodes shows why; on k3s: mkdir -p ~/.kube && sudo cat /etc/rancher/k3s/k3s.yaml > ~/.kube/config && chmod 600 ~/.kube/config && export KUBECONFIG=~/.kube/config; another cluster: --context NAME'
 
 # Which Kubernetes this is, and what differs there.
 nodes=$("${kube[@]}" get nodes -o 'jsonpath={range .items[*]}{.status.nodeInfo.kubeletVersion}{" "}{.status.nodeInfo.osImage}{" "}{.metadata.labels}{"\n"}{end}')

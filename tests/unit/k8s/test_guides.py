@@ -17,6 +17,7 @@ from consilium.cli.app import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+IMAGES_GUIDE = (ROOT / "k8s" / "images" / "README.md").read_text(encoding="utf-8")
 FLAGS = {"-n", "-f", "--create-namespace", "-o"}
 
 
@@ -83,6 +84,36 @@ def test_kubectl_names_what_the_chart_makes():
             assert (kind, name) in made, said
     claims = set(re.findall(r"s/CLAIM/([\w-]+)/", GUIDE))
     assert claims == {"consilium-models", "data-consilium-redis-0"}
+
+
+def named_images(guide, registry):
+    """Return the images of a registry that commands of a guide build or copy, `$target` and `$image` filled in."""
+    found = set(re.findall(rf"-t ({re.escape(registry)}/\S+:[\w.-]+)", guide))
+    return {re.sub(r"\$(target|image)", name, text) for text in found for name in ("services", "cpu", "gpu")}  # fmt: skip
+
+
+def asked_for(values):
+    render = rendered.preset("1x3090", values)
+    return {one["image"] for pod in rendered.pods(render) for one in pod.containers}
+
+
+def test_images_are_pushed_by_the_names_that_the_chart_asks_for():
+    registry = "registry.example"
+    assert f"--set global.imageRegistry={registry}" in IMAGES_GUIDE
+    asked = asked_for({"global": {"imageRegistry": registry}})
+    assert asked == named_images(IMAGES_GUIDE, registry)
+
+
+@pytest.mark.parametrize("guide", [GUIDE, IMAGES_GUIDE], ids=["guide", "images"])
+def test_images_are_imported_by_the_names_that_the_chart_asks_for(guide):
+    ours = {image for image in asked_for({}) if "valkey" not in image}
+    assert ours == named_images(guide, "ghcr.io")
+    assert "save ghcr.io/consilium/consilium-$" in guide
+
+
+def test_nothing_goes_on_before_what_it_waits_for():
+    for line in GUIDE.splitlines():
+        assert not ("&&" in line and line.endswith("&")), "the whole line goes into the background"
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.35"])

@@ -123,6 +123,22 @@ def test_dry_run_says_all_and_changes_nothing(run):
         assert words in done.said
 
 
+@pytest.mark.parametrize(
+    ("tools", "env", "said"),
+    [
+        (("kubectl",), {}, "helm is not on the PATH"),
+        (("kubectl", "helm"), {"HELM_VERSION": "v3.9.1+gaf"}, "this helm is older than 3.14"),
+    ],
+)
+def test_dry_run_needs_no_helm_and_warns(run, tools, env, said):
+    done = run("--dry-run", tools=tools, **env)
+    assert done.code == 0, done.complained
+    assert f"warning: {said}" in done.complained
+    assert "get-helm-4" in done.complained
+    assert "+ helm upgrade --install kuberay-operator" in done.said
+    assert "Nothing was done." in done.said
+
+
 def test_it_asks_and_where_nobody_can_answer_it_says_so(run):
     done = run()
     assert done.code == 1
@@ -166,7 +182,13 @@ def test_a_device_plugin_of_others_is_left_alone(run, theirs):
         ((), {}, ("helm",), "kubectl is not on the PATH", "kubernetes.io/docs"),
         ((), {}, ("kubectl",), "helm is not on the PATH", "helm.sh/docs"),
         ((), {"HELM_VERSION": "v3.9.1+gaf"}, None, "this helm is older than 3.14", "helm.sh/docs"),
-        ((), {"DOWN": "1"}, None, "the cluster does not answer", "/etc/rancher/k3s/k3s.yaml"),
+        (
+            (),
+            {"DOWN": "1"},
+            None,
+            "the cluster does not answer",
+            "sudo cat /etc/rancher/k3s/k3s.yaml > ~/.kube/config",
+        ),
         (("--gpu",), {}, None, "there is no option --gpu", "--no-gpu"),
         (("--context",), {}, None, "--context needs a name", "get-contexts"),
     ],

@@ -22,6 +22,8 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import child_environment
 
 POD_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+K3S: Final = Path("/etc/rancher/k3s/k3s.yaml")
+"""Belongs to root; k3s's own kubectl reads it when KUBECONFIG is unset."""
 PLUGIN_S: Final = 60.0
 """A plugin may open a browser."""
 
@@ -71,8 +73,19 @@ def access(context: str = "", account: Path = POD_ACCOUNT) -> Access:
         host, port = environment_value("KUBERNETES_SERVICE_HOST"), "KUBERNETES_SERVICE_PORT"
         if host is not None and (account / "token").is_file():
             return of_pod(host, environment_value(port) or "443", account)
-        raise _refused("kubeconfig", "there is none: KUBECONFIG is not set, and ~/.kube/config is not there. On k3s: export KUBECONFIG=/etc/rancher/k3s/k3s.yaml; microk8s config and talosctl kubeconfig write one")  # fmt: skip
+        named = environment_value("KUBECONFIG")
+        where = (
+            f"KUBECONFIG names {named}"
+            if named
+            else "KUBECONFIG is not set, so it would be ~/.kube/config"
+        )
+        raise _refused("kubeconfig", f"there is none: {where}, and there is no such file. On k3s: {_copied(K3S)}; microk8s config and talosctl kubeconfig write one")  # fmt: skip
     return of_context(merged(files), context)
+
+
+def _copied(file: Path) -> str:
+    """Return the commands that make a user's own copy of a kubeconfig and have every program read it."""
+    return f"mkdir -p ~/.kube && sudo cat {file} > ~/.kube/config && chmod 600 ~/.kube/config && export KUBECONFIG=~/.kube/config"  # fmt: skip
 
 
 def _files() -> list[Path]:
@@ -102,7 +115,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
         try:
             read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         except PermissionError as err:
-            raise _refused(str(file), "it may not be read by this user; copy it to ~/.kube/config and give it to yourself (sudo cp, sudo chown)") from err  # fmt: skip
+            raise _refused(str(file), f"it may not be read by this user; copy it: {_copied(file)}") from err  # fmt: skip
         except (OSError, yaml.YAMLError) as err:
             raise _refused(str(file), f"it cannot be read ({err})") from err
         if not isinstance(read, dict):

@@ -118,7 +118,27 @@ def test_what_is_missing_is_named(given):
 def test_no_kubeconfig_at_all(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert "/etc/rancher/k3s/k3s.yaml" in refused(account=Path(tmp_path))
+    said = refused(account=Path(tmp_path))
+    assert f"KUBECONFIG names {tmp_path / 'none'}" in said
+    assert "sudo cat /etc/rancher/k3s/k3s.yaml > ~/.kube/config" in said
+    assert "export KUBECONFIG=~/.kube/config" in said
+    assert "KUBECONFIG=/etc" not in said
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "KUBECONFIG is not set" in refused(account=Path(tmp_path))
+
+
+def test_one_that_belongs_to_root_is_copied(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    file = tmp_path / "k3s.yaml"
+    file.touch()
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.setattr(Path, "read_text", refuse)
+    said = refused()
+    assert f"sudo cat {file} > ~/.kube/config" in said
+    assert "export KUBECONFIG=~/.kube/config" in said
 
 
 def test_the_account_of_a_pod(monkeypatch, tmp_path):
