@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import httpx
 
 from consilium.cli.cluster.kubeconfig import Access
+from consilium.cli.cluster.objects import Object
 from consilium.kernel.errors import ConsiliumError
 
 TIMEOUT_S: Final = 15.0
 PAGE: Final = 500
-Object = Mapping[str, Any]
 
 
 class Api:
@@ -69,6 +69,22 @@ class Api:
             more = (page.get("metadata") or {}).get("continue") or ""
             if not more:
                 return tuple(found)
+
+    def lists(
+        self, paths: Mapping[str, str], space: str
+    ) -> tuple[dict[str, tuple[Object, ...]], dict[str, str]]:
+        """Return several lists by name, and for those that could not be read why.
+
+        paths  name -> path, in which {space} stands for the namespace
+        """
+        found: dict[str, tuple[Object, ...]] = {}
+        unread: dict[str, str] = {}
+        for name, path in paths.items():
+            try:
+                found[name] = self.list(path.format(space=space))
+            except ConsiliumError as error:
+                unread[name] = error.public()
+        return found, unread
 
     def log(self, space: str, pod: str, container: str, *, previous: bool, lines: int = 60) -> str:
         """Return the last lines that a container said; empty where the kubelet has none."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from consilium.cli.cluster.inventory import Inventory, version_of
-from consilium.cli.cluster.objects import Object, labels_of, name_of, quantity, status_of
+from consilium.cli.cluster.objects import Object, is_true, labels_of, name_of, quantity, status_of
 from consilium.cli.cluster.pins import (
     KUBERAY,
     KUBERAY_OLDEST,
@@ -138,7 +138,7 @@ def _operator_reach(has: Inventory, asks: Wanted) -> Verdict:
 
 def _dns(has: Inventory, _asks: Wanted) -> Verdict:
     found = [pod for pod in has.pods if labels_of(pod).get("k8s-app") == "kube-dns"]
-    ready = [pod for pod in found if any(row.get("type") == "Ready" and row.get("status") == "True" for row in status_of(pod).get("conditions") or ())]  # fmt: skip
+    ready = [pod for pod in found if is_true(pod, "Ready")]
     if ready:
         return told(ok, f"{len(ready)} of {len(found)} pods are ready")
     if found:

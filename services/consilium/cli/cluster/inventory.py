@@ -25,7 +25,6 @@ from consilium.cli.cluster.objects import (
     status_of,
 )
 from consilium.cli.cluster.wanted import Pod
-from consilium.kernel.errors import ConsiliumError
 
 LISTS: Final = {
     "nodes": "/api/v1/nodes",
@@ -134,14 +133,9 @@ def version_of(text: str) -> tuple[int, int, int]:
 def read(api: Api, namespace: str) -> Inventory:
     """Ask for everything that an installation depends on. Raises ConsiliumError(kubernetes_unreached)."""
     version = str(api.get("/version").get("gitVersion", ""))
-    found: dict[str, Any] = {}
-    unread: dict[str, str] = {}
-    for kind, path in LISTS.items():
-        try:
-            found[kind] = api.list(path.format(space=namespace))
-        except ConsiliumError as error:
-            unread[kind] = error.public()
-    return Inventory(namespace, version, frozenset(_kinds(api)), unread=unread, **found)
+    found, unread = api.lists(LISTS, namespace)
+    lists: dict[str, Any] = dict(found)
+    return Inventory(namespace, version, frozenset(_kinds(api)), unread=unread, **lists)
 
 
 def _kinds(api: Api) -> Iterator[str]:

@@ -3,7 +3,7 @@
     read(api, name, namespace)  asks the API server
     Release                     the answer, as plain objects
 
-Does not know what is wrong (release_rules.py).
+Does not know what is wrong (release_findings.py and its rules).
 """
 
 from __future__ import annotations
@@ -111,14 +111,8 @@ def happened_at(event: Object) -> float:
 
 def read(api: Api, name: str, namespace: str) -> Release:
     """Ask for everything that tells how a release fares. Raises ConsiliumError(kubernetes_unreached) if nothing can be read."""
-    found: dict[str, tuple[Object, ...]] = {}
-    unread: dict[str, str] = {}
     api.get("/version")
-    for kind, path in KINDS.items():
-        try:
-            found[kind] = api.list(path.format(space=namespace))
-        except ConsiliumError as error:
-            unread[kind] = error.public()
+    found, unread = api.lists(KINDS, namespace)
     if "pods" in unread:
         raise ConsiliumError("kubernetes_unreached", name=api.access.name, reason=unread["pods"])
     others = {

@@ -60,7 +60,7 @@ def _whole(release: Release, *, is_told: bool) -> Iterator[Finding]:
     """Yield how the release fares as a whole."""
     for service in release.services:
         points = status_of(service).get("numServeEndpoints", 0)
-        if why_unready.is_answering(service):
+        if is_true(service, "Ready"):
             yield Finding("answers", "RayService", Level.OK, f"{name_of(service)} answers at {points} pod{'' if points == 1 else 's'}")  # fmt: skip
         elif not is_told:
             yield Finding("not_ready_yet", "RayService", Level.NOTE, f"{name_of(service)} does not answer yet, and nothing stands in its way: {_stage(release, service)}", f"Look again in a minute, or: kubectl -n {release.namespace} get pods -w -l app.kubernetes.io/instance={release.name}")  # fmt: skip

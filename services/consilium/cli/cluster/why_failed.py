@@ -122,7 +122,7 @@ def _service(release: Release) -> str:
 
 
 def _hanging(release: Release) -> Iterator[Finding]:
-    is_waiting = any(condition(one, "Ready").get("status") != "True" for one in release.services)
+    is_waiting = not all(is_true(one, "Ready") for one in release.services)
     for one in release.containers():
         begun = seconds(((one.status.get("state") or {}).get("running") or {}).get("startedAt"))
         lines = [line for line in release.said(name_of(one.pod), one.name).splitlines() if line.strip()]  # fmt: skip

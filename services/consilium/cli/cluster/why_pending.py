@@ -13,6 +13,7 @@ from consilium.cli.cluster.objects import (
     Object,
     component_of,
     condition,
+    labels_of,
     made_at,
     name_of,
     status_of,
@@ -32,7 +33,7 @@ def knob(pod: Object) -> str:
     """Return which values say what a pod asks for."""
     part = component_of(pod)
     if part == "worker":
-        group = (pod.get("metadata", {}).get("labels") or {}).get("consilium/pool", "")
+        group = labels_of(pod).get("consilium/pool", "")
         return f"workers[name={group}].resources" if group else _KNOB[part]
     return _KNOB.get(part, f"services.{part}.resources" if part else "resources")
 

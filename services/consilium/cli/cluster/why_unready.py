@@ -13,7 +13,6 @@ from consilium.cli.cluster import last_words
 from consilium.cli.cluster.objects import (
     Object,
     component_of,
-    condition,
     containers,
     is_true,
     made_at,
@@ -189,8 +188,3 @@ def _ending(release: Release) -> Iterator[Finding]:
             yield Finding("gcs_cleanup_hangs", "Ray", Level.WARNING, f"{name_of(one)} cannot end: the operator's Job that clears Ray's state in Redis does not finish", f"kubectl -n {release.namespace} get jobs shows it; if its Redis is gone: kubectl -n {release.namespace} patch raycluster {name_of(one)} --type merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'")  # fmt: skip
         elif release.now - made_at({"metadata": {"creationTimestamp": meta["deletionTimestamp"]}}) > STUCK_S:  # fmt: skip
             yield Finding("cannot_end", "pods", Level.WARNING, f"{name_of(one)} was told to end and has not", f"Its node may be gone; then: kubectl -n {release.namespace} delete pod {name_of(one)} --grace-period=0 --force")  # fmt: skip
-
-
-def is_answering(service: Object) -> bool:
-    """Return whether the operator calls a RayService ready."""
-    return condition(service, "Ready").get("status") == "True"
