@@ -53,26 +53,15 @@ def run(args: argparse.Namespace) -> int:
 def catalogue() -> list[Mapping[str, object]]:
     """Return every metric by name: name, type, unit, labels, help."""
     from consilium.gpu_metrics.ports import TABLE as CARDS
-    from consilium.kernel.metrics import TABLE
+    from consilium.gpu_metrics.ports import Family
+    from consilium.kernel.metrics import TABLE, Metric
+    from consilium.supervisor.metrics_page import PART_UP
 
-    own = [_row(one.name, one.kind, one.unit, one.labels, one.help) for one in TABLE]
-    cards = [
-        _row(one.name, one.kind, one.unit, _with_uuid(one.name, one.labels), one.help)
-        for one in CARDS
-    ]
-    return sorted([*own, *cards, *_of_the_supervisor()], key=lambda row: str(row["name"]))
-
-
-def _with_uuid(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
-    from consilium.gpu_metrics.ports import OF_THE_READING
-
-    return labels if name in OF_THE_READING else ("uuid", *labels)
-
-
-def _of_the_supervisor() -> list[Mapping[str, object]]:
-    return [
-        _row("consilium_part_up", "gauge", "", ("part",), "Whether a part of the cluster is up.")
-    ]
+    name, meaning = PART_UP
+    known: tuple[Metric | Family, ...] = (*TABLE, *CARDS)
+    rows = [_row(one.name, one.kind, one.unit, one.labels, one.help) for one in known]
+    rows.append(_row(name, "gauge", "", ("part",), meaning))
+    return sorted(rows, key=lambda row: str(row["name"]))
 
 
 def _row(

@@ -19,16 +19,16 @@ SILENCE_S: Final = 10.0
 """Seconds after which a caller that says nothing is let go: each keeps a thread and a descriptor of the supervisor."""
 ROOMS_S: Final = 1.0
 """Seconds that all rooms together have to give their pages; one that is late is left out."""
+PART_UP: Final = ("consilium_part_up", "Whether a part of the cluster is up.")
+"""The supervisor's own metric, a gauge with the label `part`: its name, and what it says."""
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def parts_page(parts: Mapping[str, bool]) -> str:
     """Return `consilium_part_up{part}` in the text format."""
-    lines = [
-        "# HELP consilium_part_up Whether a part of the cluster is up.",
-        "# TYPE consilium_part_up gauge",
-    ]
-    lines += [f'consilium_part_up{{part="{name}"}} {int(up)}' for name, up in parts.items()]
+    name, meaning = PART_UP
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+    lines += [f'{name}{{part="{part}"}} {int(up)}' for part, up in parts.items()]
     return "\n".join(lines) + "\n"
 
 
