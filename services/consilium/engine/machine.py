@@ -106,49 +106,55 @@ def from_ray(
     GPUs are logical when no node with cards has vLLM's GPU build: no engine could use a real one.
     """
     seen = seen or {}
-    nodes = [_node(row, seen.get(_address(row), here).nodes[0]) for row in rows if _is_alive(row)]
-    nodes = [node for node in nodes if node.cpus or node.gpus] or nodes[:1]
-    if len(nodes) == 1:
-        alone = seen.get(nodes[0].address, here).nodes[0]
-        nodes[0] = replace(nodes[0], cores=alone.cores)
-    found: dict[Build, str] = {}
+    alive = [row for row in rows if _is_alive(row)]
+    chosen = [row for row in alive if lends(row)] or alive[:1]
+    nodes = [_node(row, seen.get(address_of(row), here)) for row in chosen]
+    if not nodes:
+        return replace(here, logical_gpus=False)
+    if len(nodes) > 1:
+        nodes = [replace(node, cores=()) for node in nodes]
+    builds: dict[Build, str] = {}
     for node in nodes:
-        for build, python in seen[node.address].builds if node.address in seen else here.builds:
-            found[build] = "" if found.get(build) == "" else python
-    placed = tuple(
-        replace(node, builds=seen[node.address].builds) if node.address in seen else node
-        for node in nodes
-    )
-    builds = tuple(sorted(found.items())) if nodes else here.builds
-    with_cards = [node for node in placed if node.gpus]
-    logical = bool(with_cards) and not any(
-        "gpu" in dict(here.builds if node.builds is None else node.builds) for node in with_cards
-    )
-    return Machine(nodes=placed or here.nodes, logical_gpus=logical, builds=builds)
+        for build, python in node.builds or ():
+            builds[build] = "" if builds.get(build) == "" else python
+    with_cards = [node for node in nodes if node.gpus]
+    logical = bool(with_cards) and not any("gpu" in dict(node.builds or ()) for node in with_cards)
+    return Machine(tuple(nodes), logical, tuple(sorted(builds.items())))
+
+
+def lends(row: Mapping[str, object]) -> bool:
+    """Return whether a node of Ray's table is alive and lends a core or a card."""
+    have = _resources(row)
+    return _is_alive(row) and bool(have.get("CPU") or int(have.get("GPU", 0)))
+
+
+def address_of(row: Mapping[str, object]) -> str:
+    """Return the address of a node of Ray's table."""
+    return str(row.get("NodeManagerAddress", ""))
 
 
 def _is_alive(row: Mapping[str, object]) -> bool:
     return bool(row.get("Alive", True))
 
 
-def _address(row: Mapping[str, object]) -> str:
-    return str(row.get("NodeManagerAddress", ""))
-
-
-def _node(row: Mapping[str, object], like: Node) -> Node:
-    """Return a node of Ray's table, with the names of its cards from a machine that is like it."""
+def _resources(row: Mapping[str, object]) -> Mapping[str, float]:
     resources = row.get("Resources")
-    have = resources if isinstance(resources, Mapping) else {}
+    return resources if isinstance(resources, Mapping) else {}
+
+
+def _node(row: Mapping[str, object], like: Machine) -> Node:
+    """Return a node of Ray's table, with the names of its cards, its cores and its builds from a machine that is like it."""
+    have, mine = _resources(row), like.nodes[0]
     count = int(have.get("GPU", 0))
-    known = like.gpus[:count]
+    known = mine.gpus[:count]
     return Node(
-        address=_address(row),
+        address=address_of(row),
         gpus=known if len(known) == count else tuple(Gpu() for _ in range(count)),
         cpus=float(have.get("CPU", 0)),
+        cores=mine.cores,
         memory_bytes=int(have.get("memory", 0)),
-        pools=frozenset(
-            str(name).removeprefix(POOL) for name in have if str(name).startswith(POOL)
-        ),
+        pools=frozenset(name.removeprefix(POOL) for name in have if name.startswith(POOL)),
+        builds=like.builds,
     )
 
 

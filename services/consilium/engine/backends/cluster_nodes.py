@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from consilium.engine.machine import Machine, from_ray, local
+from consilium.engine.machine import Machine, address_of, from_ray, lends, local
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
@@ -25,16 +25,6 @@ ASK_S: Final = 120.0
 """Seconds that a node has to answer what it has: its first worker imports this package."""
 
 _log = logs.get("engine")
-
-
-def computing(rows: Sequence[Row]) -> list[Row]:
-    """Return the live nodes that lend cores or cards."""
-    return [
-        row
-        for row in rows
-        if row.get("Alive", True)
-        and (row.get("Resources", {}).get("CPU") or row.get("Resources", {}).get("GPU"))
-    ]
 
 
 def wait_for(
@@ -51,7 +41,7 @@ def wait_for(
     """
     told = now()
     while True:
-        there = computing(rows())
+        there = [row for row in rows() if lends(row)]
         cards = sum(int(row["Resources"].get("GPU", 0)) for row in there)
         if len(there) >= nodes and cards >= gpus:
             return there
@@ -64,19 +54,15 @@ def wait_for(
 def look(rows: Sequence[Row]) -> Machine:
     """Return the cluster, each node as it sees itself. Raises ConsiliumError(upstream_down) if one does not answer in time."""
     here = local()
-    asked = {str(row["NodeManagerAddress"]): _ask(row, _local) for row in rows}
+    asked = {address_of(row): _ask(row, local) for row in rows}
     seen = {address: _answer(task, address) for address, task in asked.items()}
     return from_ray(rows, here, seen)
 
 
 def on_node(row: Row, action: Callable[..., T], *words: Any) -> T:
     """Return what an action gives on one node, which has the models where it will need them."""
-    found: T = _answer(_ask(row, action, *words), str(row["NodeManagerAddress"]), limit_s=None)
+    found: T = _answer(_ask(row, action, *words), address_of(row), limit_s=None)
     return found
-
-
-def _local() -> Machine:
-    return local()
 
 
 def _ask(row: Row, action: Callable[..., T], *words: Any) -> Any:
