@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import cluster, command_line
+from tests.bench.chat_body import chat
 from tests.bench.cluster import Ours
 from tests.command import consilium
 
@@ -83,21 +84,10 @@ class Killed:
     looks: dict[float, str] = field(default_factory=dict)
 
 
-def _body(tokens: int, *, stream: bool) -> dict[str, object]:
-    return {
-        "model": "base",
-        "messages": [{"role": "user", "content": "Go on."}],
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        "stream": stream,
-    }
-
-
 async def outcome(http: httpx.AsyncClient) -> str:
     """Ask for one token. Return 200, or status and code of the refusal, or how the connection failed."""
     try:
-        reply = await http.post("/v1/chat/completions", json=_body(1, stream=False))
+        reply = await http.post("/v1/chat/completions", json=chat(1, stream=False))
     except httpx.HTTPError as error:
         return type(error).__name__
     return GOOD if reply.status_code == 200 else _refusal(reply.status_code, reply.content)
@@ -115,7 +105,7 @@ async def stream_outcome(http: httpx.AsyncClient, tokens: int) -> str:
     begun, last = False, ""
     try:
         async with http.stream(
-            "POST", "/v1/chat/completions", json=_body(tokens, stream=True)
+            "POST", "/v1/chat/completions", json=chat(tokens, stream=True)
         ) as reply:
             if reply.status_code != 200:
                 return _refusal(reply.status_code, await reply.aread())

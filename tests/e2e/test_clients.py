@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.bench.cluster import Ours
+from tests.json_objects import objects
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -24,17 +25,6 @@ def said(words: list[str]) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def objects(text: str) -> list[dict]:
-    """Return the JSON objects that stand one after the other in a text."""
-    found, decoder, place = [], json.JSONDecoder(), 0
-    while place < len(text.rstrip()):
-        value, place = decoder.raw_decode(text, place)
-        found.append(value)
-        while place < len(text) and text[place].isspace():
-            place += 1
-    return found
 
 
 def check(answers: list[dict]) -> None:

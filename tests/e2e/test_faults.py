@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
+from tests.bench.chat_body import chat
 from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
 
@@ -38,17 +39,6 @@ def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
     return httpx.Client(
         base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"}
     )
-
-
-def chat(tokens: int, **more: object) -> dict[str, object]:
-    return {
-        "model": "base",
-        "messages": [{"role": "user", "content": "Go on."}],
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        **more,
-    }
 
 
 def wait_until_answers(ours: Ours, seconds: float = BACK_S) -> float:

@@ -16,6 +16,7 @@ import grpc
 import httpx
 import psutil
 import pytest
+from tests.bench.chat_body import chat
 from tests.bench.cluster import Ours
 
 from consilium.v1 import generation_pb2 as pb
@@ -29,17 +30,6 @@ CALM = 10
 ANSWER_S = 10.0
 """The longest that anybody waits for an answer, whatever it is, while no gateway is being started."""
 NOBODY_LISTENS = frozenset({"ConnectError", "ReadError", "RemoteProtocolError"})
-
-
-def chat(tokens: int, *, stream: bool = False) -> dict[str, object]:
-    return {
-        "model": "base",
-        "messages": [{"role": "user", "content": "Go on."}],
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "temperature": 0,
-        "stream": stream,
-    }
 
 
 @dataclass

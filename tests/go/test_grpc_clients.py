@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.json_objects import objects
 
 from consilium.kernel import grpc_reflection
 
@@ -13,17 +14,6 @@ ASK = {
     "sampling": {"max_tokens": 3},
 }
 CALLS = 200
-
-
-def objects(text):
-    """Return the JSON objects that stand one after the other in a text."""
-    found, decoder, place = [], json.JSONDecoder(), 0
-    while place < len(text.rstrip()):
-        value, place = decoder.raw_decode(text, place)
-        found.append(value)
-        while place < len(text) and text[place].isspace():
-            place += 1
-    return found
 
 
 async def test_grpcurl_lists_the_service_and_plays_a_turn(gateway, said):
