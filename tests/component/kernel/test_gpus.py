@@ -1,11 +1,9 @@
 """The one reader of cards, on a driver library and an nvidia-smi made for the test: what they say, and what happens when they say nothing."""
 
-import importlib.util
-import shutil
-import subprocess
 import time
 
 import pytest
+from tests.real import nvml
 
 from consilium.kernel import gpus
 from consilium.kernel.gpus import Gpu
@@ -52,14 +50,9 @@ int nvmlDeviceGetMigDeviceHandleByIndex(long card, unsigned place, long *slice) 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """A folder with a driver library that does as FAKE_DRIVER says."""
-    compiler = shutil.which("cc")
-    if compiler is None or importlib.util.find_spec("pynvml") is None:
-        pytest.skip("needs a C compiler and nvidia-ml-py")
     folder = tmp_path_factory.mktemp("driver")
     (folder / "fake.c").write_text(LIBRARY)
-    made = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", made, folder / "fake.c"], check=True)
-    return folder
+    return nvml.build(folder, folder / "fake.c")
 
 
 @pytest.fixture
