@@ -134,7 +134,11 @@ def test_uninstall_keeps_keys_and_claims(chart):
         claim["metadata"]["name"] for claim in chart.get("api/v1 persistentvolumeclaims")["items"]
     }
     chart.helm("uninstall", "mind")
-    assert chart.get("apis/ray.io/v1 rayservices")["items"] == []
+    chart.until(
+        lambda: chart.get("apis/ray.io/v1 rayservices")["items"] == [],
+        60.0,
+        "the RayService gone: helm returns before the operator has let its finalizer go",
+    )
     assert chart.get(f"api/v1 secrets/{NAME}")["data"] == keys
     left = {
         claim["metadata"]["name"] for claim in chart.get("api/v1 persistentvolumeclaims")["items"]
