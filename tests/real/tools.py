@@ -30,6 +30,8 @@ class Tool:
     package      what `go install` is told, without the version
     own_module   whether it must be built from a module of our own that requires it: where the module has `replace` lines, or packages are refused by name
     folder       folder beside this file with a whole module of our own, go.sum included, that is built in place of `package`
+    program      which program of that module is built, where it is not the folder's own: a package that its tools.go names
+    tags         what is left out or taken in when it is built
     linked       what the linker is told to write into it
     """
 
@@ -38,12 +40,17 @@ class Tool:
     package: str
     own_module: bool = False
     folder: str = ""
+    program: str = "."
+    tags: str = ""
     linked: str = ""
 
     @property
     def path(self) -> Path:
         return FOLDER / f"{self.name}-{self.version}" / self.name
 
+
+FEW_DISCOVERIES = "remove_all_sd"
+"""Prometheus without the clients of twenty clouds, which find targets there: they would be half of its build. Files and fixed addresses are always known to it."""
 
 TABLE = (
     Tool("grpcurl", "v1.9.4", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
@@ -57,6 +64,22 @@ TABLE = (
         linked="-X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
     ),
     Tool("ray-operator", "v1.6.2", "github.com/ray-project/kuberay/ray-operator", own_module=True),
+    Tool(
+        "prometheus",
+        "v0.316.0",
+        "github.com/prometheus/prometheus",
+        folder="go/prometheus",
+        program="github.com/prometheus/prometheus/cmd/prometheus",
+        tags=FEW_DISCOVERIES,
+    ),
+    Tool(
+        "promtool",
+        "v0.316.0",
+        "github.com/prometheus/prometheus",
+        folder="go/prometheus",
+        program="github.com/prometheus/prometheus/cmd/promtool",
+        tags=FEW_DISCOVERIES,
+    ),
     Tool("kwok", "v0.8.0", "sigs.k8s.io/kwok/cmd/kwok"),
     Tool("helm", "v4.2.4", "helm.sh/helm/v4/cmd/helm"),
     Tool("helm3", "v3.21.4", "helm.sh/helm/v3/cmd/helm"),
@@ -109,8 +132,9 @@ def build(wanted: Tool, go: str) -> float:
             _run(go, made, "build", "-o", f"{made}/{wanted.name}", wanted.package, cwd=module)
         elif wanted.folder:
             module = Path(__file__).parent / wanted.folder
-            flags = ("-trimpath", "-ldflags", f"-s -w {wanted.linked}")
-            _run(go, made, "build", *flags, "-o", f"{made}/{wanted.name}", ".", cwd=module)
+            flags = ("-trimpath", "-tags", wanted.tags, "-ldflags", f"-s -w {wanted.linked}")
+            output = f"{made}/{wanted.name}"
+            _run(go, made, "build", *flags, "-o", output, wanted.program, cwd=module)
         else:
             _run(go, made, "install", f"{wanted.package}@{wanted.version}", cwd=Path(made))
         wanted.path.parent.mkdir(exist_ok=True)
