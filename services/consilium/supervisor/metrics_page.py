@@ -12,7 +12,7 @@ from threading import Lock, Thread
 from time import monotonic
 from typing import Final
 
-from consilium.supervisor.metrics_join import joined
+from consilium.kernel.metrics_join import joined
 from consilium.supervisor.probes import http_get
 
 SILENCE_S: Final = 10.0

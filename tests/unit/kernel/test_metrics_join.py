@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from consilium.supervisor.metrics_join import joined
+from consilium.kernel.metrics_join import joined
 
 OWN = """# HELP consilium_part_up Whether a part is up.
 # TYPE consilium_part_up gauge
@@ -58,3 +58,10 @@ def test_families_stay_together_though_one_begins_with_the_name_of_another() -> 
 
 def test_no_pages_make_an_empty_one() -> None:
     assert joined(()) == ""
+
+
+def test_the_label_that_tells_sources_apart_can_be_another_one() -> None:
+    page = joined((("10.0.0.1:9400", ROOM), ("10.0.0.2:9400", ROOM)), label="instance")
+    found = samples(page)
+    assert found["turns_total", (("instance", "10.0.0.1:9400"),)] == 5.0
+    assert found["turns_total", (("instance", "10.0.0.2:9400"),)] == 5.0

@@ -21,13 +21,14 @@ class _Family:
     samples: list[str] = field(default_factory=list)
 
 
-def joined(pages: Iterable[tuple[str, str]]) -> str:
+def joined(pages: Iterable[tuple[str, str]], label: str = LABEL) -> str:
     """Return one page in the text format.
 
-    pages  part -> its page; the samples of a part that is named get its name as label `part`, unless they have one. Lines of another form are left out
+    pages  source -> its page; the samples of a source that is named get its name as a label, unless they have that label. Lines of another form are left out
+    label  name of that label
     """
     families: dict[str, _Family] = {}
-    for part, text in pages:
+    for source, text in pages:
         current = ""
         for line in text.splitlines():
             if meta := _META.match(line):
@@ -35,7 +36,9 @@ def joined(pages: Iterable[tuple[str, str]]) -> str:
                 families.setdefault(current, _Family()).meta.setdefault(meta[1], line)
             elif sample := _SAMPLE.match(line):
                 name = current if current and sample[1].startswith(current) else sample[1]
-                families.setdefault(name, _Family()).samples.append(_labelled(sample, part))
+                families.setdefault(name, _Family()).samples.append(
+                    _labelled(sample, label, source)
+                )
     lines = [
         line
         for family in families.values()
@@ -44,9 +47,9 @@ def joined(pages: Iterable[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _labelled(sample: re.Match[str], part: str) -> str:
+def _labelled(sample: re.Match[str], label: str, source: str) -> str:
     labels = (sample[2] or "")[1:-1].strip().rstrip(",")
-    if not part or re.search(rf'(^|,)\s*{LABEL}="', labels):
+    if not source or re.search(rf'(^|,)\s*{label}="', labels):
         return sample[0]
-    mine = f'{LABEL}="{part}"'
+    mine = f'{label}="{source}"'
     return f"{sample[1]}{{{f'{mine},{labels}' if labels else mine}}}{sample[3]}"
