@@ -124,7 +124,7 @@ ROWS: Final[tuple[Row, ...]] = (
         _BAD,
         False,
         "There is no adapter {name!r}. The nearest known name is {nearest!r}.",
-        "No such adapter is registered here: this version serves no adapters yet.",
+        "No such adapter is registered here: 'consilium adapters ls' shows those that are.",
     ),
     Row(
         "job_unknown",

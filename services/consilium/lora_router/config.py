@@ -1,0 +1,120 @@
+"""What can be set of adapters: which there are, where each one lives, and who is asked when.
+
+Knows shapes of the configuration. Does not know what is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, model_validator
+
+from consilium.kernel.config import LIVE, Section
+from consilium.kernel.config_refusal import WrongValueError, no_such
+from consilium.kernel.service_config import ServicesView
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Placement = Literal["vram", "ram", "ssd"]
+PLACEMENTS: Final[tuple[Placement, ...]] = ("vram", "ram", "ssd")
+
+
+class Adapter(Section):
+    """One LoRA adapter of the configuration. The CLI cannot remove it; its files are taken into the store at start."""
+
+    path: str = Field(
+        description="Folder with adapter_model.safetensors and adapter_config.json, or a hub name."
+    )
+    placement: Placement = Field(
+        "ram",
+        description="vram = pinned in a slot before an engine says ready; ram = in its memory; ssd = fetched on first use.",
+    )
+    with_core: Name | None = Field(
+        None, description="Adapter that is added whenever this one answers: an exact sum."
+    )
+    weight: float = Field(1.0, ge=-10, le=10, description="Factor of its delta.")
+    core_weight: float = Field(1.0, ge=-10, le=10, description="Factor of with_core's delta.")
+    isolated: bool = Field(False, description="It is never added to another one.")
+    executors: tuple[Name, ...] = Field(
+        (), description="Executors that may hold it; empty = all whose model it fits."
+    )
+    domain: str = Field(
+        "",
+        max_length=4000,
+        description="What it is for, in words: who asks `auto` finds it by this.",
+    )
+    examples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
+        (), max_length=64, description="Questions that it should answer."
+    )
+    triggers: tuple[Annotated[str, Field(min_length=2, max_length=100)], ...] = Field(
+        (), max_length=16, description="Texts in a question that call it."
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least likeness for it to answer by meaning; empty = lora_router.threshold.",
+    )
+
+
+class LoraRouter(Section):
+    """The section `lora_router`."""
+
+    store_gib: float = Field(50.0, gt=0, description="Most that stored adapters may take.")
+    max_adapter_gib: float = Field(8.0, gt=0, description="Largest adapter that is taken.")
+    threshold: float = Field(
+        0.45, ge=0, le=1, description="Least likeness (cosine) for an adapter to answer by meaning."
+    )
+    margin: float = Field(
+        0.03, ge=0, le=1, description="By how much the first must be ahead of the second."
+    )
+    sticky_margin: float = Field(
+        0.08,
+        ge=0,
+        le=1,
+        description="By how much another one must be ahead to take over a conversation.",
+    )
+    canary: bool = Field(
+        True, description="Try each new adapter on an idle engine before it answers anybody."
+    )
+    keep_versions: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Versions of one name that are kept; older ones that nobody uses go.",
+    )
+
+
+class AdaptersView(Section):
+    """The part of the tree that is this room's."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    adapters: dict[Name, Adapter] = Field(default_factory=dict, json_schema_extra=LIVE)
+    lora_router: LoraRouter = Field(default_factory=LoraRouter)
+
+    @model_validator(mode="after")
+    def _cores_are_known(self) -> AdaptersView:
+        for name, adapter in self.adapters.items():
+            core = adapter.with_core
+            if name == "mix":
+                raise WrongValueError(
+                    ("adapters", name), "the name mix belongs to sums; choose another"
+                )
+            if core is None:
+                continue
+            if core not in self.adapters or core == name:
+                reason, nearest = no_such(core, "adapter", set(self.adapters) - {name})
+                raise WrongValueError(("adapters", name, "with_core"), reason, nearest)
+            if self.adapters[core].isolated or adapter.isolated:
+                alone = core if self.adapters[core].isolated else name
+                raise WrongValueError(
+                    ("adapters", name, "with_core"),
+                    f"{alone!r} is isolated, so it is never added to another one",
+                )
+        return self
+
+
+class View(AdaptersView, ServicesView):
+    """What the process reads of the tree."""
+
+    model_config = Section.model_config | {"extra": "ignore"}

@@ -1,0 +1,116 @@
+"""What an adapter is to the parts of this room: stored versions, where they are, and what is known of a model.
+
+Values only. Knows no files, no SQL, no wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Proof(StrEnum):
+    """What is known of an adapter's effect."""
+
+    UNPROVEN = "unproven"
+    OK = "ok"
+    NO_EFFECT = "no_effect"
+    DEGENERATE = "degenerate"
+    FAILED = "failed"
+
+
+class Placement(StrEnum):
+    """Where an adapter is kept."""
+
+    VRAM = "vram"
+    RAM = "ram"
+    SSD = "ssd"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a check refused, or remarked.
+
+    code    short name of the rule, such as rank_too_large
+    where   tensor, key or file that it is about
+    reason  what is wrong, with the values
+    way     what to do about it
+    """
+
+    code: str
+    where: str
+    reason: str
+    way: str
+
+    def __str__(self) -> str:
+        """Return it as one sentence."""
+        return f"{self.where}: {self.reason}. {self.way} ({self.code})"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the files of an adapter say, after every check that needs no model.
+
+    sha      SHA-256 of tensors and of what the configuration means, 64 hex characters
+    modules  module -> (rank, in, out)
+    is_3d    whether experts are stored in three dimensions
+    base     name of the model that it was trained on, as its configuration says, or ""
+    config   what of its configuration has a meaning
+    """
+
+    sha: str
+    rank: int
+    size_bytes: int
+    modules: Mapping[str, tuple[int, int, int]]
+    is_3d: bool = False
+    base: str = ""
+    config: Mapping[str, object] = field(default_factory=dict)
+    remarks: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One content in the store.
+
+    path      its folder: adapter_model.safetensors and adapter_config.json, nothing else
+    parts     of a sum: (reference, weight) each
+    """
+
+    name: str
+    sha: str
+    lora_int_id: int
+    path: Path
+    rank: int
+    size_bytes: int
+    stored_at: float
+    is_3d: bool = False
+    base: str = ""
+    proof: Proof = Proof.UNPROVEN
+    proof_json: str = ""
+    fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One name, with what was said of it.
+
+    current    hash of the version that answers, or "" where none does
+    """
+
+    name: str
+    current: str
+    placement: Placement = Placement.RAM
+    from_config: bool = False
+    with_core: str = ""
+    core_weight: float = 1.0
+    weight: float = 1.0
+    isolated: bool = False
+    executors: tuple[str, ...] = ()
+    domain: str = ""
+    examples: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    threshold: float | None = None
