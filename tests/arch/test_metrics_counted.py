@@ -4,7 +4,7 @@ import ast
 
 from tests.arch.source import sources
 
-from consilium.kernel.metrics import BY_NAME, TABLE
+from consilium.kernel.metrics_table import BY_NAME, TABLE
 
 METHODS = {"counter": {"add"}, "gauge": {"set", "add"}, "histogram": {"observe"}}
 WRITES = frozenset().union(*METHODS.values())

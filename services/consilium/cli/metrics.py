@@ -54,7 +54,7 @@ def catalogue() -> list[Mapping[str, object]]:
     """Return every metric by name: name, type, unit, labels, help."""
     from consilium.gpu_metrics.ports import TABLE as CARDS
     from consilium.gpu_metrics.ports import Family
-    from consilium.kernel.metrics import TABLE, Metric
+    from consilium.kernel.metrics_table import TABLE, Metric
     from consilium.supervisor.metrics_page import PART_UP
 
     name, meaning = PART_UP

@@ -164,7 +164,7 @@ def _launch(
     folder.write_cluster(cluster)
     for file in (folder.draining, folder.closing):
         file.unlink(missing_ok=True)
-    for old in folder.metrics.glob("*.db"):
+    for old in folder.metrics.iterdir():
         old.unlink(missing_ok=True)  # figures of processes of the last run
     token = derive(folder.secret.read_text(encoding="ascii"), f"ray {cluster.mark}")
     variables = commands.cluster_environment(

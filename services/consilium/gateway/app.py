@@ -53,7 +53,8 @@ from consilium.kernel.config import (
 from consilium.kernel.ending_files import CLOSING, is_closing
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Settings
-from consilium.kernel.metrics import forget_ended, of_this_process
+from consilium.kernel.metrics import of_this_process
+from consilium.kernel.metrics_files import forget_ended
 from consilium.kernel.process import raise_descriptor_limit, run
 from consilium.kernel.rooms import Room, rooms
 from consilium.kernel.service_config import Address, ServicesView

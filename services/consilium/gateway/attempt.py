@@ -52,6 +52,7 @@ async def _placed(cast: Cast, ask: Ask, course: Course) -> None:
     patience_s = max(0.1, course.deadline - cast.clock.now())
     own = await cast.gate.admit(course.executor, ask.lane, ask.who, patience_s=patience_s)
     waited_s = cast.clock.monotonic() - began
+    course.spent("admission", waited_s)
     if waited_s > WORTH_TELLING_S:
         course.notes.append(f"waited {waited_s:.1f} s for a place: this key had its share")
     course.behind = step(own) if ask.key_id else 0
@@ -59,6 +60,7 @@ async def _placed(cast: Cast, ask: Ask, course: Course) -> None:
 
 async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, added: bool) -> Turn:
     """Compose for this executor, and send."""
+    began = cast.clock.monotonic()
     executor = course.executor
     info = cast.engine.info(executor)
     contributions = course.contributions if added else ()
@@ -87,6 +89,7 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
     course.used = tuple((kind, piece.id, piece.span) for kind, piece in composed.used)
     course.notes += [note for note in (*composed.notes, fitted.note) if note]
     course.sent = cast.clock.monotonic()
+    course.spent("prompt", course.sent - began)
     call = Call(
         course.receipt_id,
         ask.route,
@@ -97,12 +100,17 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
         prefix_key=composed.prefix_key,
     )
     try:
-        return await cast.engine.open(executor, call)
+        turn = await cast.engine.open(executor, call)
     except ConsiliumError as error:
+        course.spent("engine_wait", cast.clock.monotonic() - course.sent)
         if error.code != "prompt_too_long" or not course.used:
             raise
         course.notes.append("what was added was left out: the prompt was too long with it")
-        return await _opened(cast, ask, decision, course, added=False)
+    else:
+        course.accepted = cast.clock.monotonic()
+        course.spent("engine_wait", course.accepted - course.sent)
+        return turn
+    return await _opened(cast, ask, decision, course, added=False)
 
 
 def _salt(tenant: str, given: object) -> object:

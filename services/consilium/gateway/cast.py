@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from consilium.engine.client import EngineClient
 from consilium.engine.ports import Json, Lane, Route
@@ -22,21 +22,41 @@ from consilium.gateway.shares import Who
 from consilium.kernel.clock import Clock, Ids
 from consilium.kernel.principals import DEFAULT_TENANT
 
+Stage: TypeAlias = Literal[
+    "admission", "contributions", "prompt", "engine_wait", "first_token", "answer"
+]
+"""A part of a turn whose time is counted."""
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One turn that has ended, as it is counted.
+
+    executor  empty if it never reached one
+    role      empty = none
+    key       name of the key that asked
+    first_s   seconds to its first byte, or None where none came
+    usage     tokens by prompt_tokens, completion_tokens, cached_tokens
+    stages    seconds that each stage took; empty for what generates nothing
+    """
+
+    route: str
+    status: int
+    executor: str
+    seconds: float
+    role: str = ""
+    adapters: tuple[str, ...] = ()
+    key: str = ""
+    first_s: float | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[Stage, float] = field(default_factory=dict)
+
 
 class Meter(Protocol):
     """Where counts go."""
 
-    def turn(
-        self,
-        *,
-        route: str,
-        status: int,
-        executor: str,
-        role: str,
-        seconds: float,
-        first_s: float | None,
-        usage: dict[str, int],
-    ) -> None:
+    def turn(self, played: Played) -> None:
         """Count one turn that has ended."""
 
     def request(self, route: str, status: int) -> None:
@@ -80,6 +100,8 @@ class Ask:
     lane          who waits for it
     conversation  name of the conversation that it belongs to; empty = none
     answer_id     id of the answer and its receipt, where the caller chose it; empty = made here
+    key_name      what the owner of the key calls it
+    admission_s   seconds that key and quota took
     """
 
     route: Route
@@ -93,6 +115,8 @@ class Ask:
     lane: Lane = "interactive"
     conversation: str = ""
     answer_id: str = ""
+    key_name: str = ""
+    admission_s: float = 0.0
 
     @property
     def who(self) -> Who:
@@ -134,6 +158,8 @@ class Course:
     tried    executors that did not answer, with the reason
     behind   how far behind the first of its lane it stands in the engine's queue
     used     (kind, id, span) of each piece that stands in the prompt
+    accepted monotonic seconds at which the executor accepted, 0 before
+    stages   seconds of the stages that are over; those of several attempts add up
     """
 
     receipt_id: str
@@ -147,3 +173,9 @@ class Course:
     tried: list[Tried] = field(default_factory=list)
     used: tuple[tuple[str, str, str], ...] = ()
     notes: list[str] = field(default_factory=list)
+    accepted: float = 0.0
+    stages: dict[Stage, float] = field(default_factory=dict)
+
+    def spent(self, stage: Stage, seconds: float) -> None:
+        """Note the seconds of a stage."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds

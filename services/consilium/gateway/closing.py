@@ -6,11 +6,11 @@ Off the critical path: nobody waits for what is done here. Knows what a turn was
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
 
 from consilium.engine.client import Head, Tail
-from consilium.gateway.cast import Ask, Cast, Course, FollowedTable
+from consilium.gateway.cast import Ask, Cast, Course, FollowedTable, Played, Stage
 from consilium.gateway.decision import GENERATING
 from consilium.gateway.estimate import BYTES_PER_TOKEN, estimate_tokens
 from consilium.gateway.receipt import Added, Receipt
@@ -89,14 +89,20 @@ def ended(
         if code:
             course.notes.append(f"ended by: {code}")
         known = receipt(cast, ask, course, status=status, said=said)
+    decision = course.decision
     cast.meter.turn(
-        route=ask.route,
-        status=status,
-        executor=course.executor or (course.decision.executors[0] if course.decision else ""),
-        role=(course.decision.role or "") if course.decision else "",
-        seconds=seconds,
-        first_s=None if said is None or said.first is None else said.first - course.began,
-        usage=known.usage if known is not None else {},
+        Played(
+            route=ask.route,
+            status=status,
+            executor=course.executor or (decision.executors[0] if decision else ""),
+            seconds=seconds,
+            role=(decision.role or "") if decision else "",
+            adapters=decision.adapters if decision else (),
+            key=ask.key_name,
+            first_s=None if said is None or said.first is None else said.first - course.began,
+            usage=known.usage if known is not None else {},
+            stages=_stages(course, said, now) if ask.route in GENERATING else {},
+        )
     )
     _spawn(_close(cast, ask, _used(ask, status, said, known), known))
 
@@ -172,6 +178,27 @@ def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
         usage=usage_of(tail),
         finish_reason=tail.finish_reason if tail is not None else None,
     )
+
+
+def _stages(course: Course, said: Said | None, now: float) -> Mapping[Stage, float]:
+    """Return the seconds of each stage that a turn came to.
+
+    A document is there when it is accepted: where it was waited for, and where it was written, only the engine's clock says. One that does not say wrote all the time.
+    """
+    if said is None or said.first is None or not course.accepted:
+        return course.stages
+    if said.head.stream:
+        first, rest = max(0.0, said.first - course.accepted), max(0.0, now - said.first)
+        return {**course.stages, "first_token": first, "answer": rest}
+    spent = course.accepted - course.sent
+    before = course.stages.get("engine_wait", spent) - spent  # that of attempts that failed
+    told = said.tail.timings if said.tail is not None else None
+    if told is None or told.first_token_ms is None or told.total_ms is None:
+        return {**course.stages, "engine_wait": before, "answer": spent}
+    first, total = told.first_token_ms / 1000, told.total_ms / 1000
+    wait = before + max(0.0, spent - total)
+    rest = max(0.0, total - first)
+    return {**course.stages, "engine_wait": wait, "first_token": first, "answer": rest}
 
 
 def _held(table: FollowedTable) -> str:

@@ -42,11 +42,14 @@ class Entry:
 
     admitted  who asks, and what the quota says
     held      what was taken from the quota
+    size      bytes of the body
+    took_s    seconds that it took to let it in
     """
 
     admitted: Admitted
     held: Reservation
     size: int = 0
+    took_s: float = 0.0
 
     def ask(
         self,
@@ -71,6 +74,8 @@ class Entry:
             lane,
             conversation,
             answer_id,
+            self.admitted.principal.name,
+            self.took_s,
         )
 
 
@@ -103,9 +108,11 @@ class Face:
         Raises ConsiliumError as `Authority.authenticate` does.
         """
         tokens = 0 if free else self.bound(body, size)
+        clock = self.cast.clock
+        began = clock.monotonic()
         admitted = await self.authority.authenticate(authorization, tokens, scope)
         held = Reservation(admitted.key_id, admitted.reserved, self.authority.settle)
-        return Entry(admitted, held, size)
+        return Entry(admitted, held, size, clock.monotonic() - began)
 
     def models(self, created: int = 0) -> list[model_list.Row]:
         """Return every name that can stand in `model`, as GET /v1/models shows it. `created` is Unix seconds."""

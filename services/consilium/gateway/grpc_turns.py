@@ -73,12 +73,14 @@ class Turns(rpc.TurnServiceServicer):
         asks = calls.current().principal
         key_id = request.acting_for or (asks.key_id if isinstance(asks, Principal) else "")
         size, authority = len(request.body_json), self._face.authority
+        clock = self._face.cast.clock
+        began = clock.monotonic()
         if not key_id and asks != CLUSTER:  # whoever has no key is not the cluster
             admitted = await authority.authenticate(None, self._face.bound(body, size))
         else:
             admitted = await authority.act_for(key_id, self._face.bound(body, size))
         held = Reservation(admitted.key_id, admitted.reserved, authority.settle)
-        return Entry(admitted, held, size)
+        return Entry(admitted, held, size, clock.monotonic() - began)
 
     async def _played(
         self,

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from consilium.engine.client import State
+from consilium.gateway.cast import Played
 from consilium.gateway.gate import Gate
 from consilium.kernel.metrics import Metrics
 
 GONE: Final = 499
+KINDS: Final = ("prompt", "completion", "cached")
+"""Kinds of tokens: those of usage, without `_tokens`."""
 
 
 class GatewayMeter:
@@ -22,35 +25,55 @@ class GatewayMeter:
         self._metrics = metrics
         self._gate = gate
 
-    def turn(
-        self,
-        *,
-        route: str,
-        status: int,
-        executor: str,
-        role: str,
-        seconds: float,
-        first_s: float | None,
-        usage: dict[str, int],
-    ) -> None:
-        """Count one turn that has ended; `executor` is empty if it never reached one."""
-        name = executor or "none"
+    def turn(self, played: Played) -> None:
+        """Count one turn that has ended, once for each thing that it is asked by."""
+        route, name = played.route, played.executor or "none"
         self._metrics.add(
-            "consilium_gateway_requests_total", route=route, code=str(status), executor=name
+            "consilium_gateway_requests_total",
+            route=route,
+            code=str(played.status),
+            executor=name,
         )
-        if not executor:
+        if not played.executor:
             return
-        self._metrics.observe("consilium_gateway_turn_seconds", seconds, route=route, executor=name)
-        if first_s is not None:
+        self._metrics.observe(
+            "consilium_gateway_turn_seconds", played.seconds, route=route, executor=name
+        )
+        if played.first_s is not None:
             self._metrics.observe(
-                "consilium_gateway_first_token_seconds", first_s, route=route, executor=name
+                "consilium_gateway_first_token_seconds", played.first_s, route=route, executor=name
             )
-        for kind in ("prompt", "completion", "cached"):
-            if count := usage.get(f"{kind}_tokens", 0):
-                self._metrics.add(
-                    "consilium_gateway_tokens_total", count, kind=kind, executor=name, role=role
-                )
+        for stage, seconds in played.stages.items():
+            self._metrics.observe("consilium_gateway_stage_seconds", seconds, stage=stage)
+        if played.stages:
+            self._turns(played)
+        for kind in KINDS:
+            if count := played.usage.get(f"{kind}_tokens", 0):
+                self._metrics.add("consilium_gateway_tokens_total", count, kind=kind, executor=name)
+                self._tokens(played, kind, count)
         self.inflight(name)
+
+    def _turns(self, played: Played) -> None:
+        if played.role:
+            self._metrics.add("consilium_gateway_role_turns_total", role=played.role)
+        for adapter in played.adapters:
+            self._metrics.add("consilium_gateway_adapter_turns_total", adapter=adapter)
+        if played.key:
+            self._metrics.add("consilium_gateway_key_turns_total", key=played.key)
+
+    def _tokens(self, played: Played, kind: str, count: int) -> None:
+        if played.role:
+            self._metrics.add(
+                "consilium_gateway_role_tokens_total", count, role=played.role, kind=kind
+            )
+        for adapter in played.adapters:
+            self._metrics.add(
+                "consilium_gateway_adapter_tokens_total", count, adapter=adapter, kind=kind
+            )
+        if played.key:
+            self._metrics.add(
+                "consilium_gateway_key_tokens_total", count, key=played.key, kind=kind
+            )
 
     def request(self, route: str, status: int) -> None:
         """Count a request that no turn counts, such as one for vectors, or one that was refused before a turn began; 0 = the caller left before its answer."""

@@ -33,6 +33,7 @@ async def play(cast: Cast, ask: Ask) -> Answer:
     latest = cast.clock.now() + cast.limits.request_timeout_s
     deadline = ask.deadline if ask.deadline is not None else latest
     course = Course(ask.answer_id or cast.ids.new(), cast.clock.monotonic(), deadline)
+    course.spent("admission", ask.admission_s)
     try:
         decision = decide(
             ask.body,
@@ -45,8 +46,9 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         )
         course.decision = decision
         if ask.route in GENERATING and cast.contributors.each:
-            asked = _question(ask, decision, deadline)
+            asked, began = _question(ask, decision, deadline), cast.clock.monotonic()
             course.contributions = await cast.contributors.gather(asked, cast.clock)
+            course.spent("contributions", cast.clock.monotonic() - began)
         executors = Executors(cast, ask, decision, course)
         turn = await executors.next()
     except ConsiliumError as error:

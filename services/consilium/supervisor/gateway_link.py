@@ -126,6 +126,6 @@ def close_face(folder: Path) -> None:
 
 def in_flight(metrics: Path) -> int:
     """Return how many requests the gateway replicas have in work."""
-    from consilium.kernel.metrics import page_of
+    from consilium.kernel.metrics_files import page_of
 
     return round(sum(float(number) for number in _IN_FLIGHT.findall(page_of(metrics))))

@@ -39,7 +39,7 @@ def process_page(folder: Path, *, sees_processes: bool = True) -> str:
     """
     if not any(folder.glob("*.db")):
         return ""
-    from consilium.kernel.metrics import page_of
+    from consilium.kernel.metrics_files import page_of
 
     return page_of(folder, sees_processes=sees_processes)
 

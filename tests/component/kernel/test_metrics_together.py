@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from consilium.kernel.metrics import forget_ended, page_of
+from consilium.kernel.metrics_files import forget_ended, page_of
 
 CHILD = """
 import sys
@@ -79,7 +79,7 @@ def test_where_processes_have_other_numbers_nobody_is_taken_for_ended(tmp_path):
     try:
         assert process.stdout.readline() == "ready\n"
         elsewhere = (
-            "import sys, pathlib; from consilium.kernel.metrics import page_of;"
+            "import sys, pathlib; from consilium.kernel.metrics_files import page_of;"
             "print(page_of(pathlib.Path(sys.argv[1]), sees_processes=False))"
         )
         words = [sys.executable, "-c", elsewhere, str(tmp_path)]

@@ -9,12 +9,16 @@ from consilium.kernel.metrics import Metrics
 
 def test_names_say_service_noun_and_unit():
     for row in metrics.TABLE:
-        assert re.fullmatch(r"consilium_(gateway|engine|embedding|room)(_[a-z0-9]+)+", row.name)
+        assert re.fullmatch(
+            r"consilium_(gateway|engine|embedding|metrics|room)(_[a-z0-9]+)+", row.name
+        )
         assert row.name.endswith("_total") == (row.kind == "counter")
         assert row.name.endswith("_seconds") == (row.kind == "histogram")
         assert bool(row.buckets) == (row.kind == "histogram")
         assert list(row.buckets) == sorted(set(row.buckets))
         assert row.help.endswith(".")
+        assert bool(row.named) == bool(row.most)
+        assert not row.named or row.named in row.labels
     assert len(metrics.BY_NAME) == len(metrics.TABLE)
 
 
