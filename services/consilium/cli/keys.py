@@ -50,7 +50,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         type=_words,
         default=[["generate"]],
         metavar="SCOPE",
-        help="what it may do: generate (and read), read, admin (all), or a scope of a room (default: generate)",
+        help="what it may do: generate (and read), read, metrics.read (the figures of the whole cluster), admin (all), or a scope of a room (default: generate)",
     )
     create.add_argument(
         "--tenant",

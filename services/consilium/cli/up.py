@@ -122,7 +122,11 @@ def _with_addresses(
     resolved["metrics"]["port"] = ports["metrics"]
     resolved["redis"]["url"] = url
     shown = _reached_at(wanted.gateway.host)
-    gateway = {"grpc": f"{shown}:{ports['grpc']}", "http": f"http://{shown}:{ports['http']}"}
+    gateway = {
+        "grpc": f"{shown}:{ports['grpc']}",
+        "http": f"http://{shown}:{ports['http']}",
+        "metrics": f"http://{_reached_at(wanted.metrics.host)}:{ports['metrics']}",
+    }
     resolved["services"] = {"gateway": gateway, **services(rooms, ports)}
     resolved["state"] = str(folder.root)
     return resolved

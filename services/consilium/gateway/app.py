@@ -128,6 +128,7 @@ class GatewayReplica:
                 meter=meter,
                 clock=clock,
                 ids=ids,
+                page=view.services.get("gateway", Address()).metrics,
             ),
             Settings(
                 host=view.gateway.host,

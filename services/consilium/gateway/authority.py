@@ -200,7 +200,7 @@ class Authority:
             raise ConsiliumError(
                 "forbidden",
                 f"key {record.id}",
-                reason=f"This needs the scope {scope!r}; this key has: {held}.",
+                reason=f"This needs the scope {scope!r}; this key has: {held}. 'consilium keys create' makes one that has it: --scopes {scope}.",
             )
 
     def _let_in(self, record: KeyRecord, verdict: Verdict | None, tokens: int) -> Admitted:

@@ -41,6 +41,7 @@ class HttpRoute:
     methods  HTTP method -> scope that it needs; empty = no key
     handler  answers
     quiet    no log line and no count here: turns write their own, and probes come every second
+    is_logged  whether each answer leaves a log line; refusals do always
     name     in the metrics; empty = after the path
     """
 
@@ -49,6 +50,7 @@ class HttpRoute:
     handler: Handler
     quiet: bool = False
     name: str = ""
+    is_logged: bool = True
 
     @property
     def label(self) -> str:

@@ -15,6 +15,7 @@ from consilium.gateway.forwarding import Forwarding
 from consilium.gateway.grpc_forward import GrpcForward
 from consilium.gateway.grpc_inner import InnerCallers
 from consilium.gateway.http_keys import HttpKeys
+from consilium.gateway.http_metrics import HttpMetrics
 from consilium.gateway.http_proxy import HttpProxy
 from consilium.gateway.key_requests import scopes_of
 from consilium.gateway.routes import HttpFace
@@ -33,6 +34,7 @@ class PublicFace:
         settings: Settings,
         *,
         pepper: bytes,
+        metrics_page: str = "",
         observe: Callable[[Ended], None] = lambda _ended: None,
         tells_request_id: bool = True,
     ) -> None:
@@ -40,6 +42,7 @@ class PublicFace:
 
         keys              where /v1/keys keeps them
         pepper            of the key hashes
+        metrics_page      address of the page that /v1/metrics tells, as for HttpMetrics
         settings          of the gRPC server
         observe           is told of each gRPC call that has ended
         tells_request_id  as for HttpFace
@@ -49,11 +52,12 @@ class PublicFace:
         cast, limits = face.cast, face.cast.limits
         scopes = scopes_of(reached.room for reached in forwarding.rooms)
         own_keys = HttpKeys(keys, pepper=pepper, scopes=scopes, clock=cast.clock)
+        self._metrics = HttpMetrics(metrics_page, cast.clock)
         self._proxy = HttpProxy(forwarding, answer_s=limits.request_timeout_s)
         self._forward = GrpcForward(forwarding, face.authority)
         self.http = HttpFace(
             face,
-            more=[*own_keys.routes(), *self._proxy.routes()],
+            more=[*own_keys.routes(), *self._metrics.routes(), *self._proxy.routes()],
             tells_request_id=tells_request_id,
         )
         inner = InnerCallers(forwarding.token, face.authority, cast.clock)
@@ -79,4 +83,4 @@ class PublicFace:
 
     async def aclose(self) -> None:
         """Close the connections to rooms."""
-        await asyncio.gather(self._forward.aclose(), self._proxy.aclose())
+        await asyncio.gather(self._forward.aclose(), self._proxy.aclose(), self._metrics.aclose())

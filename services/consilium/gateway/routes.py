@@ -113,7 +113,7 @@ class HttpFace:
                 counted = None if route.quiet else route.label
                 visit = Visit(self._face, request, route, path, headers, draining=self.draining)
                 await route.handler(visit)
-                if not route.quiet:
+                if route.is_logged and not route.quiet:
                     _log.info("answered", method=request.method, path=shown, status=sent.status)
             except ConsiliumError as error:
                 unread = not received.is_whole and _has_body(request)

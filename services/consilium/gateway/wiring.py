@@ -34,6 +34,7 @@ class Opened:
     tables    roles and profiles as they are now
     followed  tables of rooms, by name
     gate      with the places of executors that were not asked yet
+    page      address of the page that /v1/metrics tells
     """
 
     limits: Gateway
@@ -47,6 +48,7 @@ class Opened:
     meter: GatewayMeter
     clock: Clock
     ids: Ids
+    page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: boo
         opened.forwarding,
         grpc,
         pepper=pepper,
+        metrics_page=opened.page,
         observe=lambda ended: opened.meter.rpc(
             ended.method.rpartition("/")[2], ended.code, ended.seconds
         ),

@@ -21,7 +21,9 @@ from consilium.kernel.errors import ConsiliumError
 GENERATE: Final = "generate"
 READ: Final = "read"
 ADMIN: Final = "admin"
-BASE_SCOPES: Final = frozenset({GENERATE, READ, ADMIN})
+METRICS_READ: Final = "metrics.read"
+"""May read the figures of the whole cluster, names of keys and roles among them."""
+BASE_SCOPES: Final = frozenset({GENERATE, READ, ADMIN, METRICS_READ})
 DEFAULT_SCOPES: Final = frozenset({GENERATE, READ})
 DEFAULT_TENANT: Final = "home"
 

@@ -179,6 +179,7 @@ async def serve(
     followed: dict[str, Any] | None = None,
     rooms: Sequence[Reached] = (),
     embeddings: Embeddings | None = None,
+    page: str = "",
     **limits: Any,
 ) -> Bench:
     clock, ids = SystemClock(), UlidIds()
@@ -213,6 +214,7 @@ async def serve(
             meter=GatewayMeter(Metrics(), gate),
             clock=clock,
             ids=ids,
+            page=page,
         ),
         Settings(reflection=True),
         pepper=PEPPER,
