@@ -72,10 +72,12 @@ imagePullSecrets:
 {{- $file := (default dict $row.engine).chat_template | default "" -}}
 {{- if hasKey $.Values.configFiles $file -}}{{- $_ := set $texts $file (get $.Values.configFiles $file) -}}{{- end -}}
 {{- end -}}
-{{- list $said $texts | toJson | sha256sum | trunc 16 -}}
+{{- /* The first adapter turns LoRA on where engine.lora does not; those that follow are loaded while engines run. */}}
+{{- $adapters := and .Values.config.adapters (kindIs "invalid" (default dict .Values.config.engine).lora) | empty | not -}}
+{{- list $said $texts $adapters | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 {{- define "consilium.gatewayRevision" -}}
-{{- list (omit .Values.config "roles" "profiles") (include "consilium.rooms" .) (include "consilium.gatewayReplicas" .) | toJson | sha256sum | trunc 16 -}}
+{{- list (omit .Values.config "roles" "profiles" "adapters") (include "consilium.rooms" .) (include "consilium.gatewayReplicas" .) | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 {{/* Who is asked at which address: it changes with the rooms that there are. */}}
 {{- define "consilium.rooms" -}}

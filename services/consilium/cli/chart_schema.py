@@ -68,7 +68,7 @@ def _executor(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _or_null(part: dict[str, Any]) -> dict[str, Any]:
-    """Return `anyOf` of a plain type and null as one type with two names, and of a model and null as the model: else a refusal would tell of both."""
+    """Return `anyOf` of a plain type and null as one type with two names, and of a model and null as a question first: else a refusal would tell of both."""
     branches = part.get("anyOf", [])
     plain = [one for one in branches if one != {"type": "null"}]
     if len(branches) != 2 or len(plain) != 1:
@@ -76,7 +76,7 @@ def _or_null(part: dict[str, Any]) -> dict[str, Any]:
     (only,) = plain
     rest = {key: value for key, value in part.items() if key != "anyOf"}
     if "$ref" in only:
-        return {**rest, **only}
+        return {**rest, "if": {"type": "null"}, "else": only}
     if not isinstance(only.get("type"), str):
         return part
     joined = {**rest, **only, "type": [only["type"], "null"]}

@@ -23,6 +23,7 @@ from consilium.kernel.config import Loaded, Section, load
 from consilium.kernel.config_refusal import WrongValueError
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.yaml_source import value_of
+from consilium.lora_router.config import AdaptersView
 from consilium.supervisor.state_folder import StateFolder
 
 FILE: Final = "consilium.yaml"
@@ -37,7 +38,7 @@ class Metrics(Section):
     )
 
 
-class ConsiliumConfig(EmbeddingView, GatewayView, EngineView, GpuMetricsView):
+class ConsiliumConfig(AdaptersView, EmbeddingView, GatewayView, EngineView, GpuMetricsView):
     """consilium.yaml."""
 
     model_config = Section.model_config

@@ -152,7 +152,7 @@ def check_fit(
         return known_config(model.partition("@")[0])
 
     ram = psutil.virtual_memory()
-    plain = tree.model_dump(include={"model", "topology", "engine", "executors"})
+    plain = tree.model_dump(include={"model", "topology", "engine", "executors", "adapters"})
     found = gates(
         plain, cards=cards, ram_bytes=ram.available, ram_total_bytes=ram.total, config_of=config_of
     )

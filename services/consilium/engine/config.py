@@ -7,20 +7,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from consilium.engine.ports import CORE
-from consilium.kernel.config import Section, restarts
+from consilium.kernel.config import LIVE, Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner import lora_settings
+from consilium.planner.lora_settings import DEFAULT_RANK, DEFAULT_WAIT_S, LoraSettings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 PoolName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Device = Literal["auto", "gpu", "cpu"]
+Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
+
+
+class Lora(Section):
+    """How many adapters (LoRA) an engine holds, and where."""
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="Adapters on the card at once; auto = those with placement vram and 2 more, at least 4. One is never pinned.",
+    )
+    max_rank: Rank = Field(
+        DEFAULT_RANK,
+        description="Largest rank of an adapter; every slot takes memory for this rank, used or not.",
+    )
+    ram: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Adapters in the engine's memory, those in slots included; empty = twice as many as there are slots.",
+    )
+    target_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,64}$")], ...] = Field(
+        (), description="Modules that have slots, such as q_proj; empty = all that vLLM can serve."
+    )
+    max_wait_s: float = Field(
+        DEFAULT_WAIT_S,
+        gt=0,
+        le=600,
+        description="Longest that a request waits for a slot; then it gets 429 no_free_lora_slot.",
+    )
+
+    @model_validator(mode="after")
+    def _memory_holds_the_slots(self) -> Lora:
+        if self.ram is not None and self.slots != "auto" and self.ram < self.slots:
+            raise WrongValueError(
+                ("ram",),
+                f"it is {self.ram}, and the {self.slots} adapters in slots are held in memory too; set it to {self.slots} or more",
+            )
+        return self
 
 
 class EngineSettings(Section):
@@ -76,6 +116,10 @@ class EngineSettings(Section):
     cpu_cores: int | None = Field(
         None, ge=1, description="CPU engines: cores per rank; empty = shared evenly."
     )
+    lora: Lora | None = Field(
+        None,
+        description="Slots for adapters; empty = as many as `adapters` needs, none where it names none.",
+    )
     extra_args: dict[str, object] = Field(
         default_factory=dict,
         description="Further vLLM engine arguments by name, checked against the installed version.",
@@ -84,6 +128,23 @@ class EngineSettings(Section):
         default_factory=dict,
         description="Environment of the engine process, such as NCCL_P2P_DISABLE.",
     )
+
+
+class LoraOverride(Section):
+    """The same keys as `engine.lora`, each optional."""
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_rank: Rank | None = None
+    ram: int | None = Field(None, ge=1, le=100_000)
+    target_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,64}$")], ...] | None = (
+        None
+    )
+    max_wait_s: float | None = Field(None, gt=0, le=600)
+
+    def over(self, base: Lora | None) -> Lora:
+        """Return `base` with the keys that are set here. Raises WrongValueError if they contradict each other."""
+        told = self.model_dump(exclude_none=True)
+        return Lora.model_validate({**(base or Lora()).model_dump(exclude_unset=True), **told})
 
 
 class EngineOverride(Section):
@@ -105,12 +166,16 @@ class EngineOverride(Section):
     tool_parser: str | None = None
     chat_template: str | None = None
     cpu_cores: int | None = Field(None, ge=1)
+    lora: LoraOverride | None = None
     extra_args: dict[str, object] | None = None
     env: dict[str, str] | None = None
 
     def over(self, base: EngineSettings) -> EngineSettings:
         """Return `base` with the keys that are set here."""
-        return base.model_copy(update=self.model_dump(exclude_none=True))
+        told = self.model_dump(exclude_none=True)
+        if self.lora is not None:
+            told["lora"] = self.lora.over(base.lora)
+        return base.model_copy(update=told)
 
 
 class Shape(Section):
@@ -204,6 +269,38 @@ class EngineView(Section):
     executors: dict[Name, Executor] = Field(
         default_factory=dict, json_schema_extra=restarts("engine and gateway")
     )
+    adapters: Mapping[str, Any] = Field(default_factory=dict, json_schema_extra=LIVE)
+
+    def lora(self, executor: str) -> LoraSettings | None:
+        """Return the LoRA settings of an executor of our own, or None where LoRA is off there.
+
+        Raises WrongValueError for slots that pinned adapters would fill, and for contradicting keys of an override.
+        """
+        place: tuple[str, ...] = ("engine", "lora", "slots")
+        settings = self.engine
+        if executor != CORE:
+            row = self.executors[executor]
+            if not isinstance(row, EngineExecutor):
+                return None
+            place = ("executors", executor, *place)
+            settings = row.engine.over(self.engine)
+        adapters = {name: _plain(row) for name, row in self.adapters.items()}
+        block = None if settings.lora is None else settings.lora.model_dump()
+        found = lora_settings.counted(block, adapters, executor)
+        held = lora_settings.pinned(adapters, executor)
+        if found is not None and held and len(held) >= found.slots:
+            reason = (
+                f"it is {found.slots}, and {len(held)} adapters have placement vram ({', '.join(held[:5])}); "
+                f"one slot is never pinned, or no other adapter could answer. Set it to {len(held) + 1} or more, or give one of them placement ram"
+            )
+            raise WrongValueError(place, reason)
+        return found
+
+    @model_validator(mode="after")
+    def _slots_are_left(self) -> EngineView:
+        for name in (CORE, *self.executors):
+            self.lora(name)
+        return self
 
     @model_validator(mode="after")
     def _executors_fit_kind(self) -> EngineView:
@@ -227,6 +324,12 @@ class EngineView(Section):
                 )
                 raise WrongValueError(("executors", name, "fallback"), reason, nearest)
         return self
+
+
+def _plain(row: object) -> Mapping[str, Any]:
+    """Return an adapter of the configuration as plain values: the whole tree has it as a section, an engine reads it as it stands in the file."""
+    dump = getattr(row, "model_dump", None)
+    return dump() if dump is not None else row if isinstance(row, Mapping) else {}
 
 
 def from_root(view: EngineView, beside: Path) -> dict[str, object]:

@@ -20,6 +20,7 @@ from consilium.engine.config import EngineSettings
 from consilium.engine.model_facts import ModelFacts
 from consilium.engine.parsers import Parsers
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.lora_settings import LoraSettings
 from consilium.planner.step import Step, most
 
 PINNED: Final = "0.32.0"
@@ -59,6 +60,11 @@ _FIELDS_0_32: Final = MappingProxyType(
         "tensor": "tensor_parallel_size",
         "pipeline": "pipeline_parallel_size",
         "executor": "distributed_executor_backend",
+        "lora": "enable_lora",
+        "slots": "max_loras",
+        "max_rank": "max_lora_rank",
+        "lora_ram": "max_cpu_loras",
+        "lora_modules": "lora_target_modules",
         "remote_code": "trust_remote_code",
         "media_hosts": "allowed_media_domains",
         "nodes": "nnodes",
@@ -94,6 +100,13 @@ RESERVED: Final[Mapping[str, str]] = MappingProxyType(
         "reasoning_parser_plugin": "code of its own in the engine is not taken from configuration",
         "io_processor_plugin": "code of its own in the engine is not taken from configuration",
         "model_class_overrides": "code of its own in the engine is not taken from configuration",
+        "enable_lora": "use engine.lora",
+        "max_loras": "use engine.lora.slots",
+        "max_lora_rank": "use engine.lora.max_rank",
+        "max_cpu_loras": "use engine.lora.ram",
+        "lora_target_modules": "use engine.lora.target_modules",
+        "default_mm_loras": "adapters are loaded by the engine room only",
+        "max_lora_cls_labels": "adapters with heads of their own are not served",
         "enable_prompt_embeds": "callers would send tensors that the engine unpacks",
         "enable_mm_embeds": "callers would send tensors that the engine unpacks",
         "hf_token": "secrets do not belong into a configuration file; set HF_TOKEN in the environment",
@@ -124,12 +137,14 @@ def build(
     version: str,
     key: str,
     step: Step | None = None,
+    lora: LoraSettings | None = None,
 ) -> dict[str, object]:
     """Return the arguments of one engine.
 
     version  version of vLLM, such as "0.32.0"
     step     size of its steps where it computes on cores; what the settings say wins
     key      where the settings stand in the configuration, for error messages
+    lora     slots for adapters; None = LoRA is off
 
     Raises ConsiliumError(config_invalid) for extra_args that nobody may set, and for a version without a table.
     """
@@ -154,6 +169,7 @@ def build(
         "pipeline": pipeline,
         "remote_code": False,
         "media_hosts": list(NO_HOSTS),
+        **_lora_words(lora),
     }
     if step is not None and settings.max_num_batched_tokens is None:
         longest = settings.max_model_len or facts.shape.max_positions or step.beside
@@ -325,6 +341,14 @@ def installed_version() -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _lora_words(lora: LoraSettings | None) -> dict[str, object]:
+    """Return what the slots of an engine are in our words; nothing where LoRA is off."""
+    if lora is None:
+        return {}
+    words = {"lora": True, "slots": lora.slots, "max_rank": lora.max_rank, "lora_ram": lora.ram}
+    return words | ({"lora_modules": list(lora.modules)} if lora.modules else {})
 
 
 def _extra(extra: Mapping[str, object], key: str) -> dict[str, object]:

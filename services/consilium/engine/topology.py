@@ -17,6 +17,7 @@ from consilium.engine.model_facts import ModelFacts, with_template
 from consilium.engine.placement import BIND
 from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.lora_settings import LoraSettings
 from consilium.planner.step import on_processors, reading_rate
 
 PINNED: Final = launch_args.PINNED
@@ -46,6 +47,7 @@ class DeploymentSpec:
     python                interpreter with the right build of vLLM, "" = this one
     notes                 sentences for the owner
     step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and where prompts are read whole
+    lora_wait_s           longest that a call waits for a slot of an adapter; 0 where LoRA is off
     """
 
     name: str
@@ -77,6 +79,7 @@ class DeploymentSpec:
     version: str = PINNED
     notes: tuple[str, ...] = field(default=())
     step_s: float = 0.0
+    lora_wait_s: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -92,6 +95,7 @@ class _Seat:
     settings_key  "engine" or "executors.<name>.engine"
     device        what it computes on; takes_gpu says whether a card is booked for each rank
     pool          pool of nodes that it stays in, or nothing
+    lora          slots for adapters; None = LoRA is off
     """
 
     name: str
@@ -105,6 +109,7 @@ class _Seat:
     replicas: int
     fallback: str | None
     pool: str = ""
+    lora: LoraSettings | None = None
 
     @property
     def ranks(self) -> int:
@@ -221,6 +226,7 @@ def _seats(
                 replicas,
                 fallback,
                 pool,
+                view.lora(name),
             )
         )
     return seats
@@ -368,6 +374,7 @@ def _spec(
         version=version,
         key=seat.settings_key,
         step=step,
+        lora=seat.lora,
     )
     return DeploymentSpec(
         name=seat.name,
@@ -399,6 +406,7 @@ def _spec(
         version=version,
         notes=sharding.notes(shape),
         step_s=0.0 if step is None else _step_s(args, facts, cores_each),
+        lora_wait_s=0.0 if seat.lora is None else seat.lora.max_wait_s,
     )
 
 

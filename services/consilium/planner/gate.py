@@ -16,7 +16,8 @@ from consilium.planner import edits, models, rope
 from consilium.planner.ask import Ask
 from consilium.planner.cards import Card, card
 from consilium.planner.figures import GIB, constant, gib, tokens_in_words
-from consilium.planner.lora import RANKS, Slots, targets_named
+from consilium.planner.lora import Slots, targets_named
+from consilium.planner.lora_settings import counted
 from consilium.planner.refusal import wrong
 from consilium.planner.search import changes, longest_context
 from consilium.planner.shapes import UNKNOWN_KIND, Shape, from_config
@@ -189,7 +190,7 @@ def settings_of(engine: Mapping[str, Any], ask: Ask) -> Ask:
         kv_bytes=int(kv_bytes) if kv_bytes else None,
         eager=bool(engine.get("enforce_eager") or ask.on_cpu),
         prefix_caching=engine.get("prefix_caching") is not False,
-        lora=_lora(extra, ask.lora),
+        lora=_lora(engine.get("lora"), extra, ask.lora),
         cut=Cut(
             ask.cut.tp,
             ask.cut.pp,
@@ -215,22 +216,34 @@ def _int(value: object) -> int | None:
     return int(value) if isinstance(value, int | float | str) and value else None
 
 
-def _lora(extra: Mapping[str, Any], default: Slots) -> Slots:
-    if not extra.get("enable_lora"):
+def _lora(block: object, extra: Mapping[str, Any], default: Slots) -> Slots:
+    """Return the slots of a `lora` block; one without a number of slots is counted as if no adapter were pinned."""
+    if block is None:
         return default
-    modules = extra.get("lora_target_modules") or []
+    if not isinstance(block, Mapping):
+        raise wrong("engine.lora", f"it is {str(block)[:40]!r}; write slots, max_rank and so on")
+    plain = {key: _whole(block, key) for key in ("slots", "max_rank", "ram")}
+    modules = block.get("target_modules") or []
+    found = counted({**plain, "target_modules": [str(module) for module in modules]}, {}, "core")
+    if found is None:
+        return default
     return Slots(
-        int(_amount(extra, "max_loras", 1)),
-        int(_amount(extra, "max_lora_rank", RANKS[2])),
-        targets_named(
-            ",".join(str(module) for module in modules)
-            if isinstance(modules, list | tuple)
-            else str(modules)
-        ),
+        found.slots,
+        found.max_rank,
+        targets_named(",".join(found.modules)),
         bool(extra.get("fully_sharded_loras")),
         bool(extra.get("enable_moe_shared_loras")),
-        int(_amount(extra, "max_cpu_loras")),
+        found.ram,
     )
+
+
+def _whole(block: Mapping[str, Any], key: str) -> int | None:
+    value = block.get(key)
+    if value is None or (key == "slots" and value == "auto"):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 16:
+        raise wrong(f"engine.lora.{key}", f"it is {str(value)[:40]!r}; give a whole number from 1")
+    return value
 
 
 def _whatever_fits(ask: Ask) -> Gate:
@@ -279,9 +292,9 @@ _PLACES: Final = {
     "quantization": "engine.quantization",
     "max_model_len": "engine.max_model_len",
     "max_num_seqs": "engine.max_num_seqs",
-    "max_loras": "engine.extra_args.max_loras",
+    "max_loras": "engine.lora.slots",
     "tensor_parallel": "topology.tensor_parallel",
-    "lora_target_modules": "engine.extra_args.lora_target_modules",
+    "lora_target_modules": "engine.lora.target_modules",
     "kv_cache_gib": "engine.kv_cache_gib",
     "model": "model",
 }

@@ -15,6 +15,7 @@ from consilium.planner import edits, models
 from consilium.planner.cards import Card
 from consilium.planner.figures import gib
 from consilium.planner.gate import Gate, gate
+from consilium.planner.lora_settings import over, with_counted
 
 Where = Callable[[str], Path | Mapping[str, Any] | None]
 
@@ -37,7 +38,7 @@ def gates(
 ) -> list[tuple[str, Gate]]:
     """Return (name, gate) of every engine that runs here: the core, then the executors by their order.
 
-    tree       model, topology, engine, executors as plain values (None = not set)
+    tree       model, topology, engine, executors, adapters as plain values (None = not set)
     ram_bytes  what is free now; ram_total_bytes is what the machine has, to say whether ending other programs would help
     cards      the GPUs; each engine takes tensor x pipeline x replicas of them, as long as there are enough
     config_of  where a model's config.json is; None = not known yet, the engine is left out
@@ -50,12 +51,12 @@ def gates(
     ]
     for name, row in (tree.get("executors") or {}).items():
         if row.get("kind", "engine") == "engine":
-            own = {
-                key: value for key, value in (row.get("engine") or {}).items() if value is not None
-            }
-            rows.append((str(name), str(row.get("model") or ""), row, {**base, **own}))
+            rows.append(
+                (str(name), str(row.get("model") or ""), row, over(base, row.get("engine")))
+            )
     found, taken, left = [], 0, ram_bytes
-    for name, model, shape, engine in rows:
+    for name, model, shape, settings in rows:
+        engine = with_counted(settings, tree.get("adapters"), name)
         config = config_of(model)
         tp, pp = int(shape.get("tensor_parallel") or 1), int(shape.get("pipeline_parallel") or 1)
         on_cpu = shape.get("device") == "cpu" or not cards

@@ -50,10 +50,27 @@ def settings(ask: Ask, reach: Reach | None = None) -> dict[str, Any]:
         found["env"] = {
             "VLLM_PP_LAYER_PARTITION": ",".join(str(count) for count in ask.cut.partition)
         }
+    found |= _lora(ask)
     extra = _extra(ask)
     if extra:
         found["extra_args"] = extra
     return found
+
+
+def _lora(ask: Ask) -> dict[str, Any]:
+    """Return the block `lora`; nothing where LoRA is off."""
+    if not ask.lora.slots:
+        return {}
+    found: dict[str, Any] = {
+        "slots": ask.lora.slots,
+        "max_rank": lora.rank_step(ask.lora.rank),
+        "ram": max(ask.lora.host_adapters, ask.lora.slots),
+    }
+    if set(ask.lora.targets) != set(lora.GROUPS):
+        found["target_modules"] = [
+            module for group in ask.lora.targets for module in _MODULES[group]
+        ]
+    return {"lora": found}
 
 
 def checkpoint_note(formats: Iterable[tuple[str, str]]) -> str:
@@ -78,21 +95,10 @@ def checkpoint_note(formats: Iterable[tuple[str, str]]) -> str:
 def _extra(ask: Ask) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if ask.lora.slots:
-        extra |= {
-            "enable_lora": True,
-            "max_loras": ask.lora.slots,
-            "max_lora_rank": lora.rank_step(ask.lora.rank),
-        }
-        if set(ask.lora.targets) != set(lora.GROUPS):
-            extra["lora_target_modules"] = [
-                module for group in ask.lora.targets for module in _MODULES[group]
-            ]
         if ask.lora.fully_sharded:
             extra["fully_sharded_loras"] = True
         if ask.lora.shared_outer:
             extra["enable_moe_shared_loras"] = True
-        if ask.lora.host_adapters > ask.lora.slots:
-            extra["max_cpu_loras"] = ask.lora.host_adapters
     if ask.cut.expert_parallel:
         extra["enable_expert_parallel"] = True
     if ask.weights_to_ram:
@@ -184,7 +190,7 @@ def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
         words.append(
             f"--hf-overrides '{json.dumps(engine['hf_overrides'], separators=(',', ':'))}'"
         )
-    for key, value in engine.get("extra_args", {}).items():
+    for key, value in {**_lora_flags(engine.get("lora")), **engine.get("extra_args", {})}.items():
         flag = "--" + key.replace("_", "-")
         words.append(
             flag
@@ -192,3 +198,17 @@ def command(ask: Ask, model: str, reach: Reach | None = None) -> str:
             else f"{flag} {' '.join(value) if isinstance(value, list) else value}"
         )
     return " ".join(words)
+
+
+def _lora_flags(block: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the flags of vLLM's command line for a block `engine.lora`."""
+    if block is None:
+        return {}
+    flags = {
+        "enable_lora": True,
+        "max_loras": block["slots"],
+        "max_lora_rank": block["max_rank"],
+        "max_cpu_loras": block["ram"],
+        "lora_target_modules": block.get("target_modules"),
+    }
+    return {name: value for name, value in flags.items() if value is not None}

@@ -15,6 +15,7 @@ from consilium.planner.ask import Ask
 from consilium.planner.cards import Card
 from consilium.planner.figures import GIB, constant
 from consilium.planner.gate import beyond, held_length, settings_of
+from consilium.planner.lora_settings import over, with_counted
 from consilium.planner.refusal import wrong
 from consilium.planner.shapes import from_config
 from consilium.planner.sharding import Cut
@@ -59,23 +60,17 @@ def engines(
                     str(name),
                     str(block.get("model") or ""),
                     block,
-                    {
-                        **base,
-                        **{
-                            k: v
-                            for k, v in _mapping(block.get("engine"), "engine").items()
-                            if v is not None
-                        },
-                    },
+                    over(base, _mapping(block.get("engine"), "engine")),
                 )
             )
     alone = len(specs) == 1
+    adapters = _mapping(tree.get("adapters"), "adapters")
     for name, model, shape_block, engine in specs:
         one = _engine(
             name,
             model,
             shape_block,
-            engine,
+            with_counted(engine, adapters, name),
             cards=cards[taken:],
             ram=ram_bytes,
             version=version,

@@ -32,6 +32,8 @@ OTHERWISE = {
     "redis": {"prefix": "other"},
     "embedding": {"dimensions": 64},
     "metrics": {"port": 9999},
+    "adapters": {"sport": {"path": "/adapters/sport"}},
+    "lora_router": {"canary": False},
 }
 """Another value for each section of consilium.yaml."""
 
@@ -173,6 +175,13 @@ def test_what_is_live_starts_nothing_again_and_the_rest_does(section):
     assert (after["gateway"] == before["gateway"]) == (section in live)
     of_engines = section in EngineView.model_fields
     assert (after["executor-core"] != before["executor-core"]) == of_engines
+
+
+def test_further_adapters_start_no_engine_again():
+    for config in ({"engine": {"lora": {}}}, {"adapters": {"core": {"path": "/adapters/core"}}}):
+        before = revisions({"config": config})
+        more = {**config.get("adapters", {}), **OTHERWISE["adapters"]}
+        assert revisions({"config": {**config, "adapters": more}}) == before
 
 
 def test_a_chart_knows_the_live_sections_of_today():

@@ -10,6 +10,7 @@ from consilium.engine import launch_args
 from consilium.engine.config import EngineOverride, EngineSettings
 from consilium.engine.parsers import Parsers
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.lora_settings import LoraSettings
 
 GOLDEN = Path(__file__).parent / "engine_args_0.32.0.txt"
 FIELDS = frozenset(GOLDEN.read_text().split())
@@ -17,7 +18,15 @@ QWEN = facts("qwen", heads=32, kv_heads=8, width=12288, parsers=Parsers("qwen3",
 
 
 def build(
-    settings=None, model=QWEN, *, device="gpu", tensor=1, pipeline=1, nodes=1, version="0.32.0"
+    settings=None,
+    model=QWEN,
+    *,
+    device="gpu",
+    tensor=1,
+    pipeline=1,
+    nodes=1,
+    version="0.32.0",
+    lora=None,
 ):
     settings = settings or EngineSettings()
     return launch_args.build(
@@ -29,6 +38,7 @@ def build(
         nodes=nodes,
         version=version,
         key="engine",
+        lora=lora,
     )
 
 
@@ -222,3 +232,33 @@ def test_an_override_changes_single_keys():
         EngineSettings(max_model_len=512)
     )
     assert (merged.max_num_seqs, merged.enforce_eager, merged.max_model_len) == (4, True, 512)
+
+
+def test_slots_for_adapters():
+    args = build(lora=LoraSettings(6, 64, 32))
+    assert {key: args[key] for key in args if "lora" in key} == {
+        "enable_lora": True,
+        "max_loras": 6,
+        "max_lora_rank": 64,
+        "max_cpu_loras": 32,
+    }
+    narrow = build(lora=LoraSettings(4, 16, 8, ("q_proj",)))
+    assert narrow["lora_target_modules"] == ["q_proj"]
+    assert set(narrow) <= FIELDS
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("enable_lora", "engine.lora"),
+        ("max_loras", "engine.lora.slots"),
+        ("max_lora_rank", "engine.lora.max_rank"),
+        ("max_cpu_loras", "engine.lora.ram"),
+        ("lora_target_modules", "engine.lora.target_modules"),
+    ],
+)
+def test_slots_have_one_spelling(name, key):
+    with pytest.raises(ConsiliumError) as error:
+        build(EngineSettings(extra_args={name: 4}))
+    assert error.value.fields["key"] == f"engine.extra_args.{name}"
+    assert error.value.fields["reason"].endswith(f"use {key}")

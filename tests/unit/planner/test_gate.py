@@ -100,17 +100,12 @@ def test_legal_overrides_pass():
     )
 
 
-def test_slots_of_extra_args_count():
-    engine = {
-        "max_model_len": 8192,
-        "extra_args": {"enable_lora": True, "max_loras": 24, "max_lora_rank": 16},
-    }
+def test_slots_count():
+    engine = {"max_model_len": 8192, "lora": {"slots": 24, "max_rank": 16}}
     told = gate(MOE, engine, cards=["RTX PRO 6000 96GB"])
     assert told.verdict == "no"
-    narrow = {
-        **engine,
-        "extra_args": {**engine["extra_args"], "lora_target_modules": ["q_proj", "o_proj"]},
-    }
+    assert told.knob in {"engine.lora.slots", "engine.lora.target_modules"}
+    narrow = {**engine, "lora": {**engine["lora"], "target_modules": ["q_proj", "o_proj"]}}
     assert gate(MOE, narrow, cards=["RTX PRO 6000 96GB"]).verdict == "fits"
 
 
@@ -194,25 +189,20 @@ def test_a_quantised_file_stays_what_it_says():
     )
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "max_loras",
-        "max_lora_rank",
-        "max_cpu_loras",
-        "cpu_offload_gb",
-        "kv_offloading_size",
-        "kv_cache_memory_bytes",
-    ],
-)
+@pytest.mark.parametrize("key", ["cpu_offload_gb", "kv_offloading_size", "kv_cache_memory_bytes"])
 @pytest.mark.parametrize("value", ["x", [], -1, True, float("nan"), 10**30])
 def test_an_odd_extra_argument_is_a_sentence(key, value):
     found = gate(
-        models.by_name("Qwen3-8B").config,
-        {"extra_args": {"enable_lora": True, key: value}},
-        cards=["RTX 4090"],
+        models.by_name("Qwen3-8B").config, {"extra_args": {key: value}}, cards=["RTX 4090"]
     )
     assert (found.verdict, found.sentence.partition(":")[0]) == ("no", f"extra_args.{key}")
+
+
+@pytest.mark.parametrize("key", ["slots", "max_rank", "ram"])
+@pytest.mark.parametrize("value", ["x", [], -1, True, float("nan"), 10**30])
+def test_an_odd_number_of_slots_is_a_sentence(key, value):
+    found = gate(models.by_name("Qwen3-8B").config, {"lora": {key: value}}, cards=["RTX 4090"])
+    assert (found.verdict, found.sentence.partition(":")[0]) == ("no", f"engine.lora.{key}")
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,20 @@ def test_a_refusal_by_free_ram_says_what_the_machine_has():
     assert said("Qwen/Qwen3-235B-A22B", 12, 32).endswith(
         "No setting helps; choose a smaller model. Of the 32.0 GiB of RAM of this machine 12.0 GiB are free now."
     )
+
+
+def test_slots_of_adapters_count_without_being_asked_for():
+    """All experts of a 30B at rank 64 in four slots do not fit beside it; attention alone does."""
+    tree = {
+        "model": "Qwen/Qwen3-30B-A3B",
+        "engine": {"max_model_len": 8192, "quantization": "fp8", "lora": {"max_rank": 64}},
+        "adapters": {f"a{n}": {"placement": "vram"} for n in range(6)},
+    }
+    (_, told), *_ = gates(tree, cards=[card("RTX 5090"), card("RTX 5090")][:1], ram_bytes=64 * GIB)
+    assert told.verdict == "no"
+    (_, wide), *_ = gates(tree, cards=[BIG], ram_bytes=64 * GIB)
+    assert wide.plan.ask.lora.slots == 8
+    assert wide.plan.ask.lora.host_adapters == 16
+    bare = {**tree, "adapters": {}, "engine": {**tree["engine"], "lora": None}}
+    (_, off), *_ = gates(bare, cards=[BIG], ram_bytes=64 * GIB)
+    assert off.plan.ask.lora.slots == 0

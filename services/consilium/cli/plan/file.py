@@ -56,7 +56,7 @@ def answer(args: argparse.Namespace) -> int:
 
 
 def _tree(path: Path) -> dict[str, Any]:
-    """Return model, topology, engine and executors of the file as plain values, checked as in `up`. A file that is none is a wrong question."""
+    """Return model, topology, engine, executors and adapters of the file as plain values, checked as in `up`. A file that is none is a wrong question."""
     from consilium.cli.config_tree import ConsiliumConfig
     from consilium.kernel.config import load
 
@@ -66,4 +66,4 @@ def _tree(path: Path) -> dict[str, Any]:
         if str(err.fields["key"]).startswith(str(path)):  # the file itself, not one of its keys
             raise wrong("config", f"{err.public()}; give a consilium.yaml") from err
         raise
-    return loaded.value.model_dump(include={"model", "topology", "engine", "executors"})
+    return loaded.value.model_dump(include={"model", "topology", "engine", "executors", "adapters"})
