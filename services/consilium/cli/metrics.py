@@ -55,12 +55,12 @@ def catalogue() -> list[Mapping[str, object]]:
     from consilium.gpu_metrics.ports import TABLE as CARDS
     from consilium.gpu_metrics.ports import Family
     from consilium.kernel.metrics_table import TABLE, Metric
-    from consilium.supervisor.metrics_page import PART_UP
+    from consilium.supervisor.metrics_page import PART_UP, SOURCE_AGE
 
-    name, meaning = PART_UP
     known: tuple[Metric | Family, ...] = (*TABLE, *CARDS)
     rows = [_row(one.name, one.kind, one.unit, one.labels, one.help) for one in known]
-    rows.append(_row(name, "gauge", "", ("part",), meaning))
+    rows.append(_row(PART_UP[0], "gauge", "", ("part",), PART_UP[1]))
+    rows.append(_row(SOURCE_AGE[0], "gauge", "seconds", ("source",), SOURCE_AGE[1]))
     return sorted(rows, key=lambda row: str(row["name"]))
 
 

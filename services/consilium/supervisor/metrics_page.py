@@ -1,26 +1,34 @@
-"""The metrics address of one machine: the gateway's figures, Ray's (with the engines'), those of each room, and which parts are up, on one page.
+"""The metrics address of one machine: the figures of gateway and engines, Ray's, those of each room, and which parts are up, on one page.
 
-Knows where each page comes from. Does not know what the figures mean.
+A source that is slow or hangs costs the page its age and nothing else (metrics_sources.py). Knows where each page comes from. Does not know what the figures mean.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
-from time import monotonic
+from threading import Thread
 from typing import Final
 
 from consilium.kernel.metrics_join import joined
-from consilium.supervisor.probes import http_get
+from consilium.supervisor.metrics_sources import Sources, at
 
 SILENCE_S: Final = 10.0
 """Seconds after which a caller that says nothing is let go: each keeps a thread and a descriptor of the supervisor."""
-ROOMS_S: Final = 1.0
-"""Seconds that all rooms together have to give their pages; one that is late is left out."""
+PROCESSES: Final = "processes"
+RAY: Final = "ray"
+"""Names of the sources that are no rooms: the files of gateway and engines, and Ray's agent."""
 PART_UP: Final = ("consilium_part_up", "Whether a part of the cluster is up.")
 """The supervisor's own metric, a gauge with the label `part`: its name, and what it says."""
+SOURCE_AGE: Final = (
+    "consilium_metrics_source_age_seconds",
+    "Age of what a source of this page said last, 0 if it answered just now.",
+)
+"""The page's own metric, a gauge with the label `source`."""
+_SCOPE: Final = re.compile(r',otel_scope_[a-z_]+="[^"]*"')
+"""Labels that each of Ray's samples has, the same on all of them: a third of its page."""
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -29,6 +37,14 @@ def parts_page(parts: Mapping[str, bool]) -> str:
     name, meaning = PART_UP
     lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
     lines += [f'{name}{{part="{part}"}} {int(up)}' for part, up in parts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def ages_page(ages: Mapping[str, float]) -> str:
+    """Return `consilium_metrics_source_age_seconds{source}` in the text format."""
+    name, meaning = SOURCE_AGE
+    lines = [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
+    lines += [f'{name}{{source="{source}"}} {age_s:.3f}' for source, age_s in ages.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -42,55 +58,6 @@ def process_page(folder: Path, *, sees_processes: bool = True) -> str:
     from consilium.kernel.metrics_files import page_of
 
     return page_of(folder, sees_processes=sees_processes)
-
-
-def page_at(url: str, timeout_s: float = 3.0) -> str:
-    """Return the page at an address, or nothing while nobody answers there."""
-    status, body = http_get(url, timeout_s=timeout_s)
-    return body.decode("utf-8", "replace") if status == 200 else ""
-
-
-class _Question(Thread):
-    """One room's page, asked for. `page` is empty until it has come."""
-
-    def __init__(self, url: str, limit_s: float) -> None:
-        super().__init__(daemon=True, name="page")
-        self._url = url
-        self._limit_s = limit_s
-        self.page = ""
-
-    def run(self) -> None:
-        """Ask."""
-        self.page = page_at(self._url, self._limit_s)
-
-
-class RoomPages:
-    """Asks the rooms for their pages, all at once and each in a thread of its own: one that is slow or dead holds nobody up.
-
-    urls  room -> address of its page
-    """
-
-    def __init__(self, urls: Mapping[str, str]) -> None:
-        self._urls = dict(urls)
-        self._asked: dict[str, _Question] = {}
-        self._lock = Lock()
-
-    def get(self, limit_s: float = ROOMS_S) -> dict[str, str]:
-        """Return the pages that came within the limit. A room that still owes an answer is not asked again: whoever asks meanwhile waits for the same one."""
-        with self._lock:
-            for room, url in self._urls.items():
-                if room not in self._asked or not self._asked[room].is_alive():
-                    self._asked[room] = _Question(url, limit_s)
-                    self._asked[room].start()
-            questions = dict(self._asked)
-        until = monotonic() + limit_s
-        for question in questions.values():
-            question.join(max(0.0, until - monotonic()))
-        return {room: question.page for room, question in questions.items() if question.page}
-
-    def rooms(self) -> tuple[str, ...]:
-        """Return the names of the rooms that have a page."""
-        return tuple(self._urls)
 
 
 class MetricsServer:
@@ -113,8 +80,14 @@ class MetricsServer:
         self._host = host
         self._port = port
         self._folder = folder
-        self._ray_url = ray_url
-        self._rooms = RoomPages(rooms or {})
+        self._rooms = frozenset(rooms or ())
+        self._sources = Sources(
+            {
+                PROCESSES: self._processes,
+                RAY: at(ray_url),
+                **{room: at(url) for room, url in (rooms or {}).items()},
+            }
+        )
         self._parts: Callable[[], Mapping[str, bool]] = dict
         self._server: ThreadingHTTPServer | None = None
 
@@ -123,13 +96,22 @@ class MetricsServer:
         self._parts = parts
 
     def page(self) -> str:
-        """Return the whole page. A room that did not give its page in time is left out and counts as down."""
-        pages = self._rooms.get()
-        late = set(self._rooms.rooms()) - pages.keys()
-        parts = {name: up and name not in late for name, up in self._parts().items()}
-        figures = process_page(self._folder, sees_processes=self._sees_processes)
-        own = ("", parts_page(parts)), ("", figures)
-        return joined((*own, ("", page_at(self._ray_url)), *pages.items()))
+        """Return the whole page. A room that did not give its page in time counts as down."""
+        given = self._sources.get()
+        parts = {
+            name: up and not (name in self._rooms and given[name].is_late)
+            for name, up in self._parts().items()
+        }
+        own = (
+            (parts_page(parts) if parts else ""),
+            ages_page({name: one.age_s for name, one in given.items()}),
+        )
+        rooms = ((name, given[name].page) for name in sorted(self._rooms))
+        figures = given[PROCESSES].page, _SCOPE.sub("", given[RAY].page)
+        return joined((*(("", page) for page in (*own, *figures)), *rooms))
+
+    def _processes(self) -> str:
+        return process_page(self._folder, sees_processes=self._sees_processes)
 
     def start(self) -> None:
         """Listen. Raises OSError if the port is taken."""

@@ -14,35 +14,8 @@ from tests.component.supervisor.running import Site
 
 from consilium.kernel.ports import free_port
 from consilium.supervisor import probes
-from consilium.supervisor.metrics_page import ROOMS_S, MetricsServer, RoomPages
-
-
-def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
-    port = free_port()
-    server = MetricsServer(
-        host="127.0.0.1",
-        port=port,
-        folder=site.folder.metrics,
-        ray_url="http://127.0.0.1:9/metrics",
-    )
-    server.look_at(lambda: {"ray": True, "redis": False})
-    server.start()
-    try:
-        status, body = probes.http_get(f"http://127.0.0.1:{port}/metrics", timeout_s=10)
-        assert status == 200
-        assert b'consilium_part_up{part="ray"} 1' in body
-        assert b'consilium_part_up{part="redis"} 0' in body
-        assert probes.http_get(f"http://127.0.0.1:{port}/other")[0] == 404
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
-            packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
-            assert packed.headers["content-encoding"] == "gzip"
-            assert packed.content == body
-            head = client.head("/metrics", headers={"accept-encoding": "identity"})
-            assert head.status_code == 200
-            assert int(head.headers["content-length"]) == len(body)
-            assert head.content == b""
-    finally:
-        server.stop()
+from consilium.supervisor.metrics_page import RAY, MetricsServer
+from consilium.supervisor.metrics_sources import PATIENCE_S, Sources, at
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -79,6 +52,35 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
 
 
+def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
+    with serving(Quick) as ray:
+        port = free_port()
+        server = MetricsServer(
+            host="127.0.0.1",
+            port=port,
+            folder=site.folder.metrics,
+            ray_url=ray,
+        )
+        server.look_at(lambda: {"ray": True, "redis": False})
+        server.start()
+        try:
+            status, body = probes.http_get(f"http://127.0.0.1:{port}/metrics", timeout_s=10)
+            assert status == 200
+            assert b'consilium_part_up{part="ray"} 1' in body
+            assert b'consilium_part_up{part="redis"} 0' in body
+            assert probes.http_get(f"http://127.0.0.1:{port}/other")[0] == 404
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
+                packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
+                assert packed.headers["content-encoding"] == "gzip"
+                assert packed.content == body
+                head = client.head("/metrics", headers={"accept-encoding": "identity"})
+                assert head.status_code == 200
+                assert int(head.headers["content-length"]) == len(body)
+                assert head.content == b""
+        finally:
+            server.stop()
+
+
 def test_the_page_has_those_of_the_rooms_and_a_slow_or_dead_one_holds_nobody_up(site: Site) -> None:
     dead = f"http://127.0.0.1:{free_port()}/metrics"
     with serving(Slow) as slow, serving(Quick) as quick:
@@ -94,7 +96,7 @@ def test_the_page_has_those_of_the_rooms_and_a_slow_or_dead_one_holds_nobody_up(
         page = server.page()
         spent = time.monotonic() - begun
         again = server.page()
-    assert spent < ROOMS_S + 0.8
+    assert spent < PATIENCE_S + 0.8
     for text in (page, again):
         assert 'greetings_total{part="greeter"} 3' in text
         assert 'consilium_part_up{part="greeter"} 1' in text
@@ -110,6 +112,93 @@ def test_two_who_ask_at_once_both_get_the_pages_of_the_rooms() -> None:
             super().do_GET()
 
     with serving(Steady) as url, ThreadPoolExecutor(4) as pool:
-        pages = RoomPages({"greeter": url})
+        pages = Sources({"greeter": at(url)})
         found = list(pool.map(lambda _: pages.get(), range(4)))
-    assert all("greetings_total 3" in page["greeter"] for page in found)
+    assert all("greetings_total 3" in given["greeter"].page for given in found)
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Answers like Ray's agent while it is well, and else reads the question and says nothing."""
+
+    hangs = threading.Event()
+    well = threading.Event()
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        if self.hangs.is_set():
+            self.well.wait(30)
+        tail = ',otel_scope_name="ray",otel_scope_version=""'
+        body = (
+            "# HELP ray_tasks Tasks.\n# TYPE ray_tasks gauge\n"
+            f'ray_tasks{{State="RUNNING"{tail}}} {self.asked}\n'
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def timed(server: MetricsServer) -> tuple[float, str]:
+    begun = time.monotonic()
+    page = server.page()
+    return time.monotonic() - begun, page
+
+
+def age_of(page: str, source: str) -> float:
+    begin = f'consilium_metrics_source_age_seconds{{source="{source}"}} '
+    return float(next(line for line in page.splitlines() if line.startswith(begin)).split(" ")[1])
+
+
+def test_a_ray_agent_that_hangs_costs_the_page_its_age_and_nothing_else(site: Site) -> None:
+    with serving(Moody) as url:
+        server = MetricsServer(
+            host="127.0.0.1", port=free_port(), folder=site.folder.metrics, ray_url=url
+        )
+        server.look_at(lambda: {"redis": True})
+        fresh = server.page()
+        assert 'ray_tasks{State="RUNNING"} 1' in fresh, "what all samples have alike is left out"
+        assert age_of(fresh, RAY) == 0.0
+        Moody.hangs.set()
+        spent, page = timed(server)
+        assert spent < PATIENCE_S + 0.8
+        rest = [timed(server) for _ in range(50)]
+        assert sorted(spent for spent, _ in rest)[-2] < 0.2, "it is not waited for again"
+        for text in (page, rest[-1][1]):
+            assert 'ray_tasks{State="RUNNING"} 1' in text
+            assert 'consilium_part_up{part="redis"} 1' in text
+            assert age_of(text, RAY) >= PATIENCE_S
+        assert Moody.asked == 2, "who owes an answer is not asked again"
+        Moody.hangs.clear()
+        Moody.well.set()
+        until = time.monotonic() + 10
+        while age_of(page := server.page(), RAY) > 0.0:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert 'ray_tasks{State="RUNNING"} 1' not in page
+
+
+def test_a_page_that_nobody_gives_any_more_is_not_shown_for_ever() -> None:
+    now = [0.0]
+    words: list[str | None] = ["a 1\n"]
+
+    def ask() -> str | None:
+        if words[0] == "broken":
+            raise ValueError
+        return words[0]
+
+    sources = Sources({"one": ask}, clock=lambda: now[0])
+    assert sources.get()["one"].page == "a 1\n"
+    words[0] = "broken"
+    now[0] = 100.0
+    given = sources.get()["one"]
+    assert (given.page, given.age_s, given.is_late) == ("a 1\n", 100.0, True)
+    now[0] = 400.0
+    assert sources.get()["one"].page == ""
+    words[0] = "a 2\n"
+    assert sources.get()["one"].page == "a 2\n"
+    words[0] = None
+    assert sources.get()["one"].page == "", "who is gone says nothing any more"

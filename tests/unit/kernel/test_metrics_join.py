@@ -65,3 +65,8 @@ def test_the_label_that_tells_sources_apart_can_be_another_one() -> None:
     found = samples(page)
     assert found["turns_total", (("instance", "10.0.0.1:9400"),)] == 5.0
     assert found["turns_total", (("instance", "10.0.0.2:9400"),)] == 5.0
+
+
+def test_a_series_that_comes_twice_is_there_once() -> None:
+    page = joined((("", '# TYPE a gauge\na{x="1"} 1\n'), ("", 'a{x="1"} 2\na{x="2"} 2\n')))
+    assert page == '# TYPE a gauge\na{x="1"} 1\na{x="2"} 2\n'
