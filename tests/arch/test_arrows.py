@@ -54,6 +54,7 @@ LIBRARIES = {
 SMALL_KERNEL = {
     "consilium.kernel.errors",
     "consilium.kernel.catalogue",
+    "consilium.kernel.catalogue_adapters",
     "consilium.kernel.catalogue_arrival",
     "consilium.kernel.catalogue_row",
     "consilium.kernel.clock",
@@ -219,6 +220,7 @@ def test_errors_and_catalogue_stand_on_the_standard_library_alone():
         in (
             "kernel/errors.py",
             "kernel/catalogue.py",
+            "kernel/catalogue_adapters.py",
             "kernel/catalogue_arrival.py",
             "kernel/catalogue_row.py",
             "kernel/clock.py",

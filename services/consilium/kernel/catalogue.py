@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from consilium.kernel.catalogue_adapters import ADAPTERS
 from consilium.kernel.catalogue_arrival import ARRIVAL
 from consilium.kernel.catalogue_row import Row
 
@@ -62,6 +63,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "The request body is too large.",
     ),
     *ARRIVAL,
+    *ADAPTERS,
     Row(
         "storage_quota",
         "RESOURCE_EXHAUSTED",

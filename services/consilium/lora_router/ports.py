@@ -5,10 +5,11 @@ Values only. Knows no files, no SQL, no wire.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 
 class Proof(StrEnum):
@@ -114,3 +115,81 @@ class Registered:
     examples: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What happened with one version: since it was stored, or since the last report.
+
+    slot_hits     calls that found it in a slot
+    ram_hits      calls that found it in an engine's memory
+    misses        calls that waited for the store
+    last_used_at  Unix seconds; 0 = never
+    """
+
+    slot_hits: int = 0
+    ram_hits: int = 0
+    misses: int = 0
+    last_used_at: float = 0.0
+
+    def __add__(self, other: Uses) -> Uses:
+        """Return both together."""
+        return Uses(
+            self.slot_hits + other.slot_hits,
+            self.ram_hits + other.ram_hits,
+            self.misses + other.misses,
+            max(self.last_used_at, other.last_used_at),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One name as the registry keeps it.
+
+    origin  where the files of a configured adapter came from, and how they looked then; another origin means: read them again
+    entry   what the configuration said of it, to tell a change of the file from a change by the CLI
+    """
+
+    registered: Registered
+    origin: str = ""
+    entry: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One version as the registry keeps it.
+
+    file_bytes  size of each of its files, by name
+    address     of a sum: what identity.sum_sha says of its parts; the version's own hash is that of its content
+    """
+
+    version: StoredVersion
+    file_bytes: Mapping[str, int]
+    address: str = ""
+    uses: Uses = field(default_factory=Uses)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is written to the registry in one transaction. What is gone goes first.
+
+    gone_versions  (name, sha) of each
+    """
+
+    names: tuple[Named, ...] = ()
+    versions: tuple[Held, ...] = ()
+    gone_names: tuple[str, ...] = ()
+    gone_versions: tuple[tuple[str, str], ...] = ()
+
+
+class Registry(Protocol):
+    """Where names and versions are kept: all of it is read once, at the start."""
+
+    async def load(self) -> tuple[Sequence[Named], Sequence[Held]]:
+        """Return everything."""
+
+    async def save(self, changes: Changes) -> None:
+        """Write all of it or nothing; it is on the disk when this returns. Raises ConsiliumError(disk_full | state_damaged)."""
+
+    async def aclose(self) -> None:
+        """Let go of the file."""

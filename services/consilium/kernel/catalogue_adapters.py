@@ -1,0 +1,22 @@
+"""Rows for adapters: the store that they lie in.
+
+Knows what a caller may be told. Does not know files.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consilium.kernel.catalogue_row import Row
+
+ADAPTERS: Final[tuple[Row, ...]] = (
+    Row(
+        "adapter_store_full",
+        "RESOURCE_EXHAUSTED",
+        413,
+        "invalid_request_error",
+        False,
+        "The adapter needs {needed}, and of the {limit} that the store may take {free} are left. Remove adapters that nobody needs ('consilium adapters ls' shows sizes), or raise lora_router.store_gib.",
+        "The store of adapters is full.",
+    ),
+)

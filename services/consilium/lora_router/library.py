@@ -1,0 +1,485 @@
+"""The adapters of a cluster: what is registered and what lies in the store, always the same.
+
+    library = await Library.open(store, registry, limits, describe, clock=clock)
+    version = await library.add("sport", folder)
+    held = library.find("sport")                       in memory, at once
+
+Files come first, the registry second, memory third; in the other direction the registry comes first. So a crash leaves files that nobody names, never names without
+files, and the next start deletes them. Reading never waits. Does not know formats, engines or the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from consilium.kernel import logs
+from consilium.kernel.clock import Clock
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.holdings import Holdings, reference_of
+from consilium.lora_router.identity import MIX, reference
+from consilium.lora_router.incoming import (
+    GIB,
+    Incoming,
+    Limits,
+    check_may_be_set,
+    check_name,
+    held_from,
+    named_from,
+)
+from consilium.lora_router.ports import (
+    Changes,
+    Described,
+    Held,
+    Named,
+    Placement,
+    Proof,
+    Registered,
+    Registry,
+    StoredVersion,
+    Uses,
+)
+from consilium.lora_router.store import Store
+
+T = TypeVar("T")
+
+_log = logs.get("lora_router")
+
+
+def _nobody(_reference: str) -> bool:
+    return False
+
+
+class Library:
+    """Everything that is stored, by name. One per cluster.
+
+    describe  folder -> what its files say; reads both files, raises ConsiliumError(adapter_refused); called in threads
+    is_busy   whether an engine uses a version now: set by whoever knows, so that nothing in use is deleted to make room
+    changed   called after each change, with nothing: set by whoever tells others
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        limits: Limits,
+        describe: Callable[[Path], Described],
+        *,
+        clock: Clock,
+    ) -> None:
+        self._store, self._registry, self._limits = store, registry, limits
+        self._describe, self._clock = describe, clock
+        self._holdings = Holdings()
+        self._writing = asyncio.Lock()
+        self._incoming_bytes = 0
+        self._running: set[asyncio.Task[Any]] = set()
+        self.is_busy: Callable[[str], bool] = _nobody
+        self.changed: Callable[[], None] = lambda: None
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        registry: Registry,
+        limits: Limits,
+        describe: Callable[[Path], Described],
+        *,
+        clock: Clock,
+    ) -> Self:
+        """Return the library, after store and registry were brought together.
+
+        Files that the registry does not name are deleted. A version whose files are gone is taken from the registry; its name stays, and answers nobody.
+        """
+        library = cls(store, registry, limits, describe, clock=clock)
+        names, versions = await registry.load()
+        library._holdings = Holdings().after(Changes(tuple(names), tuple(versions)))
+        swept = await asyncio.to_thread(store.sweep, library._holdings.files())
+        if swept.orphans:
+            _log.warning("store_swept", bytes=swept.orphans)
+        await library._forget_lost(swept.lost)
+        return library
+
+    async def aclose(self) -> None:
+        """Finish what has begun, and let go of the registry."""
+        while self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+        await self._registry.aclose()
+
+    # What is there. In memory: these never wait.
+
+    @property
+    def holdings(self) -> Holdings:
+        """Return what is registered: a value that does not change any more."""
+        return self._holdings
+
+    @property
+    def quota_bytes(self) -> int:
+        """Return the bytes that the store may take."""
+        return self._limits.store_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes that the store takes; what several names share counts once."""
+        return sum(sum(sizes.values()) for sizes in self._holdings.files().values())
+
+    def names(self) -> tuple[Registered, ...]:
+        """Return the names, in order."""
+        return tuple(row.registered for _, row in sorted(self._holdings.names.items()))
+
+    def get(self, name: str) -> tuple[Registered, tuple[StoredVersion, ...]]:
+        """Return a name and its versions, the newest first. Raises ConsiliumError(adapter_unknown)."""
+        row = self._holdings.named(name)
+        return row.registered, tuple(h.version for h in self._holdings.newest_first(name))
+
+    def find(self, text: str) -> StoredVersion:
+        """Return the version that NAME, NAME:VERSION or a reference means. Raises ConsiliumError: invalid_request, adapter_unknown, conflict."""
+        return self._holdings.find(text).version
+
+    def find_sum(self, address: str) -> StoredVersion | None:
+        """Return the sum that was stored under this address (identity.sum_sha), or None."""
+        found = self._holdings.sum_at(address)
+        return found.version if found else None
+
+    def uses(self, text: str) -> Uses:
+        """Return what happened with a version. Raises as `find` does."""
+        return self._holdings.find(text).uses
+
+    def versions(self) -> tuple[StoredVersion, ...]:
+        """Return every version, the sums too, but for those that are being removed."""
+        hidden = self._holdings.hidden
+        return tuple(h.version for h in self._holdings.all() if reference_of(h) not in hidden)
+
+    # What changes. Once it has begun it goes on to its end, also when whoever asked has left.
+
+    async def add(self, incoming: Incoming) -> StoredVersion:
+        """Store an adapter, and return its version; the same content under the same name is stored once.
+
+        Raises ConsiliumError: invalid_request (name), conflict (the configuration holds the name), adapter_refused, adapter_store_full, disk_full.
+        """
+        check_name(incoming.name)
+        check_may_be_set(incoming, self._holdings.names.get(incoming.name))
+        return await self._to_its_end(self._add(incoming))
+
+    async def add_sum(
+        self,
+        address: str,
+        parts: Sequence[tuple[str, float]],
+        folder: Path,
+        described: Described | None = None,
+    ) -> StoredVersion:
+        """Store a sum, and return its version under the name mix; one that is there already is returned.
+
+        address  identity.sum_sha of its parts
+        parts    reference and weight of each
+        folder   its two files, on the store's disk; they are moved
+
+        Its files are hashed like all others: so its version carries the hash of its content, and `find_sum` finds it by the address.
+        """
+        there = self.find_sum(address)
+        if there is not None:
+            return there
+        incoming = Incoming(MIX, folder, described=described, is_ours=True)
+        return await self._to_its_end(self._add(incoming, address, tuple(parts)))
+
+    async def place(self, name: str, placement: Placement) -> Registered:
+        """Change where an adapter is kept."""
+        return await self._rename_row(name, lambda said: replace(said, placement=placement))
+
+    async def configure(self, settings: Registered, *, origin: str, entry: str) -> Registered:
+        """Take over what the configuration says of a name that is there; the version that answers stays."""
+
+        def anew(row: Named) -> Named:
+            said = replace(settings, current=row.registered.current)
+            return Named(said, origin, entry)
+
+        return await self._change_name(settings.name, anew)
+
+    async def switch(self, name: str, sha: str) -> Registered:
+        """Let another stored version answer. Raises ConsiliumError: adapter_unknown, conflict (several begin so)."""
+        found = self._holdings.find(f"{name}:{sha}").version.sha
+        registered = await self._rename_row(name, lambda said: replace(said, current=found))
+        await self._to_its_end(self._drop_surplus(name))
+        return registered
+
+    async def set_proof(
+        self, text: str, proof: Proof, proof_json: str = "", fingerprint: str = ""
+    ) -> StoredVersion:
+        """Keep what a canary found. Raises as `find` does."""
+
+        async def write() -> StoredVersion:
+            async with self._writing:
+                held = self._holdings.find(text)
+                version = replace(
+                    held.version, proof=proof, proof_json=proof_json, fingerprint=fingerprint
+                )
+                await self._save(Changes(versions=(replace(held, version=version),)))
+                return version
+
+        return await self._to_its_end(write())
+
+    async def count(self, uses: Mapping[str, Uses]) -> None:
+        """Add up what happened with versions, by reference. Those that are gone meanwhile are passed over."""
+
+        async def write() -> None:
+            async with self._writing:
+                held = [
+                    replace(h, uses=h.uses + uses[reference_of(h)])
+                    for name in {text.partition(":")[0] for text in uses}
+                    for h in self._holdings.of(name).values()
+                    if reference_of(h) in uses
+                ]
+                if held:
+                    await self._save(Changes(versions=tuple(held)), quietly=True)
+
+        await self._to_its_end(write())
+
+    async def verify(self, text: str) -> StoredVersion:
+        """Return a version after its files were hashed again. Raises ConsiliumError(data_damaged) if they are not what was stored, and what `find` raises."""
+        version = self.find(text)
+        if not await asyncio.to_thread(self._is_sound, version.sha):
+            raise ConsiliumError(
+                "data_damaged",
+                str(version.path),
+                reason=f"The files of {reference(version.name, version.sha)} are not what was stored. Add the adapter again: that puts them right.",
+            )
+        return version
+
+    def hide(self, text: str) -> tuple[str, ...]:
+        """Stop finding what `remove` of the same text would delete, and return the references; it comes back with `unhide`, and after a restart.
+
+        Raises ConsiliumError: adapter_unknown, conflict.
+        """
+        going = tuple(reference_of(held) for held in self._removable(text, from_config=True))
+        self._hold(replace(self._holdings, hidden=self._holdings.hidden | set(going)))
+        return going
+
+    def unhide(self, references: Sequence[str]) -> None:
+        """Find them again."""
+        self._hold(replace(self._holdings, hidden=self._holdings.hidden - set(references)))
+
+    async def remove(self, text: str, *, from_config: bool = False) -> tuple[str, ...]:
+        """Delete NAME with all its versions, or the one of NAME:VERSION, and the sums with them; return the references that are gone.
+
+        from_config  whether the configuration asks; only it may delete what it holds
+
+        Whoever calls has seen that no engine uses them. Raises ConsiliumError: adapter_unknown, conflict.
+        """
+        self._removable(text, from_config=from_config)
+        return await self._to_its_end(self._remove(text, from_config=from_config))
+
+    async def drop_sums(self, references: Sequence[str]) -> tuple[str, ...]:
+        """Delete these sums, and return the references that are gone; those that are not there are passed over."""
+
+        async def drop() -> tuple[str, ...]:
+            async with self._writing:
+                wanted = set(references)
+                going = [h for h in self._holdings.of(MIX).values() if reference_of(h) in wanted]
+                return await self._delete(going)
+
+        return await self._to_its_end(drop())
+
+    # How it is done.
+
+    async def _add(
+        self, incoming: Incoming, address: str = "", parts: tuple[tuple[str, float], ...] = ()
+    ) -> StoredVersion:
+        sizes = await asyncio.to_thread(self._store.sizes, incoming.source)
+        needed = sum(sizes.values())
+        await self._make_room(needed)
+        self._incoming_bytes += needed
+        try:
+            aside = await asyncio.to_thread(self._bring_in, incoming)
+            try:
+                described = await asyncio.to_thread(self._seen, aside, incoming)
+                async with self._writing:
+                    return await self._keep(incoming, aside, described, address, parts)
+            finally:
+                await asyncio.to_thread(self._store.discard, aside)
+        finally:
+            self._incoming_bytes -= needed
+
+    def _bring_in(self, incoming: Incoming) -> Path:
+        if incoming.is_ours:
+            return self._store.move_in(incoming.source)
+        return self._store.copy_in(incoming.source, self._limits.adapter_bytes)
+
+    def _seen(self, aside: Path, incoming: Incoming) -> Described:
+        described = self._describe(aside)
+        if incoming.described is not None and incoming.described.sha != described.sha:
+            raise ConsiliumError(
+                "adapter_refused",
+                reason=f"{incoming.source}: its files changed while they were read. Add it again once nothing writes them (changed_meanwhile)",
+                check="changed_meanwhile",
+            )
+        return described
+
+    async def _keep(
+        self,
+        incoming: Incoming,
+        aside: Path,
+        described: Described,
+        address: str,
+        parts: tuple[tuple[str, float], ...],
+    ) -> StoredVersion:
+        check_may_be_set(incoming, self._holdings.names.get(incoming.name))
+        name, sha = incoming.name, described.sha
+        held = self._holdings.of(name).get(sha)
+        if held is None:
+            held = held_from(
+                incoming,
+                described,
+                number=self._holdings.number_for(name, sha),
+                path=self._store.folder(sha),
+                file_bytes=await asyncio.to_thread(self._store.sizes, aside),
+                now=self._clock.now(),
+                parts=parts,
+            )
+        held = replace(held, address=address or held.address)
+        held = await self._publish(aside, held)
+        names = (named_from(incoming, self._holdings.names.get(name), sha),)
+        try:
+            await self._save(Changes(names=() if name == MIX else names, versions=(held,)))
+        except BaseException:
+            if not self._holdings.holders(sha):
+                await asyncio.to_thread(self._store.remove, sha)
+            raise
+        if name != MIX:
+            await self._delete(self._surplus(name, beside=sha))
+        return held.version
+
+    async def _publish(self, aside: Path, held: Held) -> Held:
+        """Put the files in their place; where others with the same content are, those stay unless they are damaged."""
+        sha = held.version.sha
+        others = self._holdings.holders(sha)
+        if not others:
+            await asyncio.to_thread(self._store.publish, aside, sha)
+            return held
+        if await asyncio.to_thread(self._is_sound, sha):
+            sizes = others[0].file_bytes
+        else:
+            sizes = await asyncio.to_thread(self._store.sizes, aside)
+            await asyncio.to_thread(self._store.publish, aside, sha, anew=True)
+            _log.warning("adapter_mended", adapter=reference_of(held))
+            mended = tuple(_with_sizes(other, sizes) for other in others)
+            await self._save(Changes(versions=mended), quietly=True)
+        return _with_sizes(held, sizes)
+
+    def _is_sound(self, sha: str) -> bool:
+        try:
+            return self._describe(self._store.folder(sha)).sha == sha
+        except (OSError, ConsiliumError):
+            return False
+
+    async def _make_room(self, needed: int) -> None:
+        """Delete sums that nobody uses until so many bytes fit. Raises ConsiliumError(adapter_store_full)."""
+        limit = self._limits.store_bytes
+        async with self._writing:
+            sums = list(self._holdings.idle_sums(self.is_busy))
+            going: list[Held] = []
+            over = self.stored_bytes + self._incoming_bytes + needed - limit
+            while over > 0 and sums:
+                going.append(sums.pop(0))
+                over -= going[-1].version.size_bytes
+            if over > 0:
+                raise ConsiliumError(
+                    "adapter_store_full",
+                    needed=f"{needed / 2**20:.1f} MiB",
+                    free=f"{max(0, limit - self.stored_bytes - self._incoming_bytes) / 2**20:.1f} MiB",
+                    limit=f"{limit / GIB:g} GiB",
+                )
+            await self._delete(going)
+
+    def _removable(self, text: str, *, from_config: bool) -> tuple[Held, ...]:
+        name = text.partition(":")[0]
+        row = self._holdings.names.get(name)
+        if row is not None and row.registered.from_config and ":" not in text and not from_config:
+            raise ConsiliumError(
+                "conflict",
+                reason=f"{name!r} stands in the configuration: take adapters.{name} out of it and run 'consilium apply'.",
+            )
+        return replace(self._holdings, hidden=frozenset()).meant(text)
+
+    async def _remove(self, text: str, *, from_config: bool) -> tuple[str, ...]:
+        async with self._writing:
+            going = self._removable(text, from_config=from_config)
+            return await self._delete(going, () if ":" in text else (text,))
+
+    def _surplus(self, name: str, beside: str = "") -> tuple[Held, ...]:
+        surplus = self._holdings.surplus(
+            name, self._limits.keep_versions, self.is_busy, beside=beside
+        )
+        sums = self._holdings.sums_with(map(reference_of, surplus))
+        return () if any(self.is_busy(reference_of(one)) for one in sums) else (*surplus, *sums)
+
+    async def _drop_surplus(self, name: str) -> None:
+        async with self._writing:
+            await self._delete(self._surplus(name))
+
+    async def _delete(self, going: Sequence[Held], names: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Take versions from the registry, then delete the files that nobody else has."""
+        if not going and not names:
+            return ()
+        gone = tuple((held.version.name, held.version.sha) for held in going)
+        await self._save(Changes(gone_names=names, gone_versions=gone))
+        references = tuple(reference_of(held) for held in going)
+        for sha in {sha for _, sha in gone}:
+            if not self._holdings.holders(sha):
+                await asyncio.to_thread(self._store.remove, sha)
+        self._hold(replace(self._holdings, hidden=self._holdings.hidden - set(references)))
+        _log.info("adapters_deleted", adapters=references)
+        return references
+
+    async def _forget_lost(self, lost: Sequence[str]) -> None:
+        gone = [held for sha in lost for held in self._holdings.holders(sha)]
+        gone += self._holdings.sums_with(map(reference_of, gone))
+        if not gone:
+            return
+        _log.error("adapter_files_missing", adapters=tuple(map(reference_of, gone)))
+        silent = tuple(
+            replace(row, registered=replace(row.registered, current=""), origin="")
+            for row in self._holdings.names.values()
+            if row.registered.current in lost
+        )
+        async with self._writing:
+            await self._save(Changes(names=silent), quietly=True)
+            await self._delete(gone)
+
+    async def _rename_row(
+        self, name: str, change: Callable[[Registered], Registered]
+    ) -> Registered:
+        return await self._change_name(
+            name, lambda row: replace(row, registered=change(row.registered))
+        )
+
+    async def _change_name(self, name: str, change: Callable[[Named], Named]) -> Registered:
+        async def write() -> Registered:
+            async with self._writing:
+                row = change(self._holdings.named(name))
+                await self._save(Changes(names=(row,)))
+                return row.registered
+
+        return await self._to_its_end(write())
+
+    async def _save(self, changes: Changes, *, quietly: bool = False) -> None:
+        await self._registry.save(changes)
+        self._hold(self._holdings.after(changes), quietly=quietly)
+
+    def _hold(self, holdings: Holdings, *, quietly: bool = False) -> None:
+        self._holdings = holdings
+        if not quietly:
+            self.changed()
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that goes on where whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+
+def _with_sizes(held: Held, sizes: Mapping[str, int]) -> Held:
+    version = replace(held.version, size_bytes=sum(sizes.values()))
+    return replace(held, version=version, file_bytes=dict(sizes))
