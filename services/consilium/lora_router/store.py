@@ -93,9 +93,9 @@ class Store:
         """
         folder = self.folder(sha)
         with _full_is_told(self.root):
-            folder.parent.mkdir(mode=0o700, exist_ok=True)
             if anew:
                 self.remove(sha)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
             if folder.exists():
                 self.discard(aside)
                 return
