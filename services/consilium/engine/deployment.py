@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ray import serve
 
-from consilium.engine import heavy_imports, leash, multinode
+from consilium.engine import cards_held, heavy_imports, leash, multinode
 from consilium.engine.affinity import STATS_ONGOING
 from consilium.engine.frame_socket import SENT, TAKEN, CallerGoneError, open_line
 from consilium.engine.no_http import NoHttp
@@ -58,7 +58,9 @@ class EngineReplica(NoHttp):
         self._followers: multinode.Followers | None = None
         end_process = partial(_end_process, settings["name"])
         if multinode.is_spread(settings["engine_args"]):
-            settings["engine_args"], self._followers = multinode.lead(settings["engine_args"])
+            settings["engine_args"], self._followers = multinode.lead(
+                settings["engine_args"], settings["name"], str(context.rank.rank)
+            )
             self._followers.watch(
                 end_process
             )  # from now on: a follower that cannot start would leave this one waiting for it
@@ -77,6 +79,7 @@ class EngineReplica(NoHttp):
         await asyncio.to_thread(leash.remember, self._leash)
         self._start_s = time.monotonic() - began
         of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
+        cards_held.tell(settings["name"], str(context.rank.rank))
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT. That it has the call it says at once."""

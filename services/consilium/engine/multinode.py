@@ -18,7 +18,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from consilium.engine import heavy_imports, launch_args
+from consilium.engine import cards_held, heavy_imports, launch_args
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import set_variable
@@ -31,8 +31,9 @@ _HOST_IP: Final = "VLLM_HOST_IP"  # vLLM would ask the route to 8.8.8.8; Ray kno
 class Follower:
     """The ranks of one node that does not lead. An actor: Ray places it, and ends it with its owner."""
 
-    def run(self, args: Mapping[str, Any]) -> str:
+    def run(self, args: Mapping[str, Any], executor: str, replica: str) -> str:
         """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader."""
+        cards_held.tell(executor, replica)
         set_variable(_HOST_IP, ray.util.get_node_ip_address())
         heavy_imports.load("vllm.v1.executor.multiproc_executor")
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -74,8 +75,12 @@ def is_spread(args: Mapping[str, Any]) -> bool:
     return int(args.get(_words()["nodes"], 1)) > 1
 
 
-def lead(args: Mapping[str, Any]) -> tuple[dict[str, Any], Followers]:
+def lead(
+    args: Mapping[str, Any], executor: str, replica: str
+) -> tuple[dict[str, Any], Followers]:
     """Start the followers and return the leader's own arguments with them.
+
+    executor, replica  whose followers they are, for the metrics
 
     Must run in an actor whose placement group has one bundle per node. The followers come up while the leader does; vLLM's own rendezvous brings
     them together. Raises ConsiliumError(part_failed) if there is no such placement group.
@@ -97,7 +102,9 @@ def lead(args: Mapping[str, Any]) -> tuple[dict[str, Any], Followers]:
     for rank in range(1, nodes):
         actor = _place(group, rank)
         runs[rank] = actor.run.remote(
-            launch_args.on_node(args, rank=rank, address=address, port=port, version=version)
+            launch_args.on_node(args, rank=rank, address=address, port=port, version=version),
+            executor,
+            replica,
         )
         actors.append(actor)
     _log.info("followers_started", nodes=nodes, master=f"{address}:{port}")

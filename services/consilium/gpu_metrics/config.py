@@ -14,6 +14,22 @@ class GpuMetrics(Section):
     period_s: float = Field(
         1.0, ge=0.2, le=60, description="Seconds between two readings of the cards."
     )
+    price_per_kwh: float | None = Field(
+        None,
+        ge=0,
+        description="What a kilowatt-hour costs, for the cost of a million tokens; unset = not told.",
+    )
+    currency: str = Field(
+        "EUR", pattern="^[A-Z]{3}$", description="Currency of price_per_kwh, as in ISO 4217."
+    )
+    pcie_throughput: bool = Field(
+        False,
+        description="Also read what goes over PCIe; each card holds the reading up for 40 ms.",
+    )
+    pod_resources: str = Field(
+        "",
+        description="The kubelet's socket, to say which pod has which card; empty = not asked. The chart sets it.",
+    )
 
 
 class GpuMetricsView(Section):

@@ -231,6 +231,14 @@ TABLE: Final[tuple[Metric, ...]] = (
         "restarts",
     ),
     Metric(
+        "consilium_engine_gpu_info",
+        "gauge",
+        ("executor", "replica", "uuid"),
+        "A card that an engine replica has; always 1. Nothing for engines on cores.",
+        "",
+        mode="livemax",
+    ),
+    Metric(
         "consilium_engine_router_decision_seconds",
         "histogram",
         ("reason",),

@@ -53,4 +53,4 @@ def test_only_several_nodes_are_spread():
 def test_without_room_for_its_followers_a_leader_says_so(monkeypatch):
     monkeypatch.setattr(multinode.ray.util, "get_current_placement_group", lambda: None)
     with pytest.raises(ConsiliumError, match="2 nodes and its placement group has 0 bundles"):
-        multinode.lead({"nnodes": 2})
+        multinode.lead({"nnodes": 2}, "core", "0")
