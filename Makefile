@@ -115,6 +115,7 @@ bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 protos: $(DEV_STAMP) ## Regenerate services/consilium/v1 from protos/
 	@$(BIN)/python -m consilium.kernel.protogen
 	@$(BIN)/python -m consilium.kernel.protogen --root . --package tests/greeter
+	@$(BIN)/python -m consilium.kernel.protogen --root services --package consilium/gpu_metrics/backends/kubelet_api
 
 clean: ## Remove caches of tools
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .cache build dist

@@ -29,6 +29,7 @@ OTHER_EDGES = {
     "gateway/public_face.py": "puts the two servers of the gateway together, for its process and for tests",
     "gateway/wiring.py": "puts the parts of the gateway together, for its process and for tests",
     "planner/money.py": "reads the owner's price file, which is YAML",
+    "engine/cards_held.py": "asks Ray and the driver which cards a process has",
     "engine/multinode.py": "actors that hold the follower ranks of one engine over several nodes",
     "engine/no_http.py": "answers what Serve hands to a deployment",
     "engine/ray_head.py": "starts Ray's head process",

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.arch.source import REPOSITORY
+from tests.arch.source import PACKAGE, REPOSITORY
 
 from consilium.kernel import protogen
 
@@ -22,3 +22,12 @@ def test_the_generated_code_of_the_room_in_the_tests_is_fresh():
     made = protogen.generate(REPOSITORY, "tests/greeter")
     stale = protogen.stale(made, REPOSITORY / "tests" / "greeter")
     assert stale == [], "run 'python -m consilium.kernel.protogen --root . --package tests/greeter'"
+
+
+def test_the_generated_code_of_the_kubelets_service_is_fresh():
+    package = "consilium/gpu_metrics/backends/kubelet_api"
+    made = protogen.generate(PACKAGE.parent, package)
+    stale = protogen.stale(made, PACKAGE.parent / package)
+    assert stale == [], (
+        f"run 'python -m consilium.kernel.protogen --root services --package {package}'"
+    )

@@ -3,6 +3,7 @@
    count=N                        so many of them
    lost                           card 1 has fallen off the bus
    nan, wrapped, xid, throttled   odd values
+   While the file named by FAKE_NVML_FELL is there, card 1 answers nothing, as one that fell off the bus while it was in use.
    While the file named by FAKE_NVML_HANGS is there, every reading hangs; while that of FAKE_NVML_GONE is there, the driver is unloaded.
    Built with -DOLD it lacks what drivers before 510 lack. */
 #include <math.h>
@@ -31,6 +32,7 @@ static int home(void) { return has("3090") || has("4090"); }
 static u64 gib(double n) { return (u64)(n * 1073741824.0); }
 static double size(void) { return has("pro6000") ? 95.6 : has("a100mig") ? 80.0 : 24.0; }
 #define CARD(h) ((long)(h) % 100)
+static int fell(long card) { return CARD(card) == 1 && there("FAKE_NVML_FELL"); }
 
 int nvmlInitWithFlags(unsigned flags) { if (gone()) return DRIVER_NOT_LOADED; initialised = 1; return OK; }
 int nvmlShutdown(void) { initialised = 0; return OK; }
@@ -42,7 +44,14 @@ int nvmlDeviceGetName(long card, char *text, unsigned n) {
   return OK;
 }
 int nvmlDeviceGetUUID(long card, char *text, unsigned n) { sprintf(text, card >= 1000 ? "MIG-%ld" : "GPU-%ld", card >= 1000 ? card - 1000 : CARD(card)); return OK; }
+int nvmlDeviceGetMinorNumber(long card, unsigned *n) { *n = (unsigned)CARD(card) + 4; return OK; }
+int nvmlDeviceGetPcieThroughput(long card, unsigned kind, unsigned *kb) { usleep(20000); *kb = kind ? 7000 : 3000; return OK; }
+int nvmlDeviceGetRemappedRows(long card, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
+  if (home()) return NOT_SUPPORTED;
+  *corrected = 1; *uncorrected = 2; *pending = 1; *failed = 0; return OK;
+}
 int nvmlDeviceGetMemoryInfo(long card, memory_t *m) {
+  if (fell(card)) return LOST;
   if (card >= 1000) { m->total = gib(40); m->free = gib(30); m->used = gib(10); return OK; }
   m->total = gib(size()); m->free = gib(4); m->used = m->total - m->free; return OK;
 }
@@ -77,6 +86,7 @@ static int processes(unsigned *n, process_t *rows) {
 }
 #ifndef OLD
 int nvmlDeviceGetMemoryInfo_v2(long card, memory2_t *m) {
+  if (fell(card)) return LOST;
   if (card >= 1000) return NOT_SUPPORTED;
   m->total = gib(size()); m->reserved = gib(0.5); m->free = gib(4); m->used = m->total - m->free - m->reserved; return OK;
 }

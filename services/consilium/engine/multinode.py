@@ -31,9 +31,9 @@ _HOST_IP: Final = "VLLM_HOST_IP"  # vLLM would ask the route to 8.8.8.8; Ray kno
 class Follower:
     """The ranks of one node that does not lead. An actor: Ray places it, and ends it with its owner."""
 
-    def run(self, args: Mapping[str, Any], executor: str, replica: str) -> str:
+    def run(self, args: Mapping[str, Any], name: str, replica: str) -> str:
         """Start this node's ranks and return why they ended; that is never a success, a follower lives as long as its leader."""
-        cards_held.tell(executor, replica)
+        cards_held.tell(name, replica)
         set_variable(_HOST_IP, ray.util.get_node_ip_address())
         heavy_imports.load("vllm.v1.executor.multiproc_executor")
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -75,12 +75,10 @@ def is_spread(args: Mapping[str, Any]) -> bool:
     return int(args.get(_words()["nodes"], 1)) > 1
 
 
-def lead(
-    args: Mapping[str, Any], executor: str, replica: str
-) -> tuple[dict[str, Any], Followers]:
+def lead(args: Mapping[str, Any], name: str, replica: str) -> tuple[dict[str, Any], Followers]:
     """Start the followers and return the leader's own arguments with them.
 
-    executor, replica  whose followers they are, for the metrics
+    name, replica  the executor and its copy whose followers they are, for the metrics
 
     Must run in an actor whose placement group has one bundle per node. The followers come up while the leader does; vLLM's own rendezvous brings
     them together. Raises ConsiliumError(part_failed) if there is no such placement group.
@@ -103,7 +101,7 @@ def lead(
         actor = _place(group, rank)
         runs[rank] = actor.run.remote(
             launch_args.on_node(args, rank=rank, address=address, port=port, version=version),
-            executor,
+            name,
             replica,
         )
         actors.append(actor)

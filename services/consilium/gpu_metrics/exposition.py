@@ -6,9 +6,10 @@ Pure. Does not know where samples come from. Source of the format: Prometheus, "
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from consilium.gpu_metrics.attribution import Owner
+from consilium.gpu_metrics.pods import Pods, holders
 from consilium.gpu_metrics.ports import TABLE, P
 from consilium.gpu_metrics.samples import Card, Sample
 
@@ -18,12 +19,21 @@ Row = tuple[Labels, float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is told of the reading itself, beside the sample."""
+    """What is told beside the sample.
+
+    up        whether the driver answers
+    restarts  readers that were started again
+    stuck     readers that hang in the driver
+    pods      what the kubelet says, or None where it is not asked
+    price     what a kilowatt-hour costs and in which currency, or None where nobody said
+    """
 
     up: bool
     age_s: float
     restarts: int = 0
     stuck: int = 0
+    pods: Pods | None = None
+    price: tuple[float, str] | None = None
 
 
 def page(sample: Sample | None, reading: Reading, owner: Callable[[int], Owner]) -> str:
@@ -51,6 +61,15 @@ def _rows(
         f"{P}reader_restarts_total": [({}, float(reading.restarts))],
         f"{P}readers_stuck": [({}, float(reading.stuck))],
     }
+    if reading.price is not None:
+        price, currency = reading.price
+        found[f"{P}electricity_price"] = [({"currency": currency}, price)]
+    if reading.pods is not None:
+        cards = () if sample is None else sample.cards
+        found[f"{P}kubelet_up"] = [({}, float(reading.pods.answers))]
+        found[f"{P}pod_info"] = [
+            (asdict(holder), 1.0) for holder in holders(reading.pods.containers, cards)
+        ]
     if sample is None:
         return found
     found[f"{P}sample_age_seconds"] = [({}, reading.age_s)]
@@ -90,6 +109,8 @@ def _of_card(
         ("fan_ratio", card.fan),
         ("xid_last_timestamp_seconds", card.xid_at),
         ("pcie_replays_total", card.replays),
+        ("pcie_received_bytes_per_second", card.link.received),
+        ("pcie_sent_bytes_per_second", card.link.sent),
         ("nvlinks_up", card.nvlinks),
     )
     for name, value in plain:
@@ -102,6 +123,7 @@ def _of_card(
         ("throttled_seconds_total", "reason", card.throttled_s),
         ("ecc_errors_total", "type", card.ecc),
         ("xid_errors_total", "xid", card.xid),
+        ("remapped_rows", "type", card.remapped),
     )
     for name, label, values in labelled:
         for key, value in values.items():

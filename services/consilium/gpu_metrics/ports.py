@@ -46,5 +46,11 @@ TABLE: Final = (
     Family(f"{P}pcie_link_width", "gauge", ("uuid", "state"), "lanes", "PCIe lanes, now and at most."),
     Family(f"{P}pcie_replays_total", "counter", ("uuid",), "packets", "PCIe packets that were sent again."),
     Family(f"{P}nvlinks_up", "gauge", ("uuid",), "links", "NVLinks that are up."),
+    Family(f"{P}remapped_rows", "gauge", ("uuid", "type"), "rows", "Rows of memory that were replaced after errors: corrected, uncorrected; pending and failed are 1 where a reset is due, or helps no more."),
+    Family(f"{P}pcie_received_bytes_per_second", "gauge", ("uuid",), "bytes per second", "What a card got over PCIe, in 20 ms; told where gpu_metrics.pcie_throughput is set."),
+    Family(f"{P}pcie_sent_bytes_per_second", "gauge", ("uuid",), "bytes per second", "What a card sent over PCIe, in 20 ms; told where gpu_metrics.pcie_throughput is set."),
+    Family(f"{P}pod_info", "gauge", ("uuid", "namespace", "pod", "container"), "", "A container of Kubernetes that has a card or a slice, alone or with others; always 1."),
+    Family(f"{P}kubelet_up", "gauge", (), "", "Whether the kubelet says which pod has which card; told where it is asked."),
+    Family(f"{P}electricity_price", "gauge", ("currency",), "currency per kilowatt-hour", "What a kilowatt-hour costs, by gpu_metrics.price_per_kwh; told where it is set."),
     Family(f"{P}process_memory_bytes", "gauge", ("uuid", "executor", "replica"), "bytes", "Memory of a card by executor and replica; other = not ours."),
 )  # fmt: skip

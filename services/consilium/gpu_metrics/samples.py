@@ -24,12 +24,17 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """PCIe as it is now and as it could be. Cards lower it while idle: compare only under load."""
+    """PCIe as it is now and as it could be. Cards lower it while idle: compare only under load.
+
+    received, sent  bytes per second, where they are asked for
+    """
 
     generation: int | None = None
     generation_max: int | None = None
     width: int | None = None
     width_max: int | None = None
+    received: float | None = None
+    sent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Card:
     """One card, or one MIG slice of one.
 
     index         the driver's number; a slice has that of its card
+    minor         number of its device file, by which claims of Kubernetes name it; a slice has none
     lost          it has fallen off the bus: nothing else is known
     memory_*      bytes; `reserved` is the driver's own share, which is not in `used`
     utilization   share of the last second in which a kernel ran, 0 to 1; it says nothing about how full the card was
@@ -49,6 +55,7 @@ class Card:
     ecc           (type, location) -> errors since they were last cleared
     xid           XID -> how often it came since this reader was started; xid_at is the Unix time of the last one
     replays       PCIe packets that were sent again, since the driver was loaded
+    remapped      corrected, uncorrected -> rows of memory that were replaced; pending, failed -> 1 or 0
     nvlinks       links that are up, or None where there are none
     """
 
@@ -56,6 +63,7 @@ class Card:
     uuid: str
     name: str = ""
     pci_bus_id: str = ""
+    minor: int | None = None
     mig: bool = False
     lost: bool = False
     memory_total: int | None = None
@@ -77,6 +85,7 @@ class Card:
     xid_at: float | None = None
     link: Link = field(default_factory=Link)
     replays: int | None = None
+    remapped: Mapping[str, int] = field(default_factory=dict)
     nvlinks: int | None = None
     processes: tuple[Process, ...] = ()
 

@@ -58,6 +58,7 @@ class Watched:
         self,
         *,
         period_s: float = 1.0,
+        pcie_throughput: bool = False,
         silent_s: float = SILENT_S,
         pauses_s: Sequence[float] = PAUSES_S,
         command: Sequence[str] = (
@@ -68,7 +69,8 @@ class Watched:
         ),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._command = (*command, "--period", str(period_s))
+        also = ("--pcie-throughput",) if pcie_throughput else ()
+        self._command = (*command, "--period", str(period_s), *also)
         self._silent_s, self._pauses_s, self._clock = silent_s, tuple(pauses_s), clock
         self._sample: Sample | None = None
         self._at = clock()

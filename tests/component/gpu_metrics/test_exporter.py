@@ -28,7 +28,7 @@ def library(tmp_path_factory):
 class Exporter:
     """One process, and what its page says."""
 
-    def __init__(self, folder, library, told, **environment):
+    def __init__(self, folder, library, told, settings=None, **environment):
         self.grpc, self.port = free_port(), free_port()
         (folder / "token").write_text("of-this-test")
         services = {
@@ -38,7 +38,7 @@ class Exporter:
             }
         }
         (folder / "config.json").write_text(
-            json.dumps({"services": services, "gpu_metrics": {"period_s": 0.2}})
+            json.dumps({"services": services, "gpu_metrics": {"period_s": 0.2, **(settings or {})}})
         )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "consilium.gpu_metrics.app", "--config", str(folder / "config.json")],
@@ -75,8 +75,8 @@ class Exporter:
 def exporter(tmp_path, library):
     made = []
 
-    def start(told, library=library, **environment):
-        made.append(Exporter(tmp_path, library, told, **environment))
+    def start(told, library=library, settings=None, **environment):
+        made.append(Exporter(tmp_path, library, told, settings, **environment))
         return made[-1]
 
     yield start
@@ -103,7 +103,8 @@ def test_a_card_at_home_says_what_it_has_and_leaves_out_what_it_has_not(exporter
     assert said["clock_hertz", (("domain", "memory"),)] == 9501e6
     assert said["throttled_seconds_total", (("reason", "hardware_thermal"),)] == 2.5
     assert said["pcie_link_generation", (("state", "max"),)] == 4
-    assert not [key for key in said if key[0].startswith(("ecc", "nvlinks", "xid"))]
+    assert not [key for key in said if key[0].startswith(("ecc", "nvlinks", "xid", "remapped"))]
+    assert not [key for key in said if key[0] in {"electricity_price", "kubelet_up", "pcie_sent_bytes_per_second"}]  # fmt: skip
     assert ("temperature_celsius", (("sensor", "memory"),)) not in said
     assert said["process_memory_bytes", (("executor", "other"), ("replica", ""))] == 10 * GIB
 
@@ -115,6 +116,8 @@ def test_other_cards(exporter, tmp_path):
     assert blackwell.value("throttled", reason="software_thermal") == 1
     assert blackwell.value("throttled", reason="hardware_thermal") == 0
     assert blackwell.value("ecc_errors_total", type="corrected") == 3
+    assert blackwell.value("remapped_rows", type="pending") == 1
+    assert blackwell.value("remapped_rows", type="failed") == 0
     assert blackwell.value("xid_last_timestamp_seconds") == pytest.approx(time.time(), abs=30)
 
 
@@ -146,6 +149,35 @@ def test_a_card_that_fell_off_the_bus_is_down_and_the_others_are_told(exporter):
     page = exporter("4090,count=3,lost").until(up).page()
     assert 'consilium_gpu_up{uuid="index-1"} 0' in page
     assert 'consilium_gpu_up{uuid="GPU-2"} 1' in page
+
+
+def test_a_card_that_falls_while_it_is_in_use_keeps_its_name(exporter, tmp_path):
+    fell = tmp_path / "fell"
+    page = exporter("4090,count=2,xid", FAKE_NVML_FELL=str(fell)).until(up)
+    assert 'consilium_gpu_up{uuid="GPU-1"} 1' in page.page()
+    fell.touch()
+    page.until(lambda one: 'consilium_gpu_up{uuid="GPU-1"} 0' in one.page())
+    said = page.page()
+    assert 'consilium_gpu_up{uuid="GPU-0"} 1' in said
+    assert 'consilium_gpu_memory_used_bytes{uuid="GPU-1"}' not in said, "nothing is known of it"
+    assert page.value("driver_up") == 1
+    fell.unlink()
+    page.until(lambda one: 'consilium_gpu_up{uuid="GPU-1"} 1' in one.page())
+
+
+def test_a_lost_card_keeps_nobody_from_hearing_of_the_others(exporter):
+    exporter("4090,count=3,lost,xid").until(lambda one: one.value("xid_errors_total", xid="79") == 1)  # fmt: skip
+
+
+def test_what_goes_over_pcie_is_read_where_it_is_asked_for(exporter):
+    page = exporter("4090", settings={"pcie_throughput": True}).until(up)
+    assert page.value("pcie_sent_bytes_per_second") == 3e6
+    assert page.value("pcie_received_bytes_per_second") == 7e6
+
+
+def test_the_price_of_a_kilowatt_hour_is_told_where_it_is_set(exporter):
+    page = exporter("4090", settings={"price_per_kwh": 0.31, "currency": "CHF"})
+    page.until(lambda one: one.value("electricity_price", currency="CHF") == 0.31)
 
 
 def test_a_driver_that_is_unloaded_and_comes_back(exporter, tmp_path):

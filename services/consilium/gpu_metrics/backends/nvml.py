@@ -25,6 +25,10 @@ _AGAIN: Final = (
     "NVMLError_LibRmVersionMismatch",
 )
 """The driver was unloaded or replaced: only a new initialisation helps."""
+_LOST: Final = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
+"""The card answers nothing any more."""
+_NAMELESS: Final = "index-"
+"""Begins what stands for the UUID of a card that never told it."""
 _CLOCKS: Final = {"graphics": 0, "sm": 1, "memory": 2, "video": 3}
 _THROTTLES: Final = {
     "software_power_cap": 0x4,
@@ -51,7 +55,9 @@ _UNKNOWN: Final = (1 << 64) - 1
 class Nvml:
     """Reads all cards. Not for several threads."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, now: Callable[[], float] = time.time, *, pcie_throughput: bool = False
+    ) -> None:
         self._now = now
         self._nvml: Any = None
         self._absent: set[tuple[str, str]] = set()
@@ -59,6 +65,8 @@ class Nvml:
         self._xids: dict[str, dict[str, int]] = {}
         self._xid_at: dict[str, float] = {}
         self._watched: set[str] = set()
+        self._throughput = pcie_throughput
+        self._known: dict[str, int] = {}
 
     def read(self) -> Sample:
         """Return what the cards say now. Never raises; a driver that is not there is a sample without cards."""
@@ -69,7 +77,7 @@ class Nvml:
             driver = _text(nvml.nvmlSystemGetDriverVersion())
             count = nvml.nvmlDeviceGetCount()
             self._gather_events(nvml)
-            cards = tuple(card for index in range(count) for card in self._at(nvml, index))
+            cards = self._with_missing([card for n in range(count) for card in self._at(nvml, n)])
         except Exception as error:
             if not _is(error, "NVMLError"):
                 raise
@@ -104,6 +112,15 @@ class Nvml:
         self._nvml = self._events = None
         self._absent.clear()
         self._watched.clear()
+        self._known.clear()
+
+    def _with_missing(self, cards: list[Card]) -> tuple[Card, ...]:
+        """Return the cards, and as lost those that were there before, since the driver was loaded: a card off the bus may be named no more, or not be counted."""
+        named = {card.uuid for card in cards if not card.uuid.startswith(_NAMELESS)}
+        self._known |= {one.uuid: one.index for one in cards if one.uuid in named and not one.mig}
+        gone = {index: uuid for uuid, index in self._known.items() if uuid not in named}
+        rest = [card for card in cards if card.uuid in named or card.index not in gone]
+        return (*rest, *(Card(index, uuid, lost=True) for index, uuid in sorted(gone.items())))
 
     def _ask(self, uuid: str, name: str, call: Callable[[], T]) -> T | None:
         """Return what a call says, or None; one that will never say anything is not asked again."""
@@ -120,7 +137,7 @@ class Nvml:
                 return None
             if not _is(error, "NVMLError"):
                 raise
-            if any(_is(error, one) for one in _AGAIN):
+            if any(_is(error, one) for one in (*_AGAIN, *_LOST)):
                 raise
             if any(_is(error, one) for one in _NEVER):
                 self._absent.add((uuid, name))
@@ -134,7 +151,15 @@ class Nvml:
         except Exception as error:
             if not _is(error, "NVMLError") or any(_is(error, one) for one in _AGAIN):
                 raise
-            return [Card(index, f"index-{index}", lost=True)]
+            return [Card(index, f"{_NAMELESS}{index}", lost=True)]
+        try:
+            return self._found(nvml, handle, index, uuid)
+        except Exception as error:
+            if not any(_is(error, one) for one in _LOST):
+                raise
+            return [Card(index, uuid, lost=True)]
+
+    def _found(self, nvml: Any, handle: Any, index: int, uuid: str) -> list[Card]:
         whole = self._card(nvml, handle, index, uuid)
         mode = self._ask(uuid, "mig", lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
         if not mode:
@@ -190,6 +215,7 @@ class Nvml:
             uuid,
             _text(ask("name", lambda: nvml.nvmlDeviceGetName(handle)) or ""),
             _text(ask("pci", lambda: nvml.nvmlDeviceGetPciInfo(handle).busId) or ""),
+            ask("minor", lambda: int(nvml.nvmlDeviceGetMinorNumber(handle))),
             memory_total=_size(memory, "total"),
             memory_used=_size(memory, "used"),
             memory_free=_size(memory, "free"),
@@ -216,8 +242,11 @@ class Nvml:
                 ask("generation_max", lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)),
                 ask("width", lambda: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle)),
                 ask("width_max", lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)),
+                self._over_pcie(nvml, handle, uuid, "RX"),
+                self._over_pcie(nvml, handle, uuid, "TX"),
             ),
             replays=ask("replays", lambda: nvml.nvmlDeviceGetPcieReplayCounter(handle)),
+            remapped=self._remapped(nvml, handle, uuid),
             nvlinks=self._links(nvml, handle, uuid),
             processes=self._processes(nvml, handle, uuid),
         )
@@ -278,6 +307,20 @@ class Nvml:
 
         return {kind: n for kind in ("corrected", "uncorrected") if (n := count(kind)) is not None}
 
+    def _over_pcie(self, nvml: Any, handle: Any, uuid: str, way: str) -> float | None:
+        """Return bytes per second. The driver counts for 20 ms."""
+        if not self._throughput:
+            return None
+        which = getattr(nvml, f"NVML_PCIE_UTIL_{way}_BYTES")
+        name = f"pcie_{way}"
+        told = self._ask(uuid, name, lambda: nvml.nvmlDeviceGetPcieThroughput(handle, which))
+        return _scaled(told, 1000.0)
+
+    def _remapped(self, nvml: Any, handle: Any, uuid: str) -> Mapping[str, int]:
+        rows = self._ask(uuid, "remapped", lambda: nvml.nvmlDeviceGetRemappedRows(handle))
+        names = ("corrected", "uncorrected", "pending", "failed")
+        return {} if rows is None else {n: int(v) for n, v in zip(names, rows, strict=True)}
+
     def _links(self, nvml: Any, handle: Any, uuid: str) -> int | None:
         def is_up(link: int) -> bool | None:
             name = f"nvlink_{link}"
@@ -304,13 +347,7 @@ class Nvml:
             if self._events is None:
                 self._events = nvml.nvmlEventSetCreate()
             for index in range(nvml.nvmlDeviceGetCount()):
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-                if uuid not in self._watched:
-                    self._watched.add(uuid)
-                    nvml.nvmlDeviceRegisterEvents(
-                        handle, nvml.nvmlEventTypeXidCriticalError, self._events
-                    )
+                self._watch(nvml, index)
             while True:
                 event = nvml.nvmlEventSetWait_v2(self._events, 0)
                 uuid = _text(nvml.nvmlDeviceGetUUID(event.device))
@@ -319,6 +356,19 @@ class Nvml:
                 self._xid_at[uuid] = self._now()
         except AttributeError:
             return
+        except Exception as error:
+            if not _is(error, "NVMLError") or any(_is(error, one) for one in _AGAIN):
+                raise
+
+    def _watch(self, nvml: Any, index: int) -> None:
+        """Listen to a card. One that is lost, or that tells no XIDs, keeps nobody from listening to the others."""
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = _text(nvml.nvmlDeviceGetUUID(handle))
+            if uuid not in self._watched:
+                self._watched.add(uuid)
+                kind = nvml.nvmlEventTypeXidCriticalError
+                nvml.nvmlDeviceRegisterEvents(handle, kind, self._events)
         except Exception as error:
             if not _is(error, "NVMLError") or any(_is(error, one) for one in _AGAIN):
                 raise

@@ -18,8 +18,10 @@ def main(argv: list[str] | None = None) -> int:
     """Read and write until the pipe is closed."""
     parser = argparse.ArgumentParser(prog="python -m consilium.gpu_metrics.backends.reading")
     parser.add_argument("--period", type=float, required=True, help="seconds between two readings")
-    period_s = parser.parse_args(argv).period
-    reader = Nvml()
+    parser.add_argument("--pcie-throughput", action="store_true", help="read it too, 40 ms a card")
+    chosen = parser.parse_args(argv)
+    period_s = chosen.period
+    reader = Nvml(pcie_throughput=chosen.pcie_throughput)
     while True:
         began = time.monotonic()
         line = json.dumps(to_plain(reader.read()), separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""What of the kubelet's PodResources service is asked, generated from podresources.proto beside it. Never edited."""
