@@ -37,7 +37,11 @@ OTHER_EDGES = {
 }
 """Further files that touch a framework, each with its reason."""
 
-ARRAYS = {"embedding": "vectors are arrays", "demo": "weights are arrays"}
+ARRAYS = {
+    "embedding": "vectors are arrays",
+    "demo": "weights are arrays",
+    "lora_router": "factors of adapters are arrays",
+}
 """Rooms whose rules work on numpy arrays."""
 
 KERNEL_WIRE = {

@@ -1,0 +1,29 @@
+"""How a check says no: one sentence with the rule, the place, the values and the way out.
+
+Knows the error's code. Does not know which checks there are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.ports import Refusal
+
+_LONGEST: Final = 160
+
+
+def refused(code: str, where: str, reason: str, way: str) -> ConsiliumError:
+    """Return the error of one refusal; its field `check` holds the code of the rule."""
+    return as_error(Refusal(code, shown(where), reason, way))
+
+
+def as_error(refusal: Refusal) -> ConsiliumError:
+    """Return a refusal as an error."""
+    return ConsiliumError("adapter_refused", reason=str(refusal), check=refusal.code)
+
+
+def shown(text: object) -> str:
+    """Return a text out of a foreign file so that it may stand in a sentence: short, and nothing in it that a terminal would obey."""
+    plain = "".join(ch if ch.isprintable() else "?" for ch in str(text))
+    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
