@@ -30,6 +30,7 @@ from consilium.kernel import logs
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import environment_value
 from consilium.kernel.metrics import of_this_process
+from consilium.kernel.metrics_files import forget_ended_here
 from consilium.kernel.process import set_variable
 
 _log = logs.get("engine")
@@ -52,6 +53,7 @@ class EngineReplica(NoHttp):
         logs.configure("engine")
         context = serve.get_replica_context()
         self._leash = _leashed()
+        forget_ended_here()
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         settings = dict(settings)

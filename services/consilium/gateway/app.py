@@ -54,7 +54,7 @@ from consilium.kernel.ending_files import CLOSING, is_closing
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Settings
 from consilium.kernel.metrics import of_this_process
-from consilium.kernel.metrics_files import forget_ended
+from consilium.kernel.metrics_files import forget_ended_here
 from consilium.kernel.process import raise_descriptor_limit, run
 from consilium.kernel.rooms import Room, rooms
 from consilium.kernel.service_config import Address, ServicesView
@@ -100,7 +100,7 @@ class GatewayReplica:
         self._limits = view.gateway
         self._engines = open_executors(view)
         gate = Gate(UNKNOWN_PLACES)
-        _forget_former_processes()
+        forget_ended_here()
         meter = GatewayMeter(of_this_process(), gate)
         self._stores = open_stores(
             view.redis,
@@ -184,13 +184,6 @@ def _first_key(config: Path, clock: SystemClock) -> KeyRecord | None:
     """Return the key that the owner of the cluster has made, where there is one. Raises ConsiliumError(config_invalid) for a text that is no key: then no replica starts, and Serve tells why."""
     text = environment_value("CONSILIUM_ADMIN_KEY")
     return None if text is None else first_key.record_of(text, _pepper(config), clock.now())
-
-
-def _forget_former_processes() -> None:
-    """Take the gauges of processes that have ended out of the figures of this pod: another container shows them, which cannot know."""
-    figures = environment_value("PROMETHEUS_MULTIPROC_DIR")
-    if figures is not None:
-        forget_ended(Path(figures))
 
 
 async def _put_first_key(record: KeyRecord | None, stores: Stores, clock: SystemClock) -> None:

@@ -1,16 +1,38 @@
 """The figures of all processes of one node, which lie in the files of PROMETHEUS_MULTIPROC_DIR, on one page.
 
-Knows the files of prometheus_client and which process wrote them. Does not know what they count.
+    counter_123.db, histogram_123.db, gauge_livesum_123.db   what process 123 counts
+    counter_ended.db, histogram_ended.db                     the sum of what processes have counted that have ended
+
+Who sees that a process has ended puts its files into the sum, so that fifty restarts leave two files and not a hundred. Readers and whoever does that keep out of
+each other's way by a lock, so a counter is never seen twice or not at all. Knows the files of prometheus_client and which process wrote them. Does not know what they count.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from consilium.kernel.config import environment_value
+
+LOCK: Final = "lock"
+ADDED_UP: Final = ("counter", "histogram", "summary")
+"""Kinds of files whose values of ended processes are kept as a sum."""
+SETTLED_S: Final = 5.0
+"""Age of a file from which on a living process that does not have it open is another one, which got the number of one that ended."""
+_FILE: Final = re.compile(r"(counter|histogram|summary|gauge_live\w*)_(\d+)\.db")
+_DAMAGED: Final = (struct.error, RuntimeError, ValueError)
 
 
 def page_of(folder: Path, *, sees_processes: bool = True) -> str:
@@ -25,16 +47,95 @@ def page_of(folder: Path, *, sees_processes: bool = True) -> str:
     if not any(folder.glob("*.db")):
         return ""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    return generate_latest(registry).decode()
+    with _locked(folder, fcntl.LOCK_SH):
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        return generate_latest(registry).decode()
+
+
+def forget_ended_here() -> None:
+    """Do what `forget_ended` does in the folder of this process, where it has one. For processes that follow others in a pod: the container that shows the page cannot know who has ended."""
+    figures = environment_value("PROMETHEUS_MULTIPROC_DIR")
+    if figures is not None:
+        forget_ended(Path(figures))
 
 
 def forget_ended(folder: Path) -> None:
-    """Remove the gauges of processes that have ended, one that had the number of this process among them."""
-    for file in folder.glob("gauge_live*_*.db"):
-        found = re.search(r"_(\d+)\.db$", file.name)
-        if found is not None and not (_is_alive(int(found[1])) and _holds(int(found[1]), file)):
-            file.unlink(missing_ok=True)
+    """Remove the files of processes that have ended, one that had the number of this process among them: their gauges are gone, what they have counted is kept in the sum."""
+    if not any(_has_ended(file) for file in folder.glob("*.db")):
+        return
+    with _locked(folder, fcntl.LOCK_EX):
+        ended = [file for file in folder.glob("*.db") if _has_ended(file)]
+        for kind in ADDED_UP:
+            _add_up(folder, kind, [file for file in ended if file.name.startswith(f"{kind}_")])
+        for file in ended:
+            if file.name.startswith("gauge_"):
+                file.unlink(missing_ok=True)
+
+
+def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
+    """Put the values of files into the sum of ended processes, and remove them. A file that cannot be read is put aside."""
+    if not files:
+        return
+    sums: defaultdict[str, float] = defaultdict(float)
+    whole = folder / f"{kind}_ended.db"
+    for file in (whole, *files):
+        for key, value in _values(file).items():
+            sums[key] += value
+    new = folder / f"{kind}_ended.new"
+    new.unlink(missing_ok=True)
+    made = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+    for key, value in sums.items():
+        made.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    made.close()  # type: ignore[no-untyped-call]
+    new.replace(whole)
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _values(file: Path) -> dict[str, float]:
+    """Return the values of a file by their keys; none of one that is not there, and none of one that is damaged, which is put aside."""
+    try:
+        read = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
+        return {key: value for key, value, _, _ in read}
+    except FileNotFoundError:
+        return {}
+    except _DAMAGED:
+        file.rename(file.with_suffix(".damaged"))
+        return {}
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a folder; none where it cannot be made, such as in one that may only be read."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(file, how)
+        yield
+    finally:
+        os.close(file)
+
+
+def _has_ended(file: Path) -> bool:
+    """Say whether the process that wrote a file has ended."""
+    found = _FILE.fullmatch(file.name)
+    if found is None:
+        return False
+    pid = int(found[2])
+    if not _is_alive(pid):
+        return True
+    return not _holds(pid, file) and (found[1].startswith("gauge") or _is_settled(file))
+
+
+def _is_settled(file: Path) -> bool:
+    """Say whether a file is old enough that its writer would have it open by now."""
+    try:
+        return time.time() - file.stat().st_mtime > SETTLED_S
+    except OSError:
+        return False
 
 
 def _holds(pid: int, file: Path) -> bool:
@@ -50,7 +151,7 @@ def _holds(pid: int, file: Path) -> bool:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
