@@ -1,7 +1,8 @@
-"""Models from the Hugging Face hub: found, downloaded with progress, resumed where it broke off, checked against the hub's own checksums.
+"""Models and adapters from the Hugging Face hub: found, downloaded with progress, resumed where it broke off, checked against the hub's own checksums.
 
 A finished download is never asked about again: `org/name` stays at the commit that was fetched first, so a start needs no network and a model does not change
-under its owner; `org/name@commit` fetches another. Only weights in safetensors, JSON, tokenizer and template files of the top folder are taken; code never is.
+under its owner; `org/name@commit` fetches another. Only weights in safetensors, JSON, tokenizer and template files of the top folder are taken, of an adapter its two
+files; code never is.
 Knows the hub's layout through `huggingface_hub`. Does not know engines.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -70,6 +71,32 @@ PUBLIC: Final = Access()
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """What is fetched.
+
+    wanted     patterns of its files
+    check      raises ConsiliumError(model_missing) unless a folder holds a whole one
+    is_shared  whether one that another program has downloaded is used where it lies, in a cache of links
+    """
+
+    wanted: tuple[str, ...]
+    check: Callable[[Path, str], None]
+    is_shared: bool
+
+
+def _check_adapter(folder: Path, name: str) -> None:
+    for file in ADAPTER_FILES:
+        if not (folder / file).is_file():
+            reason = f"the repository has no {file}, so it is no adapter for PEFT"
+            raise ConsiliumError("model_missing", name=name, reason=reason)
+
+
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+MODEL: Final = Kind(_WANTED, check_folder, is_shared=True)
+ADAPTER: Final = Kind(ADAPTER_FILES, _check_adapter, is_shared=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A downloaded commit."""
 
@@ -84,6 +111,7 @@ def download(
     report: Report = silent,
     *,
     access: Access = PUBLIC,
+    kind: Kind = MODEL,
 ) -> Snapshot:
     """Return the folder of `repository` at `revision` (None = its default branch), downloading what is missing.
 
@@ -93,25 +121,27 @@ def download(
     wanted = revision or DEFAULT_REVISION
     home.mkdir(parents=True, exist_ok=True)
     with only_one(home / ".lock"):
-        there = _finished(home, wanted) or _in_shared_cache(repository, wanted, access)
+        there = _finished(home, wanted)
+        if there is None and kind.is_shared:
+            there = _in_shared_cache(repository, wanted, access)
         if there is not None:
             return there
         with _sentences(repository, wanted, access):
-            commit, files = _listing(repository, wanted, access)
+            commit, files = _listing(repository, wanted, access, kind)
             folder = home / "snapshots" / commit
             _Download(repository, commit, folder, access, report).fetch_all(files)
-        check_folder(folder, repository)
+        kind.check(folder, repository)
         _write_marker(folder, files)
         _note_revision(home, wanted, commit)
         return Snapshot(folder, commit)
 
 
-def chosen(names: list[str]) -> list[str]:
-    """Return the files that a served model needs, out of those of its top folder."""
+def chosen(names: list[str], wanted: tuple[str, ...] = _WANTED) -> list[str]:
+    """Return the files that a served model needs, or those that are wanted, out of those of the top folder."""
     found = [
         name
         for name in names
-        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in _WANTED)
+        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in wanted)
     ]
     if any(fnmatchcase(name, "model*.safetensors") for name in found):
         found = [
@@ -174,7 +204,9 @@ def _write_marker(folder: Path, files: list[Remote]) -> None:
     )
 
 
-def _listing(repository: str, revision: str, access: Access) -> tuple[str, list[Remote]]:
+def _listing(
+    repository: str, revision: str, access: Access, kind: Kind
+) -> tuple[str, list[Remote]]:
     """Return the commit and the files to take from it."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - half a second that only a download needs
 
@@ -183,7 +215,7 @@ def _listing(repository: str, revision: str, access: Access) -> tuple[str, list[
     )
     siblings = {row.rfilename: row for row in found.siblings or []}
     files = []
-    for name in chosen(list(siblings)):
+    for name in chosen(list(siblings), kind.wanted):
         row = siblings[name]
         size = row.lfs.size if row.lfs else row.size
         files.append(
@@ -350,7 +382,7 @@ def _sentences(repository: str, revision: str, access: Access) -> Iterator[None]
             f"the repository has no revision {revision!r}; {host}/{repository} lists its branches and commits",
         ) from cause
     except errors.RepositoryNotFoundError as cause:
-        reason = f"{host} knows no such model, or it is private (then set HF_TOKEN); and there is no local folder of that name"
+        reason = f"{host} has no such repository, or it is private (then set HF_TOKEN); and there is no local folder of that name"
         raise _missing(repository, reason) from cause
     except errors.OfflineModeIsEnabled as cause:
         raise _missing(

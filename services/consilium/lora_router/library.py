@@ -56,9 +56,10 @@ def _nobody(_reference: str) -> bool:
 class Library:
     """Everything that is stored, by name. One per cluster.
 
-    describe  folder -> what its files say; reads both files, raises ConsiliumError(adapter_refused); called in threads
-    is_busy   whether an engine uses a version now: set by whoever knows, so that nothing in use is deleted to make room
-    changed   called after each change, with nothing: set by whoever tells others
+    describe     folder -> what its files say; reads both files, raises ConsiliumError(adapter_refused); called in threads
+    content_sha  folder -> the hash alone, where that is quicker than describing
+    is_busy      whether an engine uses a version now: set by whoever knows, so that nothing in use is deleted to make room
+    changed      called after each change, with nothing: set by whoever tells others
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Library:
         describe: Callable[[Path], Described],
         *,
         clock: Clock,
+        content_sha: Callable[[Path], str] | None = None,
     ) -> None:
         self._store, self._registry, self._limits = store, registry, limits
         self._describe, self._clock = describe, clock
+        self._content_sha = content_sha or (lambda folder: self._describe(folder).sha)
         self._holdings = Holdings()
         self._writing = asyncio.Lock()
         self._incoming_bytes = 0
@@ -88,12 +91,13 @@ class Library:
         describe: Callable[[Path], Described],
         *,
         clock: Clock,
+        content_sha: Callable[[Path], str] | None = None,
     ) -> Self:
         """Return the library, after store and registry were brought together.
 
         Files that the registry does not name are deleted. A version whose files are gone is taken from the registry; its name stays, and answers nobody.
         """
-        library = cls(store, registry, limits, describe, clock=clock)
+        library = cls(store, registry, limits, describe, clock=clock, content_sha=content_sha)
         names, versions = await registry.load()
         library._holdings = Holdings().after(Changes(tuple(names), tuple(versions)))
         swept = await asyncio.to_thread(store.sweep, library._holdings.files())
@@ -369,7 +373,7 @@ class Library:
 
     def _is_sound(self, sha: str) -> bool:
         try:
-            return self._describe(self._store.folder(sha)).sha == sha
+            return self._content_sha(self._store.folder(sha)) == sha
         except (OSError, ConsiliumError):
             return False
 

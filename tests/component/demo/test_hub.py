@@ -257,7 +257,7 @@ def test_a_gated_model_says_what_to_do(server, access, tmp_path):
 def test_an_unknown_model(access, tmp_path):
     error = refused("org/nothing", tmp_path, access=access)
     assert error.code == "model_missing"
-    assert "knows no such model" in error.public()
+    assert "has no such repository" in error.public()
 
 
 def test_an_unknown_revision(access, tmp_path):

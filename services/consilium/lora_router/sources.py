@@ -1,0 +1,70 @@
+"""From what the configuration calls an adapter's path to a folder with its two files.
+
+    /srv/loras/sport, ./loras/sport, loras/sport    a folder
+    org/name[@revision]                             an adapter of the hub, downloaded once
+
+Knows names and folders. Does not know what is in the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from consilium.demo import hub
+from consilium.demo.folder import Report, silent
+from consilium.kernel.errors import ConsiliumError
+
+
+def from_root(path: str, beside: Path) -> str:
+    """Return a path as processes in other folders read it: from the root. The name of a repository stays as it is.
+
+    beside  folder of the configuration file, in which relative paths are looked up first, then in the working directory
+    """
+    named = Path(path).expanduser() if path.startswith("~") else Path(path)
+    if named.is_absolute():
+        return str(named)
+    for folder in (beside, Path()):
+        if (folder / named).is_dir():
+            return str((folder / named).resolve())
+    return path if is_hub(path) else str((beside / named).resolve())
+
+
+def is_hub(path: str) -> bool:
+    """Return whether it is the name of a repository of the hub, and not a path."""
+    return not path.startswith(("/", ".", "~")) and bool(
+        hub.REPOSITORY.match(path.partition("@")[0])
+    )
+
+
+def fetched(
+    path: str, downloads: Path, report: Report = silent, *, access: hub.Access = hub.PUBLIC
+) -> Path:
+    """Return the folder with an adapter's files, downloading them where they are not there yet. Blocks.
+
+    path       from the root, or the name of a repository
+    downloads  folder for what comes from the hub
+    report     hears of steps with bytes done and total
+
+    Raises ConsiliumError: adapter_refused (there is no such folder or repository, no network), disk_full.
+    """
+    if not is_hub(path):
+        if not Path(path).is_dir():
+            raise _missing(path, "there is no such folder")
+        return Path(path)
+    repository, _, revision = path.partition("@")
+    try:
+        return hub.download(
+            repository, revision or None, downloads, report, access=access, kind=hub.ADAPTER
+        ).path
+    except ConsiliumError as err:
+        if err.code != "model_missing":
+            raise
+        raise _missing(path, str(err.fields["reason"])) from err
+
+
+def _missing(path: str, reason: str) -> ConsiliumError:
+    return ConsiliumError(
+        "adapter_refused",
+        reason=f"{path}: {reason}. Name a folder with adapter_model.safetensors and adapter_config.json, or a repository of the hub, such as org/name (not_found)",
+        check="not_found",
+    )

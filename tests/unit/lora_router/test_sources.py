@@ -1,0 +1,41 @@
+"""From the path of an adapter to where its files are."""
+
+import pytest
+
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.sources import fetched, from_root, is_hub
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("org/name", True),
+        ("org/name@abcdef1", True),
+        ("./loras/sport", False),
+        ("/loras/sport", False),
+        ("~/loras", False),
+        ("sport", False),
+        ("a/b/c", False),
+    ],
+)
+def test_what_is_of_the_hub(path, expected):
+    assert is_hub(path) is expected
+
+
+def test_relative_paths_lie_beside_the_configuration(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "loras" / "core").mkdir(parents=True)
+    (tmp_path / "work" / "loras" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    beside = tmp_path / "conf"
+    assert from_root("loras/core", beside) == str(beside / "loras" / "core")
+    assert from_root("./loras/here", beside) == str(tmp_path / "work" / "loras" / "here")
+    assert from_root("org/name@v1", beside) == "org/name@v1"
+    assert from_root("./gone", beside) == str(beside / "gone")
+    assert from_root("/srv/loras", beside) == "/srv/loras"
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(ConsiliumError) as caught:
+        fetched(str(tmp_path / "gone"), tmp_path)
+    assert caught.value.fields["check"] == "not_found"
+    assert fetched(str(tmp_path), tmp_path) == tmp_path
