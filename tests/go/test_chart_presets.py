@@ -25,6 +25,8 @@ def machines(plane, row):
     """Add the machines that suffice for a preset, and wait until they are ready: until then KWOK writes what they lend."""
     for wanted in row["nodes"]:
         node = {key: value for key, value in wanted.items() if key != "card"}
+        if node["gpus"]:  # as NVIDIA's discovery says it
+            node["labels"] = {"nvidia.com/gpu.present": "true", **node.get("labels", {})}
         plane.add_node(
             node.pop("name"), taints=[taint(text) for text in node.pop("taints", ())], **node
         )

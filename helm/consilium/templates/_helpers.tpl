@@ -81,7 +81,41 @@ imagePullSecrets:
 {{- end -}}
 {{/* Who is asked at which address: it changes with the rooms that there are. */}}
 {{- define "consilium.rooms" -}}
-{{- keys .Values.services | sortAlpha | join " " -}}
+{{- keys (include "consilium.services" . | fromYaml) | sortAlpha | join " " -}}
+{{- end -}}
+
+{{/* The rooms: those of `services`, and where a group has NVIDIA's cards the exporter of their figures, over which services.gpu_metrics may say something else. */}}
+{{- define "consilium.services" -}}
+{{- $rooms := deepCopy .Values.services -}}
+{{- $own := .Values.gpu.metrics -}}
+{{- if and $own.enabled (gt (include "consilium.cards" . | int) 0) (hasPrefix "nvidia.com/" .Values.gpu.resourceName) -}}
+{{- $row := dict "module" "consilium.gpu_metrics.app" "kind" "DaemonSet" "seesCards" true "podResources" $own.podResources "nodeSelector" $own.nodeSelector "resources" $own.resources "stopSeconds" 3 -}}
+{{- $_ := set $rooms "gpu_metrics" (mergeOverwrite (deepCopy $row) (default dict $rooms.gpu_metrics)) -}}
+{{- end -}}
+{{- toYaml $rooms -}}
+{{- end -}}
+
+{{/* Nodes with cards: as NVIDIA's device plugin finds them itself, as its discovery and its operator label them, and as the groups with cards name theirs. */}}
+{{- define "consilium.nodesWithCards" -}}
+{{- $yes := list "true" -}}
+{{- $terms := list (dict "matchExpressions" (list (dict "key" "nvidia.com/gpu.present" "operator" "In" "values" $yes))) -}}
+{{- $terms = append $terms (dict "matchExpressions" (list (dict "key" "nvidia.com/gpu.product" "operator" "Exists"))) -}}
+{{- $terms = append $terms (dict "matchExpressions" (list (dict "key" "feature.node.kubernetes.io/pci-10de.present" "operator" "In" "values" $yes))) -}}
+{{- range .Values.workers -}}
+{{- if and (gt (int .gpus) 0) .nodeSelector -}}
+{{- $named := list -}}
+{{- range $key, $value := .nodeSelector -}}{{- $named = append $named (dict "key" $key "operator" "In" "values" (list $value)) -}}{{- end -}}
+{{- $terms = append $terms (dict "matchExpressions" $named) -}}
+{{- end -}}
+{{- end -}}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms: {{- toYaml (uniq $terms) | nindent 6 }}
+{{- end -}}
+{{- define "consilium.tolerationsOfCards" -}}
+{{- $all := .Values.gpu.tolerations -}}
+{{- range .Values.workers -}}{{- if gt (int .gpus) 0 -}}{{- $all = concat $all (default list .tolerations) -}}{{- end -}}{{- end -}}
+{{- toYaml (uniq $all) -}}
 {{- end -}}
 
 {{/* Cards and nodes of all groups together, for the engines to wait for. */}}
@@ -127,12 +161,15 @@ capabilities: {drop: [ALL]}
 
 {{/* What every process of the cluster is told. */}}
 {{- define "consilium.environment" -}}
+{{- include "consilium.ownEnvironment" . }}
+{{- include "consilium.redisEnvironment" . }}
+{{- end -}}
+{{- define "consilium.ownEnvironment" -}}
 - {name: CONSILIUM_STATE, value: /var/lib/consilium}
 - {name: CONSILIUM_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "consilium.secret" . }}, key: token}}}
 {{- if .Values.extraRooms }}
 - {name: CONSILIUM_ROOMS, value: {{ .Values.extraRooms | quote }}}
 {{- end }}
-{{- include "consilium.redisEnvironment" . }}
 {{- end -}}
 {{- define "consilium.redisEnvironment" }}
 {{- if .Values.redis.builtin }}

@@ -103,6 +103,15 @@ class Resources(Values):
     limits: Amounts
 
 
+class CardMetrics(Values):
+    """The exporter of the cards' figures."""
+
+    enabled: bool
+    pod_resources: bool
+    node_selector: Labels
+    resources: Resources
+
+
 class Gpu(Values):
     """What all pods with cards have."""
 
@@ -112,6 +121,7 @@ class Gpu(Values):
     runtime_class_name: NoObject
     kubelet_root: Folder
     tolerations: list[Free]
+    metrics: CardMetrics
 
 
 class Head(Values):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from tests.unit.chart import rendered
+from tests.unit.chart.reach import matches
 from tests.unit.chart.rendered import EXPECTED, PRESETS
 
 from consilium.cli.config_tree import ConsiliumConfig
@@ -18,6 +19,7 @@ GIB = 2**30
 UNITS = {"": 1, "m": 0.001, "Ki": 2**10, "Mi": 2**20, "Gi": GIB, "Ti": 2**40}
 SYSTEM = {"cpus": 0.5, "memory": GIB}
 """What a node keeps for the system and the pods of Kubernetes itself."""
+PRESENT = "nvidia.com/gpu.present"
 FILES = {path.stem for path in (rendered.CHART / "presets").glob("*.yaml")} - {"expected"}
 WHOLE = [name for name in PRESETS if "with" not in EXPECTED[name]]
 
@@ -65,8 +67,18 @@ def placed(nodes, wants):
     return True
 
 
+def copies(pod, nodes):
+    """Return how many pods there are on these machines, where NVIDIA's discovery labels those with cards."""
+    if pod.copies:
+        return pod.copies
+    terms = pod.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]  # fmt: skip
+    found = [node.get("labels", {}) | ({PRESENT: "true"} if node["gpus"] else {}) for node in nodes]
+    return sum(any(matches(term, labels) for term in terms) for labels in found)
+
+
 def wants_of(name):
-    return [asked(pod) for pod in lasting(rendered.preset(name)) for _ in range(pod.copies or 1)]
+    nodes = EXPECTED[name]["nodes"]
+    return [asked(pod) for pod in lasting(rendered.preset(name)) for _ in range(copies(pod, nodes))]
 
 
 def test_every_file_is_expected():
@@ -76,7 +88,10 @@ def test_every_file_is_expected():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_becomes_what_stands_beside_it(name):
     said, found = EXPECTED[name], lasting(rendered.preset(name))
-    counted = {kind: sum(pod.copies for pod in found if pod.kind == kind) for kind in said["pods"]}
+    kinds = {*said["pods"], *(pod.kind for pod in found if pod.kind != "prefetch")}
+    counted = {
+        kind: sum(copies(pod, said["nodes"]) for pod in found if pod.kind == kind) for kind in kinds
+    }
     assert counted == said["pods"]
     assert sum(pod.copies * rendered.cards_of(pod) for pod in found) == said["cards"]
     assert sum(node["gpus"] for node in said["nodes"]) == said["cards"]
