@@ -1,0 +1,136 @@
+"""Adapters come in over HTTP.
+
+POST   /v1/adapters                     a form: `name`, settings as in the configuration, and the two files; answers the adapter
+PUT    /v1/adapters/uploads/ID/FILE     one of the two files, resumable (?offset=N); ID is the caller's choice
+HEAD   /v1/adapters/uploads/ID/FILE     how much has come, in upload-offset
+POST   /v1/adapters/uploads/ID          JSON: {"name": ..., settings}: both files are there, take it in; answers the adapter
+DELETE /v1/adapters/uploads/ID          forget it
+
+Knows requests. What a new adapter has to go through is the business of `Take`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from consilium.kernel import logs
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.http_server import Asgi
+from consilium.kernel.multipart import Multipart
+from consilium.kernel.principals import Principal
+from consilium.kernel.uploads import offset_of
+from consilium.lora_router.http_arrivals import Arrivals
+from consilium.lora_router.http_fields import Said, from_body, from_form
+from consilium.lora_router.store import FILES
+
+OFFSET: Final = "upload-offset"
+_MOST_SAID: Final = 256 << 10
+"""Bytes of the JSON that says what an upload is."""
+
+_log = logs.get("lora_router")
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An adapter whose files have come: they lie in `folder`, on the store's disk, and may be moved from there."""
+
+    said: Said
+    folder: Path
+    principal: Principal
+
+
+Take: TypeAlias = Callable[[Offered], Awaitable[Mapping[str, object]]]
+"""Checks and stores an adapter, and returns it as JSON. Raises ConsiliumError."""
+
+
+class Face:
+    """The routes over the uploads and what takes them in."""
+
+    def __init__(self, arrivals: Arrivals, take: Take) -> None:
+        self._arrivals = arrivals
+        self._take_in = take
+
+    async def form(self, request: Request) -> Response:
+        """Take a form with everything in it."""
+        principal: Principal = request.scope["principal"]
+        upload, fields = f"form-{secrets.token_hex(12)}", {}
+        try:
+            async for part in Multipart(request.scope, request.receive):
+                if part.filename is None:
+                    fields[part.name] = await part.text()
+                    continue
+                file = part.filename if part.filename in FILES else part.name
+                await self._arrivals.receive(principal.tenant, upload, file, 0, part.receive)
+            return await self._taken(principal, upload, from_form(fields))
+        finally:
+            self._arrivals.forget(principal.tenant, upload)
+
+    async def put(self, request: Request) -> Response:
+        """Take a piece of a file, or a whole one."""
+        upload, file = request.path_params["upload"], request.path_params["file"]
+        size = await self._arrivals.receive(
+            request.scope["principal"].tenant,
+            upload,
+            file,
+            offset_of(request.scope),
+            request.receive,
+        )
+        return JSONResponse({"bytes": size}, 201, {OFFSET: str(size)})
+
+    async def head(self, request: Request) -> Response:
+        """Say how much of a file has come."""
+        upload, file = request.path_params["upload"], request.path_params["file"]
+        size = self._arrivals.size(request.scope["principal"].tenant, upload, file)
+        return Response(headers={OFFSET: str(size)})
+
+    async def finish(self, request: Request) -> Response:
+        """Take in an upload whose files are there."""
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_SAID:
+                raise ConsiliumError(
+                    "body_too_large", size=len(body), key="this path", limit=_MOST_SAID
+                )
+        said = from_body(bytes(body))
+        return await self._taken(request.scope["principal"], request.path_params["upload"], said)
+
+    async def forget(self, request: Request) -> Response:
+        """Delete an upload."""
+        self._arrivals.forget(request.scope["principal"].tenant, request.path_params["upload"])
+        return Response(status_code=204)
+
+    async def _taken(self, principal: Principal, upload: str, said: Said) -> Response:
+        known = {"adapter": said.name, "key_id": principal.key_id, "tenant": principal.tenant}
+        with self._arrivals.taken(principal.tenant, upload) as folder:
+            try:
+                answer = await self._take_in(Offered(said, folder, principal))
+            except ConsiliumError as err:
+                _log.warning("adapter_refused", **known, code=err.code, reason=err.public())
+                raise
+        _log.info("adapter_added", **known, sha=answer.get("current"), force=said.force)
+        return JSONResponse(dict(answer), 201)
+
+
+def application(arrivals: Arrivals, take: Take) -> Asgi:
+    """Return the ASGI application."""
+    face = Face(arrivals, take)
+    upload = "/v1/adapters/uploads/{upload}"
+    routed: Asgi = Router(
+        [
+            Route("/v1/adapters", face.form, methods=["POST"]),
+            Route(f"{upload}/{{file}}", face.put, methods=["PUT"]),
+            Route(f"{upload}/{{file}}", face.head, methods=["HEAD"]),
+            Route(upload, face.finish, methods=["POST"]),
+            Route(upload, face.forget, methods=["DELETE"]),
+        ]
+    )
+    return routed
