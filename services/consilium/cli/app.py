@@ -35,6 +35,10 @@ COMMANDS: Final = {
         "List the models, fetch them, or say where one lies on disk.",
     ),
     "metrics": ("consilium.cli.metrics", "Show every metric: name, type, labels, meaning."),
+    "dashboards": (
+        "consilium.cli.dashboards",
+        "Write dashboards for Grafana, rules and alerts for Prometheus.",
+    ),
     "config": (
         "consilium.cli.config_command",
         "Show the configuration and where each value came from.",
