@@ -208,7 +208,7 @@ def _check_experts(pairs: Iterable[Pair], where: str) -> None:
 
 def remarks_of(pairs: Sequence[Pair], settings: Settings) -> list[Refusal]:
     """Return what is odd and refuses nothing: modules that the configuration names and the file lacks, modules it does not name, patterns for no module."""
-    names = [_as_matched(pair.module) for pair in pairs]
+    names = [as_matched(pair.module) for pair in pairs]
     return [*_target_remarks(names, set(settings.targets)), *_pattern_remarks(names, settings)]
 
 
@@ -250,7 +250,7 @@ def _ends(module: str) -> list[str]:
     return [".".join(parts[at:]) for at in range(len(parts))]
 
 
-def _as_matched(module: str) -> str:
+def as_matched(module: str) -> str:
     """Return the name by which PEFT matches patterns: fused experts are stored as `experts.base_layer` and `experts`."""
     if module.endswith(".experts.base_layer"):
         return module.removesuffix(".base_layer") + ".gate_up_proj"
