@@ -20,6 +20,10 @@ COMMANDS: Final = {
         "Show what a configuration changes in a running cluster, and take it over.",
     ),
     "status": ("consilium.cli.status", "Show each part: state, address, memory."),
+    "top": (
+        "consilium.cli.top.command",
+        "Show tokens, waiting times, cards and watts, live.",
+    ),
     "doctor": (
         "consilium.cli.doctor",
         "Say what is wrong or would be, and the way out: here, in Kubernetes, or in a release.",

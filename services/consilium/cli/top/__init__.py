@@ -1,0 +1,1 @@
+"""`consilium top`: the cluster's figures live in a terminal."""
