@@ -99,8 +99,8 @@ def wrong(figures: Figures) -> list[str]:
 
 
 def curve(values: Sequence[float], width: int) -> str:
-    """Return the last values as bars from zero to the highest of them; nothing where there is no room or nothing to see."""
-    if width < NARROWEST_CURVE or not values:
+    """Return the last values as bars from zero to the highest of them; nothing where there is no room, or only one."""
+    if width < NARROWEST_CURVE or len(values) < 2:
         return ""
     shown = values[-min(width, WIDEST_CURVE) :]
     top = max(shown)

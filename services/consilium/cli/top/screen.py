@@ -13,9 +13,9 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from consilium.cli.top.frame import frame
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from consilium.cli.top.command import Watch
+    from consilium.cli.top.reading import Reading
+    from consilium.kernel.errors import ConsiliumError
 
-ENDING: Final = b"qQ\x03"
+ENDING: Final = b"qQ"
 HINT: Final = "q ends"
 
 
@@ -34,14 +36,14 @@ def show(watch: Watch, interval_s: float) -> None:
 
     console = Console()
     watch.take(watch.read())  # an error here is told on the screen that everybody knows
-    with suppress(KeyboardInterrupt), _Bell() as bell, ThreadPoolExecutor(1) as asker:
+    with suppress(KeyboardInterrupt):
         if console.is_dumb_terminal:
             _print(watch, console, interval_s)
-        else:
-            _Picture(watch, console, bell, asker, interval_s).run()
+        with _Bell() as bell:
+            _Picture(watch, console, bell, interval_s).run()
 
 
-def _print(watch: Watch, console: Console, interval_s: float) -> None:
+def _print(watch: Watch, console: Console, interval_s: float) -> NoReturn:
     """Print frame after frame where the terminal cannot go back."""
     while True:
         time.sleep(interval_s)
@@ -60,7 +62,7 @@ class _Bell:
         self.stopped = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> _Bell:
+    def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
         for number, handler in (
             (signal.SIGWINCH, lambda *_: None),
@@ -77,13 +79,27 @@ class _Bell:
         os.close(self.heard)
         os.close(self._rung)
 
-    def ring(self, _done: Future[Any]) -> None:
+    def ring(self) -> None:
         """Wake the loop."""
         with suppress(OSError):
             os.write(self._rung, b"\0")
 
     def _stop(self, *_: object) -> None:
         self.stopped = True
+
+
+class _Asked(Thread):
+    """One reading; a daemon, so that whoever ends the picture does not wait for a cluster that hangs."""
+
+    def __init__(self, watch: Watch, bell: _Bell) -> None:
+        super().__init__(daemon=True, name="reading")
+        self._watch, self._bell = watch, bell
+        self.answer: Reading | ConsiliumError | None = None
+
+    def run(self) -> None:
+        """Read, and wake the loop."""
+        self.answer = self._watch.read()
+        self._bell.ring()
 
 
 class _Picture:
@@ -94,26 +110,25 @@ class _Picture:
         watch: Watch,
         console: Console,
         bell: _Bell,
-        asker: ThreadPoolExecutor,
         interval_s: float,
     ) -> None:
         self._watch, self._console, self._bell = watch, console, bell
-        self._asker, self._interval_s = asker, interval_s
+        self._interval_s = interval_s
         self._keys = [sys.stdin.fileno()] if sys.stdin.isatty() else []
 
     def run(self) -> None:
         """Draw until a key ends it. Raises KeyboardInterrupt, ConsiliumError."""
-        asked: Future[Any] | None = None
+        asked: _Asked | None = None
         next_at = time.monotonic() + self._interval_s
         while True:
             with self._screen() as live:
                 while not self._bell.stopped:
                     if asked is None and time.monotonic() >= next_at:
                         next_at = max(next_at + self._interval_s, time.monotonic())
-                        asked = self._asker.submit(self._watch.read)
-                        asked.add_done_callback(self._bell.ring)
-                    if asked is not None and asked.done():
-                        self._watch.take(asked.result())
+                        asked = _Asked(self._watch, self._bell)
+                        asked.start()
+                    if asked is not None and asked.answer is not None:
+                        self._watch.take(asked.answer)
                         asked = None
                     picture = frame(
                         self._watch.figures,
