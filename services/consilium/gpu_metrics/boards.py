@@ -1,16 +1,15 @@
 """Dashboards, rules and alerts: files in this package, which Grafana and Prometheus read as they are.
 
-dashboards/*.json and rules/*.yaml. A room adds files of its own to these folders; nothing here lists them. other_metrics.yaml names the metrics of others that
+dashboards/*.json and rules/*.yaml. A room adds files of its own to these folders; nothing here lists them. other_metrics.json names the metrics of others that
 they may ask for. Knows where the files lie. Does not know what they say.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import yaml
 
 HERE: Final = Path(__file__).parent
 JOB: Final = "consilium"
@@ -46,11 +45,12 @@ class Other:
 
 def other_metrics() -> tuple[Other, ...]:
     """Return the metrics of others that dashboards and rules may ask for."""
-    told = yaml.safe_load((HERE / "other_metrics.yaml").read_text(encoding="utf-8"))
+    told = json.loads((HERE / "other_metrics.json").read_text(encoding="utf-8"))
     return tuple(
         Other(name, owner, kind)
         for owner, kinds in told.items()
         for kind, names in kinds.items()
+        if kind != "about"
         for name in names
     )
 

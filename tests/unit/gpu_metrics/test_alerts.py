@@ -86,13 +86,13 @@ def test_what_is_missing_is_asked_only_of_what_must_be_everywhere():
 
 
 @cache
-def tests_of(file):
+def trials_of(file):
     return yaml.safe_load((TRIED / file.replace(".yaml", "_test.yaml")).read_text("utf-8"))
 
 
 def tried(name):
     """Return what the tests of promtool expect of an alert: one list of alerts a test."""
-    return [one["exp_alerts"] for test in tests_of(alerts()[name][0])["tests"] for one in test.get("alert_rule_test", ()) if one["alertname"] == name]  # fmt: skip
+    return [one["exp_alerts"] for test in trials_of(alerts()[name][0])["tests"] for one in test.get("alert_rule_test", ()) if one["alertname"] == name]  # fmt: skip
 
 
 @EVERY
@@ -103,7 +103,7 @@ def test_it_is_tried_where_it_fires_and_where_it_is_silent(name):
 
 @pytest.mark.parametrize("name", sorted(boards.rules()))
 def test_every_file_is_tried(name):
-    assert tests_of(name)["rule_files"] == [f"../../services/consilium/gpu_metrics/rules/{name}"]
+    assert trials_of(name)["rule_files"] == [f"../../services/consilium/gpu_metrics/rules/{name}"]
 
 
 def test_every_figure_that_is_recorded_is_tried():

@@ -35,7 +35,7 @@ def test_it_asks_for_metrics_that_there_are(name):
     for query in by_file()[name]:
         unknown = metrics(query.expr) - known().keys()
         assert not unknown, (
-            f"{query.place}: neither in the catalogue nor in other_metrics.yaml: {sorted(unknown)}"
+            f"{query.place}: neither in the catalogue nor in other_metrics.json: {sorted(unknown)}"
         )
 
 
