@@ -72,6 +72,7 @@ SMALL_KERNEL = {
     "consilium.kernel.principals",
     "consilium.kernel.redis_steps",
     "consilium.kernel.rooms",
+    "consilium.kernel.trace_context",
     "consilium.kernel.unread",
     "consilium.kernel",
 }

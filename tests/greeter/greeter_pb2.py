@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btests/greeter/greeter.proto\x12\rtests.greeter\"*\n\x0cGreetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61way\x18\x02 \x01(\x08\"\x80\x01\n\rGreetResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x0e\n\x06rest_s\x18\x07 \x01(\x01\"*\n\x0cOrderRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04\x61way\x18\x02 \x01(\x08\"\x1e\n\rOrderResponse\x12\r\n\x05\x63\x61lls\x18\x01 \x01(\x03\"1\n\x0c\x43ountRequest\x12\x0f\n\x07numbers\x18\x01 \x01(\x05\x12\x10\n\x08pause_ms\x18\x02 \x01(\x05\"\x1f\n\rCountResponse\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1b\n\x0b\x46\x61ilRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x0e\n\x0c\x46\x61ilResponse\"$\n\x0cSleepRequest\x12\x14\n\x0cmilliseconds\x18\x01 \x01(\x05\"\x0f\n\rSleepResponse\":\n\x0cRelayRequest\x12*\n\x05greet\x18\x01 \x01(\x0b\x32\x1b.tests.greeter.GreetRequest\"?\n\rRelayResponse\x12.\n\x08greeting\x18\x01 \x01(\x0b\x32\x1c.tests.greeter.GreetResponse2\xa7\x03\n\x0eGreeterService\x12\x42\n\x05Greet\x12\x1b.tests.greeter.GreetRequest\x1a\x1c.tests.greeter.GreetResponse\x12\x42\n\x05Order\x12\x1b.tests.greeter.OrderRequest\x1a\x1c.tests.greeter.OrderResponse\x12\x44\n\x05\x43ount\x12\x1b.tests.greeter.CountRequest\x1a\x1c.tests.greeter.CountResponse0\x01\x12?\n\x04\x46\x61il\x12\x1a.tests.greeter.FailRequest\x1a\x1b.tests.greeter.FailResponse\x12\x42\n\x05Sleep\x12\x1b.tests.greeter.SleepRequest\x1a\x1c.tests.greeter.SleepResponse\x12\x42\n\x05Relay\x12\x1b.tests.greeter.RelayRequest\x1a\x1c.tests.greeter.RelayResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btests/greeter/greeter.proto\x12\rtests.greeter\"*\n\x0cGreetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61way\x18\x02 \x01(\x08\"\xa9\x01\n\rGreetResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x0e\n\x06rest_s\x18\x07 \x01(\x01\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x12\n\ntracestate\x18\t \x01(\t\"*\n\x0cOrderRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0c\n\x04\x61way\x18\x02 \x01(\x08\"\x1e\n\rOrderResponse\x12\r\n\x05\x63\x61lls\x18\x01 \x01(\x03\"1\n\x0c\x43ountRequest\x12\x0f\n\x07numbers\x18\x01 \x01(\x05\x12\x10\n\x08pause_ms\x18\x02 \x01(\x05\"\x1f\n\rCountResponse\x12\x0e\n\x06number\x18\x01 \x01(\x05\"\x1b\n\x0b\x46\x61ilRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\"\x0e\n\x0c\x46\x61ilResponse\"$\n\x0cSleepRequest\x12\x14\n\x0cmilliseconds\x18\x01 \x01(\x05\"\x0f\n\rSleepResponse\":\n\x0cRelayRequest\x12*\n\x05greet\x18\x01 \x01(\x0b\x32\x1b.tests.greeter.GreetRequest\"?\n\rRelayResponse\x12.\n\x08greeting\x18\x01 \x01(\x0b\x32\x1c.tests.greeter.GreetResponse2\xa7\x03\n\x0eGreeterService\x12\x42\n\x05Greet\x12\x1b.tests.greeter.GreetRequest\x1a\x1c.tests.greeter.GreetResponse\x12\x42\n\x05Order\x12\x1b.tests.greeter.OrderRequest\x1a\x1c.tests.greeter.OrderResponse\x12\x44\n\x05\x43ount\x12\x1b.tests.greeter.CountRequest\x1a\x1c.tests.greeter.CountResponse0\x01\x12?\n\x04\x46\x61il\x12\x1a.tests.greeter.FailRequest\x1a\x1b.tests.greeter.FailResponse\x12\x42\n\x05Sleep\x12\x1b.tests.greeter.SleepRequest\x1a\x1c.tests.greeter.SleepResponse\x12\x42\n\x05Relay\x12\x1b.tests.greeter.RelayRequest\x1a\x1c.tests.greeter.RelayResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GREETREQUEST']._serialized_start=46
   _globals['_GREETREQUEST']._serialized_end=88
   _globals['_GREETRESPONSE']._serialized_start=91
-  _globals['_GREETRESPONSE']._serialized_end=219
-  _globals['_ORDERREQUEST']._serialized_start=221
-  _globals['_ORDERREQUEST']._serialized_end=263
-  _globals['_ORDERRESPONSE']._serialized_start=265
-  _globals['_ORDERRESPONSE']._serialized_end=295
-  _globals['_COUNTREQUEST']._serialized_start=297
-  _globals['_COUNTREQUEST']._serialized_end=346
-  _globals['_COUNTRESPONSE']._serialized_start=348
-  _globals['_COUNTRESPONSE']._serialized_end=379
-  _globals['_FAILREQUEST']._serialized_start=381
-  _globals['_FAILREQUEST']._serialized_end=408
-  _globals['_FAILRESPONSE']._serialized_start=410
-  _globals['_FAILRESPONSE']._serialized_end=424
-  _globals['_SLEEPREQUEST']._serialized_start=426
-  _globals['_SLEEPREQUEST']._serialized_end=462
-  _globals['_SLEEPRESPONSE']._serialized_start=464
-  _globals['_SLEEPRESPONSE']._serialized_end=479
-  _globals['_RELAYREQUEST']._serialized_start=481
-  _globals['_RELAYREQUEST']._serialized_end=539
-  _globals['_RELAYRESPONSE']._serialized_start=541
-  _globals['_RELAYRESPONSE']._serialized_end=604
-  _globals['_GREETERSERVICE']._serialized_start=607
-  _globals['_GREETERSERVICE']._serialized_end=1030
+  _globals['_GREETRESPONSE']._serialized_end=260
+  _globals['_ORDERREQUEST']._serialized_start=262
+  _globals['_ORDERREQUEST']._serialized_end=304
+  _globals['_ORDERRESPONSE']._serialized_start=306
+  _globals['_ORDERRESPONSE']._serialized_end=336
+  _globals['_COUNTREQUEST']._serialized_start=338
+  _globals['_COUNTREQUEST']._serialized_end=387
+  _globals['_COUNTRESPONSE']._serialized_start=389
+  _globals['_COUNTRESPONSE']._serialized_end=420
+  _globals['_FAILREQUEST']._serialized_start=422
+  _globals['_FAILREQUEST']._serialized_end=449
+  _globals['_FAILRESPONSE']._serialized_start=451
+  _globals['_FAILRESPONSE']._serialized_end=465
+  _globals['_SLEEPREQUEST']._serialized_start=467
+  _globals['_SLEEPREQUEST']._serialized_end=503
+  _globals['_SLEEPRESPONSE']._serialized_start=505
+  _globals['_SLEEPRESPONSE']._serialized_end=520
+  _globals['_RELAYREQUEST']._serialized_start=522
+  _globals['_RELAYREQUEST']._serialized_end=580
+  _globals['_RELAYRESPONSE']._serialized_start=582
+  _globals['_RELAYRESPONSE']._serialized_end=645
+  _globals['_GREETERSERVICE']._serialized_start=648
+  _globals['_GREETERSERVICE']._serialized_end=1071
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,8 @@ class GreetResponse(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REST_S_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The greeting."""
     calls: _builtins.int
@@ -69,6 +71,8 @@ class GreetResponse(_message.Message):
     """Id of the request."""
     rest_s: _builtins.float
     """Seconds that were left of the deadline."""
+    traceparent: _builtins.str
+    tracestate: _builtins.str
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scopes that it has."""
@@ -83,10 +87,12 @@ class GreetResponse(_message.Message):
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         rest_s: _builtins.float = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "key_id", b"key_id", "request_id", b"request_id", "rest_s", b"rest_s", "scopes", b"scopes", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "key_id", b"key_id", "request_id", b"request_id", "rest_s", b"rest_s", "scopes", b"scopes", "tenant", b"tenant", "text", b"text", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from consilium.kernel import calls
+from consilium.kernel import calls, trace_context
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.disk_quota import Account, DiskQuota
 from consilium.kernel.errors import ConsiliumError
@@ -114,6 +114,7 @@ def application(folder: Path, settings: Greeter, claims: Claims) -> Asgi:
                 "tenant": asks.tenant,
                 "owner": asks.owner,
                 "request_id": calls.current().request_id,
+                "trace": trace_context.headers(),
             }
         )
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from consilium.kernel import calls
+from consilium.kernel import calls, trace_context
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_channel import Channel
@@ -48,6 +48,7 @@ class Greeter(rpc.GreeterServiceServicer):
             scopes=sorted(call.principal.scopes),
             request_id=call.request_id,
             rest_s=call.deadline - time.time(),
+            **trace_context.headers(),
         )
 
     async def Order(self, request: pb.OrderRequest, context: Any) -> pb.OrderResponse:

@@ -26,7 +26,7 @@ from consilium.engine.frame_socket import SENT, TAKEN, CallerGoneError, open_lin
 from consilium.engine.no_http import NoHttp
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call
-from consilium.kernel import logs
+from consilium.kernel import logs, trace_context
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import environment_value
 from consilium.kernel.metrics import of_this_process
@@ -86,13 +86,15 @@ class EngineReplica(NoHttp):
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT. That it has the call it says at once."""
         line = await open_line(call.pop("landing", ""))
+        asked = Call.of(call)
+        trace_context.enter(trace_context.of(asked.trace.items()))
         if line is None:
             yield TAKEN
-            async with aclosing(self._engine.stream(Call.of(call))) as frames:
+            async with aclosing(self._engine.stream(asked)) as frames:
                 async for frame in frames:
                     yield frame
             return
-        async with line, aclosing(self._engine.stream(Call.of(call))) as frames:
+        async with line, aclosing(self._engine.stream(asked)) as frames:
             try:
                 async for frame in frames:
                     await line.send(frame)

@@ -57,6 +57,7 @@ class Call:
     deadline    Unix seconds after which nobody waits any more, or None
     prefix_key  stable key of the prompt's beginning; calls with the same key share a prefix cache
     routing     why this replica; the request router writes it where there are several
+    trace       headers of the trace that it belongs to (kernel/trace_context.py)
     """
 
     id: str
@@ -68,6 +69,7 @@ class Call:
     deadline: float | None = None
     prefix_key: str = ""
     routing: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> Json:
         """Return the shape that crosses processes."""
@@ -81,6 +83,7 @@ class Call:
             "deadline": self.deadline,
             "prefix_key": self.prefix_key,
             "routing": self.routing,
+            "trace": dict(self.trace),
         }
 
     @classmethod

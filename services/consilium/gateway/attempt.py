@@ -75,6 +75,7 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
             route=ask.route,
             call_id=course.receipt_id,
             deadline=course.deadline,
+            trace=ask.trace,
         )
     except ConsiliumError as error:
         if error.code != "invalid_request" or not composed.used:
@@ -98,6 +99,7 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
         priority=PRIORITY[ask.lane] + course.behind,
         deadline=course.deadline,
         prefix_key=composed.prefix_key,
+        trace=ask.trace,
     )
     try:
         turn = await cast.engine.open(executor, call)

@@ -102,6 +102,7 @@ class Ask:
     answer_id     id of the answer and its receipt, where the caller chose it; empty = made here
     key_name      what the owner of the key calls it
     admission_s   seconds that key and quota took
+    trace         headers of the trace that it belongs to
     """
 
     route: Route
@@ -117,6 +118,7 @@ class Ask:
     answer_id: str = ""
     key_name: str = ""
     admission_s: float = 0.0
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def who(self) -> Who:

@@ -18,6 +18,7 @@ from consilium.gateway.estimate import bound_tokens
 from consilium.gateway.executor_states import Watch
 from consilium.gateway.reservation import Reservation
 from consilium.gateway.stores import ReceiptStore, ResponseStore
+from consilium.kernel import trace_context
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import GENERATE
 
@@ -76,6 +77,7 @@ class Entry:
             answer_id,
             self.admitted.principal.name,
             self.took_s,
+            trace_context.headers(),
         )
 
 

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from consilium.gateway.authority import Authority
 from consilium.gateway.forwarding import INNER, Forwarding, Reached
-from consilium.kernel import calls, logs
+from consilium.kernel import calls, logs, trace_context
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_channel import MARGIN_S
 from consilium.kernel.grpc_server import GrpcServer, Service
@@ -31,7 +31,7 @@ from consilium.kernel.rooms import Room
 
 Pairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
-PASSED: Final = frozenset({"idempotency-key", "x-consilium-conversation", "traceparent"})
+PASSED: Final = frozenset({"idempotency-key", "x-consilium-conversation"})
 """Metadata of a caller that a room gets to see."""
 LOOK_S: Final = 2.0
 """Seconds between two looks at how a room is, and the longest wait for its answer."""
@@ -163,7 +163,7 @@ class _RoomCalls:
         admitted = await self._authority.authenticate(header, 0, method.scope)
         told = {name: value for name, value in given.items() if name in PASSED}
         told |= self._forwarding.identity(admitted.principal)
-        told[calls.REQUEST_ID_KEY] = calls.current().request_id
+        told |= {calls.REQUEST_ID_KEY: calls.current().request_id, **trace_context.headers()}
         return tuple(told.items())
 
     def _left_s(self) -> float:

@@ -20,7 +20,7 @@ from consilium.gateway.asgi import Headers, Request
 from consilium.gateway.encodings import opener
 from consilium.gateway.forwarding import INNER, Forwarding, Reached
 from consilium.gateway.http_visit import HttpRoute, Visit
-from consilium.kernel import logs
+from consilium.kernel import logs, trace_context
 from consilium.kernel.calls import REQUEST_ID_KEY
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import Principal
@@ -44,7 +44,10 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1)."""
 _NOT_SENT: Final = (
-    HOP_BY_HOP | INNER | {"host", "expect", "x-request-disconnect-disabled", REQUEST_ID_KEY}
+    HOP_BY_HOP
+    | INNER
+    | trace_context.KEYS
+    | {"host", "expect", "x-request-disconnect-disabled", REQUEST_ID_KEY}
 )
 _NOT_SHOWN: Final = HOP_BY_HOP | INNER | {"date", "server", REQUEST_ID_KEY}
 _LIMIT_OF: Final = "this path"
@@ -93,6 +96,7 @@ class HttpProxy:
         told = {
             **self._forwarding.identity(principal),
             REQUEST_ID_KEY: logs.request_id() or "",
+            **trace_context.headers(),
         }
         headers += [(name.encode(), value.encode()) for name, value in told.items()]
         url = httpx.URL(reached.http).copy_with(raw_path=_target(request))

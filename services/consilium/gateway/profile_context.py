@@ -47,6 +47,7 @@ async def fit(
     route: Route,
     call_id: str,
     deadline: float,
+    trace: Mapping[str, str],
 ) -> Fitted:
     """Return the body for one executor, its answer within the profile's context.
 
@@ -61,7 +62,13 @@ async def fit(
         return Fitted(body)
     asked_of = {**_prompt(body, route), "model": engine.info(executor).model}
     try:
-        call = Call(f"{call_id}-count", "tokenize", asked_of, deadline=deadline)
+        call = Call(
+            f"{call_id}-count",
+            "tokenize",
+            asked_of,
+            deadline=deadline,
+            trace=trace,
+        )
         async with await engine.open(executor, call) as turn:
             used = _counted(b"".join([chunk async for chunk in turn]))
     except ConsiliumError as error:

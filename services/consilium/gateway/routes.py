@@ -26,7 +26,7 @@ from consilium.gateway.encodings import KNOWN
 from consilium.gateway.face import LONGEST_ID, Face
 from consilium.gateway.http_visit import LONGEST_PATH, HttpRoute, RouteTable, Visit
 from consilium.gateway.keys import ADMIN, GENERATE, READ
-from consilium.kernel import logs
+from consilium.kernel import logs, trace_context
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.json_bytes import dumps
 from consilium.kernel.origins import origins_of
@@ -102,7 +102,8 @@ class HttpFace:
         shown = request.path[:LONGEST_PATH]
         counted: str | None = UNKNOWN
         self.streams += 1
-        with logs.request(request_id):
+        trace = trace_context.of(request.raw_headers)
+        with logs.request(request_id), trace_context.entered(trace):
             try:
                 if cors.is_preflight(request):
                     counted = None

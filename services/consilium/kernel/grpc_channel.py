@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from consilium.kernel import calls, logs
+from consilium.kernel import calls, logs, trace_context
 from consilium.kernel.clock import Clock, SystemClock
 from consilium.kernel.closing import Closing
 from consilium.kernel.errors import ConsiliumError
@@ -135,6 +135,7 @@ class Channel(Closing):
                 pairs.append((PRINCIPAL_KEY, signed))
         if found := logs.request_id():
             pairs.append((calls.REQUEST_ID_KEY, found))
+        pairs += trace_context.headers().items()
         return tuple(pairs)
 
     def _told(self, err: grpc.aio.AioRpcError) -> ConsiliumError:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from consilium.kernel import calls, grpc_reflection, logs
+from consilium.kernel import calls, grpc_reflection, logs, trace_context
 from consilium.kernel.clock import Ids, UlidIds
 from consilium.kernel.errors import ConsiliumError, unknown
 from consilium.kernel.grpc_arrivals import SILENT_IN_ALL, Arrivals, Vouch
@@ -333,6 +333,7 @@ class _Wrap(grpc.aio.ServerInterceptor):
         metadata = _texts(context)
         request_id = calls.request_id_from(metadata.get(calls.REQUEST_ID_KEY)) or self.ids.new()
         logs.set_request_id(request_id)
+        trace_context.enter(trace_context.of(context.invocation_metadata() or ()))
         code = "OK"
         is_counted = False
         try:

@@ -15,7 +15,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consilium.kernel import calls, logs
+from consilium.kernel import calls, logs, trace_context
 from consilium.kernel.clock import Ids
 from consilium.kernel.errors import ConsiliumError, http_status, to_openai, unknown
 from consilium.kernel.http_server import Asgi, Receive, Scope, Send
@@ -107,6 +107,7 @@ class InnerHttp:
         }
         request_id = calls.request_id_from(headers.get(calls.REQUEST_ID_KEY)) or self._ids.new()
         logs.set_request_id(request_id)
+        trace_context.enter(trace_context.of(scope["headers"]))
         name = f"{scope['method']} {scope['path']}"
         try:
             principal = self._auth.principal(headers)

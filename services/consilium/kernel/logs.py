@@ -1,4 +1,4 @@
-"""Logs: short constant events with fields, one line each, with the id of the request that they belong to.
+"""Logs: short constant events with fields, one line each, with the ids of the request and the trace that they belong to.
 
     log = logs.get("gateway")
     log.info("turn_done", route="chat", took_ms=212)
@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from consilium.kernel import trace_context
 from consilium.kernel.config import environment_value
 from consilium.kernel.errors import ConsiliumError
 
@@ -157,6 +158,8 @@ def _service(name: str) -> Processor:
 def _request(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if found := _request_id.get():
         event.setdefault("request_id", found)
+    if (trace := trace_context.current()) is not None:
+        event.setdefault("trace_id", trace.trace_id)
     return event
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -137,6 +138,14 @@ async def test_a_stream_passes_through_and_its_usage_is_ours() -> None:
     sent = json.loads(server.bodies[0])
     assert sent["model"] == "m"
     assert sent["stream_options"] == {"include_usage": True}
+
+
+async def test_the_trace_of_a_call_goes_along() -> None:
+    trace = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tracestate": "vendor=one"}
+    async with serving(events(*CHUNKS, USAGE, wire.DONE)) as server:
+        await ask(remote(server), replace(chat(stream=True), trace=trace))
+    for name, value in trace.items():
+        assert f"{name}: {value}\r\n".encode() in server.requests[0]
 
 
 async def test_a_caller_who_asks_for_usage_gets_it() -> None:

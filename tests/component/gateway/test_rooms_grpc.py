@@ -1,5 +1,6 @@
 """Rooms' gRPC methods through the gateway, against the greeter as a process."""
 
+import re
 import time
 
 import grpc
@@ -39,6 +40,22 @@ async def test_a_method_is_handed_on_for_the_key_that_asks(gateway, greeter):
     assert (answer.key_id, answer.tenant, list(answer.scopes)) == (key.split("_")[1], "lab", [READ])
     assert answer.request_id == "mine-1"
     assert 3 < answer.rest_s < 5
+
+
+async def test_the_trace_of_a_caller_is_handed_on_and_one_that_is_none_begins_anew(
+    gateway, greeter
+):
+    bench = await gateway(rooms=[greeter.reached])
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    key = await bench.new_key(scopes=frozenset({READ}))
+    greet = stub(bench.channel(key)).Greet
+    told = bearer(key, ("traceparent", parent), ("tracestate", "vendor=one"))
+    answer = await greet(pb.GreetRequest(), timeout=5, metadata=told)
+    assert (answer.traceparent, answer.tracestate) == (parent, "vendor=one")
+    wrong = bearer(key, ("traceparent", parent.upper()))
+    answer = await greet(pb.GreetRequest(), timeout=5, metadata=wrong)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answer.traceparent)
+    assert "ab" * 16 not in answer.traceparent.lower()
 
 
 async def test_a_stream_is_handed_on(gateway, greeter):

@@ -19,6 +19,7 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import ADMIN, PRINCIPAL_KEY, TOKEN_KEY, Principal, sign
 
 FILES = "/v1/greeter/files"
+TRACE = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tracestate": "vendor=one"}
 
 
 async def client_of(bench, *scopes):
@@ -37,6 +38,7 @@ async def test_the_room_sees_the_key_that_asks_and_no_key(gateway, greeter):
             TOKEN_KEY: "guessed",
             "connection": "x-odd",
             "x-odd": "1",
+            **TRACE,
         },
     )
     assert answer.json() == {
@@ -46,6 +48,7 @@ async def test_the_room_sees_the_key_that_asks_and_no_key(gateway, greeter):
         "tenant": "lab",
         "owner": "ann",
         "request_id": "mine-2",
+        "trace": TRACE,
     }
     assert answer.headers["x-request-id"] == "mine-2"
 

@@ -15,6 +15,7 @@ from tests.greeter import greeter_pb2 as pb
 from tests.greeter import greeter_pb2_grpc as rpc
 from tests.greeter.running import TOKEN, Running
 
+from consilium.kernel import trace_context
 from consilium.kernel.catalogue import ROWS
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.principals import Principal
@@ -79,10 +80,13 @@ async def test_it_serves_grpc_http_tables_health_and_a_page_and_ends_well(up):
 async def test_a_call_goes_on_to_the_next_service_for_the_same_principal(up):
     async with up.channel() as channel:
         stub = rpc.GreeterServiceStub(channel.raw)
-        relayed = await channel.ask(
-            stub.Relay, pb.RelayRequest(greet=pb.GreetRequest()), principal=ANNA, timeout_s=9
-        )
+        trace = trace_context.new()
+        with trace_context.entered(trace):
+            relayed = await channel.ask(
+                stub.Relay, pb.RelayRequest(greet=pb.GreetRequest()), principal=ANNA, timeout_s=9
+            )
         assert relayed.greeting.key_id == "k1"
+        assert relayed.greeting.traceparent == trace.headers()["traceparent"]
         assert relayed.greeting.rest_s < 9
         direct = await channel.ask(stub.Relay, pb.RelayRequest())
         assert direct.greeting.text == "Hello, cluster"

@@ -15,6 +15,7 @@ from consilium.embedding.backends.openai import same_width
 from consilium.embedding.batches import in_batches
 from consilium.embedding.ports import Fingerprint, Kind, Vectors
 from consilium.engine.client import Call, ExecutorInfo, Turn
+from consilium.kernel import trace_context
 
 
 class Opens(Protocol):
@@ -83,7 +84,11 @@ class EngineEmbedder:
             "encoding_format": "float",
         }
         call = Call(
-            f"embd-{uuid.uuid4().hex}", "embeddings", body, deadline=time.time() + self._timeout_s
+            f"embd-{uuid.uuid4().hex}",
+            "embeddings",
+            body,
+            deadline=time.time() + self._timeout_s,
+            trace=trace_context.headers(),
         )
         async with await self._client.open(self._executor, call) as turn:
             raw = b"".join([chunk async for chunk in turn])

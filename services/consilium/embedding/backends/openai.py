@@ -12,6 +12,7 @@ import httpx
 from consilium.embedding import answer
 from consilium.embedding.batches import in_batches
 from consilium.embedding.ports import Fingerprint, Kind, Vectors
+from consilium.kernel import trace_context
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.openai_errors import seconds
 
@@ -71,6 +72,7 @@ class OpenAI:
             reply = await self._http.post(
                 "embeddings",
                 json={"model": self._model, "input": list(texts), "encoding_format": "float"},
+                headers=trace_context.headers(),
             )
         except httpx.HTTPError as cause:
             raise ConsiliumError(

@@ -155,6 +155,7 @@ class RemoteEngine:
             request = self._open().build_request(
                 method,
                 PATHS[call.route],
+                headers=dict(call.trace),
                 json=None if method == "GET" else _body(call, self._settings.model),
             )
         except ValueError:  # 1e999 was read as infinity, which JSON cannot say
