@@ -1,10 +1,10 @@
-"""Adapters come in over HTTP.
+"""Adapters come in over HTTP. What else can be done with them over HTTP is in grpc_over_http.py.
 
-POST   /v1/adapters                     a form: `name`, settings as in the configuration, and the two files; answers the adapter
-PUT    /v1/adapters/uploads/ID/FILE     one of the two files, resumable (?offset=N); ID is the caller's choice
-HEAD   /v1/adapters/uploads/ID/FILE     how much has come, in upload-offset
-POST   /v1/adapters/uploads/ID          JSON: {"name": ..., settings}: both files are there, take it in; answers the adapter
-DELETE /v1/adapters/uploads/ID          forget it
+POST   /v1/adapters                      a form: `name`, settings as in the configuration, and the two files; answers the adapter
+PUT    /v1/adapters/_uploads/ID/FILE     one of the two files, resumable (?offset=N); ID is the caller's choice
+HEAD   /v1/adapters/_uploads/ID/FILE     how much has come, in upload-offset
+POST   /v1/adapters/_uploads/ID          JSON: {"name": ..., settings}: both files are there, take it in; answers the adapter
+DELETE /v1/adapters/_uploads/ID          forget it
 
 Knows requests. What a new adapter has to go through is the business of `Take`.
 """
@@ -12,7 +12,7 @@ Knows requests. What a new adapter has to go through is the business of `Take`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -120,10 +120,10 @@ class Face:
         return JSONResponse(dict(answer), 201)
 
 
-def application(arrivals: Arrivals, take: Take) -> Asgi:
-    """Return the ASGI application."""
+def application(arrivals: Arrivals, take: Take, others: Sequence[Route] = ()) -> Asgi:
+    """Return the ASGI application: what takes files, and the other routes of the room."""
     face = Face(arrivals, take)
-    upload = "/v1/adapters/uploads/{upload}"
+    upload = "/v1/adapters/_uploads/{upload}"
     routed: Asgi = Router(
         [
             Route("/v1/adapters", face.form, methods=["POST"]),
@@ -131,6 +131,7 @@ def application(arrivals: Arrivals, take: Take) -> Asgi:
             Route(f"{upload}/{{file}}", face.head, methods=["HEAD"]),
             Route(upload, face.finish, methods=["POST"]),
             Route(upload, face.forget, methods=["DELETE"]),
+            *others,
         ]
     )
     return routed

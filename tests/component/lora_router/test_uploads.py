@@ -27,7 +27,7 @@ from consilium.lora_router.routes import application
 TOKEN = "of-this-test"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KIB = 1 << 10
-UPLOAD = "/v1/adapters/uploads/0123456789"
+UPLOAD = "/v1/adapters/_uploads/0123456789"
 
 
 async def nothing(_scope, _receive, _send):
@@ -225,7 +225,7 @@ async def test_what_is_said_wrongly_is_told(room, files, body, told):
         assert good.status_code == 201, "what was sent is still there"
 
 
-@pytest.mark.parametrize("path", [f"{UPLOAD}/adapter_model.bin", "/v1/adapters/uploads/a.b/x"])
+@pytest.mark.parametrize("path", [f"{UPLOAD}/adapter_model.bin", "/v1/adapters/_uploads/a.b/x"])
 async def test_paths_that_may_not_be(room, path):
     async with room.client() as client:
         assert (await client.put(path, content=b"x")).status_code == 400
