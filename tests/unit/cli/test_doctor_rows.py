@@ -16,6 +16,8 @@ from consilium.engine import doctor as engine
 from consilium.engine.doctor import Answer, Installed
 from consilium.gateway import doctor as gateway
 from consilium.gateway.doctor import RedisSeen
+from consilium.gpu_metrics import doctor as figures
+from consilium.gpu_metrics.doctor import ExporterSeen, NvmlSeen
 from consilium.kernel import doctor_machine as machine
 from consilium.kernel.doctor import Facts, Finding, Level, Subject, failure, judge, ok, warning
 from consilium.kernel.doctor_machine import Folder, Limits, Room, System
@@ -71,6 +73,8 @@ HEALTHY: dict[Any, Any] = {
     cluster.CLUSTER: ClusterSeen(),
     cluster.PORTS: (Port("gateway.port", 8000, False, ""),),
     cluster.GATEWAY: None,
+    figures.NVML: NvmlSeen(True, True, True, ("0000:01:00.0",), ("0000:01:00.0",)),
+    figures.EXPORTER: None,
 }
 REDIS = RedisSeen("redis://h:1", "", "8.1.0", "noeviction", 0, True)
 
@@ -95,9 +99,11 @@ def test_a_healthy_cluster_is_well() -> None:
             cluster.CLUSTER: running(),
             cluster.GATEWAY: gateway_seen(replica(), replica(id="b")),
             gateway.REDIS: REDIS,
+            figures.EXPORTER: ExporterSeen(True, 0.4),
         }
     )
     assert {one.level for one in findings.values()} == {Level.OK}
+    assert {"gpu_exporter", "gpu_card_down", "gpu_xid"} <= set(findings)
     assert {"parts", "gateway", "config_taken", "config_alike", "redis_answers"} <= set(findings)
 
 
@@ -155,6 +161,13 @@ FIRING: list[tuple[str, Level, dict[Any, Any], str]] = [
     ("gateway", Level.FAILURE, {**UP, cluster.GATEWAY: GatewaySeen(0, {}, {})}, "does not answer"),
     ("config_taken", Level.FAILURE, {**UP, cluster.GATEWAY: gateway_seen(replica(refused="not JSON"))}, "not JSON"),
     ("config_alike", Level.WARNING, {**UP, cluster.GATEWAY: gateway_seen(replica(), replica(versions={"roles": "2"}))}, "2 versions"),
+    ("gpu_nvml", Level.FAILURE, {figures.NVML: NvmlSeen(module=True)}, "libnvidia-ml.so.1"),
+    ("gpu_nvml", Level.WARNING, {figures.NVML: NvmlSeen(True, True)}, "nvidia-ml-py"),
+    ("gpu_lost", Level.FAILURE, {figures.NVML: NvmlSeen(True, True, True, ("0000:01:00.0", "0000:02:00.0"), ("0000:01:00.0",))}, "0000:02:00.0"),
+    ("gpu_exporter", Level.FAILURE, {figures.EXPORTER: ExporterSeen(False, 80.0, 2)}, "80 s old, 2 readers"),
+    ("gpu_exporter", Level.FAILURE, {figures.EXPORTER: ExporterSeen(False)}, "no figure yet"),
+    ("gpu_card_down", Level.FAILURE, {figures.EXPORTER: ExporterSeen(True, 1.0, 0, ("GPU-2",))}, "GPU-2"),
+    ("gpu_xid", Level.WARNING, {figures.EXPORTER: ExporterSeen(True, 1.0, recent={"GPU-2": ["79"]})}, "GPU-2: 79"),
     ("config_pending", Level.WARNING, {**UP, cluster.GATEWAY: gateway_seen(replica(pending=["engine.seats"]))}, "engine.seats"),
 ]  # fmt: skip
 

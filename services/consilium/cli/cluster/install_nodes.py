@@ -101,6 +101,29 @@ def _cards(has: Inventory, asks: Wanted) -> Verdict:
     return told(failure, f"{sum(free.values())} of {asks.resource} are free{f' ({there})' if there else ''}, and the values ask for {asks.cards}", f"Held by: {held}. End one of them, or choose a smaller preset." if held else "Choose a preset with fewer cards (helm/consilium/presets), or add a node.")  # fmt: skip
 
 
+def _tells_figures(_has: Inventory, asks: Wanted) -> bool:
+    gpu = asks.values["gpu"]
+    return asks.cards > 0 and gpu["metrics"]["enabled"] and asks.resource.startswith("nvidia.com/")
+
+
+def _figures(has: Inventory, asks: Wanted) -> Verdict:
+    """Say which nodes with cards the exporter would not run on: the chart asks for these labels (consilium.nodesWithCards)."""
+    own = asks.values["gpu"]["metrics"]["nodeSelector"] or {}
+    terms = [own] if own else [{"nvidia.com/gpu.present": "true"}, {_NVIDIA_PCI[0]: "true"}, *(pod.node_selector for pod in asks.pods if pod.is_gpu and pod.node_selector)]  # fmt: skip
+
+    def is_found(node: Object) -> bool:
+        labels = labels_of(node)
+        by_product = not own and "nvidia.com/gpu.product" in labels
+        return by_product or any(term.items() <= labels.items() for term in terms)
+
+    carded = [node for node in has.nodes if _offered(node, asks.resource)]
+    silent = [name_of(node) for node in carded if not is_found(node)]
+    if silent:
+        label = " ".join(f"{key}={value}" for key, value in terms[0].items())
+        return told(warning, f"no pod would tell what the cards of {', '.join(silent)} do: no label says that they have some", f"kubectl label node {' '.join(silent)} {label}; GPU feature discovery, which {_INSTALL} brings, does it by itself.")  # fmt: skip
+    return told(ok, f"told by a pod on {len(carded)} node{'' if len(carded) == 1 else 's'}")
+
+
 def placed(has: Inventory, asks: Wanted) -> Iterator[tuple[Pod, dict[str, list[str]]]]:
     """Yield pods that find no node, with what each node lacks; the largest pods choose first."""
     left = has.free()
@@ -179,6 +202,7 @@ ROWS: Final = (
     row("runtime_class", "RuntimeClass", _runtime, _needs_cards, reads=("runtimes",)),
     row("driver", "NVIDIA driver", _driver, _needs_cards, reads=("nodes",)),
     row("cards_free", "free cards", _cards, _needs_cards, reads=("nodes", "pods")),
+    row("card_figures", "figures of the cards", _figures, _tells_figures, reads=("nodes",)),
     row("places", "a node for every pod", _room, reads=("nodes", "pods")),
     row("memory", "memory and /dev/shm", _memory, reads=("nodes",)),
     row("disk", "disk of the nodes", _disks, reads=("nodes",)),

@@ -165,13 +165,15 @@ def _policies(has: Inventory, _asks: Wanted) -> Verdict:
     return told(note, "which network plugin this is cannot be told, so it is not known whether NetworkPolicies are enforced", "Try it: a pod of another namespace must not reach the release's Redis on port 6379.")  # fmt: skip
 
 
-def _pod_security(has: Inventory, _asks: Wanted) -> Verdict:
+def _pod_security(has: Inventory, asks: Wanted) -> Verdict:
     found = next((one for one in has.namespaces if name_of(one) == has.namespace), None)
     if found is None:
         return told(note, f"the namespace {has.namespace} is not there yet", f"helm install ... -n {has.namespace} --create-namespace makes it; then: kubectl label namespace {has.namespace} pod-security.kubernetes.io/enforce=restricted")  # fmt: skip
     level = labels_of(found).get("pod-security.kubernetes.io/enforce")
     if level is None:
         return told(note, f"the namespace {has.namespace} enforces no level; pods of the chart keep to restricted", f"kubectl label namespace {has.namespace} pod-security.kubernetes.io/enforce=restricted")  # fmt: skip
+    if level != "privileged" and asks.cards and asks.values["gpu"]["metrics"]["podResources"]:
+        return told(failure, f"{has.namespace} enforces {level}, and gpu.metrics.podResources needs a folder of the node: the exporter of the cards' figures would not start", f"--set gpu.metrics.podResources=false, or: kubectl label namespace {has.namespace} --overwrite pod-security.kubernetes.io/enforce=privileged")  # fmt: skip
     return told(ok, f"{has.namespace} enforces {level}, which pods of the chart keep to")
 
 

@@ -29,6 +29,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
         "resourceName": "nvidia.com/gpu",
         "runtimeClassName": "",
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "metrics": {"enabled": True, "podResources": False, "nodeSelector": {}},
     },
     "head": {"resources": _HEAD},
     "workers": [{"name": "main", "image": "cpu", "replicas": 1, "gpus": 0, "resources": _WORKER, "sharedMemory": "1Gi"}],

@@ -75,6 +75,9 @@ BOX = Inventory(
         {"metadata": {"name": "kuberay-system", "labels": {"kubernetes.io/metadata.name": "kuberay-system"}}},
     ),
 )  # fmt: skip
+CARDS = yaml.safe_load((CHART / "presets" / "1x-rtx-pro-6000.yaml").read_text(encoding="utf-8"))
+NAMES_PODS = of_values({**CARDS, "gpu": {"metrics": {"podResources": True}}})
+OWN_LABEL = of_values({**CARDS, "gpu": {"metrics": {"nodeSelector": {"cards": "yes"}}}})
 MONITORED = of_values({"monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prom"}}}})  # fmt: skip
 ROUTED = of_values({"routes": {"enabled": True, "parents": [{"name": "door"}]}})
 INGRESS = of_values({"ingress": {"enabled": True, "className": "nginx"}})
@@ -111,6 +114,9 @@ FIRING = [
     ("network_policies", W, replace(BOX, version="v1.35.4", daemonsets=(named("kube-flannel"),)), PLAIN, "flannel alone", "kube-router"),
     ("network_policies", N, replace(BOX, version="v1.35.4"), PLAIN, "cannot be told", "6379"),
     ("pod_security", N, replace(BOX, namespace="new"), PLAIN, "not there yet", "--create-namespace"),
+    ("pod_security", F, BOX, NAMES_PODS, "gpu.metrics.podResources needs a folder of the node", "podResources=false"),
+    ("card_figures", W, nodes(node("box", cards=1), node("cores")), ONE_CARD, "what the cards of box do", "kubectl label node box nvidia.com/gpu.present=true"),
+    ("card_figures", W, BOX, OWN_LABEL, "cards of box", "label node box cards=yes"),
     ("storage_class", F, replace(BOX, classes=()), PLAIN, "no default one", "local-path-provisioner"),
     ("storage_class", F, replace(BOX, classes=(named("nfs"),)), ONE_CARD, "models.storageClass is local-path", "Name one"),
     ("quota", F, replace(BOX, quotas=(quota(**{"requests.memory": "4Gi"}),)), PLAIN, "requests.memory", "edit resourcequota small"),
@@ -234,7 +240,8 @@ def taint(text):
 def test_every_preset_finds_its_places_on_the_machines_that_it_is_for(name):
     asks, machines = preset(name)
     assert asks.cards == EXPECTED[name]["cards"]
-    assert len(asks.pods) == sum(EXPECTED[name]["pods"].values())
+    said = EXPECTED[name]["pods"]  # the exporter goes wherever cards are, and looks for no place
+    assert len(asks.pods) == sum(said.values()) - said.get("gpu_metrics", 0)
     found = {one.id: one for one in findings(nodes(*machines), asks)}
     assert found["places"].level is Level.OK, found["places"].sentence
 
