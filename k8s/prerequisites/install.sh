@@ -115,7 +115,7 @@ if $gpu; then
     will "NVIDIA device plugin $DEVICE_PLUGIN in the namespace nvidia-device-plugin, with GPU feature discovery"
   fi
 fi
-if $monitoring; then will "kube-prometheus-stack $KUBE_PROMETHEUS_STACK in the namespace monitoring; its Prometheus takes every PodMonitor"; fi
+if $monitoring; then will "kube-prometheus-stack $KUBE_PROMETHEUS_STACK in the namespace monitoring; its Prometheus takes every PodMonitor and PrometheusRule"; fi
 if $gateway_api; then will "the kinds of the Gateway API $GATEWAY_API"; fi
 
 printf 'Into the cluster of %s:\n' "${context:-$("${kube[@]}" config current-context 2>/dev/null || echo 'this kubeconfig')}"
@@ -189,7 +189,7 @@ fi
 if $monitoring; then
   privileged monitoring
   chart prometheus kube-prometheus-stack https://prometheus-community.github.io/helm-charts "$KUBE_PROMETHEUS_STACK" monitoring \
-    --set prometheus.prometheusSpec.podMonitorSelectorNilUsesHelmValues=false
+    --set prometheus.prometheusSpec.podMonitorSelectorNilUsesHelmValues=false --set prometheus.prometheusSpec.ruleSelectorNilUsesHelmValues=false
 fi
 
 if $gateway_api; then

@@ -297,10 +297,27 @@ class PodMonitor(Values):
     interval: Annotated[str, Field(pattern=r"^[1-9][0-9]*(ms|s|m|h)$")]
 
 
+class Rules(Values):
+    """Alerts and recorded figures."""
+
+    enabled: bool
+    labels: Labels
+
+
+class Dashboards(Values):
+    """For Grafana."""
+
+    enabled: bool
+    labels: Labels
+    annotations: Annotations
+
+
 class Monitoring(Values):
     """Who reads the pages of figures."""
 
     pod_monitor: PodMonitor
+    rules: Rules
+    dashboards: Dashboards
 
 
 class Tests(Values):

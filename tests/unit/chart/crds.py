@@ -20,6 +20,7 @@ SOURCES = {
     "HTTPRoute": ("sigs.k8s.io/gateway-api", "v1.4.1", "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
     "GRPCRoute": ("sigs.k8s.io/gateway-api", "v1.4.1", "config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml"),
     "PodMonitor": ("github.com/prometheus-operator/prometheus-operator", "v0.87.1", "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml"),
+    "PrometheusRule": ("github.com/prometheus-operator/prometheus-operator", "v0.87.1", "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"),
 }  # fmt: skip
 """Kind -> Go module, version, file in it."""
 _ELSEWHERE = {"template", "headService", "serveService", "autoscalerOptions"}

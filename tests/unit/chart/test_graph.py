@@ -5,6 +5,8 @@ from tests.unit.chart import rendered
 from tests.unit.chart.reach import matches
 from tests.unit.chart.rendered import of_kind, pods
 
+from consilium.gpu_metrics.boards import JOB
+
 FULL = {
     "services": {
         "greeter": {"module": "tests.greeter.app", "storage": {"size": "1Gi"}},
@@ -14,7 +16,11 @@ FULL = {
     "gateway": {"worker": "", "pods": 2},
     "ingress": {"enabled": True, "host": "home.lan", "tlsSecret": "certificate"},
     "routes": {"enabled": True, "parents": [{"name": "public"}]},
-    "monitoring": {"podMonitor": {"enabled": True}},
+    "monitoring": {
+        "podMonitor": {"enabled": True},
+        "rules": {"enabled": True},
+        "dashboards": {"enabled": True},
+    },
     "secrets": {"environmentSecret": "hub"},
     "configFiles": {"poet.md": "You rhyme."},
 }
@@ -276,7 +282,14 @@ def test_a_monitor_reads_the_page_of_every_pod_that_has_one():
     render = rendered.render(FULL)
     spec = render.one("PodMonitor")["spec"]
     found = selected(render, spec["selector"]["matchLabels"])
-    (end,) = spec["podMetricsEndpoints"]
+    end, *of_head = spec["podMetricsEndpoints"]
+    assert end["honorLabels"], "a page names pods of others"
+    assert end["relabelings"] == [{"targetLabel": "job", "replacement": JOB}]
+    (head,) = [pod for pod in found if pod.kind == "head"]
+    for one in of_head:
+        assert one["port"] in head.ports()
+        assert not [pod for pod in found if pod is not head and one["port"] in pod.ports()]
+        assert one["relabelings"][0]["replacement"] != JOB, "its absence is nobody's alert"
     with_page = {pod.name for pod in found if end["port"] in pod.ports()}
     assert with_page == {pod.name for pod in pods(render)} - {
         "redis",

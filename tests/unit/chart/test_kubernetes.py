@@ -52,7 +52,7 @@ EVERYTHING = {
     "ingress": {"enabled": True, "host": "mind.home", "className": "nginx", "tlsSecret": "mind", "annotations": {"a/b": "c"}},
     "routes": {"enabled": True, "host": "mind.home", "parents": [{"name": "front", "namespace": "infra"}]},
     "networkPolicy": {"callers": [{"namespaceSelector": {"matchLabels": {"team": "us"}}}]},
-    "monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}, "rules": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboards": {"enabled": True, "annotations": {"grafana_folder": "Consilium"}}},
     "podLabels": {"team": "us"},
     "podAnnotations": {"a/b": "c"},
 }  # fmt: skip

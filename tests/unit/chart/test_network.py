@@ -4,7 +4,7 @@ import pytest
 from tests.unit.chart import rendered
 from tests.unit.chart.reach import Network, Place, matches, network, places
 
-NETWORK_PORTS = (53, 80, 443, 6379, 8000, 8080, 8265, 9000, 9400, 10001, 30000)
+NETWORK_PORTS = (53, 80, 443, 6379, 8000, 8080, 8265, 9000, 9400, 10001, 30000, 44217, 44227)
 OWN = ("head", "worker", "gateway", "room", "redis", "prefetch", "test", "rollback")
 ROOM = {"services": {"room": {"module": "m"}, "other_room": {"module": "m"}}}
 APART = ROOM | {"gateway": {"worker": ""}}

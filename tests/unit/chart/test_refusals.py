@@ -79,6 +79,8 @@ UNKNOWN = [
     (at("networkPolicy.allow", []), ["/networkPolicy", "allow"]),
     (at("monitoring.serviceMonitor", {}), ["/monitoring", "serviceMonitor"]),
     (at("monitoring.podMonitor.label", {}), ["/monitoring/podMonitor", "label"]),
+    (at("monitoring.rules.label", {}), ["/monitoring/rules", "label"]),
+    (at("monitoring.dashboards.folder", "x"), ["/monitoring/dashboards", "folder"]),
     (at("tests.timeout", 5), ["/tests", "timeout"]),
     (config("modell", "demo"), ["/config", "modell"]),
     (config("topology.tp", 2), ["/config/topology", "tp"]),

@@ -151,6 +151,7 @@ def test_monitoring_and_routes_are_asked_for(run):
     text = "\n".join(done.changes)
     assert "kube-prometheus-stack" in text
     assert "podMonitorSelectorNilUsesHelmValues=false" in text
+    assert "ruleSelectorNilUsesHelmValues=false" in text
     assert "gateway-api/releases/download/v1.4.0/standard-install.yaml" in text
     assert "nvidia" not in text
 
