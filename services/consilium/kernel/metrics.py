@@ -44,6 +44,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._made: dict[str, Any] = {}
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._asked: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
         self._series: defaultdict[str, int] = defaultdict(int)
         self._names = Names(shared)
         self._most = most_series
@@ -65,19 +66,22 @@ class Metrics:
         return generate_latest(self._registry).decode()
 
     def _child(self, name: str, labels: dict[str, str]) -> Any:
+        asked = name, tuple(labels.items())
+        child = self._asked.get(asked)
+        if child is not None:
+            return child
         row = BY_NAME[name]
         if labels.keys() != set(row.labels):
             msg = (
                 f"{name} has the labels {', '.join(row.labels) or 'none'}, not {', '.join(labels)}"
             )
             raise ValueError(msg)
-        values = tuple([str(labels[label]) for label in row.labels])
-        child = self._children.get((name, values))
-        if child is not None:
-            return child
+        values = tuple(str(labels[label]) for label in row.labels)
         kept = self._bounded(row, values)
         child = self._children.get((name, kept)) or self._new(row, kept)
-        if OTHER in kept and kept != values and name != "consilium_metrics_folded_total":
+        if kept == values:
+            self._asked[asked] = child
+        elif OTHER in kept and name != "consilium_metrics_folded_total":
             self.add("consilium_metrics_folded_total", metric=name)
         return child
 

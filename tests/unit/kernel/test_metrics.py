@@ -2,6 +2,7 @@ import gzip
 import re
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from consilium.kernel import metrics
 from consilium.kernel.metrics import Metrics
@@ -72,3 +73,22 @@ def test_a_page_is_packed_for_those_who_take_it(accepted, encoding):
     body, chosen = metrics.packed("consilium_x 1\n" * 100, accepted)
     assert chosen == encoding
     assert (gzip.decompress(body) if encoding else body) == b"consilium_x 1\n" * 100
+
+
+def test_a_page_of_everything_is_what_prometheus_reads_with_a_meaning_and_no_series_twice():
+    ours = Metrics()
+    for row in metrics.TABLE:
+        write = {"counter": ours.add, "gauge": ours.set, "histogram": ours.observe}[row.kind]
+        for value in ("a", 'b"\\\n'):
+            write(row.name, 1.0, **dict.fromkeys(row.labels, value))
+    families = list(text_string_to_metric_families(ours.page()))
+    assert {f"{one.name}_total" if one.type == "counter" else one.name for one in families} == set(
+        metrics.BY_NAME
+    )
+    assert all(one.documentation and one.type != "unknown" for one in families)
+    series = [
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for one in families
+        for sample in one.samples
+    ]
+    assert len(series) == len(set(series))
