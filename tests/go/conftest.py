@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from tests.bench import cluster as clusters
 from tests.component.gateway.conftest import gateway  # noqa: F401  # a fixture of these tests too
+from tests.e2e.conftest import GREETER, with_rooms
 from tests.go.kube import CHART, STORAGE
 from tests.real.control_plane import ControlPlane
 from tests.real.disks import Provisioner
@@ -37,8 +38,9 @@ def said():
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """One for all tests here that need an engine, brought up by the command that a user calls."""
-    with clusters.up("tiny", tmp_path_factory.mktemp("cluster"), extra=QUICK) as made:
+    """One for all tests here that need an engine, brought up by the command that a user calls, with a room of these tests."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with clusters.up("tiny", folder, extra=QUICK, env=with_rooms(GREETER)) as made:
         yield made
 
 

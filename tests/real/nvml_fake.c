@@ -3,6 +3,7 @@
    count=N                        so many of them
    lost                           card 1 has fallen off the bus
    nan, wrapped, xid, throttled   odd values
+   idle                           nothing is computed
    While the file named by FAKE_NVML_FELL is there, card 1 answers nothing, as one that fell off the bus while it was in use.
    While the file named by FAKE_NVML_HANGS is there, every reading hangs; while that of FAKE_NVML_GONE is there, the driver is unloaded.
    Built with -DOLD it lacks what drivers before 510 lack. */
@@ -56,7 +57,7 @@ int nvmlDeviceGetMemoryInfo(long card, memory_t *m) {
   m->total = gib(size()); m->free = gib(4); m->used = m->total - m->free; return OK;
 }
 int nvmlDeviceGetPciInfo_v3(long card, pci_t *pci) { sprintf(pci->bus_id, "00000000:%02lX:00.0", CARD(card) + 1); return OK; }
-int nvmlDeviceGetUtilizationRates(long card, busy_t *b) { if (has("a100mig")) return NOT_SUPPORTED; b->gpu = 87; b->memory = 41; return OK; }
+int nvmlDeviceGetUtilizationRates(long card, busy_t *b) { if (has("a100mig")) return NOT_SUPPORTED; b->gpu = has("idle") ? 0 : 87; b->memory = has("idle") ? 0 : 41; return OK; }
 int nvmlDeviceGetPowerUsage(long card, unsigned *mw) { *mw = 312500; return OK; }
 int nvmlDeviceGetEnforcedPowerLimit(long card, unsigned *mw) { *mw = 350000; return OK; }
 int nvmlDeviceGetTotalEnergyConsumption(long card, u64 *mj) {
