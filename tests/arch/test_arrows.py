@@ -85,6 +85,10 @@ DIRECT = {
         "gateway",
     ): "asks which version of its records a gateway of this program knows",
     ("cli/keys.py", "gateway"): "keys are made where no gateway needs to run",
+    (
+        "cli/adapters.py",
+        "lora_router",
+    ): "fetches an adapter and reads its header where it lies, before it is sent",
     ("cli/why.py", "gateway"): "tells a receipt by the rule that wrote it",
     ("cli/dashboards.py", "gpu_metrics"): "dashboards and rules are files of that room",
     ("cli/chart_boards.py", "gpu_metrics"): "the chart has copies of them",

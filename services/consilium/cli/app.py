@@ -38,6 +38,10 @@ COMMANDS: Final = {
         "consilium.cli.models",
         "List the models, fetch them, or say where one lies on disk.",
     ),
+    "adapters": (
+        "consilium.cli.adapters",
+        "Store adapters, place, switch and remove them, and say who would answer.",
+    ),
     "metrics": ("consilium.cli.metrics", "Show every metric: name, type, labels, meaning."),
     "dashboards": (
         "consilium.cli.dashboards",
