@@ -89,6 +89,10 @@ DIRECT = {
         "cli/adapters.py",
         "lora_router",
     ): "fetches an adapter and reads its header where it lies, before it is sent",
+    (
+        "cli/config_tree.py",
+        "lora_router",
+    ): "names the folders of adapters from the root",
     ("cli/why.py", "gateway"): "tells a receipt by the rule that wrote it",
     ("cli/dashboards.py", "gpu_metrics"): "dashboards and rules are files of that room",
     ("cli/chart_boards.py", "gpu_metrics"): "the chart has copies of them",

@@ -23,6 +23,7 @@ from consilium.kernel.config import Loaded, Section, load
 from consilium.kernel.config_refusal import WrongValueError
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.yaml_source import value_of
+from consilium.lora_router import sources
 from consilium.lora_router.config import AdaptersView
 from consilium.supervisor.state_folder import StateFolder
 
@@ -142,7 +143,7 @@ def beside(args: argparse.Namespace) -> Path:
 
 
 def self_contained(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
-    """Return the tree as the parts of a cluster read it, in folders of their own: files named from the root, and the frames of roles as text.
+    """Return the tree as the parts of a cluster read it, in folders of their own: files and folders named from the root, and the frames of roles as text.
 
     beside  folder of the configuration file: relative names are looked up there first, then in the working directory
 
@@ -159,7 +160,12 @@ def self_contained(tree: ConsiliumConfig, beside: Path) -> ConsiliumConfig:
         )
         for name, role in tree.roles.items()
     }
-    return tree.model_copy(update={"roles": roles, **from_root(tree, beside)})
+    adapters = {
+        name: adapter.model_copy(update={"path": sources.from_root(adapter.path, beside)})
+        for name, adapter in tree.adapters.items()
+    }
+    named = {"roles": roles, "adapters": adapters, **from_root(tree, beside)}
+    return tree.model_copy(update=named)
 
 
 def resolved(folder: StateFolder) -> ConsiliumConfig:

@@ -9,10 +9,13 @@ Knows names and folders. Does not know what is in the files.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from consilium.demo import hub
 from consilium.demo.folder import Report, silent
 from consilium.kernel.errors import ConsiliumError
+
+if TYPE_CHECKING:
+    from consilium.demo.hub import Access
 
 
 def from_root(path: str, beside: Path) -> str:
@@ -31,19 +34,22 @@ def from_root(path: str, beside: Path) -> str:
 
 def is_hub(path: str) -> bool:
     """Return whether it is the name of a repository of the hub, and not a path."""
-    return not path.startswith(("/", ".", "~")) and bool(
-        hub.REPOSITORY.match(path.partition("@")[0])
-    )
+    if path.startswith(("/", ".", "~")) or "/" not in path:
+        return False
+    from consilium.demo import hub  # noqa: PLC0415  brings numpy, which a command line without adapters does not need
+
+    return bool(hub.REPOSITORY.match(path.partition("@")[0]))
 
 
 def fetched(
-    path: str, downloads: Path, report: Report = silent, *, access: hub.Access = hub.PUBLIC
+    path: str, downloads: Path, report: Report = silent, *, access: Access | None = None
 ) -> Path:
     """Return the folder with an adapter's files, downloading them where they are not there yet. Blocks.
 
     path       from the root, or the name of a repository
     downloads  folder for what comes from the hub
     report     hears of steps with bytes done and total
+    access     how the hub is reached, where that is not huggingface_hub's own settings
 
     Raises ConsiliumError: adapter_refused (there is no such folder or repository, no network), disk_full.
     """
@@ -51,10 +57,13 @@ def fetched(
         if not Path(path).is_dir():
             raise _missing(path, "there is no such folder")
         return Path(path)
+    from consilium.demo import hub  # noqa: PLC0415
+
     repository, _, revision = path.partition("@")
+    reached = access or hub.PUBLIC
     try:
         return hub.download(
-            repository, revision or None, downloads, report, access=access, kind=hub.ADAPTER
+            repository, revision or None, downloads, report, access=reached, kind=hub.ADAPTER
         ).path
     except ConsiliumError as err:
         if err.code != "model_missing":

@@ -253,6 +253,15 @@ def test_the_files_of_roles_are_looked_for_before_config_is_shown(
     }
 
 
+def test_adapters_lie_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "loras" / "core").mkdir(parents=True)
+    text = "adapters: {core: {path: loras/core}, sport: {path: org/name@v1}}"
+    value = load(ConsiliumConfig, path=file(tmp_path, text), env={}).value
+    found = self_contained(value, tmp_path).adapters
+    assert found["core"].path == str(tmp_path / "loras" / "core")
+    assert found["sport"].path == "org/name@v1"
+
+
 def test_frame_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "frame.md").write_text("You think.")
     value = load(
