@@ -250,6 +250,7 @@ metadata:
   labels:
     {{- include "consilium.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .kind }}
+    consilium/page: "true"
     {{- if eq .kind "worker" }}
     consilium/pool: {{ $group.name }}
     {{- end }}

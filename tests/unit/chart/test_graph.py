@@ -1,6 +1,7 @@
 """Everything that an object names is there: pods behind Services, ports behind names, config maps, secrets, claims, accounts, groups."""
 
 import pytest
+import yaml
 from tests.unit.chart import rendered
 from tests.unit.chart.reach import matches
 from tests.unit.chart.rendered import of_kind, pods
@@ -296,6 +297,21 @@ def test_a_monitor_reads_the_page_of_every_pod_that_has_one():
         "prefetch",
         "test",
         "rollback",
+    }
+
+
+def test_the_gateway_finds_the_page_of_every_pod_that_has_one():
+    render = rendered.render(FULL)
+    config = next(one for one in of_kind(render, "ConfigMap") if "consilium.yaml" in one["data"])
+    address = yaml.safe_load(config["data"]["consilium.yaml"])["services"]["gateway"]["metrics"]
+    name, _, port = address.removeprefix("dns:///").partition(":")
+    spec = render.one("Service", name)["spec"]
+    assert spec["clusterIP"] == "None"  # the name stands for every address, not for one of them
+    assert spec["publishNotReadyAddresses"]
+    found = selected(render, spec["selector"])
+    assert {pod.ports()["page"] for pod in found} == {int(port)}
+    assert {pod.name for pod in found} == {
+        pod.name for pod in pods(render) if "page" in pod.ports()
     }
 
 

@@ -94,6 +94,7 @@ class Figures:
     ever_first_s p50 and p95 of the time to the first token since the gateways began
     errors       code -> how many in the window
     watts        of all cards
+    joules_per_token, cost  of those that executors hold, by the tokens of these executors
     price        of a kilowatt-hour, and its currency
     redis        None = nobody says
     down         parts that are not up
@@ -168,9 +169,13 @@ def _figures(
     requests = window.sums(REQUESTS, "route", "code")
     turns = sum(count for (route, _), count in requests.items() if route != OWN_ROUTE)
     joules = _joules(cards, window, seconds)
-    energy = sum(joules.values()) if joules else None
     total = sum(made.values())
-    per_token = energy / total if energy and total else None
+    held = [card for card in cards if card.holders]
+    on_cards = sum(
+        made.get(name, 0.0) for name in {name for card in held for name in card.executors}
+    )
+    energy = sum(joules.get(card.uuid, 0.0) for card in held)
+    per_token = energy / on_cards if energy and on_cards else None
     executors = tuple(
         _executor(name, page, window_s=seconds, made=made, read=read, first=first, cards=cards,
                   joules=joules, price=price)

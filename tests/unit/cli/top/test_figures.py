@@ -69,10 +69,10 @@ def test_bytes_of_processes_are_preferred_to_shares():
     assert executor("core", more=more).memory_bytes == 20 * GIB + GIB
 
 
-def test_all_cards_count_for_the_cluster():
+def test_watts_are_of_all_cards_and_joules_of_those_that_executors_hold():
     seen = figures()
     assert seen.watts == 600
-    assert seen.joules_per_token == pytest.approx(6000 / (1820 + 455))
+    assert seen.joules_per_token == pytest.approx(5000 / (1820 + 455))
     assert seen.price == (0.3, "EUR")
 
 
