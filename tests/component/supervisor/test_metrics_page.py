@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 from tests.component.supervisor.running import Site
 
 from consilium.kernel.ports import free_port
 from consilium.supervisor import probes
-from consilium.supervisor.metrics_page import RAY, MetricsServer
+from consilium.supervisor.metrics_page import PROCESSES, RAY, MetricsServer
 from consilium.supervisor.metrics_sources import PATIENCE_S, Sources, at
 
 
@@ -142,6 +145,16 @@ class Moody(BaseHTTPRequestHandler):
         return
 
 
+class Silent(BaseHTTPRequestHandler):
+    """Reads the question and says nothing."""
+
+    def do_GET(self) -> None:
+        time.sleep(20)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
 def timed(server: MetricsServer) -> tuple[float, str]:
     begun = time.monotonic()
     page = server.page()
@@ -179,6 +192,30 @@ def test_a_ray_agent_that_hangs_costs_the_page_its_age_and_nothing_else(site: Si
             assert time.monotonic() < until
             time.sleep(0.02)
         assert 'ray_tasks{State="RUNNING"} 1' not in page
+
+
+def test_the_page_of_a_pod_is_not_held_up_either(tmp_path: Path) -> None:
+    port = free_port()
+    words = ["--folder", str(tmp_path), "--listen", f"127.0.0.1:{port}"]
+    with serving(Silent) as url:
+        pod = subprocess.Popen(
+            [sys.executable, "-m", "consilium.supervisor.pod_page", *words, "--ray", url]
+        )
+        try:
+            until = time.monotonic() + 20
+            while not probes.port_listens(port):
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            first = probes.http_get(f"http://127.0.0.1:{port}/metrics", timeout_s=10)
+            begun = time.monotonic()
+            status, body = probes.http_get(f"http://127.0.0.1:{port}/metrics", timeout_s=10)
+            assert time.monotonic() - begun < PATIENCE_S / 2
+            assert (first[0], status) == (200, 200)
+            assert age_of(body.decode(), RAY) >= PATIENCE_S, "it has never said anything"
+            assert age_of(body.decode(), PROCESSES) == 0.0
+        finally:
+            pod.terminate()
+            assert pod.wait(20) == 0
 
 
 def test_a_page_that_nobody_gives_any_more_is_not_shown_for_ever() -> None:
