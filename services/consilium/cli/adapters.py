@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from consilium.cli import adapter_tables, progress
+from consilium.cli import adapter_check, adapter_tables, progress
 from consilium.cli.answers import document
 from consilium.cli.endpoint import Endpoint, add_endpoint, add_output, endpoint_of, folder_of
 from consilium.cli.tables import show
@@ -50,7 +50,8 @@ _SETTINGS: Final = (
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser("adapters", help="Store, place, switch and remove adapters.")
-    commands = parser.add_subparsers(dest="what", metavar="|".join(_VERBS), required=True)
+    verbs = "|".join((*_VERBS, "check"))
+    commands = parser.add_subparsers(dest="what", metavar=verbs, required=True)
     made = {verb: commands.add_parser(verb, help=line) for verb, line in _VERBS.items()}
     _add_add(made["add"])
     made["ls"].add_argument("--sums", action="store_true", help="sums of adapters too")
@@ -78,6 +79,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     for command in made.values():
         add_endpoint(command)
         add_output(command)
+    adapter_check.add(commands)
 
 
 def _add_add(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +106,15 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked. Returns 0."""
-    runs = {"add": _add, "ls": _list, "show": _show, "rm": _remove, "why": _why}
+    """Do what was asked. Returns 0; `check` returns 1 for an adapter that it refuses."""
+    runs = {
+        "check": adapter_check.run,
+        "add": _add,
+        "ls": _list,
+        "show": _show,
+        "rm": _remove,
+        "why": _why,
+    }
     return runs.get(args.what, _change)(args)
 
 

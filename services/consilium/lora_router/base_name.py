@@ -13,9 +13,6 @@ _FORMAT: Final = re.compile(
 )
 _SIZE: Final = re.compile(r"(^|[-_.x])\d+(\.\d+)?[bm]([-_.]|$)")
 _HUB_FOLDER: Final = re.compile(r"models--[^/]+--([^/]+)")
-_QUANTISED: Final = frozenset(
-    {"bnb", "awq", "gptq", "int4", "int8", "4bit", "8bit", "fp8", "fp4", "nvfp4", "mxfp4"}
-)
 
 
 def plain(name: str) -> str:
@@ -24,11 +21,6 @@ def plain(name: str) -> str:
     while match := _FORMAT.search(found):
         found = found[: match.start()]
     return found if _SIZE.search(found) else ""
-
-
-def is_quantised(name: str) -> bool:
-    """Whether a name says that the model's weights are quantised."""
-    return not _QUANTISED.isdisjoint(re.split(r"[-_.]", _last(name)))
 
 
 def _last(name: str) -> str:

@@ -19,8 +19,23 @@ def refused(code: str, where: str, reason: str, way: str) -> ConsiliumError:
 
 
 def as_error(refusal: Refusal) -> ConsiliumError:
-    """Return a refusal as an error."""
-    return ConsiliumError("adapter_refused", reason=str(refusal), check=refusal.code)
+    """Return a refusal as an error. Its parts stand in the fields `check`, `where`, `what` and `way`."""
+    return ConsiliumError(
+        "adapter_refused",
+        reason=str(refusal),
+        check=refusal.code,
+        where=refusal.where,
+        what=refusal.reason,
+        way=refusal.way,
+    )
+
+
+def from_error(err: ConsiliumError) -> Refusal:
+    """Return the refusal that an error was made of."""
+    code, where, what, way = (
+        str(err.fields.get(key, "")) for key in ("check", "where", "what", "way")
+    )
+    return Refusal(code or err.code, where, what or err.public(), way)
 
 
 def shown(text: object) -> str:

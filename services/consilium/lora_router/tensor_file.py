@@ -140,15 +140,16 @@ def _are_sizes(found: Any) -> bool:
 
 def _check_layout(tensors: list[Tensor], begin: int, size: int, where: str) -> None:
     """Raise where tensors overlap, leave gaps, or do not end where the file ends."""
+    last = max(tensors, key=lambda tensor: tensor.end)
+    if last.end > size:
+        raise refused(
+            "offsets_past_end",
+            f"{where}, {shown(last.name)}",
+            f"its bytes end at {last.end} and the file at {size}: the file is cut off",
+            _AGAIN,
+        )
     for tensor in tensors:
         place = f"{where}, {shown(tensor.name)}"
-        if tensor.end > size:
-            raise refused(
-                "offsets_past_end",
-                place,
-                f"its bytes end at {tensor.end} and the file at {size}: the file is cut off",
-                _AGAIN,
-            )
         if tensor.start < begin:
             raise refused("offsets_overlap", place, "its bytes are another tensor's as well", _SAVE)
         if tensor.start > begin:

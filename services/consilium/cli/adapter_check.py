@@ -1,0 +1,107 @@
+"""`consilium adapters check PATH --base MODEL`: every rule on one adapter, before anybody registers it. No cluster and no engine is needed, and of the model its config.json alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from consilium.cli.endpoint import add_output
+from consilium.cli.tables import show
+from consilium.kernel.errors import ConsiliumError
+from consilium.planner.lora import RANKS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from consilium.lora_router.base_modules import Base
+    from consilium.lora_router.check_report import Report
+
+EXIT_GOOD, EXIT_REFUSED, EXIT_USAGE = 0, 1, 2
+_STYLE: Final = {"good": "green", "remark": "yellow", "refused": "bold red"}
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "check",
+        help="say whether an adapter is whole, and whether it fits a model",
+        description="Check a folder with adapter_model.safetensors and adapter_config.json. Whether it does anything good only an engine can tell.",
+    )
+    parser.add_argument("path", type=Path, help="folder of the adapter")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="name such as Qwen3-30B-A3B, a folder, or a config.json"
+    )
+    parser.add_argument(
+        "--max-rank",
+        type=int,
+        choices=RANKS,
+        metavar="N",
+        help="engine.lora.max_rank of the engine",
+    )
+    parser.add_argument(
+        "--target-modules", default="", metavar="A,B", help="engine.lora.target_modules"
+    )
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check one adapter: 0 = taken, 1 = refused, 2 = the model is not known."""
+    from consilium.lora_router import check_report, fit
+
+    try:
+        base = _base(args.base)
+    except ConsiliumError as err:
+        print(f"--base: {err.fields.get('reason', err.public())}")
+        return EXIT_USAGE
+    targets = tuple(filter(None, (name.strip() for name in args.target_modules.split(","))))
+    found = check_report.report(args.path, base, fit.Wanted(args.max_rank, targets))
+    if args.output == "json":
+        print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+    else:
+        show(_table(found))
+        print(_verdict(found, args.path))
+    return EXIT_GOOD if found.is_good else EXIT_REFUSED
+
+
+def _base(named: str | None) -> Base | None:
+    from consilium.lora_router import base_modules
+    from consilium.planner import models
+
+    if named is None:
+        return None
+    model = models.find(named)
+    return base_modules.of(model.config, model.shape.name)
+
+
+def _verdict(found: Report, path: Path) -> str:
+    if not found.is_good:
+        return f"{path} is refused."
+    remarks = sum(row.verdict == "remark" for row in found.rows)
+    return f"{path} is good" + (f", with {remarks} remarks." if remarks else ".")
+
+
+def _as_json(found: Report) -> dict[str, object]:
+    described = found.described
+    return {
+        "good": found.is_good,
+        "sha": described.sha if described else "",
+        "rank": described.rank if described else None,
+        "size_bytes": described.size_bytes if described else None,
+        "rows": [asdict(row) for row in found.rows],
+    }
+
+
+def _table(found: Report) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("", "rule", "where", "what", "way out"):
+        table.add_column(head, overflow="fold")
+    for row in found.rows:
+        verdict = f"[{_STYLE[row.verdict]}]{row.verdict}[/]"
+        table.add_row(verdict, row.code, *map(escape, (row.where, row.reason, row.way)))
+    return table
