@@ -28,6 +28,7 @@ from consilium.engine.frame_socket import (
     open_line,
 )
 from consilium.engine.ports import Call
+from consilium.kernel import trace_context
 from consilium.kernel.errors import ConsiliumError
 
 MIB = 2**20
@@ -118,6 +119,24 @@ async def test_a_replica_that_cannot_reach_the_socket_says_through_serve_that_it
     inbox = await landing.expect()
     inbox.follow(said(*items))
     assert await read(inbox) == b"".join(items[1:])
+
+
+async def test_what_a_replica_logs_of_a_call_has_the_trace_of_its_caller() -> None:
+    trace = trace_context.new()
+    call = Call("r1", "chat", {"messages": []}, trace=trace.headers())
+    seen = []
+
+    class Telling(EchoEngine):
+        async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+            seen.append(trace_context.current())
+            async for frame in super().stream(call):
+                yield frame
+
+    echo = Telling()
+    await echo.start()
+    asked = {**call.as_dict(), "landing": ""}
+    assert [item async for item in EngineReplica.stream(SimpleNamespace(_engine=echo), asked)]
+    assert seen == [trace]
 
 
 async def test_a_document_of_megabytes_and_a_call_without_items(landing: Landing) -> None:
