@@ -21,21 +21,6 @@ SCRAPED = frozenset({"job", "instance", "namespace", "pod", "container", "endpoi
 WINDOWS = {"$__rate_interval": "1m", "$__interval": "1m", "$__range": "1h"}
 """What Grafana puts in by itself."""
 
-COMING = {
-    "consilium_gateway_role_turns_total": {"role"},
-    "consilium_gateway_role_tokens_total": {"role", "kind"},
-    "consilium_gateway_adapter_turns_total": {"adapter"},
-    "consilium_gateway_adapter_tokens_total": {"adapter", "kind"},
-    "consilium_gateway_key_turns_total": {"key"},
-    "consilium_gateway_key_tokens_total": {"key", "kind"},
-    "consilium_gateway_stage_seconds_bucket": {"stage", "le"},
-    "consilium_metrics_folded_total": {"metric"},
-    "consilium_metrics_source_age_seconds": {"source"},
-    "consilium_engine_gpu_info": {"executor", "replica", "uuid"},
-    "consilium_gpu_pod_info": {"uuid", "namespace", "pod", "container"},
-    "consilium_gpu_electricity_price": {"currency"},
-}
-
 
 @dataclass(frozen=True)
 class Query:
@@ -142,8 +127,6 @@ def known():
             found |= parts_of(one.name, None)
         else:
             found[one.name] = Known(one.kind, None, unit_of(one.name))
-    for name, labels in COMING.items():
-        found.setdefault(name, Known("counter" if name.endswith(("_total", "_bucket")) else "gauge", frozenset(labels)))  # fmt: skip
     for _, rule in rules():
         if "record" in rule:
             found[rule["record"]] = Known("gauge", None)
