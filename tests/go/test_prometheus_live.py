@@ -54,7 +54,7 @@ def watched(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
     library = nvml.build(folder / "driver")
     pid = str(cluster.cores()[0].pid)
-    price = {"price_per_kwh": 0.3, "currency": "EUR"}
+    price = {"price_per_kwh": 0.3, "currency": "EUR", "pcie_throughput": True}
     healthy = GpuExporter(folder / "healthy", library, "4090,count=2,idle", settings=price, FAKE_NVML_PID=pid)  # fmt: skip
     sick = GpuExporter(folder / "sick", library, "pro6000,throttled,xid")
     sliced = GpuExporter(folder / "sliced", library, "a100mig")
