@@ -73,10 +73,15 @@ class Holdings:
         """Return the versions with this content: several names may have the same."""
         return tuple(versions[sha] for versions in self.versions.values() if sha in versions)
 
+    def is_hidden(self, name: str) -> bool:
+        """Say whether a name with all its versions is being removed."""
+        versions = self.of(name)
+        return bool(versions) and all(reference(name, sha) in self.hidden for sha in versions)
+
     def named(self, name: str) -> Named:
         """Return what is known of a name. Raises ConsiliumError(adapter_unknown) with the nearest one."""
         found = self.names.get(name)
-        if found is None or self._is_hidden(name):
+        if found is None or self.is_hidden(name):
             raise self._unknown(name)
         return found
 
@@ -187,10 +192,6 @@ class Holdings:
             )
         return number
 
-    def _is_hidden(self, name: str) -> bool:
-        versions = self.of(name)
-        return bool(versions) and all(reference(name, sha) in self.hidden for sha in versions)
-
     def _current(self, row: Named) -> Held:
         name, current = row.registered.name, row.registered.current
         found = self.of(name).get(current)
@@ -219,7 +220,7 @@ class Holdings:
 
     def _no_such_version(self, name: str, beginning: str) -> ConsiliumError:
         told = f"{name}:{beginning}"
-        if name != MIX and (name not in self.names or self._is_hidden(name)):
+        if name != MIX and (name not in self.names or self.is_hidden(name)):
             return self._unknown(name)
         waiting = self.newest_first(name)
         if not waiting or name == MIX:

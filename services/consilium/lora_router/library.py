@@ -130,13 +130,15 @@ class Library:
         return sum(sum(sizes.values()) for sizes in self._holdings.files().values())
 
     def names(self) -> tuple[Registered, ...]:
-        """Return the names, in order."""
-        return tuple(row.registered for _, row in sorted(self._holdings.names.items()))
+        """Return the names, in order, but for those that are being removed."""
+        names = sorted(self._holdings.names.items())
+        return tuple(row.registered for name, row in names if not self._holdings.is_hidden(name))
 
     def get(self, name: str) -> tuple[Registered, tuple[StoredVersion, ...]]:
-        """Return a name and its versions, the newest first. Raises ConsiliumError(adapter_unknown)."""
-        row = self._holdings.named(name)
-        return row.registered, tuple(h.version for h in self._holdings.newest_first(name))
+        """Return a name and its versions, the newest first, but for those that are being removed. Raises ConsiliumError(adapter_unknown)."""
+        row, hidden = self._holdings.named(name), self._holdings.hidden
+        found = self._holdings.newest_first(name)
+        return row.registered, tuple(h.version for h in found if reference_of(h) not in hidden)
 
     def find(self, text: str) -> StoredVersion:
         """Return the version that NAME, NAME:VERSION or a reference means. Raises ConsiliumError: invalid_request, adapter_unknown, conflict."""

@@ -48,7 +48,7 @@ class Offered:
 
 
 Take: TypeAlias = Callable[[Offered], Awaitable[Mapping[str, object]]]
-"""Checks and stores an adapter, and returns it as JSON. Raises ConsiliumError."""
+"""Checks and stores an adapter, and returns it as JSON; `stored` there is the hash of its version. Raises ConsiliumError."""
 
 
 class Face:
@@ -116,7 +116,7 @@ class Face:
             except ConsiliumError as err:
                 _log.warning("adapter_refused", **known, code=err.code, reason=err.public())
                 raise
-        _log.info("adapter_added", **known, sha=answer.get("current"), force=said.force)
+        _log.info("adapter_added", **known, sha=answer.get("stored"), force=said.force)
         return JSONResponse(dict(answer), 201)
 
 

@@ -300,6 +300,7 @@ async def test_what_is_hidden_is_not_found_and_comes_back(root, folder):
         library.changed = lambda: seen.append(len(library.versions()))
         hidden = library.hide("sport")
         assert hidden == (reference("sport", version.sha),)
+        assert library.names() == ()
         for text in ("sport", f"sport:{version.sha[:6]}"):
             with pytest.raises(ConsiliumError) as caught:
                 library.find(text)

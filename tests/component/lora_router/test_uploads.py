@@ -53,7 +53,7 @@ async def room(tmp_path):
                     make_current=True if said.force else None,
                 )
             )
-            return {"name": said.name, "current": version.sha}
+            return {"name": said.name, "stored": version.sha}
 
         app = InnerHttp(application(arrivals, take), InnerAuth(TOKEN), nothing, CountedIds())
         server = HttpServer(app, "127.0.0.1", 0)
@@ -88,7 +88,7 @@ async def test_a_form_brings_everything(room, files, tmp_path):
         parts = [("file", (name, content)) for name, content in sent.items()]
         answer = await client.post("/v1/adapters", data=form, files=parts)
     assert answer.status_code == 201, answer.text
-    assert answer.json() == {"name": "sport", "current": sha_of(tmp_path, "a")}
+    assert answer.json() == {"name": "sport", "stored": sha_of(tmp_path, "a")}
     said, (version,) = room.library.get("sport")
     assert (said.placement, said.examples, said.weight) == ("vram", ("How?", "When?"), 0.5)
     assert (version.path / WEIGHTS).read_bytes() == sent[WEIGHTS]
