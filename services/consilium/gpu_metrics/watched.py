@@ -74,7 +74,7 @@ class Watched:
         self._silent_s, self._pauses_s, self._clock = silent_s, tuple(pauses_s), clock
         self._sample: Sample | None = None
         self._at = clock()
-        self._restarts = 0
+        self._starts = 0
         self._left: list[subprocess.Popen[str]] = []
         self._child: subprocess.Popen[str] | None = None
         self._ended = threading.Event()
@@ -100,7 +100,7 @@ class Watched:
             self._sample,
             age_s,
             self._sample is not None and age_s < self._silent_s,
-            self._restarts,
+            max(0, self._starts - 1),
             len(self._left),
         )
 
@@ -115,7 +115,6 @@ class Watched:
             failures = 0 if self._at > before else failures + 1
             if self._ended.wait(self._pauses_s[min(max(failures, 1), len(self._pauses_s)) - 1]):
                 return
-            self._restarts += 1
 
     def _started(self) -> subprocess.Popen[str]:
         child = subprocess.Popen(  # noqa: S603  our own module
@@ -126,6 +125,7 @@ class Watched:
             start_new_session=True,
         )
         self._child = child
+        self._starts += 1
         return child
 
     def _read_with(self, child: subprocess.Popen[str]) -> None:
