@@ -9,6 +9,8 @@ from tests.real import nvml
 from tests.real.gpu_exporter import GpuExporter
 from tests.real.prometheus import promtool
 
+from consilium.cli.metrics import catalogue
+
 CARDS = ("3090", "4090,count=2,lost", "pro6000,throttled,xid", "a100mig", "4090,nan,wrapped")
 THEIRS = re.compile(r"(vllm:|ray_|haproxy_|process_|python_|target_info)")
 """Names of figures that others made: what promtool says of these is theirs to mend."""
@@ -21,6 +23,21 @@ def complaints(page):
     code, said = promtool("check", "metrics", said=page)
     assert code in (0, LINT), said
     return [line for line in said.splitlines() if line.strip() and not THEIRS.match(line)]
+
+
+def test_every_figure_of_the_catalogue():
+    """Those too that a page only has after a fault, or in Kubernetes."""
+    lines = []
+    for row in catalogue():
+        name = row["name"]
+        labels = ",".join(f'{label}="x"' for label in row["labels"])
+        lines += [f"# HELP {name} {row['help']}", f"# TYPE {name} {row['type']}"]
+        if row["type"] == "histogram":
+            lines.append(f'{name}_bucket{{{labels}{"," if labels else ""}le="+Inf"}} 1')
+            lines += [f"{name}_sum{{{labels}}} 1", f"{name}_count{{{labels}}} 1"]
+        else:
+            lines.append(f"{name}{{{labels}}} 1")
+    assert complaints("\n".join(lines) + "\n") == []
 
 
 @pytest.mark.parametrize("cards", CARDS)
@@ -45,7 +62,9 @@ def test_every_page_of_a_cluster(cluster):
     pages["ray"] = f"http://127.0.0.1:{known['ports']['ray_metrics']}/metrics"
     pages["haproxy"] = f"http://127.0.0.1:{known['ports']['haproxy_metrics']}/metrics"
     pages["joined"] = known["addresses"]["metrics"]
+    pages["gateway"] = f"{cluster.url}/v1/metrics"
     for name, url in pages.items():
-        answer = httpx.get(url, timeout=30)
+        key = {"Authorization": f"Bearer {cluster.key}"} if name == "gateway" else {}
+        answer = httpx.get(url, headers=key, timeout=30)
         assert answer.status_code == 200, name
         assert complaints(answer.text) == [], name
