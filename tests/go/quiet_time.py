@@ -39,14 +39,21 @@ def write(file, recording, length_s, alerts, rules):
 
     length_s  how long the recording shall last
     """
-    steps = int(length_s // STEP_S)
-    series = [{"series": _series(row["metric"]), "values": _values(row, recording, steps)} for row in recording.rows]  # fmt: skip
     minutes = range(int(length_s // 60) + 1)
     whens = [f"{minute}m" for minute in minutes if minute <= 30 or minute % 10 == 0]
     silent = [{"eval_time": when, "alertname": name, "exp_alerts": []} for name in alerts for when in whens]  # fmt: skip
-    group = {"interval": f"{STEP_S}s", "start_timestamp": int(recording.begin), "input_series": series, "alert_rule_test": silent}  # fmt: skip
+    group = {"interval": f"{STEP_S}s", "start_timestamp": int(recording.begin), "input_series": series(recording, length_s), "alert_rule_test": silent}  # fmt: skip
     told = {"rule_files": [str(rule) for rule in rules], "evaluation_interval": "1m", "tests": [group]}  # fmt: skip
     file.write_text(yaml.dump(told, Dumper=yaml.CSafeDumper, default_flow_style=None, width=1 << 20))  # fmt: skip
+
+
+def series(recording, length_s):
+    """Return what was recorded as promtool's files have it, for so long."""
+    steps = int(length_s // STEP_S)
+    return [
+        {"series": _series(row["metric"]), "values": _values(row, recording, steps)}
+        for row in recording.rows
+    ]
 
 
 def longest_wait(rules):

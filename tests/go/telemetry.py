@@ -106,7 +106,9 @@ def plain(expression):
     """Return an expression as a test of promtool writes it: of any value of its variables, over five minutes."""
     for name in ("__rate_interval", "__interval", "__range"):
         expression = _put(expression, name, "5m")
-    return " ".join(re.sub(r"\$\w+|\$\{\w+(?::\w+)?\}", ".+", expression).split())
+    return " ".join(
+        re.sub(r"\$\w+|\$\{\w+(?::\w+)?\}|\[\[\w+(?::\w+)?\]\]", ".+", expression).split()
+    )
 
 
 def rules_of(file):
