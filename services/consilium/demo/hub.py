@@ -117,7 +117,7 @@ def download(
 
     Raises ConsiliumError: model_missing (unknown, gated, no network, no safetensors, wrong checksum), disk_full.
     """
-    home = models_dir / "hub" / repository.replace("/", "--")
+    home = home_of(repository, models_dir)
     wanted = revision or DEFAULT_REVISION
     home.mkdir(parents=True, exist_ok=True)
     with only_one(home / ".lock"):
@@ -134,6 +134,11 @@ def download(
         _write_marker(folder, files)
         _note_revision(home, wanted, commit)
         return Snapshot(folder, commit)
+
+
+def home_of(repository: str, models_dir: Path) -> Path:
+    """Return the folder of all revisions of a repository."""
+    return models_dir / "hub" / repository.replace("/", "--")
 
 
 def chosen(names: list[str], wanted: tuple[str, ...] = _WANTED) -> list[str]:
@@ -153,7 +158,7 @@ def chosen(names: list[str], wanted: tuple[str, ...] = _WANTED) -> list[str]:
 def is_here(name: str, models_dir: Path, *, access: Access = PUBLIC) -> bool:
     """Return whether `org/name[@revision]` lies whole on this disk. Asks no network."""
     repository, _, revision = name.partition("@")
-    home, wanted = models_dir / "hub" / repository.replace("/", "--"), revision or DEFAULT_REVISION
+    home, wanted = home_of(repository, models_dir), revision or DEFAULT_REVISION
     return (_finished(home, wanted) or _in_shared_cache(repository, wanted, access)) is not None
 
 

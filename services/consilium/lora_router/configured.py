@@ -14,6 +14,7 @@ from pathlib import Path
 
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router import sources
 from consilium.lora_router.incoming import Incoming
 from consilium.lora_router.library import Library
 from consilium.lora_router.ports import Registered
@@ -46,17 +47,25 @@ def entry(settings: Registered, path: str) -> Entry:
 
 
 async def take_in(
-    library: Library, entries: Mapping[str, Entry], fetch: Callable[[str], Path]
+    library: Library,
+    entries: Mapping[str, Entry],
+    fetch: Callable[[str], Path],
+    forget: Callable[[str], None] = lambda _path: None,
 ) -> Outcome:
     """Bring the library to what the configuration says.
 
-    fetch  path -> folder with the two files; blocks, called in threads, raises ConsiliumError
+    fetch   path -> folder with the two files; blocks, called in threads, raises ConsiliumError
+    forget  path of an adapter of the hub that is stored now: its download is needed no more; called in threads
     """
     looks, folders, refused = {}, {}, {}
     for name, one in entries.items():
         try:
+            if _is_there(library, one):
+                looks[name] = one.path
+                continue
             folders[name] = await asyncio.to_thread(fetch, one.path)
-            looks[name] = await asyncio.to_thread(look_of, folders[name])
+            is_hub = sources.is_hub(one.path)
+            looks[name] = one.path if is_hub else await asyncio.to_thread(look_of, folders[name])
         except ConsiliumError as err:
             refused[name] = err
     todo = plan(entries, looks, library.holdings)
@@ -72,11 +81,24 @@ async def take_in(
             refused[name] = err
             continue
         stored.append(name)
+        if sources.is_hub(one.path):
+            await asyncio.to_thread(forget, one.path)
         if library.get(name)[0].current != sha:
             switch.append((name, sha))
     for name, why in refused.items():
         _log.error("configured_adapter_refused", adapter=name, reason=why.public())
     return Outcome(tuple(stored), tuple(switch), todo.remove, refused)
+
+
+def _is_there(library: Library, one: Entry) -> bool:
+    """Return whether an adapter of the hub is stored already: it stays as it was fetched first, and the hub is not asked again."""
+    row = library.holdings.names.get(one.settings.name)
+    return (
+        sources.is_hub(one.path)
+        and row is not None
+        and row.origin == one.path
+        and bool(library.holdings.of(one.settings.name))
+    )
 
 
 async def _read(library: Library, one: Entry, folder: Path, look: str) -> str:

@@ -8,6 +8,7 @@ Knows names and folders. Does not know what is in the files.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,13 @@ def fetched(
         if err.code != "model_missing":
             raise
         raise _missing(path, str(err.fields["reason"])) from err
+
+
+def forget(path: str, downloads: Path) -> None:
+    """Delete what was downloaded of a repository."""
+    from consilium.demo import hub  # noqa: PLC0415
+
+    shutil.rmtree(hub.home_of(path.partition("@")[0], downloads), ignore_errors=True)
 
 
 def _missing(path: str, reason: str) -> ConsiliumError:

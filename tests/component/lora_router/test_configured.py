@@ -4,7 +4,7 @@ import shutil
 import threading
 
 import pytest
-from tests.component.demo.test_hub import COMMIT, Hub
+from tests.component.demo.test_hub import Hub
 from tests.component.lora_router.shelves import assert_same, describe, opened, write_adapter
 
 from consilium.demo import hub
@@ -12,7 +12,7 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.configured import entry, take_in
 from consilium.lora_router.incoming import Incoming
 from consilium.lora_router.ports import Placement, Registered
-from consilium.lora_router.sources import fetched
+from consilium.lora_router.sources import fetched, forget
 
 
 @pytest.fixture
@@ -104,7 +104,12 @@ async def test_an_adapter_of_the_hub_is_downloaded_once_with_reports(tmp_path, s
         return fetched(path, tmp_path / "downloads", steps.append, access=access)
 
     async with opened(tmp_path / "r") as library:
-        outcome = await take_in(library, entries(sport="org/tiny"), fetch)
+        outcome = await take_in(
+            library,
+            entries(sport="org/tiny"),
+            fetch,
+            lambda path: forget(path, tmp_path / "downloads"),
+        )
         assert outcome.stored == ("sport",)
         assert library.find("sport").size_bytes == 100_000 + len('{"mark": "h"}')
         assert {name for name, _ in server.ranges} == {
@@ -113,9 +118,13 @@ async def test_an_adapter_of_the_hub_is_downloaded_once_with_reports(tmp_path, s
         }
         loading = [step for step in steps if step.total]
         assert loading[-1].done == loading[-1].total
+        assert not (tmp_path / "downloads" / "hub" / "org--tiny").exists(), "it is stored now"
         server.ill = True
         assert (await take_in(library, entries(sport="org/tiny"), fetch)).refused == {}
-        assert COMMIT in library.holdings.names["sport"].origin
+        assert library.holdings.names["sport"].origin == "org/tiny"
+        again = await take_in(library, entries(sport="org/tiny@v1"), fetch)
+        assert set(again.refused) == {"sport"}, "another revision is another origin"
+        assert library.find("sport")
 
 
 def test_a_repository_that_is_no_adapter(tmp_path, server):
