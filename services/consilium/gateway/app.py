@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from consilium.embedding.client import Embedding, open_embeddings
 from consilium.engine.client import CORE, open_executors
 from consilium.engine.config import EngineView
-from consilium.gateway import first_key, turn
+from consilium.gateway import first_key, room_tables, turn
 from consilium.gateway.backends.redis import open_stores
 from consilium.gateway.config import GatewayView, refuse_unknown_names
 from consilium.gateway.forwarding import Forwarding, Reached
@@ -56,8 +56,9 @@ from consilium.kernel.grpc_server import Settings
 from consilium.kernel.metrics import of_this_process
 from consilium.kernel.metrics_files import forget_ended_here
 from consilium.kernel.process import raise_descriptor_limit, run
-from consilium.kernel.rooms import Room, rooms
+from consilium.kernel.rooms import LORA_ROUTER, Room, rooms
 from consilium.kernel.service_config import Address, ServicesView
+from consilium.lora_router.client import LoraRouterClient
 
 APP: Final = "gateway"
 DEPLOYMENT: Final = "Gateway"
@@ -113,6 +114,7 @@ class GatewayReplica:
         folder, first = folder_of(Path(config)), _first_key(Path(config), clock)
         token = _token(view, folder)
         self._tables = followers(rooms(added_rooms()), view.services, token, clock)
+        self._router = room_tables.channel(LORA_ROUTER, view.services, token, clock)
         public = (room for room in rooms(added_rooms()) if room.methods or room.prefixes)
         reached = tuple(_reached(room, view.services) for room in public)
         wired = wire(
@@ -128,6 +130,7 @@ class GatewayReplica:
                 meter=meter,
                 clock=clock,
                 ids=ids,
+                router=None if self._router is None else LoraRouterClient(self._router),
                 page=view.services.get("gateway", Address()).metrics,
             ),
             Settings(
@@ -150,6 +153,7 @@ class GatewayReplica:
             self._public.watch_rooms(),
             self._drained(folder / CLOSING),
             _put_first_key(first, self._stores, clock),
+            wired.adapters.run(),
             *(table.run() for table in self._tables.values()),
         )
 
@@ -176,6 +180,8 @@ class GatewayReplica:
             await turn.finish_background()
             await self._public.aclose()
             await self._engines.aclose()
+            if self._router is not None:
+                await self._router.aclose()
             await self._desk.leave()
             await self._stores.close()
 

@@ -100,6 +100,7 @@ async def _opened(cast: Cast, ask: Ask, decision: Decision, course: Course, *, a
         deadline=course.deadline,
         prefix_key=composed.prefix_key,
         trace=ask.trace,
+        adapter=(decision.adapter or None) if executor not in decision.plain_on else None,
     )
     try:
         turn = await cast.engine.open(executor, call)

@@ -17,8 +17,8 @@ from consilium.kernel.errors import ConsiliumError
 
 LONGEST_NAME: Final = 512
 """Characters of a model's name, in which looking for the nearest known one stays cheap."""
-WISHES: Final = frozenset({"role", "profile", "executor", "receipt"})
-LATER: Final = frozenset({"adapters", "collections", "dual"})
+WISHES: Final = frozenset({"role", "profile", "executor", "receipt", "adapters"})
+LATER: Final = frozenset({"collections", "dual"})
 """Words of the field `consilium` that come with their own rooms."""
 
 
@@ -66,6 +66,8 @@ def _check_wish(key: str, value: object) -> None:
         raise _bad(
             f"consilium.{key}", f"there is no such key. Known keys are {', '.join(sorted(WISHES))}"
         )
+    if key == "adapters":
+        return  # adapter_choice.py reads it
     if key == "receipt":
         if not isinstance(value, bool):
             raise _bad("consilium.receipt", "it must be true or false")

@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from consilium.engine.client import EngineClient
 from consilium.engine.ports import Json, Lane, Route
+from consilium.gateway.adapters import Adapters
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.contributions import Contribution, Contributors
 from consilium.gateway.decision import Decision
@@ -133,6 +134,7 @@ class Cast:
     keep          stores a receipt, after the answer
     contributors  rooms that add to a turn
     tables        tables that rooms stream to this gateway, by name
+    adapters      who answers with which adapter
     embeds        names of the model behind /v1/embeddings, the true one first; it answers no turn
     """
 
@@ -145,6 +147,7 @@ class Cast:
     ids: Ids
     keep: Callable[[Receipt], Awaitable[None]]
     meter: Meter
+    adapters: Adapters
     contributors: Contributors = field(default_factory=Contributors)
     tables: Mapping[str, FollowedTable] = field(default_factory=dict)
     embeds: tuple[str, ...] = ()

@@ -71,6 +71,7 @@ def receipt(cast: Cast, ask: Ask, course: Course, *, status: int, said: Said | N
             for each in course.contributions
         ),
         adapters=decision.adapters,
+        adapter_why=decision.adapter_why,
         passages=_ids(course, "passages"),
         memories=_ids(course, "memories"),
         tables={name: _held(table) for name, table in cast.tables.items()},
@@ -97,7 +98,9 @@ def ended(
             executor=course.executor or (decision.executors[0] if decision else ""),
             seconds=seconds,
             role=(decision.role or "") if decision else "",
-            adapters=decision.adapters if decision else (),
+            adapters=tuple(name.partition(":")[0] for name in decision.adapters)
+            if decision
+            else (),
             key=ask.key_name,
             first_s=None if said is None or said.first is None else said.first - course.began,
             usage=known.usage if known is not None else {},

@@ -71,6 +71,14 @@ class Role(Section):
         None, description="Executor; empty = the profile's, else the core."
     )
     fallback: Name | None = Field(None, description="Executor that answers when the first is down.")
+    adapters: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        (),
+        max_length=8,
+        description="Adapters that answer in it, added up: NAME[:VERSION][@WEIGHT].",
+    )
+    adapters_optional: bool = Field(
+        False, description="Whether it answers without them where they cannot."
+    )
 
     @model_validator(mode="after")
     def _one_frame(self) -> Role:

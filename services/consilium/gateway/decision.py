@@ -27,7 +27,11 @@ class Decision:
     frame        the role's, or None
     settings     the profile, None where a route has none
     profile_why  the rule that chose it
-    adapters     names of the adapters that answer; empty = the plain model
+    adapters     what the receipt tells of the adapters that answer: each with its version and weight; empty = the plain model
+    adapter      reference that the engine is told
+    adapter_why  who chose it, or why none was chosen
+    plain_on     executors that answer without it, because the role lets them
+    executor_is_free  nobody has named the executor: another one may answer where the adapter fits that one only
     """
 
     target: models.Target
@@ -38,6 +42,10 @@ class Decision:
     settings: Profile | None = None
     with_receipt: bool = True
     adapters: tuple[str, ...] = ()
+    adapter: str = ""
+    adapter_why: str = ""
+    plain_on: frozenset[str] = frozenset()
+    executor_is_free: bool = False
 
     @property
     def role(self) -> str | None:
@@ -90,6 +98,7 @@ def decide(
         why,
         settings,
         with_receipt=wish.get("receipt") is not False,
+        executor_is_free=not any(wished),
     )
 
 

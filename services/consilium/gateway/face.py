@@ -5,10 +5,11 @@ Knows keys and bodies. Does not know HTTP, gRPC or how a turn is played.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from consilium.embedding.client import Kind, Vectors
 from consilium.engine.ports import Json, Lane, Route
 from consilium.gateway import conversation, model_list, models
 from consilium.gateway.authority import Admitted, Authority
@@ -35,6 +36,9 @@ class Embedder(Protocol):
 
     async def create(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return an OpenAI embeddings object. Raises ConsiliumError."""
+
+    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Vectors:
+        """Return one vector per text. Raises ConsiliumError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,12 @@ class Face:
         """Return every name that can stand in `model`, as GET /v1/models shows it. `created` is Unix seconds."""
         cast = self.cast
         roles = {name: frame.executor for name, frame in cast.frames.items()}
-        return model_list.listing(roles, cast.engine.executors(), created, cast.embeds)
+        adapters = {
+            row.name: row.domain for row in cast.adapters.known.rows.values() if row.current
+        }
+        return model_list.listing(
+            roles, cast.engine.executors(), created, cast.embeds, adapters=adapters
+        )
 
     def bound(self, body: Mapping[str, object], size: int) -> int:
         """Return the tokens to reserve for a request of so many bytes."""

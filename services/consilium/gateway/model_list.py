@@ -28,10 +28,13 @@ def listing(
     executors: Collection[ExecutorInfo],
     created: int,
     embeds: Sequence[str] = (),
+    *,
+    adapters: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """Return the `data` of GET /v1/models: auto, base, roles, executors, served ids, names of the model behind /v1/embeddings.
+    """Return the `data` of GET /v1/models: auto, base, roles, adapters, executors, served ids, names of the model behind /v1/embeddings.
 
     roles    role -> executor that it asks for; None = the core
+    adapters  adapter that answers -> what it is for
     created  Unix seconds
     embeds   the true name first
 
@@ -56,6 +59,16 @@ def listing(
             by_name.get(wanted or CORE),
         )
         for role, wanted in roles.items()
+    ]
+    rows += [
+        _row(
+            f"adapter/{name}",
+            "adapter",
+            f"The adapter {name}{f': {domain[:200]}' if domain else ''}.",
+            core,
+        )
+        | {"parent": core.model if core is not None else None}
+        for name, domain in (adapters or {}).items()
     ]
     rows += [
         _executor_row(

@@ -1,6 +1,6 @@
 """The grammar of model names.
 
-    auto | base | role/x | adapter/x | executor/x | a plain executor name, core included | a plain served model id
+    auto | base | role/x | adapter/x[:version][@weight][+y...] | executor/x | a plain executor name, core included | a plain served model id
 
 Knows names. Does not know whether what they name is up, nor which executor a role prefers.
 """
@@ -50,12 +50,12 @@ def resolve(
     executors  name -> id of the model that it serves
     embeds     names of the model behind /v1/embeddings, which answers no turn
 
-    Raises ConsiliumError: model_unknown or adapter_unknown, with the nearest known name where one is near; invalid_request for a name in `embeds`.
+    What stands behind adapter/ is read in adapter_choice.py.
+
+    Raises ConsiliumError: model_unknown, with the nearest known name where one is near; invalid_request for a name in `embeds`.
     """
-    if not model or model == AUTO:
-        return Target("auto", AUTO)
-    if model == BASE:
-        return Target("base", BASE)
+    if not model or model in {AUTO, BASE}:
+        return Target("base", BASE) if model == BASE else Target("auto", AUTO)
     if model in embeds:
         raise makes_vectors(model)
     kind, slash, name = model.partition("/")
@@ -63,14 +63,11 @@ def resolve(
         return Target("role", name, role=name)
     if slash and kind == "executor" and name in executors:
         return Target("executor", name, executor=name)
-    if model in executors:
-        return Target("executor", model, executor=model)
-    if (found := _serving(model, executors)) is not None:
+    found = model if model in executors else _serving(model, executors)
+    if found is not None:
         return Target("executor", found, executor=found)
     if slash and kind == "adapter":
-        raise ConsiliumError(
-            "adapter_unknown", "no adapters are registered", name=name, param="model"
-        )
+        return Target("adapter", name)
     raise unknown(model, roles=roles, executors=executors)
 
 

@@ -60,7 +60,7 @@ class Receipt:
     replica_why   why that copy answered, where there are several
     attempts      executors that did not answer, in the order in which they were tried; `executor` is the last one
     contributions what other rooms added; passages and memories name what stands in the prompt, by id and span, never by text
-    adapters      which answered, with their versions
+    adapters      which answered, with their versions and weights; adapter_why who chose them, or why none was chosen
     tables        what the gateway held of rooms' tables, with their age where a room is down
     guard         what the guard said
     template      plain when the model has no chat template and ours was used
@@ -95,6 +95,7 @@ class Receipt:
     attempts: tuple[Tried, ...] = ()
     contributions: tuple[Added, ...] = ()
     adapters: tuple[str, ...] = ()
+    adapter_why: str = ""
     passages: tuple[str, ...] = ()
     memories: tuple[str, ...] = ()
     guard: tuple[str, ...] = ()
@@ -208,6 +209,8 @@ def _decisions(raw: Mapping[str, Any]) -> list[str]:
         for kind in ("adapters", "passages", "memories", "guard")
         if raw.get(kind)
     ]
+    if raw.get("adapter_why"):
+        rows.append(("because", str(raw["adapter_why"])))
     if raw.get("replica_why"):
         rows.append(("replica", str(raw["replica_why"])))
     if raw.get("template") == "plain":

@@ -27,6 +27,8 @@ class Frame:
     profile   name of a profile, or auto
     executor  executor that the role asks for, or None
     fallback  executor that answers when the first is down, or None
+    adapters  adapters that answer in it, as in the configuration
+    adapters_optional  whether it answers without them where they cannot
     """
 
     role: str
@@ -34,13 +36,21 @@ class Frame:
     profile: str = "auto"
     executor: str | None = None
     fallback: str | None = None
+    adapters: tuple[str, ...] = ()
+    adapters_optional: bool = False
 
 
 def read(roles: Mapping[str, Role], base_dir: Path) -> dict[str, Frame]:
     """Return role -> frame. Frame files are read here, once; relative ones lie under `base_dir`. Raises ConsiliumError(config_invalid) with the path."""
     return {
         name: Frame(
-            name, _text(name, role, base_dir).strip(), role.profile, role.executor, role.fallback
+            name,
+            _text(name, role, base_dir).strip(),
+            role.profile,
+            role.executor,
+            role.fallback,
+            role.adapters,
+            role.adapters_optional,
         )
         for name, role in roles.items()
     }

@@ -23,17 +23,31 @@ def followers(
     """Return a follower for each table of each room that has an address, by the table's name. Nothing is asked before they run."""
     found = {}
     for room in rooms:
-        address = services.get(room.name)
-        if address is None or not address.grpc:
+        if not _is_there(room, services):
             continue
         for table in room.tables:
-            opened = partial(
-                Channel,
-                address.grpc,
-                name=room.name,
-                token=token,
-                idempotent=methods((room,)),
-                clock=clock,
-            )
+            opened = partial(_opened, room, services, token, clock)
             found[table] = TableFollower(opened, table, clock=clock)
     return found
+
+
+def channel(
+    room: Room, services: Mapping[str, Address], token: str, clock: Clock
+) -> Channel | None:
+    """Return a channel to a room, or None where it has no address."""
+    return _opened(room, services, token, clock) if _is_there(room, services) else None
+
+
+def _is_there(room: Room, services: Mapping[str, Address]) -> bool:
+    address = services.get(room.name)
+    return address is not None and bool(address.grpc)
+
+
+def _opened(room: Room, services: Mapping[str, Address], token: str, clock: Clock) -> Channel:
+    return Channel(
+        services[room.name].grpc,
+        name=room.name,
+        token=token,
+        idempotent=methods((room,)),
+        clock=clock,
+    )

@@ -19,6 +19,7 @@ from consilium.gateway import (
     http_models,
     http_receipts,
     http_responses,
+    http_routing,
     http_turns,
 )
 from consilium.gateway.asgi import Headers, Receive, Request, Scope, Send
@@ -45,6 +46,7 @@ ROUTES: Final = (
     HttpRoute("/v1/embeddings", _ASK, http_embeddings.embed),
     HttpRoute("/v1/models", _LOOK, http_models.listing),
     HttpRoute("/v1/models/", _LOOK, http_models.one),
+    HttpRoute("/v1/routing", _ASK, http_routing.explain),
     HttpRoute("/v1/receipts/", _LOOK, http_receipts.show),
     HttpRoute(
         "/v1/responses/",

@@ -1,6 +1,6 @@
 """One turn, from a request to an answer that an executor has accepted:
 
-    decide who answers -> what other rooms add -> an executor, or its fallback (fallback.py) -> the answer (answer.py) -> its end (closing.py)
+    decide who answers, with which adapter -> what other rooms add -> an executor, or its fallback (fallback.py) -> the answer (answer.py) -> its end (closing.py)
 
 Both faces and the rooms of the cluster play turns here and nowhere else. Knows the order of the steps. Does not know HTTP, gRPC, Ray or Redis.
 """
@@ -27,7 +27,7 @@ _log = logs.get("gateway")
 async def play(cast: Cast, ask: Ask) -> Answer:
     """Return when an executor has accepted: the prompt is counted, it fits and has a place. A whole answer is then there, a stream has perhaps no byte yet. A turn that ends before that has a receipt too, once it is known who should have answered.
 
-    Raises ConsiliumError: invalid_request, model_unknown, adapter_unknown, queue_full, upstream_down, engine_starting, deadline, internal; its field
+    Raises ConsiliumError: invalid_request, model_unknown, adapter_unknown, adapter_refused, adapter_down, no_free_lora_slot, queue_full, upstream_down, engine_starting, deadline, internal; its field
     `receipt` holds the id of that receipt.
     """
     latest = cast.clock.now() + cast.limits.request_timeout_s
@@ -45,6 +45,11 @@ async def play(cast: Cast, ask: Ask) -> Answer:
             embeds=cast.embeds,
         )
         course.decision = decision
+        if ask.route in GENERATING:
+            decision = await cast.adapters.chosen(
+                decision, ask.body, ask.conversation, course.notes
+            )
+            course.decision = decision
         if ask.route in GENERATING and cast.contributors.each:
             asked, began = _question(ask, decision, deadline), cast.clock.monotonic()
             course.contributions = await cast.contributors.gather(asked, cast.clock)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consilium.engine.client import EngineClient
+from consilium.gateway import adapter_rows
+from consilium.gateway.adapters import Adapters, Router
 from consilium.gateway.authority import Authority
 from consilium.gateway.cast import Cast
 from consilium.gateway.config import Gateway
@@ -35,6 +37,7 @@ class Opened:
     followed  tables of rooms, by name
     gate      with the places of executors that were not asked yet
     page      address of the page that /v1/metrics tells
+    router    the room of adapters; None where there is none
     """
 
     limits: Gateway
@@ -49,16 +52,18 @@ class Opened:
     clock: Clock
     ids: Ids
     page: str = ""
+    router: Router | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wired:
-    """The gateway. `public` answers once its gRPC server was started; `watch`, `desk` and `public` have loops, which whoever wired it runs."""
+    """The gateway. `public` answers once its gRPC server was started; `watch`, `desk`, `adapters` and `public` have loops, which whoever wired it runs."""
 
     face: Face
     public: PublicFace
     watch: Watch
     desk: ConfigDesk
+    adapters: Adapters
 
 
 def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: bool = True) -> Wired:
@@ -78,6 +83,9 @@ def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: boo
         cache_s=limits.key_cache_s,
         required=limits.auth,
     )
+    adapters = Adapters(
+        opened.followed.get(adapter_rows.TABLE), opened.embeddings, opened.router, clock
+    )
     cast = Cast(
         engine=opened.engines,
         frames=opened.tables.frames,
@@ -90,6 +98,7 @@ def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: boo
         meter=opened.meter,
         tables=opened.followed,
         embeds=opened.embeddings.names,
+        adapters=adapters,
     )
     watch = Watch(opened.engines, opened.gate, limits, clock, opened.meter.executors)
     desk = ConfigDesk(opened.tables, stores.replicas, clock=clock, ids=ids)
@@ -106,4 +115,4 @@ def wire(opened: Opened, grpc: Settings, *, pepper: bytes, tells_request_id: boo
         ),
         tells_request_id=tells_request_id,
     )
-    return Wired(face, public, watch, desk)
+    return Wired(face, public, watch, desk, adapters)

@@ -1,4 +1,4 @@
-"""Rows for adapters: the store that they lie in.
+"""Rows for adapters: the store that they lie in, and the service that knows them.
 
 Knows what a caller may be told. Does not know files.
 """
@@ -18,5 +18,14 @@ ADAPTERS: Final[tuple[Row, ...]] = (
         False,
         "The adapter needs {needed}, and of the {limit} that the store may take {free} are left. Remove adapters that nobody needs ('consilium adapters ls' shows sizes), or raise lora_router.store_gib.",
         "The store of adapters is full.",
+    ),
+    Row(
+        "adapter_down",
+        "UNAVAILABLE",
+        503,
+        "server_error",
+        True,
+        "The adapter {name} cannot be asked for now: the service that knows adapters is not answering. Try again in {retry_after} s; without the adapter the model answers.",
+        "The service that knows adapters is not answering. Try again shortly; without an adapter the model answers.",
     ),
 )

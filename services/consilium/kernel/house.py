@@ -33,6 +33,7 @@ class House:
     services  addresses of the cluster's services
     rooms     all rooms, for what of them may be repeated
     draining  set as soon as the cluster, or this process, is being stopped: take no new work from then on
+    config    the file that it was started with, for rooms that follow it
     """
 
     name: str
@@ -44,6 +45,7 @@ class House:
     ids: Ids = field(default_factory=UlidIds)
     metrics: Metrics = field(default_factory=Metrics)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    config: Path = Path()
     _channels: list[Channel] = field(default_factory=list)
 
     def channel(self, name: str, *, timeout_s: float = 30.0) -> Channel:

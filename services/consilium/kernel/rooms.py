@@ -80,7 +80,49 @@ GPU_METRICS: Final = Room(
     stop_s=3.0,
     with_gpus=True,
 )
-ROOMS: Final[tuple[Room, ...]] = (GPU_METRICS,)
+_ROUTER: Final = "/consilium.v1.LoraRouterService"
+LORA_ROUTER: Final = Room(
+    name="lora_router",
+    module="consilium.lora_router.app",
+    descriptor="consilium.v1.lora_router_pb2",
+    methods={
+        **dict.fromkeys(
+            (f"{_ROUTER}/ListAdapters", f"{_ROUTER}/GetAdapter"),
+            "lora_router.read",
+        ),
+        **dict.fromkeys(
+            (
+                f"{_ROUTER}/PlaceAdapter",
+                f"{_ROUTER}/WarmAdapter",
+                f"{_ROUTER}/EvictAdapter",
+                f"{_ROUTER}/RemoveAdapter",
+                f"{_ROUTER}/SwitchVersion",
+            ),
+            "lora_router.write",
+        ),
+    },
+    prefixes=(
+        Prefix(
+            "/v1/adapters", read="lora_router.read", write="lora_router.write", max_bytes=9 << 30
+        ),
+    ),
+    tables=("adapters",),
+    scopes=("lora_router.read", "lora_router.write"),
+    idempotent=frozenset(
+        f"{_ROUTER}/{method}"
+        for method in (
+            "ListAdapters",
+            "GetAdapter",
+            "PlaceAdapter",
+            "WarmAdapter",
+            "Want",
+            "Compose",
+        )
+    ),
+    words="the adapters",
+    stop_s=10.0,
+)
+ROOMS: Final[tuple[Room, ...]] = (GPU_METRICS, LORA_ROUTER)
 """Our own."""
 
 

@@ -131,6 +131,7 @@ class _RoomProcess(Generic[V]):
             internal_token(folder),
             view.services,
             rooms(added_rooms()),
+            config=self._chosen.config,
         )
         page = Page(lambda: self._figures(house), lambda: self._state)
         if at.metrics is not None:

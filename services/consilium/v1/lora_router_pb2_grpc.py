@@ -70,11 +70,6 @@ class LoraRouterServiceStub(object):
                 request_serializer=consilium_dot_v1_dot_lora__router__pb2.SwitchVersionRequest.SerializeToString,
                 response_deserializer=consilium_dot_v1_dot_lora__router__pb2.SwitchVersionResponse.FromString,
                 _registered_method=True)
-        self.ExplainRouting = channel.unary_unary(
-                '/consilium.v1.LoraRouterService/ExplainRouting',
-                request_serializer=consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingRequest.SerializeToString,
-                response_deserializer=consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingResponse.FromString,
-                _registered_method=True)
         self.Compose = channel.unary_unary(
                 '/consilium.v1.LoraRouterService/Compose',
                 request_serializer=consilium_dot_v1_dot_lora__router__pb2.ComposeRequest.SerializeToString,
@@ -150,13 +145,6 @@ class LoraRouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ExplainRouting(self, request, context):
-        """ExplainRouting says who would answer a text, and why.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def Compose(self, request, context):
         """Compose returns the reference of an exact sum, made when it is not stored yet. Inside the cluster only.
         """
@@ -222,11 +210,6 @@ def add_LoraRouterServiceServicer_to_server(servicer, server):
                     servicer.SwitchVersion,
                     request_deserializer=consilium_dot_v1_dot_lora__router__pb2.SwitchVersionRequest.FromString,
                     response_serializer=consilium_dot_v1_dot_lora__router__pb2.SwitchVersionResponse.SerializeToString,
-            ),
-            'ExplainRouting': grpc.unary_unary_rpc_method_handler(
-                    servicer.ExplainRouting,
-                    request_deserializer=consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingRequest.FromString,
-                    response_serializer=consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingResponse.SerializeToString,
             ),
             'Compose': grpc.unary_unary_rpc_method_handler(
                     servicer.Compose,
@@ -439,33 +422,6 @@ class LoraRouterService(object):
             '/consilium.v1.LoraRouterService/SwitchVersion',
             consilium_dot_v1_dot_lora__router__pb2.SwitchVersionRequest.SerializeToString,
             consilium_dot_v1_dot_lora__router__pb2.SwitchVersionResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ExplainRouting(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/consilium.v1.LoraRouterService/ExplainRouting',
-            consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingRequest.SerializeToString,
-            consilium_dot_v1_dot_lora__router__pb2.ExplainRoutingResponse.FromString,
             options,
             channel_credentials,
             insecure,

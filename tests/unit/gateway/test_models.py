@@ -64,12 +64,8 @@ def test_nothing_is_offered_when_nothing_is_near(model):
     assert "{" not in caught.value.public()
 
 
-def test_adapters_are_not_there_yet_and_that_is_said():
-    with pytest.raises(ConsiliumError) as caught:
-        meaning("adapter/legal@0.5+style")
-    assert caught.value.code == "adapter_unknown"
-    assert "registered" in caught.value.public()
-    assert "no adapters are registered" in caught.value.detail
+def test_what_stands_behind_adapter_is_read_elsewhere():
+    assert meaning("adapter/legal@0.5+style") == Target("adapter", "legal@0.5+style")
 
 
 @given(st.text(max_size=40))

@@ -1,0 +1,131 @@
+"""The table `adapters` as the gateway reads it: what a name means, and which executors may hold it.
+
+Pure. Knows the shape of the rows that lora_router streams. Does not know who asks, nor where an adapter is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+TABLE: Final = "adapters"
+SERVED: Final = frozenset({"ok"})
+"""Proofs with which a version answers; another one answers only where its owner said so, and then it is the current one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of an adapter.
+
+    reference  what engines are told
+    fits       executor -> why it does not fit there; "" = it fits. Executors that were not heard yet are missing.
+    """
+
+    sha: str
+    reference: str
+    proof: str = "unproven"
+    fits: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One adapter.
+
+    current   hash of the version that answers, or ""
+    mixed     reference of the sum with its core, where that is made
+    """
+
+    name: str
+    current: str
+    versions: tuple[Version, ...]
+    with_core: str = ""
+    core_weight: float = 1.0
+    weight: float = 1.0
+    isolated: bool = False
+    domain: str = ""
+    examples: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    threshold: float | None = None
+
+    def version(self, sha: str) -> Version | None:
+        """Return the one version whose hash begins so, or the current one for ""; None where there is none, or more than one."""
+        wanted = sha or self.current
+        found = [each for each in self.versions if wanted and each.sha.startswith(wanted)]
+        return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum that is stored: its parts are told as (reference, weight), in order of references."""
+
+    reference: str
+    parts: tuple[tuple[str, float], ...]
+    fits: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the table says as a whole.
+
+    heard  whether it was ever heard: without a word of the room an adapter is not unknown, it cannot be told
+    """
+
+    rows: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
+    sums: Mapping[tuple[tuple[str, float], ...], Sum] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    heard: bool = False
+
+    @property
+    def with_meaning(self) -> tuple[Row, ...]:
+        """Return the adapters that a text may find by its meaning."""
+        return tuple(
+            row for row in self.rows.values() if row.current and (row.domain or row.examples)
+        )
+
+    @property
+    def with_triggers(self) -> tuple[Row, ...]:
+        """Return the adapters that a text may call."""
+        return tuple(row for row in self.rows.values() if row.current and row.triggers)
+
+
+def read(rows: Mapping[str, Mapping[str, Any]], *, heard: bool) -> Known:
+    """Return what the rows of the table say. A row that cannot be read is left out: an older router and a newer gateway may meet."""
+    known: dict[str, Row] = {}
+    sums: dict[tuple[tuple[str, float], ...], Sum] = {}
+    for key, raw in rows.items():
+        try:
+            if raw.get("kind") == "sum":
+                parts = tuple(sorted((str(ref), float(weight)) for ref, weight in raw["parts"]))
+                sums[parts] = Sum(str(raw["reference"]), parts, _fits(raw))
+            else:
+                known[key] = _row(key, raw)
+        except (KeyError, TypeError, ValueError):
+            continue
+    return Known(MappingProxyType(known), MappingProxyType(sums), heard)
+
+
+def _row(name: str, raw: Mapping[str, Any]) -> Row:
+    threshold = raw.get("threshold")
+    return Row(
+        name,
+        str(raw["current"]),
+        tuple(
+            Version(str(v["sha"]), str(v["reference"]), str(v.get("proof", "unproven")), _fits(v))
+            for v in raw["versions"]
+        ),
+        with_core=str(raw.get("with_core") or ""),
+        core_weight=float(raw.get("core_weight", 1.0)),
+        weight=float(raw.get("weight", 1.0)),
+        isolated=bool(raw.get("isolated")),
+        domain=str(raw.get("domain") or ""),
+        examples=tuple(str(text) for text in raw.get("examples") or ()),
+        triggers=tuple(str(text) for text in raw.get("triggers") or ()),
+        threshold=None if threshold is None else float(threshold),
+    )
+
+
+def _fits(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    return {str(name): str(why) for name, why in (raw.get("fits") or {}).items()}

@@ -1,0 +1,36 @@
+"""The adapters as a process: gRPC for people, engines and gateways, HTTP for files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from consilium.kernel import service
+from consilium.kernel.house import House
+from consilium.kernel.rooms import LORA_ROUTER
+from consilium.kernel.service import Wiring
+from consilium.lora_router import grpc_over_http, routes, servicer
+from consilium.lora_router.config import View
+from consilium.lora_router.opening import Room
+
+
+async def build(view: View, house: House) -> Wiring:
+    """Open the store, and return what is served."""
+    room = await Room.open(view, house.folder / "lora_router", house.clock)
+    live = room.follow(house.config, house.clock)
+    return Wiring(
+        services=[servicer.service(room.servicer)],
+        http=routes.application(room.arrivals, room.take, grpc_over_http.routes(room.servicer)),
+        tables=[room.table],
+        background=[live.run(), room.configure(), room.desk.run(), room.arrivals.run()],
+        aclose=room.aclose,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process and return its exit code."""
+    return service.main(LORA_ROUTER, View, build, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

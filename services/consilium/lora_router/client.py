@@ -1,0 +1,152 @@
+"""What other rooms import: how adapters are named, and a client that hides protobuf.
+
+    router = LoraRouterClient(house.channel("lora_router"))
+    reference = await router.compose(("core:3f9c...@1", "sport:77ab...@0.7"))
+
+Errors are the house's own. Knows the wire. Does not know files or engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from consilium.kernel.grpc_channel import Channel
+from consilium.kernel.principals import CLUSTER
+from consilium.lora_router.identity import MIX, Part, lora_int_id, parse, reference
+from consilium.v1 import lora_router_pb2 as pb
+from consilium.v1 import lora_router_pb2_grpc as rpc
+
+__all__ = [
+    "MIX",
+    "LoraRouterClient",
+    "Part",
+    "lora_int_id",
+    "parse",
+    "reference",
+]
+
+COMPOSE_S: Final = 120.0
+POLL_MARGIN_S: Final = 10.0
+FETCH_S: Final = 1800.0
+CHANGE_S: Final = 180.0
+
+
+class LoraRouterClient:
+    """Calls of one channel. What is inside the cluster only is asked as the cluster itself."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stub = rpc.LoraRouterServiceStub(channel.raw)
+
+    async def report(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Send a ReportRequest and return the ReportResponse, both as dicts with the proto's field names. Enums are their names, numbers are numbers. Raises ConsiliumError."""
+        request = ParseDict(report, pb.ReportRequest())
+        answer: pb.ReportResponse = await self._channel.ask(
+            self._stub.Report,
+            request,
+            timeout_s=request.wait_s + POLL_MARGIN_S,
+            principal=CLUSTER,
+        )
+        return _told(answer)
+
+    async def files(self, sha: str) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Yield the pieces of the two files of a version, as (file, piece). Raises ConsiliumError."""
+        async for message in self._channel.listen(
+            self._stub.FetchFiles,
+            pb.FetchFilesRequest(sha=sha),
+            timeout_s=FETCH_S,
+            principal=CLUSTER,
+        ):
+            yield message.file, message.piece
+
+    async def compose(self, parts: Sequence[str]) -> str:
+        """Return the reference of the sum of NAME:SHA@WEIGHT, which is made if it is not there yet. Raises ConsiliumError."""
+        answer: pb.ComposeResponse = await self._channel.ask(
+            self._stub.Compose,
+            pb.ComposeRequest(parts=parts),
+            timeout_s=COMPOSE_S,
+            principal=CLUSTER,
+        )
+        return answer.reference
+
+    async def want(self, names: Sequence[str], until: float) -> None:
+        """Tell which adapters are likely needed until then (Unix seconds). Raises ConsiliumError."""
+        await self._channel.ask(
+            self._stub.Want, pb.WantRequest(names=names, until=until), principal=CLUSTER
+        )
+
+    # for people
+
+    async def adapters(self, *, with_sums: bool = False) -> dict[str, Any]:
+        """Return ListAdaptersResponse as a dict. Raises ConsiliumError."""
+        request = pb.ListAdaptersRequest(with_sums=with_sums)
+        return _told(await self._channel.ask(self._stub.ListAdapters, request))
+
+    async def adapter(self, name: str) -> dict[str, Any]:
+        """Return one adapter with its versions. Raises ConsiliumError."""
+        answer = await self._channel.ask(self._stub.GetAdapter, pb.GetAdapterRequest(name=name))
+        return dict(_told(answer)["adapter"])
+
+    async def place(self, name: str, tier: str) -> dict[str, Any]:
+        """Keep it in `vram`, `ram` or `ssd`; return the adapter. Raises ConsiliumError."""
+        request = pb.PlaceAdapterRequest(name=name, placement=_tier(tier))
+        answer = await self._channel.ask(self._stub.PlaceAdapter, request, timeout_s=CHANGE_S)
+        return dict(_told(answer)["adapter"])
+
+    async def warm(self, name: str, tier: str = "vram") -> list[dict[str, Any]]:
+        """Have it loaded now; return where it is. Raises ConsiliumError."""
+        request = pb.WarmAdapterRequest(name=name, tier=_tier(tier))
+        answer = await self._channel.ask(self._stub.WarmAdapter, request, timeout_s=CHANGE_S)
+        return list(_told(answer).get("residences", ()))
+
+    async def evict(self, name: str) -> list[dict[str, Any]]:
+        """Take it out of slots and memory; return where it is. Raises ConsiliumError."""
+        request = pb.EvictAdapterRequest(name=name)
+        answer = await self._channel.ask(self._stub.EvictAdapter, request, timeout_s=CHANGE_S)
+        return list(_told(answer).get("residences", ()))
+
+    async def remove(self, name: str, *, wait_s: float = 0.0) -> list[str]:
+        """Remove it; return the references that are gone. Raises ConsiliumError."""
+        request = pb.RemoveAdapterRequest(name=name, wait_s=wait_s)
+        answer = await self._channel.ask(self._stub.RemoveAdapter, request, timeout_s=CHANGE_S)
+        return list(answer.removed)
+
+    async def switch(self, name: str, sha: str, *, force: bool = False) -> dict[str, Any]:
+        """Make a stored version the current one; return the adapter. Raises ConsiliumError."""
+        request = pb.SwitchVersionRequest(name=name, sha=sha, force=force)
+        answer = await self._channel.ask(self._stub.SwitchVersion, request, timeout_s=CHANGE_S)
+        return dict(_told(answer)["adapter"])
+
+
+def _told(message: Any) -> dict[str, Any]:
+    """Return a message as a dict, with 64-bit numbers as numbers."""
+    return dict(_numbers(MessageToDict(message, preserving_proto_field_name=True)))
+
+
+_LONG: Final = frozenset(
+    {
+        "size_bytes",
+        "stored_bytes",
+        "quota_bytes",
+        "slot_hits",
+        "ram_hits",
+        "misses",
+        "version",
+        "id",
+    }
+)
+
+
+def _numbers(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _numbers(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner, key) for inner in value]
+    return int(value) if key in _LONG and isinstance(value, str) else value
+
+
+def _tier(name: str) -> pb.Tier.ValueType:
+    return pb.Tier.Value(f"TIER_{name.upper()}")

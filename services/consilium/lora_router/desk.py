@@ -1,0 +1,449 @@
+"""The room's own hand: what the library holds, what replicas say, and what follows from both.
+
+    stored    -> a canary tries it -> it becomes the version that answers, once every replica that holds the old one has it too
+    removed   -> nobody resolves it -> it leaves slots and memory, seen by the replicas' own reports -> its files are deleted
+    a sum     -> made once, kept by its address
+
+Every change is a change of the table that gateways follow. Knows library and fleet. Does not know the wire or formats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from consilium.kernel import logs
+from consilium.kernel.clock import Clock
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.tables import Table
+from consilium.lora_router import rows
+from consilium.lora_router.config import LoraRouter
+from consilium.lora_router.fleet import Fleet, Place
+from consilium.lora_router.identity import MIX, reference, sum_sha
+from consilium.lora_router.library import Library
+from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
+from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
+
+REMOVE_S: Final = 30.0
+SWITCH_S: Final = 120.0
+FLUSH_S: Final = 5.0
+"""Uses are written to the disk so often: they are counted, not accounted."""
+
+_log = logs.get("lora_router")
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What formats are asked.
+
+    fit      (version, config.json of a model, largest rank there) -> why it does not fit; "" = it fits. Reads the version's header.
+    compose  ((folder, weight) each, folder to write into) -> None; blocks. Raises ConsiliumError(adapter_refused)
+    """
+
+    fit: Callable[[StoredVersion, str, int], str]
+    compose: Callable[[Sequence[tuple[Path, float]], Path], None]
+
+
+class Desk:
+    """One per cluster.
+
+    scratch  folder on the store's disk for sums that are being made
+    """
+
+    def __init__(  # noqa: PLR0917  each is one thing that it stands on
+        self,
+        library: Library,
+        table: Table,
+        settings: LoraRouter,
+        maker: Maker,
+        clock: Clock,
+        scratch: Path,
+    ) -> None:
+        self.library, self.settings = library, settings
+        self._table, self._maker, self._clock, self._scratch = table, maker, clock, scratch
+        self._bases: dict[str, tuple[str, int]] = {}
+        self._fits: dict[tuple[str, str, int], str] = {}
+        self._waiting: dict[
+            str, str
+        ] = {}  # name -> hash of a version that is to answer once it is tried
+        self._uses: dict[str, Any] = {}
+        self._sums: dict[str, asyncio.Future[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.fleet = Fleet(
+            clock,
+            targets=self.targets,
+            on_tried=self._tried,
+            on_uses=self._used,
+            on_executor=self._heard,
+        )
+
+    # what others read
+
+    def answers(self, version: StoredVersion) -> bool:
+        """Say whether a version may answer: it was tried and is sound, or its owner wants no canary, or insists."""
+        if version.proof is Proof.OK:
+            return True
+        if version.proof is not Proof.UNPROVEN:
+            return rows.is_forced(version)
+        return not self.settings.canary or rows.is_forced(version) or version.name == MIX
+
+    def shown(self) -> Iterator[tuple[Registered, tuple[StoredVersion, ...]]]:
+        """Yield each name with its versions, but for sums and for what is being removed."""
+        for row in self.library.names():
+            if row.name == MIX:
+                continue
+            try:
+                yield self.library.get(row.name)
+            except ConsiliumError:
+                continue
+
+    def fits(self, version: StoredVersion) -> dict[str, str]:
+        """Return executor -> why a version does not fit there; "" = it fits."""
+        row = self._row_of(version)
+        found = {}
+        for executor, (base, rank) in self._bases.items():
+            if row is not None and row.executors and executor not in row.executors:
+                found[executor] = f"adapters.{version.name}.executors does not name it"
+                continue
+            key = (version.sha, base, rank)
+            if key not in self._fits:
+                self._fits[key] = self._maker.fit(version, base, rank)
+            found[executor] = self._fits[key]
+        return found
+
+    def targets(self, executor: str) -> Mapping[str, Target]:
+        """Return what replicas of an executor may be asked for, by reference. Only versions that answer are kept in slots and memory."""
+        found = {}
+        for version in self.library.versions():
+            if self.fits(version).get(executor, "?"):
+                continue
+            name = reference(version.name, version.sha)
+            found[name] = Target(
+                name,
+                version.sha,
+                version.lora_int_id,
+                version.rank,
+                version.size_bytes,
+                str(version.path),
+                self._placement(version),
+                version.is_3d,
+                version.fingerprint,
+                version.proof if self._is_to_be_tried(version) else Proof.OK,
+            )
+        return found
+
+    def places(self, version: StoredVersion) -> tuple[Place, ...]:
+        """Return where a version is now."""
+        return self.fleet.places(reference(version.name, version.sha))
+
+    # what changes
+
+    def changed(self) -> None:
+        """Tell gateways and replicas what the library holds now."""
+        made: dict[str, Mapping[str, object]] = {rows.RULES: rows.rules(self.settings)}
+        for row, versions in self.shown():
+            current = next((each for each in versions if each.sha == row.current), None)
+            answers = current is not None and self.answers(current)
+            made[row.name] = rows.adapter(
+                replace(row, current=row.current if answers else ""),
+                [(each, self.fits(each)) for each in versions],
+            )
+        for version in self.library.versions():
+            if version.name == MIX:
+                made[reference(MIX, version.sha)] = rows.sum_(version, self.fits(version))
+        self._table.replace(made)
+        self.fleet.changed()
+
+    async def stored(self, version: StoredVersion, *, force: bool = False) -> None:
+        """Take note of a version that was added: it answers once it was tried; at once where nobody tries, or its owner insists."""
+        row, _ = self.library.get(version.name)
+        if force and not self.answers(version):
+            version = await self._insisted(version)
+        if row.current != version.sha:
+            self._waiting[version.name] = version.sha
+            if self.answers(version):
+                self._later(self._switch_quietly(version.name, version.sha))
+        self.changed()
+
+    async def place(self, name: str, placement: Placement) -> None:
+        """Keep an adapter somewhere else. Raises ConsiliumError: adapter_unknown, adapter_refused (no slot would stay free)."""
+        if placement is Placement.VRAM:
+            self._check_slots(name)
+        await self.library.place(name, placement)
+        self.changed()
+
+    async def warm(self, text: str, kind: MoveKind) -> tuple[Place, ...]:
+        """Have a version loaded now. Raises ConsiliumError."""
+        version = self.library.find(text)
+        return await self.fleet.bring(reference(version.name, version.sha), kind)
+
+    async def evict(self, text: str) -> tuple[Place, ...]:
+        """Take a version out of slots and memory. Raises ConsiliumError: adapter_unknown, conflict (its placement would bring it back)."""
+        version = self.library.find(text)
+        if self._placement(version) is not Placement.SSD:
+            reason = f"{version.name!r} is kept in {self._placement(version)}, so it would come back at once: 'consilium adapters place {version.name} ssd' first"
+            raise ConsiliumError("conflict", reason=reason)
+        return await self.fleet.bring(reference(version.name, version.sha), MoveKind.EVICT)
+
+    async def switch(self, name: str, beginning: str, *, force: bool = False) -> None:
+        """Let another stored version answer: it is loaded wherever the old one is, then all gateways hear of it at once.
+
+        Raises ConsiliumError: adapter_unknown; adapter_refused with the reason of the replica that cannot load it, or of the canary; then nothing has changed.
+        """
+        version = self.library.find(f"{name}:{beginning}")
+        row, _ = self.library.get(name)
+        if force and not self.answers(version):
+            version = await self._insisted(version)
+        if not self.answers(version):
+            reason = f"{name}:{version.sha[:8]} is {version.proof}, so it may not answer: 'consilium adapters show {name}' has the figures; --force lets it answer all the same"
+            raise ConsiliumError("adapter_refused", reason=reason)
+        await self._load_beside(row, version)
+        self._waiting.pop(name, None)
+        await self.library.switch(name, version.sha)
+        self.changed()
+        self._later(self._renew_sums(name))
+
+    async def remove(
+        self, text: str, wait_s: float = REMOVE_S, *, from_config: bool = False
+    ) -> tuple[str, ...]:
+        """Remove a name with all its versions, or one version. Raises ConsiliumError: adapter_unknown, conflict while calls use it (then it stays, and answers again)."""
+        if not from_config:
+            self._check_removable(text)
+        going = self.library.hide(text)
+        self.changed()
+        try:
+            for name in going:
+                await self.fleet.bring(name, MoveKind.EVICT, wait_s=wait_s)
+        except ConsiliumError as error:
+            self.library.unhide(going)
+            self.changed()
+            if error.code != "deadline":
+                raise
+            used = sum(each.in_use for name in going for each in self.fleet.places(name))
+            reason = f"{text!r} is still in the engines after {wait_s:g} s ({used} calls use it), so it stays. Ask again when they have ended"
+            raise ConsiliumError("conflict", error.detail, reason=reason) from error
+        gone = await self.library.remove(text, from_config=from_config)
+        self._waiting.pop(text.partition(":")[0], None)
+        self.changed()
+        _log.info("adapter_removed", references=",".join(gone))
+        return gone
+
+    async def compose(self, parts: Sequence[tuple[str, float]]) -> str:
+        """Return the reference of a sum of (reference, weight), made where it is not stored yet. Two who ask at once wait for one making.
+
+        Raises ConsiliumError: adapter_unknown, adapter_refused where it cannot be exact.
+        """
+        found = [(self.library.find(name), weight) for name, weight in parts]
+        address = sum_sha([(version.sha, weight) for version, weight in found])
+        there = self.library.find_sum(address)
+        if there is not None:
+            return reference(MIX, there.sha)
+        making = self._sums.get(address)
+        if making is None:
+            making = self._sums[address] = asyncio.ensure_future(self._made(address, found))
+            making.add_done_callback(lambda done: self._sum_ended(address, done))
+        return await asyncio.shield(making)
+
+    def want(self, names: Iterable[str], until: float) -> None:
+        """Take a hint: these are likely needed until then."""
+        known = []
+        for name in names:
+            try:
+                version = self.library.find(name)
+            except ConsiliumError:
+                continue
+            known.append(reference(version.name, version.sha))
+        self.fleet.hint(known, until)
+
+    async def run(self) -> None:
+        """Write down what was used, until cancelled."""
+        while True:
+            await self._clock.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what was used."""
+        uses, self._uses = self._uses, {}
+        if uses:
+            await self.library.count(uses)
+
+    async def aclose(self) -> None:
+        """Let go."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.flush()
+
+    # how
+
+    def _placement(self, version: StoredVersion) -> Placement:
+        """Return where a version is to be: where its adapter is, if it is the one that answers; a sum of an adapter with its core where that one is."""
+        if version.name != MIX:
+            row = self._row_of(version)
+            current = row is not None and row.current == version.sha and self.answers(version)
+            has_sum = row is not None and bool(row.with_core)
+            if row is None or not current:
+                return Placement.SSD
+            return Placement.SSD if has_sum else row.placement
+        for row in self.library.names():
+            if row.with_core and self._standing_sum(row) == version.parts:
+                return row.placement
+        return Placement.SSD
+
+    def _standing_sum(self, row: Registered) -> tuple[tuple[str, float], ...]:
+        """Return the parts of an adapter with its core, as they are now."""
+        try:
+            own = self.library.find(row.name)
+            core = self.library.find(row.with_core)
+        except ConsiliumError:
+            return ()
+        return tuple(
+            sorted(
+                (
+                    (reference(own.name, own.sha), row.weight),
+                    (reference(core.name, core.sha), row.core_weight),
+                )
+            )
+        )
+
+    def _is_to_be_tried(self, version: StoredVersion) -> bool:
+        return self.settings.canary and version.proof is Proof.UNPROVEN and version.name != MIX
+
+    def _row_of(self, version: StoredVersion) -> Registered | None:
+        if version.name == MIX:
+            return None
+        try:
+            return self.library.get(version.name)[0]
+        except ConsiliumError:
+            return None  # hidden: it is being removed
+
+    def _check_slots(self, name: str) -> None:
+        pinned = {
+            row.name
+            for row in self.library.names()
+            if row.placement is Placement.VRAM and row.name != name
+        }
+        for executor, report in self.fleet.executors().items():
+            slots = len(report.slots)
+            if slots and len(pinned) + 1 >= slots:
+                reason = f"{name!r} cannot be pinned: {executor} has {slots} slots, {len(pinned)} adapters are pinned ({', '.join(sorted(pinned))}), and one slot always stays free. Raise engine.lora.slots, or place another one in ram"
+                raise ConsiliumError("adapter_refused", reason=reason)
+
+    def _check_removable(self, text: str) -> None:
+        name, _, beginning = text.partition(":")
+        row, _ = self.library.get(name)
+        if row.from_config and not beginning:
+            reason = f"{name!r} stands in the configuration: remove adapters.{name} there and run 'consilium apply'"
+            raise ConsiliumError("conflict", reason=reason)
+        for other in self.library.names():
+            if other.with_core == name and not beginning:
+                reason = f"{other.name!r} has {name!r} as its core: remove or change that one first"
+                raise ConsiliumError("conflict", reason=reason)
+
+    async def _insisted(self, version: StoredVersion) -> StoredVersion:
+        """Write down that the owner wants a version to answer, whatever a canary says."""
+        return await self.library.set_proof(
+            reference(version.name, version.sha),
+            version.proof,
+            rows.forced(version),
+            version.fingerprint,
+        )
+
+    async def _load_beside(self, row: Registered, version: StoredVersion) -> None:
+        """Load a version on every replica that holds the one that answers now."""
+        if not row.current or row.current == version.sha:
+            return
+        held = self.fleet.places(reference(row.name, row.current))
+        for tier, kind in ((Placement.VRAM, MoveKind.SLOT), (Placement.RAM, MoveKind.RAM)):
+            executors = {each.executor for each in held if each.tier is tier}
+            if executors:
+                await self.fleet.bring(
+                    reference(version.name, version.sha), kind, executors, wait_s=SWITCH_S
+                )
+
+    async def _switch_quietly(self, name: str, sha: str) -> None:
+        try:
+            await self.switch(name, sha)
+        except ConsiliumError as error:
+            _log.error("version_not_switched", adapter=name, sha=sha[:16], reason=error.public())
+
+    async def _renew_sums(self, name: str) -> None:
+        """Make the sums of adapters with their cores that a new version is part of, so that nobody waits for them."""
+        for row in self.library.names():
+            if row.with_core and name in (row.name, row.with_core) and row.current:
+                parts = self._standing_sum(row)
+                if parts:
+                    try:
+                        await self.compose(parts)
+                    except ConsiliumError as error:
+                        _log.error("sum_not_made", adapter=row.name, reason=error.public())
+
+    async def prepare_sums(self) -> None:
+        """Make every sum of an adapter with its core that is not there yet."""
+        for row in self.library.names():
+            if row.with_core:
+                await self._renew_sums(row.name)
+
+    async def _made(self, address: str, parts: list[tuple[StoredVersion, float]]) -> str:
+        for version, _ in parts:
+            row = self._row_of(version)
+            if row is not None and row.isolated and len(parts) > 1:
+                reason = f"{version.name!r} is isolated, so it is never added to another one"
+                raise ConsiliumError("adapter_refused", reason=reason)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="sum-", dir=self._scratch))
+        try:
+            given = [(version.path, weight) for version, weight in parts]
+            await asyncio.to_thread(self._maker.compose, given, folder)
+            told = [(reference(version.name, version.sha), weight) for version, weight in parts]
+            stored = await self.library.add_sum(address, sorted(told), folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self.changed()
+        return reference(MIX, stored.sha)
+
+    def _sum_ended(self, address: str, done: asyncio.Future[str]) -> None:
+        self._sums.pop(address, None)
+        if not done.cancelled():
+            done.exception()  # whoever waited has seen it
+
+    def _heard(self, report: Report) -> None:
+        self._bases[report.executor] = (
+            report.base_config or self._bases.get(report.executor, ("", 0))[0],
+            report.max_rank,
+        )
+        self.changed()
+
+    def _used(self, uses: Iterable[UseNote]) -> None:
+        for use in uses:
+            known = self._uses.get(use.reference)
+            self._uses[use.reference] = use.uses if known is None else known + use.uses
+
+    def _tried(self, executor: str, tried: TriedNote) -> None:
+        _log.info("adapter_tried", reference=tried.reference, executor=executor, proof=tried.proof)
+        self._later(self._proved(tried))
+
+    async def _proved(self, tried: TriedNote) -> None:
+        try:
+            version = await self.library.set_proof(
+                tried.reference, tried.proof, tried.figures, tried.fingerprint
+            )
+        except ConsiliumError as error:
+            _log.warning("proof_not_kept", reference=tried.reference, reason=error.public())
+            return
+        name = version.name
+        self.changed()
+        if tried.proof is Proof.OK and self._waiting.get(name) == version.sha:
+            await self._switch_quietly(name, version.sha)
+        elif tried.proof is Proof.OK:
+            await self._renew_sums(name)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,390 @@
+"""Every replica as it last said it is, against what is wanted of it: the difference is the next move.
+
+    wanted = await fleet.report(report)      a replica's long poll
+    await fleet.bring("sport:3f9c...", MoveKind.SLOT, executors)   returns when every replica has it
+
+A replica owns its slots; here only wishes are kept, so a router that starts anew knows everything again as soon as the replicas have spoken. Pure but for its clock
+and events. Does not know files, SQL or the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from consilium.kernel.clock import Clock
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.ports import Placement, Proof
+from consilium.lora_router.reports import Move, MoveKind, Report, Target, TriedNote, UseNote, Wanted
+
+LONGEST_WAIT_S: Final = 30.0
+SILENT_S: Final = 75.0
+"""A replica that has said nothing for so long is gone: two polls and a half."""
+AGAIN_S: Final = 60.0
+"""After so long a move that is neither done nor to be seen is asked for once more."""
+HINT_SHARE: Final = 4
+"""At most one place in memory of so many is filled by hints."""
+
+
+@dataclass(slots=True)
+class _Replica:
+    report: Report
+    heard: float
+    asked: dict[tuple[MoveKind, str], tuple[int, float]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one replica has a version; tier None = in its memory and slots it is not."""
+
+    executor: str
+    replica: str
+    tier: Placement
+    slot: int | None = None
+    pinned: bool = False
+    in_use: int = 0
+    exact: bool = False
+
+
+class Fleet:
+    """The replicas that have spoken.
+
+    targets   executor -> reference -> target: asked anew after each `changed`
+    on_tried  takes the result of a canary
+    on_uses   takes what was used
+    on_executor  called when an executor is heard for the first time, or says another model
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        targets: Callable[[str], Mapping[str, Target]],
+        on_tried: Callable[[str, TriedNote], None],
+        on_uses: Callable[[Iterable[UseNote]], None],
+        on_executor: Callable[[Report], None] = lambda _report: None,
+    ) -> None:
+        self._clock = clock
+        self._targets_of = targets
+        self._on_tried, self._on_uses, self._on_executor = on_tried, on_uses, on_executor
+        self._replicas: dict[str, _Replica] = {}
+        # Versions begin at the time, so that those of a former life are never ours.
+        self._begun = self._version = int(clock.now() * 1000)
+        self._targets: dict[str, dict[str, Target]] = {}
+        self._changed_at: dict[str, dict[str, int]] = {}
+        self._bases: dict[str, tuple[str, str]] = {}
+        self._wishes: dict[tuple[str, str], MoveKind] = {}
+        self._hints: dict[str, float] = {}
+        self._next_move = 0
+        self._event = asyncio.Event()
+
+    # what is asked
+
+    def executors(self) -> dict[str, Report]:
+        """Return each executor with the last report of one of its replicas."""
+        self._forget_silent()
+        return {each.report.executor: each.report for each in self._replicas.values()}
+
+    def replicas(self, executors: Iterable[str] = ()) -> dict[str, Report]:
+        """Return the living replicas, of these executors or of all."""
+        self._forget_silent()
+        named = frozenset(executors)
+        return {
+            name: each.report
+            for name, each in self._replicas.items()
+            if not named or each.report.executor in named
+        }
+
+    def places(self, reference: str) -> tuple[Place, ...]:
+        """Return where a version is now."""
+        found = []
+        for name, report in self.replicas().items():
+            in_use = next((u.in_use for u in report.uses if u.reference == reference), 0)
+            slot = next((s for s in report.slots if s.reference == reference), None)
+            where: tuple[Placement, int | None, bool]
+            if slot is not None:
+                where = (Placement.VRAM, slot.slot, slot.pinned)
+            elif reference in report.ram:
+                where = (Placement.RAM, None, False)
+            else:
+                continue
+            tier, number, pinned = where
+            found.append(Place(report.executor, name, tier, number, pinned, in_use, report.exact))
+        return tuple(found)
+
+    def failure(self, reference: str) -> str:
+        """Return why a version could not be loaded where it was last tried, or ""."""
+        told = (each.failures.get(reference, "") for each in self._replicas.values())
+        return next((why for why in told if why), "")
+
+    # what is told
+
+    def changed(self) -> None:
+        """Ask for the targets of every executor anew, and let waiting polls see them."""
+        for executor in {each.report.executor for each in self._replicas.values()}:
+            self._renew(executor)
+        self._wake()
+
+    def hint(self, references: Iterable[str], until: float) -> None:
+        """Have these in memory, where there is room, until then (Unix seconds)."""
+        for reference in references:
+            self._hints[reference] = max(until, self._hints.get(reference, 0.0))
+        self._wake()
+
+    async def report(self, report: Report) -> Wanted:
+        """Take a report and return what is wanted, as soon as something is, at the latest after `wait_s`."""
+        self._take(report)
+        ends = self._clock.monotonic() + max(0.0, min(report.wait_s, LONGEST_WAIT_S))
+        while True:
+            event = self._event
+            wanted = self._wanted(report)
+            left = ends - self._clock.monotonic()
+            if not wanted.is_empty or left <= 0:
+                return wanted
+            try:
+                async with asyncio.timeout(left):
+                    await event.wait()
+            except TimeoutError:
+                return self._wanted(report)
+            newer = self._replicas.get(report.replica)
+            if newer is not None and newer.report is not report:
+                return Wanted(
+                    report.version
+                )  # the replica has given this poll up and asks in another
+
+    async def bring(
+        self, reference: str, kind: MoveKind, executors: Iterable[str] = (), *, wait_s: float = 60.0
+    ) -> tuple[Place, ...]:
+        """Have a version in a slot, in memory, or nowhere, on every replica of these executors that may hold it; return where it is.
+
+        Raises ConsiliumError(adapter_refused) with the engine's reason, or (deadline) with the replicas that are still missing.
+        """
+        named = [
+            executor
+            for executor in {report.executor for report in self.replicas(executors).values()}
+            if kind is MoveKind.EVICT or reference in self._targets_of(executor)
+        ]
+        if not named and kind is not MoveKind.EVICT:
+            raise ConsiliumError(
+                "adapter_refused",
+                reason=f"no engine that is up may hold {reference}; 'consilium adapters show' says why",
+            )
+        for executor in named:
+            self._wishes[executor, reference] = kind
+        for each in self._replicas.values():
+            each.failures.pop(reference, None)
+        self._wake()
+        try:
+            await self._settled(reference, kind, named, wait_s)
+        finally:
+            for executor in named:
+                self._wishes.pop((executor, reference), None)
+        return self.places(reference)
+
+    async def _settled(
+        self, reference: str, kind: MoveKind, executors: list[str], wait_s: float
+    ) -> None:
+        ends = self._clock.monotonic() + wait_s
+        while True:
+            event = self._event
+            missing = []
+            for name, report in self.replicas(executors).items() if executors else ():
+                if _is_done(report, kind, reference) and (
+                    kind is not MoveKind.EVICT or self._has_let_go(name, reference)
+                ):
+                    continue
+                why = self._replicas[name].failures.get(reference)
+                if why and kind is not MoveKind.EVICT:
+                    raise ConsiliumError(
+                        "adapter_refused", reason=f"{name} could not load {reference}: {why}"
+                    )
+                missing.append(name)
+            left = ends - self._clock.monotonic()
+            if not missing:
+                return
+            if left <= 0:
+                raise ConsiliumError(
+                    "deadline",
+                    f"{reference}: {kind} is not done on {', '.join(missing)}",
+                    name=f"adapter {reference} on {', '.join(missing)}",
+                    seconds=wait_s,
+                )
+            try:
+                async with asyncio.timeout(min(left, 1.0)):
+                    await event.wait()
+            except TimeoutError:
+                continue
+
+    def _has_let_go(self, replica: str, reference: str) -> bool:
+        """Say whether a replica that does not hold a version will not have it a moment later either: it has heard that it is gone, and loads it no more."""
+        known = self._replicas[replica]
+        heard = self._changed_at.get(known.report.executor, {}).get(reference, 0)
+        loading = any(
+            what == reference and kind is not MoveKind.EVICT for kind, what in known.asked
+        )
+        return known.report.version >= heard and not loading
+
+    # how it is found out
+
+    def _take(self, report: Report) -> None:
+        now = self._clock.monotonic()
+        known = self._replicas.get(report.replica)
+        if known is None:
+            known = self._replicas[report.replica] = _Replica(report, now)
+        if not report.base_config:  # sent once
+            base = self._bases.get(report.executor, ("", ""))
+        else:
+            base = (report.base_revision, report.base_config)
+        if self._bases.get(report.executor) != base:
+            self._bases[report.executor] = base
+            self._on_executor(report)
+        known.report, known.heard = report, now
+        for use in report.uses:
+            if use.failure:
+                known.failures[use.reference] = use.failure
+            elif use.uses.last_used_at:
+                known.failures.pop(use.reference, None)
+        done = frozenset(report.done)
+        known.asked = {what: at for what, at in known.asked.items() if at[0] not in done}
+        self._forget_silent()
+        self._on_uses(report.uses)
+        for tried in report.tried:
+            self._on_tried(report.executor, tried)
+        if report.executor not in self._targets:
+            self._renew(report.executor)
+        self._wake()
+
+    def _renew(self, executor: str) -> None:
+        new = dict(self._targets_of(executor))
+        old = self._targets.get(executor, {})
+        touched = [
+            reference
+            for reference in (*new, *(gone for gone in old if gone not in new))
+            if old.get(reference) != new.get(reference)
+        ]
+        self._targets[executor] = new
+        if touched:
+            self._version += 1
+            self._changed_at.setdefault(executor, {}).update(dict.fromkeys(touched, self._version))
+
+    def _wanted(self, report: Report) -> Wanted:
+        targets = self._targets.get(report.executor, {})
+        moves = self._moves(report, targets)
+        if not self._begun <= report.version <= self._version or report.version == 0:
+            return Wanted(self._version, True, tuple(targets.values()), (), moves)
+        since = [
+            reference
+            for reference, at in self._changed_at.get(report.executor, {}).items()
+            if at > report.version
+        ]
+        changed = tuple(targets[reference] for reference in since if reference in targets)
+        gone = tuple(reference for reference in since if reference not in targets)
+        version = self._version if since else report.version
+        return Wanted(version, False, changed, gone, moves)
+
+    def _moves(self, report: Report, targets: Mapping[str, Target]) -> tuple[Move, ...]:
+        known = self._replicas.get(report.replica)
+        if known is None:
+            return ()
+        now = self._clock.monotonic()
+        found = []
+        for kind, reference in self._open_moves(report, targets, known):
+            at = known.asked.get((kind, reference))
+            if at is not None and now - at[1] < AGAIN_S:
+                continue
+            self._next_move += 1
+            known.asked[kind, reference] = (self._next_move, now)
+            found.append(Move(self._next_move, kind, reference))
+        return tuple(found)
+
+    def _open_moves(
+        self, report: Report, targets: Mapping[str, Target], known: _Replica
+    ) -> list[tuple[MoveKind, str]]:
+        """Return what is not as it should be: what must go, what is pinned, what somebody waits for, what is kept in memory, what is not tried yet."""
+        held, in_slots = report.held, report.in_slots
+        wishes = {
+            reference: kind
+            for (executor, reference), kind in self._wishes.items()
+            if executor == report.executor
+        }
+        going = [
+            reference
+            for reference in held
+            if wishes.get(reference) is MoveKind.EVICT or (targets and reference not in targets)
+        ]
+        pinned = [
+            target.reference
+            for target in targets.values()
+            if target.placement is Placement.VRAM
+            and (target.reference not in in_slots or not _pinned(report, target.reference))
+        ]
+        wanted = [
+            (kind, reference)
+            for reference, kind in wishes.items()
+            if kind is not MoveKind.EVICT
+            and reference in targets
+            and not _is_done(report, kind, reference)
+        ]
+        in_ram = [
+            target.reference
+            for target in targets.values()
+            if target.placement is Placement.RAM and target.reference not in held
+        ]
+        room = max(0, report.ram_places - len(held) - len(pinned))
+        in_ram = in_ram[:room]
+        hinted = self._hinted(targets, held)[: max(0, (room - len(in_ram)) // HINT_SHARE)]
+        tries = [
+            target.reference
+            for target in targets.values()
+            if target.proof is Proof.UNPROVEN and not self._is_tried_elsewhere(report, target)
+        ][:1]
+        moves = [
+            *((MoveKind.EVICT, reference) for reference in going),
+            *((MoveKind.SLOT, reference) for reference in pinned),
+            *wanted,
+            *((MoveKind.RAM, reference) for reference in (*in_ram, *hinted)),
+            *((MoveKind.TRY, reference) for reference in tries),
+        ]
+        broken = known.failures
+        return [
+            (kind, reference)
+            for kind, reference in dict.fromkeys(moves)
+            if kind is MoveKind.EVICT or reference not in broken
+        ]
+
+    def _hinted(self, targets: Mapping[str, Target], held: frozenset[str]) -> list[str]:
+        now = self._clock.now()
+        self._hints = {reference: until for reference, until in self._hints.items() if until > now}
+        return [name for name in self._hints if name in targets and name not in held]
+
+    def _is_tried_elsewhere(self, report: Report, target: Target) -> bool:
+        """Say whether another living replica has been asked to try it."""
+        return any(
+            (MoveKind.TRY, target.reference) in each.asked
+            for name, each in self._replicas.items()
+            if name != report.replica
+        )
+
+    def _forget_silent(self) -> None:
+        now = self._clock.monotonic()
+        for name in [n for n, each in self._replicas.items() if now - each.heard > SILENT_S]:
+            del self._replicas[name]
+
+    def _wake(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+def _pinned(report: Report, reference: str) -> bool:
+    return any(each.reference == reference and each.pinned for each in report.slots)
+
+
+def _is_done(report: Report, kind: MoveKind, reference: str) -> bool:
+    if kind is MoveKind.SLOT:
+        return reference in report.in_slots
+    if kind is MoveKind.RAM:
+        return reference in report.held
+    return reference not in report.held

@@ -1,0 +1,163 @@
+"""The room put together: store, registry, library, desk, and what of the configuration comes into it.
+
+Knows which part needs which. Does not know sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from consilium.kernel import logs
+from consilium.kernel.clock import Clock
+from consilium.kernel.config import load_view
+from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.live_config import Live, Reading
+from consilium.kernel.tables import Table
+from consilium.lora_router import adapter_files, base_modules, composition, configured, fit, sources
+from consilium.lora_router.backends.registry import SqliteRegistry
+from consilium.lora_router.config import View
+from consilium.lora_router.desk import Desk, Maker
+from consilium.lora_router.grpc_over_http import as_json
+from consilium.lora_router.http_arrivals import Arrivals
+from consilium.lora_router.http_fields import merged, registered
+from consilium.lora_router.incoming import GIB, Incoming, Limits
+from consilium.lora_router.library import Library
+from consilium.lora_router.ports import StoredVersion
+from consilium.lora_router.routes import Offered
+from consilium.lora_router.servicer import LoraRouter
+from consilium.lora_router.store import Store
+
+AGAIN_S: Final = 60.0
+"""Adapters of the configuration that could not be taken in are looked at again after so long: a hub may have been away."""
+
+_log = logs.get("lora_router")
+
+
+class Room:
+    """What the process has opened."""
+
+    def __init__(
+        self, library: Library, desk: Desk, table: Table, arrivals: Arrivals, root: Path
+    ) -> None:
+        self.library, self.desk, self.table, self.arrivals = library, desk, table, arrivals
+        self.servicer = LoraRouter(desk)
+        self._root = root
+        self._wanted: asyncio.Queue[View] = asyncio.Queue()
+
+    @classmethod
+    async def open(cls, view: View, root: Path, clock: Clock) -> Room:
+        """Open store and registry in a folder. Raises ConsiliumError: conflict (another process has it), state_newer, state_damaged, disk_full."""
+        await asyncio.to_thread(root.mkdir, mode=0o700, parents=True, exist_ok=True)
+        settings = view.lora_router
+        store = Store(root / "store")
+        limits = Limits(
+            int(settings.store_gib * GIB),
+            int(settings.max_adapter_gib * GIB),
+            settings.keep_versions,
+        )
+        registry = await SqliteRegistry.open(root / "registry.db", store.folder)
+        library = await Library.open(
+            store,
+            registry,
+            limits,
+            adapter_files.describe,
+            clock=clock,
+            content_sha=adapter_files.content_sha,
+        )
+        table = Table("adapters")
+        desk = Desk(library, table, settings, Maker(_fit, _compose), clock, root / "scratch")
+        library.is_busy = lambda reference: any(
+            place.in_use for place in desk.fleet.places(reference)
+        )
+        arrivals = Arrivals(root / "uploads", limits.adapter_bytes, clock=clock)
+        desk.changed()
+        return cls(library, desk, table, arrivals, root)
+
+    async def take(self, offered: Offered) -> Mapping[str, object]:
+        """Take in an adapter whose files have come, and return it as GetAdapter does. Raises ConsiliumError."""
+        said = offered.said
+        before = next((row for row in self.library.names() if row.name == said.name), None)
+        version = await self.library.add(
+            Incoming(
+                said.name,
+                offered.folder,
+                merged(said, before),
+                make_current=None if before is None else False,
+                is_ours=True,
+            )
+        )
+        await self.desk.stored(version, force=said.force)
+        return self.told(said.name)
+
+    def told(self, name: str) -> dict[str, Any]:
+        """Return one adapter as JSON."""
+        return as_json(self.servicer.adapter(name))
+
+    def follow(self, config: Path, clock: Clock) -> Live[View]:
+        """Return what follows the configuration's adapters."""
+
+        def read(path: Path) -> Reading[View]:
+            return Reading(load_view(View, path))
+
+        return Live(config, read, take=self._wanted.put_nowait, clock=clock)
+
+    async def configure(self) -> None:
+        """Bring the library to what the configuration says, whenever it says something new, until cancelled."""
+        while True:
+            view = await self._wanted.get()
+            while not await self._configured(view):
+                try:
+                    async with asyncio.timeout(AGAIN_S):
+                        view = await self._wanted.get()
+                except TimeoutError:
+                    continue
+
+    async def _configured(self, view: View) -> bool:
+        """Return whether everything could be taken in."""
+        self.desk.settings = view.lora_router
+        entries = {
+            name: configured.entry(registered(name, adapter, from_config=True), adapter.path)
+            for name, adapter in view.adapters.items()
+        }
+        try:
+            outcome = await configured.take_in(
+                self.library, entries, lambda path: sources.fetched(path, self._root / "downloads")
+            )
+            self.desk.changed()
+            for name, sha in outcome.switch:
+                await self.desk.stored(self.library.find(f"{name}:{sha}"))
+            for name in outcome.remove:
+                await self.desk.remove(name, from_config=True)
+            await self.desk.prepare_sums()
+        except ConsiliumError as error:
+            _log.error("adapters_not_configured", reason=error.public())
+            return False
+        _log.info("adapters_configured", adapters=len(entries), refused=len(outcome.refused))
+        return not outcome.refused
+
+    async def aclose(self) -> None:
+        """Write down what is not yet, and let go."""
+        await self.desk.aclose()
+        await self.library.aclose()
+
+
+def _fit(version: StoredVersion, base: str, max_rank: int) -> str:
+    """Return why a version does not fit a model, whose config.json is `base`; an engine that has not told it is asked for the rank only."""
+    if version.rank > max_rank > 0:
+        return f"its rank is {version.rank}, and the engine holds up to {max_rank}: raise engine.lora.max_rank"
+    if not base:
+        return ""
+    try:
+        described = adapter_files.read(version.path).described(version.sha)
+        found = fit.check(described, base_modules.of(json.loads(base), "the engine's model"))
+    except (ConsiliumError, ValueError) as error:
+        return error.public() if isinstance(error, ConsiliumError) else str(error)
+    return "; ".join(str(refusal) for refusal in found.refusals[:3])
+
+
+def _compose(parts: Sequence[tuple[Path, float]], folder: Path) -> None:
+    composition.compose([composition.Term(path, weight) for path, weight in parts], folder)

@@ -1,0 +1,270 @@
+"""The desk over a true store and registry, with replicas that do what they are asked: what is tried, kept, switched, added up and removed."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from tests.unit.lora_router import made
+
+from consilium.kernel.clock import SystemClock
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.config import View
+from consilium.lora_router.http_fields import Said
+from consilium.lora_router.opening import Room
+from consilium.lora_router.ports import Placement, Proof, Uses
+from consilium.lora_router.reports import MoveKind, Report, SlotView, TriedNote, UseNote
+from consilium.lora_router.routes import Offered
+
+
+class Replica:
+    """A replica with slots and memory that obeys at once; `verdict` is what its canary says, `stuck` moves are never done."""
+
+    def __init__(self, room, name="r1", executor="core", slots=4):
+        self.room, self.name, self.executor = room, name, executor
+        self.slots = [SlotView(n) for n in range(slots)]
+        self.ram, self.tried, self.done, self.uses = [], (), (), ()
+        self.targets, self.version, self.seen = {}, 0, []
+        self.verdict, self.in_use, self.broken = Proof.OK, {}, {}
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self):
+        while True:
+            report = Report(
+                self.executor,
+                self.name,
+                self.version,
+                tuple(self.slots),
+                tuple(self.ram),
+                (*self.uses, *(UseNote(ref, count) for ref, count in self.in_use.items())),
+                self.tried,
+                self.done,
+                max_rank=16,
+                ram_places=8,
+                exact=True,
+                wait_s=2.0,
+            )
+            self.tried, self.done, self.uses = (), (), ()
+            wanted = await self.room.desk.fleet.report(report)
+            self.version = wanted.version
+            if wanted.whole:
+                self.targets = {}
+            self.targets |= {target.reference: target for target in wanted.targets}
+            for gone in wanted.gone:
+                self.targets.pop(gone, None)
+            for move in wanted.moves:
+                self.seen.append((move.kind, move.reference))
+                self.obey(move)
+            await asyncio.sleep(0.005)
+
+    def obey(self, move):
+        if move.reference in self.broken:
+            self.uses += (UseNote(move.reference, failure=self.broken[move.reference]),)
+        elif move.kind is MoveKind.TRY:
+            self.tried += (TriedNote(move.reference, self.verdict, "{}", "f"),)
+        elif move.kind is MoveKind.SLOT:
+            free = next(n for n, slot in enumerate(self.slots) if not slot.reference)
+            pinned = self.targets[move.reference].placement is Placement.VRAM
+            self.slots[free] = SlotView(free, move.reference, pinned)
+        elif move.kind is MoveKind.RAM:
+            self.ram.append(move.reference)
+        elif move.kind is MoveKind.EVICT and not self.in_use.get(move.reference):
+            self.ram = [each for each in self.ram if each != move.reference]
+            self.slots = [
+                replace(slot, reference="", pinned=False)
+                if slot.reference == move.reference
+                else slot
+                for slot in self.slots
+            ]
+        self.done += (move.id,)
+
+
+class House:
+    """A room with its replicas, and the configuration that it reads."""
+
+    def __init__(self, folder):
+        self.folder, self.replicas = folder, []
+
+    async def open(self, **settings):
+        view = View.model_validate(settings)
+        self.room = await Room.open(view, self.folder / "room", SystemClock())
+        return self.room
+
+    def replica(self, **how):
+        self.replicas.append(Replica(self.room, **how))
+        return self.replicas[-1]
+
+    def files(self, name, seed=1, **over):
+        folder = self.folder / f"files-{name}-{seed}"
+        folder.mkdir()
+        made.write(folder, made.factors(made.modules(), over.pop("ranks", 8), seed, 0.05), **over)
+        return folder
+
+    async def add(self, name, seed=1, *, force=False, **settings):
+        where = self.room.arrivals  # the store moves what it is given
+        assert where
+        return await self.room.take(
+            Offered(Said(name, force, settings), self.files(name, seed), None)
+        )
+
+    def row(self, name):
+        update = self.room.table.since("", 0)
+        import json
+
+        return json.loads(update.changed[name])
+
+    async def close(self):
+        for replica in self.replicas:
+            replica.task.cancel()
+        await self.room.aclose()
+
+
+@pytest.fixture
+async def house(tmp_path):
+    made_house = House(tmp_path)
+    yield made_house
+    await made_house.close()
+
+
+async def until(what, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not what():  # noqa: ASYNC110  what is waited for is another task's
+            await asyncio.sleep(0.01)
+
+
+async def test_a_new_adapter_answers_once_it_was_tried(house):
+    await house.open()
+    told = await house.add("sport")
+    assert told["versions"][0]["proof"] in {"unproven", "PROOF_UNPROVEN"}
+    assert house.row("sport")["current"] == ""
+    replica = house.replica()
+    await until(lambda: house.row("sport")["current"])
+    assert replica.seen[0][0] is MoveKind.TRY
+    await until(lambda: replica.ram)
+    assert house.room.desk.fleet.places(replica.ram[0])[0].tier is Placement.RAM
+
+
+async def test_its_owner_may_insist_before_an_engine_is_there(house):
+    await house.open()
+    await house.add("sport", force=True)
+    assert house.row("sport")["current"]
+
+
+async def test_one_that_does_nothing_never_answers(house):
+    await house.open()
+    house.replica().verdict = Proof.NO_EFFECT
+    await house.add("sport")
+    await until(lambda: house.row("sport")["versions"][0]["proof"] == "no_effect")
+    assert house.row("sport")["current"] == ""
+    with pytest.raises(ConsiliumError) as caught:
+        await house.room.desk.switch("sport", house.row("sport")["versions"][0]["sha"])
+    assert "--force" in caught.value.public()
+
+
+async def test_a_new_version_is_loaded_wherever_the_old_one_is_and_then_answers(house):
+    await house.open()
+    one, two = house.replica(name="r1"), house.replica(name="r2")
+    await house.add("sport", 1, placement="vram")
+    await until(lambda: all(r.slots[0].reference for r in (one, two)))
+    old = house.row("sport")["current"]
+    await house.add("sport", 2)
+    await until(lambda: house.row("sport")["current"] != old)
+    new = "sport:" + house.row("sport")["current"][:16]
+    assert all(new in [slot.reference for slot in r.slots] for r in (one, two))
+    assert len(house.row("sport")["versions"]) == 2
+
+
+async def test_a_replica_that_cannot_load_it_stops_the_switch_with_its_reason(house):
+    await house.open()
+    replica = house.replica()
+    await house.add("sport", 1, placement="vram")
+    await until(lambda: replica.slots[0].reference)
+    old = house.row("sport")["current"]
+    replica.verdict = Proof.UNPROVEN
+    await house.add("sport", 2)
+    new = next(v for v in house.row("sport")["versions"] if v["sha"] != old)
+    replica.broken[new["reference"]] = "out of memory"
+    with pytest.raises(ConsiliumError) as caught:
+        await house.room.desk.switch("sport", new["sha"], force=True)
+    assert "out of memory" in caught.value.public()
+    assert house.row("sport")["current"] == old
+
+
+async def test_removed_is_gone_everywhere_and_not_while_it_is_used(house):
+    await house.open()
+    replica = house.replica()
+    await house.add("sport", placement="vram")
+    await until(lambda: replica.slots[0].reference)
+    name = replica.slots[0].reference
+    path = house.room.library.find("sport").path
+    replica.in_use[name] = 1
+    with pytest.raises(ConsiliumError) as caught:
+        await house.room.desk.remove("sport", 0.3)
+    assert caught.value.code == "conflict"
+    assert house.row("sport")["current"]
+    assert path.is_dir()
+    replica.in_use.clear()
+    assert await house.room.desk.remove("sport", 3.0) == (name,)
+    assert not path.exists()
+    assert "sport" not in house.room.table.keys
+    assert not replica.slots[0].reference
+
+
+async def test_sums_are_made_once_and_kept(house):
+    await house.open(lora_router={"canary": False})
+    await house.add("core", 1)
+    await house.add("sport", 2)
+    parts = [(f"{n}:{house.row(n)['current'][:16]}", w) for n, w in (("core", 1.0), ("sport", 0.7))]
+    first, second = await asyncio.gather(*(house.room.desk.compose(parts) for _ in range(2)))
+    assert first == second == await house.room.desk.compose(parts)
+    assert house.row(first)["parts"] == [[name, weight] for name, weight in sorted(parts)]
+    await house.room.desk.remove("sport")
+    assert first not in house.room.table.keys
+
+
+async def test_an_adapter_with_a_core_has_its_sum_before_anybody_asks(house):
+    await house.open()
+    house.replica()
+    await house.add("core", 1)
+    await until(lambda: house.row("core")["current"])
+    await house.add("sport", 2, with_core="core", placement="vram")
+    await until(lambda: any(key.startswith("mix:") for key in house.room.table.keys))
+    await until(
+        lambda: any(s.reference.startswith("mix:") and s.pinned for s in house.replicas[0].slots)
+    )
+
+
+async def test_a_router_that_starts_anew_knows_its_replicas_again(house):
+    await house.open(lora_router={"canary": False})
+    replica = house.replica()
+    await house.add("sport")
+    await until(lambda: replica.ram)
+    replica.task.cancel()
+    await house.room.aclose()
+    await house.open(lora_router={"canary": False})
+    again = house.replica()
+    again.ram, again.targets, again.version = replica.ram, replica.targets, replica.version
+    await until(lambda: house.room.desk.places(house.room.library.find("sport")))
+    assert house.row("sport")["current"]
+
+
+async def test_uses_are_counted_and_kept(house):
+    await house.open(lora_router={"canary": False})
+    replica = house.replica()
+    await house.add("sport")
+    await until(lambda: replica.ram)
+    replica.uses = (UseNote(replica.ram[0], uses=Uses(3, 2, 1, 1000.0)),)
+    await until(lambda: not replica.uses)
+    await asyncio.sleep(0.05)
+    await house.room.desk.flush()
+    assert house.room.library.uses("sport").slot_hits == 3
+
+
+async def test_pinning_leaves_a_slot_free(house):
+    await house.open(lora_router={"canary": False})
+    house.replica(slots=2)
+    await house.add("one", 1, placement="vram")
+    await house.add("two", 2)
+    await until(lambda: house.room.desk.fleet.executors())
+    with pytest.raises(ConsiliumError) as caught:
+        await house.room.desk.place("two", Placement.VRAM)
+    assert "engine.lora.slots" in caught.value.public()

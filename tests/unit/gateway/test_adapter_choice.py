@@ -1,0 +1,143 @@
+"""What a name, a role or a trigger means, by the table that the gateway holds."""
+
+import pytest
+
+from consilium.gateway import adapter_choice, adapter_rows
+from consilium.gateway.adapter_choice import asked_for, resolve, triggered
+from consilium.kernel.errors import ConsiliumError
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def row(sha, *, current=None, fits=None, **more):
+    return {
+        "kind": "adapter",
+        "current": sha if current is None else current,
+        "versions": [
+            {
+                "sha": sha,
+                "reference": f"{more.pop('name')}:{sha[:16]}",
+                "proof": "ok",
+                "fits": fits or {"core": ""},
+            }
+        ],
+        **more,
+    }
+
+
+def known(heard=True, **rows):
+    return adapter_rows.read(
+        {name.replace("_", "#"): {**raw} for name, raw in rows.items()}, heard=heard
+    )
+
+
+SPORT = row(A, name="sport", domain="training", triggers=["<|sport|>"])
+CORE = row(B, name="core")
+
+
+def test_a_name_is_its_current_version():
+    chosen = resolve(asked_for("sport", "model"), known(sport=SPORT), by="request")
+    assert (chosen.reference, chosen.names) == ("sport:" + A[:16], ("sport:" + A[:16],))
+    assert chosen.why_not("core") == ""
+    assert "engine.lora" in chosen.why_not("remote")
+
+
+def test_a_beginning_of_a_hash_names_a_version_and_a_wrong_one_is_told_what_there_is():
+    table = known(sport=SPORT)
+    assert resolve(asked_for("sport:aaaa", "model"), table, by="request").reference
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sport:bbbb", "model"), table, by="request")
+    assert caught.value.code == "adapter_refused"
+    assert "aaaaaaaa" in caught.value.public()
+
+
+def test_an_unknown_name_is_offered_the_nearest():
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sprot", "model"), known(sport=SPORT), by="request")
+    assert caught.value.fields["nearest"] == "sport"
+
+
+def test_before_the_room_was_heard_nothing_is_unknown():
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sport", "model"), known(heard=False), by="request")
+    assert caught.value.code == "adapter_down"
+    assert caught.value.row.http == 503
+
+
+def test_a_version_that_was_not_tried_answers_nobody_and_the_way_out_is_told():
+    table = known(sport=row(A, name="sport", current=""))
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sport", "model"), table, by="request")
+    assert "--force" in caught.value.public()
+
+
+def test_a_sum_is_found_by_its_parts_in_any_order_or_told_to_be_made():
+    parts = [["core:" + B[:16], 1.0], ["sport:" + A[:16], 0.7]]
+    made = {"kind": "sum", "reference": "mix:" + C[:16], "parts": parts, "fits": {"core": ""}}
+    table = known(sport=SPORT, core=CORE, mix=made)
+    for text in ("core+sport@0.7", "sport@0.7+core@1.0"):
+        chosen = resolve(asked_for(text, "model"), table, by="request")
+        assert chosen.reference == "mix:" + C[:16]
+    other = resolve(asked_for("core+sport@0.8", "model"), table, by="request")
+    assert not other.reference
+    assert other.parts == (("core:" + B[:16], 1.0), ("sport:" + A[:16], 0.8))
+    assert other.why_not("core") == ""
+
+
+def test_a_core_comes_along_unless_the_caller_adds_up_himself():
+    with_core = row(A, name="sport", with_core="core", core_weight=0.5)
+    table = known(sport=with_core, core=CORE)
+    alone = resolve(asked_for("sport", "model"), table, by="request")
+    assert alone.parts == (("core:" + B[:16], 0.5), ("sport:" + A[:16], 1.0))
+    assert len(resolve(asked_for("sport+core", "model"), table, by="request").parts) == 2
+
+
+def test_an_isolated_one_is_never_added():
+    table = known(sport=row(A, name="sport", isolated=True), core=CORE)
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sport+core", "model"), table, by="request")
+    assert "isolated" in caught.value.public()
+
+
+def test_the_first_trigger_in_the_text_calls():
+    table = known(sport=SPORT, core=row(B, name="core", triggers=["now:"]))
+    assert triggered("now: <|sport|>", table).names[0].startswith("core")
+    assert triggered("<|sport|> now:", table).names[0].startswith("sport")
+    assert triggered("nothing", table).is_plain
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("", None),
+        ("Sport", "no name"),
+        ("sport:zz", "no version"),
+        ("sport@x", "no weight"),
+        ("sport@nan", "no weight"),
+        ("sport@11", "no weight"),
+        ("sport+sport", "twice"),
+        ("+".join(f"a{n}" for n in range(9)), "at most 8"),
+        ("../etc", "no name"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_the_grammar(wrong, why):
+    if why is None:
+        assert asked_for(wrong, "model") == ()
+        return
+    with pytest.raises(ConsiliumError) as caught:
+        asked_for(wrong, "model")
+    assert why in caught.value.public()
+    assert caught.value.code == "invalid_request"
+
+
+def test_rows_that_cannot_be_read_are_left_out():
+    table = known(sport=SPORT, bad={"kind": "adapter"}, worse={"kind": "sum", "parts": [["x"]]})
+    assert list(table.rows) == ["sport"]
+    assert not table.sums
+
+
+def test_a_list_of_names_is_a_sum():
+    assert [part.name for part in asked_for(["a", "b@0.5"], "consilium.adapters")] == ["a", "b"]
+    with pytest.raises(ConsiliumError):
+        asked_for([1], "consilium.adapters")
+    assert adapter_choice.PLAIN.is_plain
