@@ -1,0 +1,429 @@
+"""Adapters of one engine: lets calls in, and moves adapters between the store, the engine's memory and its slots.
+
+    async with desk.hold(reference) as held: ...     the adapter is in a slot while the block runs
+
+Asks slots.py what to do, and has a holder do it. An adapter is in a slot before a request names it, and stays there while one does; its files are read and
+hashed before the engine reads them. Knows tasks and times. Does not know vLLM, the router or the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, Protocol
+
+from consilium.engine.slots import Fetch, Load, SlotMap, Slots, Ticket, Tier
+from consilium.kernel import logs
+from consilium.kernel.errors import ConsiliumError
+
+_log = logs.get("engine")
+
+FETCHES: Final = 2
+"""Adapters that are read from the store at once."""
+NEWS_S: Final = 2.0
+"""Longest that a call waits for the router to tell of its adapter."""
+REST_S: Final = 5.0
+"""Seconds for which an adapter that could not be loaded is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTarget:
+    """One version of an adapter, as the router tells of it.
+
+    reference    what engines call it; it never means other content
+    number       under which every engine knows it
+    path         its folder in the store
+    placement    where it shall be kept: vram, ram or ssd
+    is_3d        whether its experts are stored in three dimensions
+    fingerprint  what it must show, "" = not known yet
+    """
+
+    reference: str
+    sha: str
+    number: int
+    rank: int
+    size_bytes: int
+    path: str
+    placement: str = "ssd"
+    is_3d: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a call is let in with. `tier` is where the adapter was when it asked, `wait_s` how long it waited."""
+
+    target: AdapterTarget
+    tier: Tier
+    wait_s: float
+
+
+class Holder(Protocol):
+    """The engine's side: calls return what the engine holds afterwards, the same on all ranks. Raises RanksDifferError, or any error of the load."""
+
+    async def look(self) -> SlotMap:
+        """Say what is held."""
+
+    async def read(self, target: AdapterTarget) -> None:
+        """Read an adapter from its files, while the engine goes on."""
+
+    async def keep(self, target: AdapterTarget, victims: Sequence[int]) -> SlotMap:
+        """Let the victims go from memory, and keep there what was read."""
+
+    async def take(self, target: AdapterTarget, victim: int | None) -> SlotMap:
+        """Copy from memory into a slot, that of the victim if there is one."""
+
+    async def drop(self, numbers: Sequence[int]) -> SlotMap:
+        """Take out of slots and memory."""
+
+
+class Counts(Protocol):
+    """Where the desk counts."""
+
+    def hit(self, tier: Tier) -> None:
+        """Count a call by where it found its adapter."""
+
+    def loaded(self, tier: Tier, seconds: float, *, well: bool) -> None:
+        """Count a move into memory or a slot."""
+
+    def state(self, *, slots: int, ram: int, waiting: int, evictions: int) -> None:
+        """Tell how things stand."""
+
+
+class RanksDifferError(RuntimeError):
+    """Ranks of one engine hold different adapters: it would answer with a mixture."""
+
+
+class AdapterDesk:
+    """The adapters of one engine.
+
+    verify    reads the files of a target through and returns when their hash is right; raises otherwise
+    on_alarm  is told what must end this process
+    """
+
+    def __init__(
+        self,
+        holder: Holder,
+        slots: Slots,
+        *,
+        verify: Callable[[AdapterTarget], Awaitable[AdapterTarget]],
+        counts: Counts,
+        on_alarm: Callable[[BaseException], None],
+        executor: str = "core",
+        news_s: float = NEWS_S,
+    ) -> None:
+        self.slots = slots
+        self.targets: dict[str, AdapterTarget] = {}
+        self.seen = SlotMap((), frozenset())
+        self.changed = asyncio.Event()
+        self._executor, self._news_s = executor, news_s
+        self._holder, self._verify = holder, verify
+        self._counts, self._on_alarm = counts, on_alarm
+        self._names: dict[int, str] = {}
+        self._futures: dict[int, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._engine = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Ask the engine what it holds. Raises what the holder raises."""
+        self._take_over(await self._holder.look())
+
+    def close(self) -> None:
+        """Move nothing any more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    # Targets
+
+    def told(self, targets: Sequence[AdapterTarget], gone: Sequence[str] = ()) -> None:
+        """Take over what the router knows. What is gone takes no further calls; it is dropped by `evict`."""
+        for target in targets:
+            self.targets[target.reference] = target
+            self._names[target.number] = target.reference
+            self.slots.resting.pop(target.reference, None)
+            self.slots.let_go.discard(target.reference)
+        for reference in gone:
+            self.targets.pop(reference, None)
+        rows = self.targets.values()
+        self.slots.pinned = tuple(row.reference for row in rows if row.placement == "vram")
+        self.slots.kept = frozenset(row.reference for row in rows if row.placement != "ssd")
+        self.slots.sized({row.reference: row.size_bytes for row in rows})
+        self._news.set()
+        self._news = asyncio.Event()
+        self.pump()
+
+    def want(self, hints: Mapping[str, float]) -> None:
+        """Take hints: reference -> until when (on the monotonic clock) it is likely asked for."""
+        self.slots.wanted.update(hints)
+        self.pump()
+
+    # Calls
+
+    @asynccontextmanager
+    async def hold(self, reference: str, *, gives_up_at: float | None = None) -> AsyncIterator[Held]:
+        """Hold an adapter in a slot.
+
+        gives_up_at  when the caller gives up, on the monotonic clock
+
+        Raises ConsiliumError: adapter_unknown, adapter_refused (it cannot be loaded), no_free_lora_slot.
+        """
+        target = await self._known(reference)
+        began = time.monotonic()
+        self._refuse_broken(reference, began)
+        ticket = self.slots.ask(reference, began, gives_up_at=gives_up_at)
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures[id(ticket)] = entered
+        held_at = began
+        try:
+            self.pump()
+            await entered
+            held_at = time.monotonic()
+            self._counts.hit(ticket.found)
+            yield Held(target, ticket.found, held_at - began)
+        finally:
+            self._futures.pop(id(ticket), None)
+            now = time.monotonic()
+            self.slots.release(ticket, now, turn_s=now - held_at)
+            self.pump()
+
+    async def _known(self, reference: str) -> AdapterTarget:
+        limit = time.monotonic() + self._news_s
+        while (target := self.targets.get(reference)) is None:
+            news, left = self._news, limit - time.monotonic()
+            try:
+                await asyncio.wait_for(news.wait(), max(0.0, left))
+            except TimeoutError:
+                near = get_close_matches(reference, self.targets, n=1)
+                raise ConsiliumError(
+                    "adapter_unknown", name=reference, nearest=near[0] if near else ""
+                ) from None
+        return target
+
+    def _refuse_broken(self, reference: str, now: float) -> None:
+        if self._rests(reference, now):
+            raise self._cannot(reference, self.slots.figures[reference].failure)
+
+    def _cannot(self, reference: str, why: str) -> ConsiliumError:
+        reason = f"The adapter {reference} could not be loaded on {self._executor}: {why}"
+        return ConsiliumError("adapter_refused", reason=reason, check="load")
+
+    def _no_slot(self, ticket: Ticket) -> ConsiliumError:
+        book = self.slots
+        waited = time.monotonic() - ticket.asked_at
+        reason = (
+            f"No slot came free for the adapter {ticket.reference} in {waited:.1f} s: {book.places} adapters answer at once on {self._executor}"
+            f" and {len({one.reference for one in book.waiting}) + 1} waited. Try again, or raise engine.lora.slots."
+        )
+        return ConsiliumError(
+            "no_free_lora_slot", reason=reason, retry_after_s=book.retry_after_s()
+        )
+
+    # Moves that the router asks for
+
+    async def place(self, reference: str, tier: Tier) -> None:
+        """Return when an adapter is in memory, or in a slot. Raises as `hold` does."""
+        if tier is Tier.SLOT:
+            async with self.hold(reference):
+                return
+        target = await self._known(reference)
+        if reference in self.slots.ram:
+            return
+        self.slots.wanted[reference] = time.monotonic() + 60.0
+        self.pump()
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self.slots.max_wait_s):
+                await self._until(lambda: reference in self.slots.ram or self._rests(reference, begun))
+        except TimeoutError:
+            reason = f"No place came free in the memory of {self._executor} for the adapter {reference}: it holds {self.slots.ram_places}. Raise engine.lora.ram."
+            raise ConsiliumError("no_free_lora_slot", reason=reason, retry_after_s=5.0) from None
+        if reference not in self.slots.ram:
+            raise self._cannot(target.reference, self.slots.figures[reference].failure)
+
+    async def evict(self, reference: str, *, number: int = 0) -> None:
+        """Return when an adapter is neither in a slot nor in memory, and the engine has said so. Waits for the calls that use it.
+
+        Raises ConsiliumError(part_failed) if the engine still says that it holds it.
+        """
+        # Whoever asks may go away; what was begun in the engine is seen through to its end.
+        await asyncio.shield(self._spawn(self._evict(reference, number)))
+
+    async def _evict(self, reference: str, number: int) -> None:
+        book = self.slots
+        book.wanted.pop(reference, None)
+        book.let_go.add(reference)
+        known = {name: one for one, name in self._names.items()}
+        number = number or known.get(reference, 0)
+        await self._until(lambda: book.is_idle(reference) and reference not in book.closing)
+        book.closing.add(reference)
+        try:
+            async with self._engine:
+                self._take_over(await self._holder.drop([number]))
+        finally:
+            book.closing.discard(reference)
+            self.pump()
+        if number in self.seen.ram or number in self.seen.slots:
+            raise ConsiliumError(
+                "part_failed", name=reference, reason="the engine still holds it after it was dropped"
+            )
+
+    async def settle(self) -> None:
+        """Return when no move is under way and none is left to do."""
+        await self._until(lambda: not self._tasks)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            await self.changed.wait()
+
+    # The pump
+
+    def pump(self) -> None:
+        """Let in who can be let in, begin the moves that can begin, and look again when time alone changes something."""
+        if self._closed:
+            return
+        now, book = time.monotonic(), self.slots
+        for ticket in book.expired(now):
+            self._end(ticket, self._no_slot(ticket))
+        for ticket in book.admit(now):
+            self._end(ticket, None)
+        while (load := book.next_load(now)) is not None:
+            self._begin(load, now)
+        while len(book.fetching) < FETCHES:
+            fetch = book.next_fetch(now, names=self._hoped(now))
+            if fetch is None:
+                break
+            self._begin(fetch, now)
+        self._look_again(now)
+        self._counts.state(
+            slots=len(book.in_slots),
+            ram=len(book.ram),
+            waiting=len(book.waiting),
+            evictions=book.evictions,
+        )
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def _hoped(self, now: float) -> list[str]:
+        """Return what may be fetched without a call: hints first, then what shall be kept in memory."""
+        names = [name for name, until in self.slots.wanted.items() if until > now]
+        names += [name for name in self.slots.kept if name not in names]
+        gone = self.slots.let_go
+        return [name for name in names if name in self.targets and name not in gone]
+
+    def _rests(self, name: str, now: float) -> bool:
+        return self.slots.resting.get(name, 0.0) > now
+
+    def _look_again(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.slots.next_time(now)
+        if at is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.001, at - now), self.pump)
+
+    def _end(self, ticket: Ticket, error: ConsiliumError | None) -> None:
+        future = self._futures.get(id(ticket))
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def _begin(self, move: Load | Fetch, now: float) -> None:
+        self.slots.began(move, now)
+        self._spawn(self._move(move))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("adapter_move_failed", executor=self._executor, cause=repr(error))
+        self.pump()
+
+    async def _move(self, move: Load | Fetch) -> None:
+        """Do a move; what fails is dropped and tried once more, because a load that broke off may have left half of itself."""
+        began, name = time.monotonic(), move.reference
+        tier = Tier.SLOT if isinstance(move, Load) else Tier.RAM
+        error: Exception | None = None
+        for attempt in range(2):
+            try:
+                await self._try(move, again=attempt > 0)
+                error = None
+                break
+            except RanksDifferError as alarm:
+                self._on_alarm(alarm)
+                return
+            except Exception as caught:
+                error = caught
+        if error is not None:
+            with suppress(Exception):  # a dead engine is noticed elsewhere
+                async with self._engine:
+                    seen = await self._holder.look()
+                    self.slots.landed(move)
+                    self._take_over(seen)
+        self.slots.landed(move)
+        self._counts.loaded(tier, time.monotonic() - began, well=error is None)
+        if error is None:
+            return
+        why = error.public() if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
+        _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=why)
+        for ticket in self.slots.failed(name, why, time.monotonic() + REST_S):
+            self._end(ticket, self._cannot(name, why))
+
+    async def _try(self, move: Load | Fetch, *, again: bool) -> None:
+        target = self.targets.get(move.reference)
+        if target is None:
+            raise ConsiliumError("adapter_unknown", name=move.reference, nearest="")
+        numbers = {name: number for number, name in self._names.items()}
+        if again:
+            async with self._engine:
+                self._take_over(await self._holder.drop([target.number]))
+        if isinstance(move, Fetch) or again:
+            target = await self._verify(target)
+            await self._holder.read(target)
+            victims = move.victims if isinstance(move, Fetch) else ()
+            async with self._engine:
+                seen = await self._holder.keep(target, [numbers[name] for name in victims])
+                if isinstance(move, Fetch):
+                    self.slots.left(move)
+                self._take_over(seen)
+            if target.number not in self.seen.ram:
+                raise ConsiliumError(
+                    "part_failed", name=move.reference, reason="the engine did not keep it"
+                )
+        if isinstance(move, Load):
+            victim = None if move.victim is None else numbers[move.victim]
+            async with self._engine:
+                seen = await self._holder.take(target, victim)
+                self.slots.left(move)
+                self._take_over(seen)
+            if target.number not in self.seen.slots:
+                raise ConsiliumError(
+                    "part_failed", name=move.reference, reason="no slot holds it after its load"
+                )
+
+    def _take_over(self, seen: SlotMap) -> None:
+        self.seen = seen
+        names = self._names
+        self.slots.observe(
+            [names[number] for number in seen.slots if number in names],
+            [names[number] for number in seen.ram if number in names],
+            time.monotonic(),
+        )
