@@ -170,7 +170,9 @@ class AdapterDesk:
     # Calls
 
     @asynccontextmanager
-    async def hold(self, reference: str, *, gives_up_at: float | None = None) -> AsyncIterator[Held]:
+    async def hold(
+        self, reference: str, *, gives_up_at: float | None = None
+    ) -> AsyncIterator[Held]:
         """Hold an adapter in a slot.
 
         gives_up_at  when the caller gives up, on the monotonic clock
@@ -243,7 +245,9 @@ class AdapterDesk:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self.slots.max_wait_s):
-                await self._until(lambda: reference in self.slots.ram or self._rests(reference, begun))
+                await self._until(
+                    lambda: reference in self.slots.ram or self._rests(reference, begun)
+                )
         except TimeoutError:
             reason = f"No place came free in the memory of {self._executor} for the adapter {reference}: it holds {self.slots.ram_places}. Raise engine.lora.ram."
             raise ConsiliumError("no_free_lora_slot", reason=reason, retry_after_s=5.0) from None
@@ -274,7 +278,9 @@ class AdapterDesk:
             self.pump()
         if number in self.seen.ram or number in self.seen.slots:
             raise ConsiliumError(
-                "part_failed", name=reference, reason="the engine still holds it after it was dropped"
+                "part_failed",
+                name=reference,
+                reason="the engine still holds it after it was dropped",
             )
 
     async def settle(self) -> None:
@@ -382,7 +388,11 @@ class AdapterDesk:
         self._counts.loaded(tier, time.monotonic() - began, well=error is None)
         if error is None:
             return
-        why = error.public() if isinstance(error, ConsiliumError) else f"{type(error).__name__}: {error}"
+        why = (
+            error.public()
+            if isinstance(error, ConsiliumError)
+            else f"{type(error).__name__}: {error}"
+        )
         _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=why)
         for ticket in self.slots.failed(name, why, time.monotonic() + REST_S):
             self._end(ticket, self._cannot(name, why))

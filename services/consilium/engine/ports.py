@@ -107,6 +107,9 @@ class Head:
     note         what was done otherwise than asked, in words for the receipt
 
     tools_left_out  the request had tools and the model cannot call any, so it answered without
+
+    adapter_tier     where its adapter was when the call came: slot, ram or ssd; empty = no adapter
+    adapter_wait_ms  how long the call waited for a slot
     """
 
     status: int
@@ -120,6 +123,8 @@ class Head:
     routing: str = ""
     note: str = ""
     tools_left_out: bool = False
+    adapter_tier: str = ""
+    adapter_wait_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,9 @@ class Counted:
 class Stage:
     """A desk over an engine of the rules, with everything that may not happen noted."""
 
-    def __init__(self, slots=4, ram=8, *, fault=None, max_wait_s=10.0, yield_s=1.0, targets=12, news_s=0.2):
+    def __init__(
+        self, slots=4, ram=8, *, fault=None, max_wait_s=10.0, yield_s=1.0, targets=12, news_s=0.2
+    ):
         self.engine = EchoSlots(slots, ram, fault=fault)
         self.counts = Counted()
         self.alarms = []
@@ -264,7 +266,14 @@ async def test_two_thousand_random_operations_leave_the_book_equal_to_the_engine
         if draw.random() < 0.01:
             raise OSError("by chance")
 
-    stage = Stage(slots=draw.choice([2, 4]), ram=draw.choice([4, 9]), fault=fault, targets=24, news_s=0, max_wait_s=1)
+    stage = Stage(
+        slots=draw.choice([2, 4]),
+        ram=draw.choice([4, 9]),
+        fault=fault,
+        targets=24,
+        news_s=0,
+        max_wait_s=1,
+    )
     desk, calls = stage.desk, set()
     known = set(range(1, 25))
 

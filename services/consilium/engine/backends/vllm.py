@@ -13,30 +13,31 @@ import itertools
 import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vllm import SamplingParams
-from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.envs import enable_envs_cache
 from vllm.inputs import TokensPrompt
 from vllm.pooling_params import PoolingParams
-from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
+from consilium.engine.adapter_desk import AdapterDesk, Held
 from consilium.engine.answerable import Abilities, Answerable, answerable
-from consilium.engine.backends import vllm_config, vllm_metrics
+from consilium.engine.backends import vllm_metrics, vllm_start
 from consilium.engine.backends.vllm_accepted import Events
+from consilium.engine.backends.vllm_adapters import ServedNames, open_desk
 from consilium.engine.backends.vllm_model import has_template, is_greedy, reads_calls, vocabulary_of
 from consilium.engine.backends.vllm_routes import Answer, Routes
-from consilium.engine.backends.vllm_tap import Steps, Tap, TappedLLM
+from consilium.engine.backends.vllm_tap import Tap, TappedLLM
 from consilium.engine.ports import Call, ExecutorInfo, Head, State, Template
 from consilium.engine.pulse import Pulse
 from consilium.engine.setting_words import document_in_our_words, in_our_words
+from consilium.engine.tool_choice import settings_key
 from consilium.engine.vocabulary import Vocabulary
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -47,6 +48,8 @@ WATCH_S = 0.5
 FIRST_ERROR = 400
 DATA = "data: "
 ERROR_EVENT = 'data: {"error"'
+ADAPTED = frozenset({"chat", "completions", "responses", "embeddings"})
+"""Routes that an adapter may answer."""
 GRACE_S = 1.0  # between a dead engine and the end of its process: running streams deliver their last event
 
 PLAIN_TEMPLATE = (
@@ -71,6 +74,7 @@ class VllmSettings:
     rank           which copy of its executor this is, for the metrics
     step_s         seconds that a full step takes, by estimate; 0 = not known
     ray_metrics    they go to Ray's exporter; else to prometheus_client
+    lora_wait_s    longest that a call waits for a slot of its adapter
     """
 
     name: str
@@ -86,6 +90,7 @@ class VllmSettings:
     rank: int = 0
     ray_metrics: bool = False
     step_s: float = 0.0
+    lora_wait_s: float = 10.0
 
 
 class VllmEngine:
@@ -109,19 +114,21 @@ class VllmEngine:
         self._state = State.STARTING
         self._ids = itertools.count()
         self._streams = 0
+        self.adapters: AdapterDesk | None = None
+        self._names = ServedNames({})
 
     async def start(self) -> None:
         """Return when a token was generated. Raises ConsiliumError(part_failed)."""
         settings = self._settings
         began = time.monotonic()
         try:
-            args = AsyncEngineArgs(**_typed(settings.engine_args))
+            args = AsyncEngineArgs(**vllm_start.typed(settings.engine_args))
             figures = (
                 vllm_metrics.ray_logger()
                 if settings.ray_metrics
                 else vllm_metrics.logger(settings.name, str(settings.rank))
             )
-            engine = await asyncio.to_thread(_construct, args, figures)
+            engine = await asyncio.to_thread(vllm_start.construct, args, figures)
             engine.taps, engine.last_token, engine.failed = {}, 0.0, self._failed
             await engine.reset_mm_cache()
             tasks = await engine.get_supported_tasks()
@@ -132,6 +139,14 @@ class VllmEngine:
             self._routes = await Routes.build(engine, namespace, tasks)
             self._engine = engine
             await self._generate_one(first=True)
+            if args.enable_lora:
+                self._names = ServedNames(self._routes.lora_requests)
+                self.adapters = await open_desk(
+                    engine,
+                    executor=settings.name,
+                    max_wait_s=settings.lora_wait_s,
+                    on_alarm=self._failed,
+                )
             self._state = State.READY
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
@@ -159,6 +174,8 @@ class VllmEngine:
     def shut_down(self) -> None:
         """Do what `stop` does, without waiting for the watcher."""
         self._state = State.DOWN
+        if self.adapters is not None:
+            self.adapters.close()
         for task in (self._watcher, self._pulsing):
             if task is not None:
                 task.cancel()
@@ -219,11 +236,32 @@ class VllmEngine:
                 retry_after_s=5.0,
             ) from error
 
-    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one answer (wire.py). Closing the generator aborts the request in the engine.
 
-        Raises ConsiliumError(invalid_request) for a tool call that the model cannot make.
+        Raises ConsiliumError: invalid_request for a tool call that the model cannot make, or an adapter where there are no slots; what `AdapterDesk.hold` raises.
         """
+        if call.adapter is None or call.route not in ADAPTED:
+            return self._stream(call, None)
+        return self._adapted(call, call.adapter)
+
+    async def _adapted(self, call: Call, reference: str) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of an answer that an adapter gives; it is in a slot from before the engine sees the request until after it has ended."""
+        self._alive()
+        if self.adapters is None:
+            key = settings_key(self._settings.name)
+            reason = f"the executor {self._settings.name} has no slots for adapters; set {key}.lora"
+            raise ConsiliumError("invalid_request", field="model", reason=reason, param="model")
+        left = None if call.deadline is None else call.deadline - time.time()
+        gives_up_at = None if left is None else time.monotonic() + left
+        async with self.adapters.hold(reference, gives_up_at=gives_up_at) as held:
+            with self._names.shown(held.target):
+                named = replace(call, body={**call.body, "model": reference})
+                async with aclosing(self._stream(named, held)) as frames:
+                    async for frame in frames:
+                        yield frame
+
+    async def _stream(self, call: Call, held: Held | None) -> AsyncGenerator[bytes, None]:
         engine = self._alive()
         asked = answerable(call, self._able, executor=self._settings.name)
         call = asked.call
@@ -245,7 +283,7 @@ class VllmEngine:
                 raise self._down()
             if answer.status >= FIRST_ERROR:
                 answer = replace(answer, body=self._in_our_words(answer.body))
-            head = self._head(answer, asked)
+            head = self._head(answer, asked, held)
             if events is None or answer.events is None:
                 yield wire.document(head, answer.body, tap.tail(began, answer.reason))
                 return
@@ -327,7 +365,7 @@ class VllmEngine:
             has_begun = True
         yield wire.tail_frame(tap.tail(began, reason), b"".join(rest))
 
-    def _head(self, answer: Answer, asked: Answerable) -> Head:
+    def _head(self, answer: Answer, asked: Answerable, held: Held | None) -> Head:
         settings = self._settings
         kind = wire.JSON if answer.events is None else wire.SSE
         return Head(
@@ -342,6 +380,8 @@ class VllmEngine:
             routing=asked.call.routing,
             note=asked.note,
             tools_left_out=asked.tools_left_out,
+            adapter_tier="" if held is None else str(held.tier),
+            adapter_wait_ms=None if held is None else round(held.wait_s * 1000, 1),
         )
 
     def _namespace(self, args: AsyncEngineArgs, engine: TappedLLM) -> Namespace:
@@ -425,32 +465,6 @@ class VllmEngine:
             if self._engine.errored:
                 self._failed(self._engine.dead_error)
             await asyncio.sleep(WATCH_S)
-
-
-def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with the one nested section as vLLM's own class; the others it converts itself."""
-    nested = args.get("structured_outputs_config")
-    return (
-        {**args, "structured_outputs_config": StructuredOutputsConfig(**nested)}
-        if isinstance(nested, Mapping)
-        else dict(args)
-    )
-
-
-def _construct(args: AsyncEngineArgs, figures: Any) -> TappedLLM:
-    steps = Steps()
-    config = vllm_config.create(args)
-    with vllm_config.lone_core(config):
-        engine: TappedLLM = TappedLLM.from_vllm_config(
-            config,
-            usage_context=UsageContext.OPENAI_API_SERVER,
-            stat_loggers=[steps.logger, figures],
-            enable_log_requests=args.enable_log_requests,
-            aggregate_engine_logging=args.aggregate_engine_logging,
-            disable_log_stats=args.disable_log_stats,
-        )
-    engine.steps = steps
-    return engine
 
 
 def finish_reason(event: str) -> str | None:

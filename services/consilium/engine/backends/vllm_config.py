@@ -21,6 +21,7 @@ from consilium.kernel.process import set_variable
 
 NO_COMPILER = "TORCHDYNAMO_DISABLE"
 CPU_WORKER = "consilium.engine.backends.vllm_cpu_worker.Worker"
+SLOT_PROBE = "consilium.engine.backends.vllm_slots.SlotProbe"
 
 
 def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
@@ -31,7 +32,11 @@ def create(args: AsyncEngineArgs, *, headless: bool = False) -> VllmConfig:
 
     An eager engine on cores still compiles one small function when the first caller asks for log probabilities: 2 to 24 s in which nobody gets a token, to save
     nothing that can be measured. The processes of such an engine are told to leave that be. Their workers are ours (vllm_cpu_worker.py).
+
+    Workers of an engine with slots for adapters say what they hold (vllm_slots.py), on every node.
     """
+    if args.enable_lora:
+        args.worker_extension_cls = SLOT_PROBE
     if current_platform.is_cpu():
         args.worker_cls = CPU_WORKER
         if args.enforce_eager and environment_value(NO_COMPILER) is None:

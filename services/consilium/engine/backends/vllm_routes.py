@@ -113,6 +113,12 @@ class Routes:
         await init_app_state(engine, state, args, tasks)
         return cls(state)
 
+    @property
+    def lora_requests(self) -> dict[str, Any]:
+        """Return the table in which the serving classes look up adapters by name."""
+        found: dict[str, Any] = self._state.openai_serving_models.lora_requests
+        return found
+
     def request_id(self, call: Call) -> str:
         """Return the id under which the engine sees this call."""
         return _ID_PREFIX.get(call.route, "") + call.id
