@@ -388,14 +388,20 @@ class AdapterDesk:
         self._counts.loaded(tier, time.monotonic() - began, well=error is None)
         if error is None:
             return
-        why = (
-            error.public()
-            if isinstance(error, ConsiliumError)
-            else f"{type(error).__name__}: {error}"
-        )
-        _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=why)
+        why = self._why(name, error)
+        _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=repr(error))
         for ticket in self.slots.failed(name, why, time.monotonic() + REST_S):
             self._end(ticket, self._cannot(name, why))
+
+    def _why(self, reference: str, error: Exception) -> str:
+        """Return what went wrong, for callers: without the folders of this machine."""
+        if isinstance(error, ConsiliumError):
+            return error.public()
+        if isinstance(error, OSError):
+            return error.strerror or str(error) or type(error).__name__
+        target = self.targets.get(reference)
+        told = str(error)
+        return told if target is None else told.replace(target.path, reference)
 
     async def _try(self, move: Load | Fetch, *, again: bool) -> None:
         target = self.targets.get(move.reference)

@@ -11,7 +11,7 @@ from consilium.kernel.metrics import Metrics
 def test_names_say_service_noun_and_unit():
     for row in metrics.TABLE:
         assert re.fullmatch(
-            r"consilium_(gateway|engine|embedding|metrics|room)(_[a-z0-9]+)+", row.name
+            r"consilium_(gateway|engine|embedding|lora|metrics|room)(_[a-z0-9]+)+", row.name
         )
         assert row.name.endswith("_total") == (row.kind == "counter")
         assert row.name.endswith("_seconds") == (row.kind == "histogram")
