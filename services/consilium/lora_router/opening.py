@@ -78,7 +78,7 @@ class Room:
         return cls(library, desk, table, arrivals, root)
 
     async def take(self, offered: Offered) -> Mapping[str, object]:
-        """Take in an adapter whose files have come, and return it as GetAdapter does. Raises ConsiliumError."""
+        """Take in an adapter whose files have come, and return it as GetAdapter does, with the hash that was stored. Raises ConsiliumError."""
         said = offered.said
         before = next((row for row in self.library.names() if row.name == said.name), None)
         version = await self.library.add(
@@ -91,7 +91,7 @@ class Room:
             )
         )
         await self.desk.stored(version, force=said.force)
-        return self.told(said.name)
+        return {**self.told(said.name), "stored": version.sha}
 
     def told(self, name: str) -> dict[str, Any]:
         """Return one adapter as JSON."""
@@ -118,14 +118,17 @@ class Room:
 
     async def _configured(self, view: View) -> bool:
         """Return whether everything could be taken in."""
-        self.desk.settings = view.lora_router
+        self.desk.settings, downloads = view.lora_router, self._root / "downloads"
         entries = {
             name: configured.entry(registered(name, adapter, from_config=True), adapter.path)
             for name, adapter in view.adapters.items()
         }
         try:
             outcome = await configured.take_in(
-                self.library, entries, lambda path: sources.fetched(path, self._root / "downloads")
+                self.library,
+                entries,
+                lambda path: sources.fetched(path, downloads),
+                lambda path: sources.forget(path, downloads),
             )
             self.desk.changed()
             for name, sha in outcome.switch:
