@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Protocol
 
+from consilium.engine.affinity import STATS_MOST, STATS_RAM, STATS_SLOTS
 from consilium.engine.slots import Fetch, Load, SlotMap, Slots, Ticket, Tier
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -434,6 +435,13 @@ class AdapterDesk:
                 raise ConsiliumError(
                     "part_failed", name=move.reference, reason="no slot holds it after its load"
                 )
+
+    def held(self) -> dict[str, list[str]]:
+        """Return what the request router needs: references in slots, and in memory, at most STATS_MOST of each."""
+        names = self._names
+        slots = [names[number] for number in self.seen.slots if number in names]
+        ram = [names[number] for number in self.seen.ram if number in names]
+        return {STATS_SLOTS: slots[:STATS_MOST], STATS_RAM: sorted(ram)[:STATS_MOST]}
 
     def _take_over(self, seen: SlotMap) -> None:
         self.seen = seen

@@ -1,11 +1,11 @@
-"""Which replica answers: the one that already holds the beginning of the prompt, unless it is busier than that is worth.
+"""Which replica answers: the one that already holds the beginning of the prompt, or the adapter that is asked for, unless it is busier than that is worth.
 
-Pure and small, because it runs for every request. Loads and names in, a decision with its reason out. Does not know Ray. Where adapters live
-joins the score later, as one more thing that a replica may hold.
+Pure and small, because it runs for every request. Loads and names in, a decision with its reason out. Does not know Ray.
 
-    score(replica) = load(replica) - slack, if it holds the prefix, else load(replica)        the lowest score wins
+    score(replica) = load(replica) - slack, if it holds the prefix
+                                   - slot_worth, if it has the adapter in a slot; - ram_worth, if it has it in memory        the lowest score wins
 
-So a holder is never chosen when it has more than `slack` requests more than the least loaded replica.
+So a holder is never chosen when it has more requests than the least loaded replica by more than all that it holds is worth.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal
 
-Reason = Literal["only", "prefix", "load"]
+Reason = Literal["only", "prefix", "adapter", "load"]
+Tier = Literal["slot", "ram"]
 
 # What a replica reports in record_routing_stats: {"ongoing": requests in it now, from all callers, "at": Unix seconds}. `at` tells a new report
 # from an old one that is sent again.
 STATS_ONGOING: Final = "ongoing"
+STATS_SLOTS: Final = "slots"
+STATS_RAM: Final = "ram"
+"""References of the adapters that a replica has in slots, and in memory."""
+STATS_MOST: Final = 128
+"""References that a replica reports of each tier."""
 _KEPT_S: Final = 5.0
 _FRESH_S: Final = 1.0
 _PROMISE_S: Final = 1.0
@@ -31,11 +38,14 @@ class Rules:
     """Weights of the decision.
 
     slack    requests by which a replica that holds the prefix may be busier than the least loaded one
+    slot_worth, ram_worth  the same for one that has the adapter in a slot, or in memory
     keys     prefixes remembered
     holders  replicas remembered per prefix, the latest first
     """
 
     slack: float = 8.0
+    slot_worth: float = 8.0
+    ram_worth: float = 3.0
     keys: int = 4096
     holders: int = 8
 
@@ -46,6 +56,7 @@ class Decision:
 
     order   all replicas, best first; the others stand in when the first is full
     load    requests in the chosen one; least is that of the least loaded
+    tier    where the chosen one has the adapter, in words
     """
 
     order: tuple[str, ...]
@@ -53,6 +64,7 @@ class Decision:
     load: float
     least: float
     holds: int
+    tier: str = ""
 
     @property
     def replica(self) -> str:
@@ -66,6 +78,8 @@ class Decision:
         here = (
             f"{self.load:g} requests here, {self.least:g} in the least loaded of {len(self.order)}"
         )
+        if self.reason == "adapter":
+            return f"has the adapter {self.tier}; {here}"
         if self.reason == "prefix":
             return f"holds the beginning of the prompt; {here}"
         if self.holds:
@@ -74,13 +88,18 @@ class Decision:
 
 
 def decide(
-    loads: Mapping[str, float], holders: Collection[str], rules: Rules, turn: int = 0
+    loads: Mapping[str, float],
+    holders: Collection[str],
+    rules: Rules,
+    turn: int = 0,
+    tiers: Mapping[str, Tier] = MappingProxyType({}),
 ) -> Decision:
     """Return the decision for one request.
 
     loads    replica -> requests in it now; not empty
     holders  replicas that hold the beginning of the prompt
     turn     a counter: equal replicas take turns
+    tiers    replica -> where it has the adapter that is asked for
     """
     names = list(loads)
     if len(names) == 1:
@@ -89,17 +108,23 @@ def decide(
     shift = turn % len(names)
     names = names[shift:] + names[:shift]
     slack = rules.slack
+    worth = {"slot": rules.slot_worth, "ram": rules.ram_worth}
     # Equal scores: a holder first, so that equal prefixes stay together.
     scored = sorted(
         (loads[name] - slack, 0, i) if name in holders else (loads[name], 1, i)
         for i, name in enumerate(names)
     )
+    if tiers:
+        scored = sorted(
+            (score - worth[tiers[names[i]]] if names[i] in tiers else score, second, i)
+            for score, second, i in scored
+        )
     order = tuple(names[i] for _, _, i in scored)
     chosen = order[0]
     held = sum(1 for name in names if name in holders)
-    return Decision(
-        order, "prefix" if chosen in holders else "load", loads[chosen], min(loads.values()), held
-    )
+    reason: Reason = "prefix" if chosen in holders else "adapter" if chosen in tiers else "load"
+    where = {"slot": "in a slot", "ram": "in memory"}.get(tiers.get(chosen, ""), "")
+    return Decision(order, reason, loads[chosen], min(loads.values()), held, where)
 
 
 class PrefixTable:

@@ -122,7 +122,8 @@ class EngineReplica(NoHttp):
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Return what the request router needs to know about this replica. An idle one says the same every time, so that no news travels."""
-        load = dict(self._engine.load())
+        adapters = self._engine.adapters
+        load = {**self._engine.load(), **({} if adapters is None else adapters.held())}
         ongoing = load["streams"]
         return {**load, STATS_ONGOING: ongoing, **({"at": time.time()} if ongoing else {})}
 

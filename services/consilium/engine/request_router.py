@@ -1,6 +1,6 @@
 """Our router inside each Serve handle gateway -> engine: affinity.py's decision, Ray's machinery.
 
-Reads its own in-flight counts and what replicas report (`record_routing_stats` -> {"ongoing": n, "at": s}). Every handle has its own router and its own
+Reads its own in-flight counts and what replicas report (`record_routing_stats` -> {"ongoing": n, "at": s, "slots": [...], "ram": [...]}). Every handle has its own router and its own
 tables; nothing is shared and nothing is asked over the network. Does not know prompts: the call brings a key of its beginning.
 
 Named in the deployment by `RequestRouterConfig(request_router_class=PATH, request_router_kwargs={"slack": 8})`.
@@ -28,7 +28,17 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from consilium.engine.affinity import STATS_ONGOING, Decision, LoadTable, PrefixTable, Rules, decide
+from consilium.engine.affinity import (
+    STATS_ONGOING,
+    STATS_RAM,
+    STATS_SLOTS,
+    Decision,
+    LoadTable,
+    PrefixTable,
+    Rules,
+    Tier,
+    decide,
+)
 from consilium.kernel.metrics import of_this_process
 
 PATH: Final = "consilium.engine.request_router.AffinityRouter"
@@ -65,7 +75,8 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         loads = self._loads.loads(list(by_name), now)
         key = prefix_of(pending_request)
         self._turn += 1
-        decision = decide(loads, self._prefixes.holders(key), self._rules, self._turn)
+        tiers = self._tiers(adapter_of(pending_request))
+        decision = decide(loads, self._prefixes.holders(key), self._rules, self._turn, tiers)
         of_this_process().observe(
             "consilium_engine_router_decision_seconds",
             time.perf_counter() - began,
@@ -159,6 +170,18 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped
         if self._pending_requests_by_id.get(pending.metadata.internal_request_id) is pending:
             self._remove_pending_request_from_indices(pending)
 
+    def _tiers(self, adapter: str) -> dict[str, Tier]:
+        """Return replica -> where it has an adapter, as far as they told."""
+        if not adapter:
+            return {}
+        found: dict[str, Tier] = {}
+        for name, report in self._reports.items():
+            if adapter in report.get(STATS_SLOTS, ()):
+                found[name] = "slot"
+            elif adapter in report.get(STATS_RAM, ()):
+                found[name] = "ram"
+        return found
+
     def _forget_the_gone(self) -> None:
         alive = {replica_id.unique_id for replica_id in self.curr_replicas}
         self._reports = {name: report for name, report in self._reports.items() if name in alive}
@@ -181,9 +204,17 @@ def _write_reason(pending_request: PendingRequest, decision: Decision) -> None:
 
 def prefix_of(pending_request: PendingRequest | None) -> str:
     """Return the key of a call's beginning, per adapter (the KV of adapters is not shared), or "" if it brings none."""
-    args: list[Any] = pending_request.args if pending_request is not None else []
-    call = args[0] if args else None
-    if not isinstance(call, Mapping):
-        return ""
+    call = _call_of(pending_request)
     key = call.get("prefix_key")
     return f"{call.get('adapter') or ''}|{key}" if key else ""
+
+
+def adapter_of(pending_request: PendingRequest | None) -> str:
+    """Return the reference of the adapter that a call names, or ""."""
+    return str(_call_of(pending_request).get("adapter") or "")
+
+
+def _call_of(pending_request: PendingRequest | None) -> Mapping[str, Any]:
+    args: list[Any] = pending_request.args if pending_request is not None else []
+    call = args[0] if args else None
+    return call if isinstance(call, Mapping) else {}

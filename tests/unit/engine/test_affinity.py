@@ -170,3 +170,14 @@ def test_a_promise_is_kept_replaced_or_forgotten():
     loads.keep_only(["b"])
     loads.promised("three", "b", 2.1)
     assert loads.loads(["a", "b"], 2.2) == {"a": 0, "b": 2}
+
+
+def test_a_replica_that_has_the_adapter_is_worth_a_few_requests():
+    loads = {"a": 2, "b": 0, "c": 0}
+    in_slot = decide(loads, (), RULES, 0, {"a": "slot"})
+    assert (in_slot.replica, in_slot.reason) == ("a", "adapter")
+    assert "in a slot" in in_slot.why()
+    assert decide({"a": 9, "b": 0}, (), RULES, 0, {"a": "slot"}).replica == "b"
+    assert decide({"a": 4, "b": 0}, (), RULES, 0, {"a": "ram"}).replica == "b"
+    assert decide({"a": 1, "b": 0}, (), RULES, 0, {"a": "ram", "b": "slot"}).replica == "b"
+    assert decide({"a": 1, "b": 0}, ("a",), RULES, 0, {"b": "ram"}).replica == "a"
