@@ -98,6 +98,10 @@ DIRECT = {
         "cli/config_tree.py",
         "lora_router",
     ): "names the folders of adapters from the root",
+    (
+        "cli/preflight_adapters.py",
+        "lora_router",
+    ): "asks before a start whether adapters fit, which the room cannot tell before it runs",
     ("cli/why.py", "gateway"): "tells a receipt by the rule that wrote it",
     ("cli/dashboards.py", "gpu_metrics"): "dashboards and rules are files of that room",
     ("cli/chart_boards.py", "gpu_metrics"): "the chart has copies of them",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from consilium.cli import cards_here, preflight
+from consilium.cli import cards_here, preflight, preflight_adapters
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import BUILT_IN_MODELS
 from consilium.engine.doctor import GPUS
@@ -62,8 +62,17 @@ def _fit(subject: Subject) -> Verdict | None:
     return _asked(lambda say: preflight.check_fit(tree, folder, cards, say))
 
 
+def _adapters(subject: Subject) -> Verdict | None:
+    tree = _tree(subject)
+    if tree is None:
+        return None
+    folder = StateFolder(subject.state)
+    return _asked(lambda say: preflight_adapters.check_adapters(tree, folder, say))
+
+
 MODEL: Final = Fact("model", "The model", _model, limit_s=4.0)
 FIT: Final = Fact("fit", "Whether the models fit", _fit, limit_s=9.0)
+ADAPTERS: Final = Fact("adapters", "The adapters", _adapters, limit_s=9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +173,15 @@ ROWS: Final = (
         "{sentence}",
         "{way_out}",
         when=_is_judged(FIT),
+    ),
+    Row(
+        "adapters",
+        "adapters",
+        (ADAPTERS,),
+        _verdict(ADAPTERS),
+        "{sentence}",
+        "'consilium adapters check PATH --base MODEL' shows every rule.",
+        when=_is_judged(ADAPTERS),
     ),
     Row(
         "gpu_memory",

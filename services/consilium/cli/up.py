@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from consilium.cli import cards_here, config_tree, preflight
+from consilium.cli import cards_here, config_tree, preflight, preflight_adapters
 from consilium.cli.app import complain
 from consilium.cli.endpoint import add_state, folder_of
 from consilium.cli.status import down_lines
@@ -107,6 +107,7 @@ def _checked(
     cards, why_none = cards_here.read()
     preflight.check_gpus(wanted, cards, why_none, lambda line: print(line, file=sys.stderr))
     preflight.check_fit(wanted, folder, cards, lambda line: print(line, file=sys.stderr))
+    preflight_adapters.check_adapters(wanted, folder, lambda line: print(line, file=sys.stderr))
     preflight.check_redis(wanted)
     return wanted
 

@@ -22,6 +22,8 @@ from consilium.kernel import doctor_machine as machine
 from consilium.kernel.doctor import Facts, Finding, Level, Subject, failure, judge, ok, warning
 from consilium.kernel.doctor_machine import Folder, Limits, Room, System
 from consilium.kernel.gpus import Gpu, Seen
+from consilium.lora_router import doctor as adapters
+from consilium.lora_router.doctor import StoreSeen
 from consilium.supervisor import doctor as cluster
 from consilium.supervisor.doctor import ClusterSeen, GatewaySeen, Port
 from consilium.supervisor.state_folder import Cluster, PartRecord, Pid
@@ -69,6 +71,8 @@ HEALTHY: dict[Any, Any] = {
     gateway.REDIS: None,
     doctor_start.MODEL: ok(),
     doctor_start.FIT: ok(),
+    doctor_start.ADAPTERS: ok(),
+    adapters.STORE: StoreSeen(GIB, 50 * GIB, 900 * GIB),
     doctor_start.REACHED: HubSeen((), ()),
     cluster.CLUSTER: ClusterSeen(),
     cluster.PORTS: (Port("gateway.port", 8000, False, ""),),
@@ -146,6 +150,9 @@ FIRING: list[tuple[str, Level, dict[Any, Any], str]] = [
     ("redis_persistence", Level.WARNING, {gateway.REDIS: RedisSeen("h", "", "8", "", 0, False)}, "append-only"),
     ("model", Level.FAILURE, {doctor_start.MODEL: failure(sentence="no such", way_out="x")}, "no such"),
     ("fit", Level.WARNING, {doctor_start.FIT: warning(sentence="tight", way_out="x")}, "tight"),
+    ("adapters", Level.WARNING, {doctor_start.ADAPTERS: warning(sentence="'a' fits nowhere", way_out="x")}, "fits nowhere"),
+    ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(46 * GIB, 50 * GIB, 900 * GIB)}, "46.0 GiB of the 50 GiB"),
+    ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(GIB, 50 * GIB, GIB // 2)}, "0.5 GiB free"),
     ("hub", Level.FAILURE, {doctor_start.REACHED: HubSeen(("a/b",), ("a/b",), "no route")}, "a/b"),
     ("hub", Level.NOTE, {doctor_start.REACHED: HubSeen(("a/b",), (), "no route")}, "no route"),
     ("gpu_memory", Level.WARNING, {engine.GPUS: Seen((Gpu(0, "", "X", 24 * GIB, 9 * GIB, 8.9, "590"),))}, "9.0 of 24.0"),

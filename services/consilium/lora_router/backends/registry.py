@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -89,6 +91,32 @@ _VERSION_COLUMNS: Final = (
     "name, sha, lora_int_id, rank, file_bytes, stored_at, is_3d, base, proof, proof_json, fingerprint, remarks, address, "
     "slot_hits, ram_hits, misses, last_used_at"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What a name is, as somebody sees it who may not write."""
+
+    current: str
+    from_config: bool
+    executors: tuple[str, ...]
+
+    def folder(self, store: Path) -> Path:
+        """Return where the version that answers lies."""
+        return store / self.current[:2] / self.current
+
+
+def peek(path: Path) -> dict[str, Peeked]:
+    """Return the names of a registry that this process does not own; none where there is none, or it cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as db:
+            rows = db.execute("SELECT name, current, from_config, settings FROM names").fetchall()
+    except sqlite3.Error:
+        return {}
+    return {
+        name: Peeked(current, bool(configured), tuple(json.loads(settings).get("executors", ())))
+        for name, current, configured, settings in rows
+    }
 
 
 class SqliteRegistry:

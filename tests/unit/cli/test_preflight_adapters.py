@@ -1,0 +1,114 @@
+"""What `up` says of adapters before anything starts."""
+
+import asyncio
+import json
+
+import pytest
+from tests.unit.lora_router import made
+
+from consilium.cli.config_tree import ConsiliumConfig
+from consilium.cli.preflight_adapters import check_adapters
+from consilium.kernel.clock import SystemClock
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router import adapter_files
+from consilium.lora_router.backends.registry import SqliteRegistry, peek
+from consilium.lora_router.incoming import Incoming, Limits
+from consilium.lora_router.library import Library
+from consilium.lora_router.ports import Registered
+from consilium.lora_router.store import Store
+from consilium.supervisor.state_folder import StateFolder
+
+OTHER = made.TINY | {"hidden_size": 128}
+
+
+@pytest.fixture
+def said(tmp_path):
+    """Check a tree, and return the warnings."""
+    folder = StateFolder(tmp_path / "state")
+    folder.make()
+
+    def check(tree, config=made.TINY):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+        lines = []
+        parsed = ConsiliumConfig.model_validate({"model": str(tmp_path / "model"), **tree})
+        check_adapters(parsed, folder, lines.append)
+        return lines
+
+    return check
+
+
+def refused(check, *words):
+    with pytest.raises(ConsiliumError) as caught:
+        check()
+    assert caught.value.code == "config_invalid"
+    assert all(word in caught.value.public() for word in words), caught.value.public()
+
+
+def adapters(tmp_path, **more):
+    return {"adapters": {"sport": {"path": str(made.write(tmp_path / "sport")), **more}}}
+
+
+ROLE = {"roles": {"coach": {"frame": "x", "adapters": ["sport@0.5"]}}}
+SPARED = {"roles": {"coach": {"frame": "x", "adapters": ["sport"], "adapters_optional": True}}}
+
+
+def test_one_that_fits_is_not_spoken_of(said, tmp_path):
+    assert said({}) == []
+    assert said(adapters(tmp_path) | ROLE) == []
+
+
+def test_another_base_is_told_and_refused_where_a_role_needs_the_adapter(said, tmp_path):
+    (line,) = said(adapters(tmp_path), OTHER)
+    assert line.startswith("warning: adapters 'sport': ")
+    refused(lambda: said(adapters(tmp_path) | ROLE, OTHER), "roles.coach.adapters", "'sport' can answer nowhere")  # fmt: skip
+    assert len(said(adapters(tmp_path) | SPARED, OTHER)) == 1
+
+
+def test_a_rank_over_the_engines(said, tmp_path):
+    (line,) = said(adapters(tmp_path) | {"engine": {"lora": {"max_rank": 1}}})
+    assert "engine.lora.max_rank" in line
+
+
+def test_files_that_are_broken_or_not_there(said, tmp_path):
+    tree = adapters(tmp_path)
+    (tmp_path / "sport" / "adapter_config.json").write_text("{")
+    assert len(said(tree)) == 1
+    gone = {"adapters": {"sport": {"path": str(tmp_path / "gone")}}}
+    refused(lambda: said(gone | ROLE), "gone")
+    assert said({"adapters": {"sport": {"path": "org/never-fetched"}}} | ROLE) == []
+
+
+def test_an_executor_that_is_none_of_ours(said, tmp_path):
+    (line,) = said(adapters(tmp_path, executors=["big"]))
+    assert "no executor of our own is named big" in line
+
+
+def test_a_model_that_nobody_knows_is_not_judged(said, tmp_path):
+    assert said(adapters(tmp_path) | ROLE | {"model": "org/unknown-model"}) == []
+
+
+def test_what_is_stored_is_looked_at_too(said, tmp_path):
+    root = tmp_path / "state" / "lora_router"
+
+    async def add():
+        store = Store(root / "store")
+        registry = await SqliteRegistry.open(root / "registry.db", store.folder)
+        library = await Library.open(
+            store, registry, Limits(), adapter_files.describe, clock=SystemClock()
+        )
+        await library.add(Incoming("sport", made.write(tmp_path / "cli")))
+        said = Registered("old", "", from_config=True)
+        await library.add(Incoming("old", made.write(tmp_path / "cli"), said))
+        await library.aclose()
+
+    asyncio.run(add())
+    assert set(peek(root / "registry.db")) == {"sport", "old"}
+    on = {"engine": {"lora": {"slots": 4}}}
+    assert said(ROLE | on) == []
+    assert said(on, OTHER)[0].startswith("warning: the stored adapter 'sport'")
+    assert "engine.lora is not set" in said({})[0]
+    refused(lambda: said(ROLE | on, OTHER), "'sport' can answer nowhere")
+    gone = {"adapters": {"sport": {"path": str(tmp_path / "gone")}}}
+    assert said(gone | ROLE) == [], "its files are in the store"
+    assert peek(tmp_path / "none.db") == {}
