@@ -88,6 +88,10 @@ DIRECT = {
         "supervisor/pod_rollback.py",
         "gateway",
     ): "asks which version of its records a gateway of this program knows",
+    (
+        "cli/adapter_bases.py",
+        "lora_router",
+    ): "adapters are held against models before a cluster runs",
     ("cli/adapter_check.py", "lora_router"): "adapters are checked where no cluster runs",
     ("cli/keys.py", "gateway"): "keys are made where no gateway needs to run",
     (

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from consilium.cli.adapter_bases import base_named
 from consilium.cli.endpoint import add_output
 from consilium.cli.tables import show
 from consilium.kernel.errors import ConsiliumError
@@ -16,7 +17,6 @@ from consilium.planner.lora import RANKS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from consilium.lora_router.base_modules import Base
     from consilium.lora_router.check_report import Report
 
 EXIT_GOOD, EXIT_REFUSED, EXIT_USAGE = 0, 1, 2
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from consilium.lora_router import check_report, fit
 
     try:
-        base = _base(args.base)
+        base = None if args.base is None else base_named(args.base)
     except ConsiliumError as err:
         print(f"--base: {err.fields.get('reason', err.public())}")
         return EXIT_USAGE
@@ -64,16 +64,6 @@ def run(args: argparse.Namespace) -> int:
         show(_table(found))
         print(_verdict(found, args.path))
     return EXIT_GOOD if found.is_good else EXIT_REFUSED
-
-
-def _base(named: str | None) -> Base | None:
-    from consilium.lora_router import base_modules
-    from consilium.planner import models
-
-    if named is None:
-        return None
-    model = models.find(named)
-    return base_modules.of(model.config, model.shape.name)
 
 
 def _verdict(found: Report, path: Path) -> str:

@@ -5,17 +5,16 @@ An adapter that fits nothing is told; one that a role cannot do without refuses 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from consilium.cli.adapter_bases import base_of
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import EngineExecutor
 from consilium.engine.ports import CORE
 from consilium.kernel.errors import ConsiliumError
-from consilium.planner.gate_file import known_config
 from consilium.supervisor.state_folder import StateFolder
 
 if TYPE_CHECKING:
@@ -32,12 +31,14 @@ class Candidate:
     key        what of the configuration names it, or "" for one that is only stored
     folder     where its files are
     executors  that may hold it; empty = all
+    core       files of the adapter that is always added to it, None where there is none, or where they are not here yet
     """
 
     name: str
     key: str
     folder: Path
     executors: Sequence[str]
+    core: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def why_nowhere(candidate: Candidate, engines: Sequence[Engine]) -> str:
 
     try:
         described = adapter_files.read(candidate.folder).described()
+        core = None if candidate.core is None else adapter_files.read(candidate.core).described()
     except ConsiliumError as err:
         return str(err.fields.get("reason", err.public()))
     refused = {}
@@ -87,10 +89,13 @@ def why_nowhere(candidate: Candidate, engines: Sequence[Engine]) -> str:
             continue
         if engine.base is None:
             return ""
-        found = fit.check(described, engine.base, engine.wanted)
-        if found.is_good:
+        refusals = fit.check(described, engine.base, engine.wanted).refusals
+        if core is not None:
+            refusals += fit.check(core, engine.base, engine.wanted).refusals
+            refusals += tuple(fit.sum_refusals((described, core), engine.wanted))
+        if not refusals:
             return ""
-        refused[engine.name] = str(found.refusals[0])
+        refused[engine.name] = str(refusals[0])
     if not refused:
         return f"no executor of our own is named {', '.join(candidate.executors)}"
     alone = len(refused) == 1 and CORE in refused
@@ -112,7 +117,9 @@ def _candidates(tree: ConsiliumConfig, folder: StateFolder) -> list[Candidate]:
             path = row.folder(root / "store")
         elif sources.is_hub(adapter.path):
             continue
-        found.append(Candidate(name, "adapters", path, adapter.executors))
+        core = tree.adapters[adapter.with_core].path if adapter.with_core else ""
+        core_here = Path(core) if core and Path(core).is_dir() else None
+        found.append(Candidate(name, "adapters", path, adapter.executors, core_here))
     for name, row in stored.items():
         if not row.from_config:  # what the configuration has dropped goes
             found.append(Candidate(name, "", row.folder(root / "store"), row.executors))
@@ -126,7 +133,7 @@ def _engines(tree: ConsiliumConfig, folder: StateFolder) -> list[Engine]:
         if isinstance(executor, EngineExecutor)
     }
     return [
-        Engine(name, _base(model, folder), _wanted(tree, name)) for name, model in models.items()
+        Engine(name, base_of(model, folder), _wanted(tree, name)) for name, model in models.items()
     ]
 
 
@@ -135,26 +142,3 @@ def _wanted(tree: ConsiliumConfig, executor: str) -> Wanted | None:
 
     settings = tree.lora(executor)
     return None if settings is None else Wanted(settings.max_rank, settings.modules)
-
-
-def _base(model: str, folder: StateFolder) -> Base | None:
-    """Return the modules of a model that is here or in the planner's table, or None."""
-    from consilium.lora_router import base_modules
-
-    config = _config(model, folder)
-    if config is None:
-        return None
-    try:
-        return base_modules.of(config, model)
-    except ConsiliumError:
-        return None
-
-
-def _config(model: str, folder: StateFolder) -> Mapping[str, Any] | None:
-    for path in (Path(model).expanduser(), folder.models / model):
-        try:
-            found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return found if isinstance(found, dict) else None
-    return known_config(model.partition("@")[0])

@@ -102,9 +102,8 @@ def _write_tokenizer(folder: Path, vocabulary: tokenizer.Vocabulary, *, base: bo
         )
 
 
-def _write_configs(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary) -> None:
-    ids = {token: number for token, number, _ in _added(vocabulary)}
-    end, turn = ids["<|endoftext|>"], ids["<|im_end|>"]
+def config_of(kind: Kind, *, end: int, turn: int) -> dict[str, object]:
+    """Return the config.json of a tiny model. `end` and `turn` are the tokens that end a text and a turn."""
     config: dict[str, object] = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -144,7 +143,13 @@ def _write_configs(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary) -
             "output_router_logits": False,
             "router_aux_loss_coef": 0.001,
         }
-    _dump(folder / "config.json", config)
+    return config
+
+
+def _write_configs(folder: Path, kind: Kind, vocabulary: tokenizer.Vocabulary) -> None:
+    ids = {token: number for token, number, _ in _added(vocabulary)}
+    end, turn = ids["<|endoftext|>"], ids["<|im_end|>"]
+    _dump(folder / "config.json", config_of(kind, end=end, turn=turn))
     stops = [end] if kind == "tiny-base" else [turn, end]
     _dump(
         folder / "generation_config.json",

@@ -16,7 +16,7 @@ from consilium.lora_router.adapter_files import USUAL, Limits
 from consilium.lora_router.base_modules import Base
 from consilium.lora_router.ports import Described, Refusal
 from consilium.lora_router.refusal import from_error
-from consilium.planner.lora import RANKS, Slots, slot_bytes
+from consilium.planner.lora import Slots, slot_bytes
 from consilium.planner.sharding import Cut
 
 Verdict = Literal["good", "remark", "refused"]
@@ -95,7 +95,7 @@ def _cost(described: Described, base: Base, wanted: fit.Wanted) -> Row:
     """Say what one slot takes at the rank that this adapter needs: every slot, full or empty, for every module that the engine gives one."""
     rank = wanted.max_rank or 0
     if rank < described.rank:
-        rank = next((step for step in RANKS if step >= described.rank), RANKS[-1])
+        rank = fit.step_for(described.rank)
     groups = slot_bytes(base.shape, Slots(slots=1, rank=rank), Cut())
     whole, attention = sum(groups.values()), groups.get("attention", 0)
     touches_experts = any(".experts" in module for module in described.modules)

@@ -71,7 +71,7 @@ NOTHING: Final = Wanted()
 
 def check(described: Described, base: Base, wanted: Wanted = NOTHING) -> Fit:
     """Return whether an adapter fits a base model and its engine."""
-    refusals = [*_rank(described, wanted)]
+    refusals = [*rank_refusals(described, wanted)]
     if not base.modules:
         return Fit(tuple(refusals), (_unknown(base), *_remarks(described, base, refusals)))
     inside = {module: _bare(module, base) for module in described.modules}
@@ -97,14 +97,35 @@ def _is_there(module: str, base: Base) -> bool:
     return module in base.modules or bool(fused and f"{fused[1]}.gate" in base.modules)
 
 
-def _rank(described: Described, wanted: Wanted) -> Iterator[Refusal]:
+def rank_refusals(described: Described, wanted: Wanted) -> Iterator[Refusal]:
+    """Yield a refusal for an adapter whose largest rank no slot of the engine holds."""
     if wanted.max_rank is not None and described.rank > wanted.max_rank:
-        step = next((step for step in RANKS if step >= described.rank), RANKS[-1])
         yield Refusal(
             "rank_too_large",
             "r",
             f"its largest rank is {described.rank}, and this engine holds {wanted.max_rank}",
-            f"Set engine.lora.max_rank to {step}; every slot grows with it",
+            f"Set engine.lora.max_rank to {step_for(described.rank)}; every slot grows with it",
+        )
+
+
+def step_for(rank: int) -> int:
+    """Return the engine.lora.max_rank that holds a rank."""
+    return next((step for step in RANKS if step >= rank), RANKS[-1])
+
+
+def sum_refusals(parts: Iterable[Described], wanted: Wanted) -> Iterator[Refusal]:
+    """Yield a refusal for adapters whose sum has a rank that no slot of the engine holds: ranks of one module add up."""
+    ranks: dict[str, int] = {}
+    for part in parts:
+        for module, (rank, _, _) in part.modules.items():
+            ranks[module] = ranks.get(module, 0) + rank
+    module = max(ranks, key=lambda name: ranks[name])
+    if wanted.max_rank is not None and ranks[module] > wanted.max_rank:
+        yield Refusal(
+            "rank_too_large",
+            shown(module),
+            f"with its core the ranks add up to {ranks[module]}, and this engine holds {wanted.max_rank}",
+            f"Set engine.lora.max_rank to {step_for(ranks[module])}; every slot grows with it",
         )
 
 

@@ -8,6 +8,7 @@ from tests.unit.lora_router import made
 
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.cli.preflight_adapters import check_adapters
+from consilium.demo import tiny
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import adapter_files
@@ -68,6 +69,25 @@ def test_another_base_is_told_and_refused_where_a_role_needs_the_adapter(said, t
 def test_a_rank_over_the_engines(said, tmp_path):
     (line,) = said(adapters(tmp_path) | {"engine": {"lora": {"max_rank": 1}}})
     assert "engine.lora.max_rank" in line
+
+
+def test_the_rank_of_a_sum_with_its_core(said, tmp_path):
+    core = {"path": str(made.write(tmp_path / "core", made.factors(made.modules(), 12), r=12))}
+    tree = adapters(tmp_path, with_core="core")
+    tree["adapters"]["core"] = core
+    (line,) = said(tree)
+    assert "'sport'" in line
+    assert "ranks add up to 20, and this engine holds 16. Set engine.lora.max_rank to 32" in line
+    refused(lambda: said(tree | ROLE), "roles.coach.adapters")
+    assert said(tree | {"engine": {"lora": {"max_rank": 32}}}) == []
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny-moe"])
+def test_the_tiny_models_are_known_before_they_are_made(said, tmp_path, kind):
+    named = {"model.layers.1.self_attn.q_proj": (tiny.HIDDEN, tiny.HEADS * tiny.HEAD_DIM)}
+    fits = {"sport": {"path": str(made.write(tmp_path / "a", made.factors(named)))}}
+    assert said({"model": kind, "adapters": fits}) == []
+    assert len(said(adapters(tmp_path) | {"model": kind})) == 1
 
 
 def test_files_that_are_broken_or_not_there(said, tmp_path):
