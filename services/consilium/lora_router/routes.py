@@ -54,9 +54,10 @@ Take: TypeAlias = Callable[[Offered], Awaitable[Mapping[str, object]]]
 class Face:
     """The routes over the uploads and what takes them in."""
 
-    def __init__(self, arrivals: Arrivals, take: Take) -> None:
+    def __init__(self, arrivals: Arrivals, take: Take, count: Callable[[str], None]) -> None:
         self._arrivals = arrivals
         self._take_in = take
+        self._count = count
 
     async def form(self, request: Request) -> Response:
         """Take a form with everything in it."""
@@ -111,18 +112,31 @@ class Face:
     async def _taken(self, principal: Principal, upload: str, said: Said) -> Response:
         known = {"adapter": said.name, "key_id": principal.key_id, "tenant": principal.tenant}
         with self._arrivals.taken(principal.tenant, upload) as folder:
+            result = "failed"
             try:
                 answer = await self._take_in(Offered(said, folder, principal))
+                result = "stored"
             except ConsiliumError as err:
+                result = "refused"
                 _log.warning("adapter_refused", **known, code=err.code, reason=err.public())
                 raise
+            finally:
+                self._count(result)
         _log.info("adapter_added", **known, sha=answer.get("stored"), force=said.force)
         return JSONResponse(dict(answer), 201)
 
 
-def application(arrivals: Arrivals, take: Take, others: Sequence[Route] = ()) -> Asgi:
-    """Return the ASGI application: what takes files, and the other routes of the room."""
-    face = Face(arrivals, take)
+def application(
+    arrivals: Arrivals,
+    take: Take,
+    others: Sequence[Route] = (),
+    count: Callable[[str], None] = lambda _result: None,
+) -> Asgi:
+    """Return the ASGI application: what takes files, and the other routes of the room.
+
+    count  is told of each adapter that was offered: stored, refused or failed
+    """
+    face = Face(arrivals, take, count)
     upload = "/v1/adapters/_uploads/{upload}"
     routed: Asgi = Router(
         [
