@@ -84,7 +84,10 @@ imagePullSecrets:
 {{- keys (include "consilium.services" . | fromYaml) | sortAlpha | join " " -}}
 {{- end -}}
 
-{{/* The rooms: those of `services`, and where a group has NVIDIA's cards the exporter of their figures, over which services.gpu_metrics may say something else. */}}
+{{/*
+The rooms: those of `services`; where a group has NVIDIA's cards, the exporter of their figures; and the one that keeps adapters. Of the two that are ours,
+services.NAME may say something else.
+*/}}
 {{- define "consilium.services" -}}
 {{- $rooms := deepCopy .Values.services -}}
 {{- $own := .Values.gpu.metrics -}}
@@ -92,7 +95,26 @@ imagePullSecrets:
 {{- $row := dict "module" "consilium.gpu_metrics.app" "kind" "DaemonSet" "seesCards" true "podResources" $own.podResources "nodeSelector" $own.nodeSelector "resources" $own.resources "stopSeconds" 3 -}}
 {{- $_ := set $rooms "gpu_metrics" (mergeOverwrite (deepCopy $row) (default dict $rooms.gpu_metrics)) -}}
 {{- end -}}
+{{- $keeps := .Values.adapters -}}
+{{- if $keeps.enabled -}}
+{{- $env := dict -}}
+{{- if not (hasKey (default dict .Values.config.lora_router) "store_gib") -}}
+{{- $_ := set $env "CONSILIUM_LORA_ROUTER__STORE_GIB" (include "consilium.storeGib" .) -}}
+{{- end -}}
+{{- $row := dict "module" "consilium.lora_router.app" "storage" $keeps.storage "nodeSelector" $keeps.nodeSelector "tolerations" $keeps.tolerations "resources" $keeps.resources "stopSeconds" 10 "asksHub" true "seesModels" $keeps.fromModels "ownEnv" $env -}}
+{{- $_ := set $rooms "lora_router" (mergeOverwrite (deepCopy $row) (default dict $rooms.lora_router)) -}}
+{{- end -}}
 {{- toYaml $rooms -}}
+{{- end -}}
+
+{{- define "consilium.storeSize" -}}
+{{- $said := default dict (default dict .Values.services.lora_router).storage -}}
+{{- default .Values.adapters.storage.size $said.size -}}
+{{- end -}}
+{{/* What adapters may take of their claim, in GiB: four fifths, with two figures behind the point. */}}
+{{- define "consilium.storeGib" -}}
+{{- $bytes := include "consilium.bytes" (include "consilium.storeSize" .) | float64 -}}
+{{- printf "%.2f" (divf (mulf $bytes 0.8) 1073741824.0) -}}
 {{- end -}}
 
 {{/* Nodes with cards: as NVIDIA's device plugin finds them itself, as its discovery and its operator label them, and as the groups with cards name theirs. */}}
@@ -233,6 +255,10 @@ there in another form is the operator's from then on, and Helm 4's next upgrade 
 {{- end -}}
 {{- trimSuffix "!" $written -}}
 {{- else -}}{{- $text -}}{{- end -}}
+{{- end -}}
+{{/* A number of bytes in the same form. */}}
+{{- define "consilium.wholeBytes" -}}
+{{- if mod (int64 .) 1048576 -}}{{ int64 . }}{{- else -}}{{ include "consilium.quantity" (printf "%dMi" (div (int64 .) 1048576)) }}{{- end -}}
 {{- end -}}
 {{- define "consilium.quantities" -}}
 {{- range $name, $value := . }}
@@ -388,7 +414,12 @@ spec:
     - {name: models-on-disk, emptyDir: {sizeLimit: {{ include "consilium.quantity" $root.Values.models.cache.size | quote }}}}
     {{- end }}
     {{- end }}
+    {{- if and (eq .kind "worker") $root.Values.adapters.enabled }}
+    # Copies of adapters lie beside the rest.
+    - {name: state, emptyDir: {sizeLimit: {{ add 2147483648 (include "consilium.bytes" $root.Values.adapters.cacheSize | int64) | include "consilium.wholeBytes" | quote }}}}
+    {{- else }}
     - {name: state, emptyDir: {sizeLimit: 2Gi}}
+    {{- end }}
     - {name: run, emptyDir: {sizeLimit: 64Mi}}
     - {name: figures, emptyDir: {sizeLimit: 256Mi}}
     - {name: tmp, emptyDir: {sizeLimit: 10Gi}}

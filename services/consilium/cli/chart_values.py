@@ -246,6 +246,18 @@ class Models(Values):
     prefetch: Prefetch
 
 
+class Adapters(Values):
+    """The room that keeps adapters."""
+
+    enabled: bool
+    storage: Storage
+    from_models: bool
+    cache_size: Bytes
+    resources: Resources
+    node_selector: Labels
+    tolerations: list[Free]
+
+
 class Room(Values):
     """One service beside gateway and engines."""
 
@@ -343,6 +355,7 @@ class ChartValues(Values):
     secrets: Secrets
     redis: Redis
     models: Models
+    adapters: Adapters
     services: dict[RoomName, Room]
     extra_rooms: str
     ingress: Ingress

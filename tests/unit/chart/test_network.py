@@ -5,7 +5,7 @@ from tests.unit.chart import rendered
 from tests.unit.chart.reach import Network, Place, matches, network, places
 
 NETWORK_PORTS = (53, 80, 443, 6379, 8000, 8080, 8265, 9000, 9400, 10001, 30000, 44217, 44227)
-OWN = ("head", "worker", "gateway", "room", "redis", "prefetch", "test", "rollback")
+OWN = ("head", "worker", "gateway", "room", "lora_router", "redis", "prefetch", "test", "rollback")
 ROOM = {"services": {"room": {"module": "m"}, "other_room": {"module": "m"}}}
 APART = ROOM | {"gateway": {"worker": ""}}
 """A gateway in pods of its own, so that it has a row and a column of its own."""

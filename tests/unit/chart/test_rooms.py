@@ -17,7 +17,7 @@ from consilium.supervisor import pod_page
 
 KEEPS = {"module": ROOM.module, "storage": {"size": "1Gi"}, "stopSeconds": int(ROOM.stop_s)}
 VALUES = {
-    "services": {"greeter": KEEPS, "lora_router": {"module": "m", "replicas": 2}},
+    "services": {"greeter": KEEPS, "retrieval": {"module": "m", "replicas": 2}},
     "config": {"greeter": {"word": "Salve"}},
 }
 
@@ -42,7 +42,7 @@ def test_what_it_becomes(render):
         assert (kind, host) in made
     assert ("PodDisruptionBudget", host) not in made
     assert render.one("Deployment", host)["spec"]["strategy"] == {"type": "Recreate"}
-    other = "home-consilium-lora-router"
+    other = "home-consilium-retrieval"
     assert ("PersistentVolumeClaim", other) not in made
     assert ("PodDisruptionBudget", other) in made
     assert render.one("Deployment", other)["spec"]["strategy"] == {"type": "RollingUpdate"}

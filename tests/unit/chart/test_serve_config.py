@@ -32,7 +32,7 @@ OTHERWISE = {
     "redis": {"prefix": "other"},
     "embedding": {"dimensions": 64},
     "metrics": {"port": 9999},
-    "adapters": {"sport": {"path": "/adapters/sport"}},
+    "adapters": {"sport": {"path": "org/sport"}},
     "lora_router": {"canary": False},
 }
 """Another value for each section of consilium.yaml."""
@@ -178,7 +178,7 @@ def test_what_is_live_starts_nothing_again_and_the_rest_does(section):
 
 
 def test_further_adapters_start_no_engine_again():
-    for config in ({"engine": {"lora": {}}}, {"adapters": {"core": {"path": "/adapters/core"}}}):
+    for config in ({"engine": {"lora": {}}}, {"adapters": {"core": {"path": "org/core"}}}):
         before = revisions({"config": config})
         more = {**config.get("adapters", {}), **OTHERWISE["adapters"]}
         assert revisions({"config": {**config, "adapters": more}}) == before
