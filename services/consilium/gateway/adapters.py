@@ -164,15 +164,16 @@ class Adapters:
             return called
         try:
             async with asyncio.timeout(BUDGET_S):
-                vectors = await self._embedder.embed([text[:8000]], "query")
+                vectors = await self._vectors([text], "query")
         except (ConsiliumError, TimeoutError) as error:
             notes.append(f"no adapter was looked for: {getattr(error, 'code', 'deadline')}")
             return PLAIN
-        return self._meant(vectors.values[0], conversation, notes)
+        return self._meant(text, vectors[0], conversation, notes)
 
-    def _meant(self, vector: Any, conversation: str, notes: list[str]) -> Chosen:
+    def _meant(self, text: str, vector: Any, conversation: str, notes: list[str]) -> Chosen:
         present = self._conversations.get(conversation, "") if conversation else ""
-        found = meaning.nearest(vector, self._prototypes, self._rules, present=present)
+        words = len(text.split())
+        found = meaning.nearest(vector, self._prototypes, self._rules, present=present, words=words)
         if conversation:
             self._conversations[conversation] = found.name
             self._conversations.move_to_end(conversation)
@@ -202,6 +203,18 @@ class Adapters:
             raise
         return replace(chosen, reference=reference)
 
+    async def _vectors(self, texts: Sequence[str], kind: Kind) -> Sequence[meaning.Vectors]:
+        """Return the vector of each text, of its beginning and end where it is long. Raises ConsiliumError."""
+        try:
+            cut = [meaning.looked_at(text) for text in texts]
+            return list((await self._embedder.embed(cut, kind)).values)
+        except ConsiliumError as error:
+            if error.code != "invalid_request":
+                raise
+        # Some scripts take more than half a token for a character, and one such text must not keep the others from having prototypes.
+        cut = [meaning.looked_at(text, meaning.SURELY_TAKEN) for text in texts]
+        return list((await self._embedder.embed(cut, kind)).values)
+
     async def explain(self, text: str) -> Explained:
         """Return who would answer a text that says `auto`. Raises ConsiliumError."""
         began = time.perf_counter()
@@ -211,9 +224,9 @@ class Adapters:
         if not self._prototypes.names:
             why = "no adapter says what it is for"
             return Explained(replace(PLAIN, why=why), (), _ms(began))
-        vectors = await self._embedder.embed([text[:8000]], "query")
+        vectors = await self._vectors([text], "query")
         began = time.perf_counter()
-        found = meaning.nearest(vectors.values[0], self._prototypes, self._rules)
+        found = meaning.nearest(vectors[0], self._prototypes, self._rules)
         chosen = replace(PLAIN, why=found.why)
         if found.name:
             parts = (Part(found.name),)
@@ -254,8 +267,8 @@ class Adapters:
             ]
             for at in range(0, len(missing), 32):
                 batch = missing[at : at + 32]
-                made = await self._embedder.embed(batch, kind)
-                self._made.update(zip(((text, kind) for text in batch), made.values, strict=True))
+                made = await self._vectors(batch, kind)
+                self._made.update(zip(((text, kind) for text in batch), made, strict=True))
         self._made = {pair: self._made[pair] for pair in wanted}
         self._prototypes = meaning.Prototypes.of(
             {

@@ -1,10 +1,13 @@
-"""Which adapter a text is nearest to, by its meaning, or none: who is not clearly asked for does not answer.
+"""Which adapter a text is nearest to by its meaning, or none: the plain model answers unless one is clearly meant.
 
     prototypes = Prototypes.of({"sport": (vectors, texts)}, neutral=vectors)
     found = nearest(vector, prototypes, rules)
 
-Each adapter has several prototypes: what it is for, and questions that it should answer. A text belongs to the adapter of its nearest one, if that is near enough
-(threshold), ahead of the next adapter (margin), and ahead of texts that belong to nobody (neutral). Vectors have length one, so a product is a cosine.
+Each adapter has several prototypes: what it is for, and questions that it should answer. Cosines of raw vectors cannot be used as they are: all questions are
+alike in being questions, those of one language are alike in their language, and by how much differs between embedding models. So what neutral questions have in common
+is taken off first: their mean, and the direction in which they differ most, which is the language where they are written in two. What is left is a likeness
+whose zero is "no more alike than any two questions". The likeness to an adapter is half that to its nearest prototype and half that to all of them together.
+A text goes to the first adapter if its likeness reaches the threshold, and is ahead of the second one's by the margin. Measured in README.md.
 Pure. Does not know where vectors come from.
 """
 
@@ -12,26 +15,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 
+ENOUGH_WORDS: Final = 8
+"""A text of fewer words says less by itself ("And for how long?"), and a conversation holds on to its adapter more firmly: eight words over their number."""
+LOOKED_AT: Final = 800
+"""Characters of a text that are made a vector of: the offline models take 512 tokens, and twice the length costs twice the time."""
+SURELY_TAKEN: Final = 200
+"""Characters that every model takes, in any script."""
+SHOWN: Final = 200
+"""Characters of a prototype that a candidate tells."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Limits, all of them differences or values of a cosine.
+    """Limits, all of them values or differences of a likeness: 0 = no more alike than any two questions, 1 = the same.
 
-    threshold      least likeness; `own` has those of single adapters
-    margin         by how much the first adapter is ahead of the second, and of what belongs to nobody
-    sticky_margin  by how much another one is ahead of the adapter that a conversation has
+    threshold      least likeness of the adapter that answers; `own` has those of single adapters
+    margin         by how much the first adapter must be ahead of the second
+    sticky_margin  by how much another one must be ahead of the adapter that a conversation has; that one may be as much below its threshold
     """
 
-    threshold: float = 0.45
-    margin: float = 0.03
-    sticky_margin: float = 0.08
+    threshold: float = 0.22
+    margin: float = 0.01
+    sticky_margin: float = 0.1
     own: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What neutral questions have in common. Both are taken off a vector before it is compared.
+
+    mean  (numbers)
+    axis  (numbers), of length one, or zeros: the direction in which they differ most
+    """
+
+    mean: Vectors
+    axis: Vectors
+
+    @classmethod
+    def of(cls, neutral: Vectors) -> Common:
+        """Return what the vectors of neutral questions have in common: (texts, numbers)."""
+        rows = _unit(neutral)
+        mean = rows.mean(axis=0)
+        spread, axes = np.linalg.svd(rows - mean, full_matrices=False)[1:]
+        axis = axes[0] if spread[0] > 1e-3 else np.zeros_like(mean)
+        return cls(mean, axis)
+
+    def taken_off(self, vectors: Vectors) -> Vectors:
+        """Return vectors (n, numbers) without it, of length one."""
+        left = _unit(vectors) - self.mean
+        return _unit(left - np.outer(left @ self.axis, self.axis))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +78,17 @@ class Prototypes:
     """All prototypes as one matrix (prototypes, numbers), those of each adapter side by side.
 
     starts   first row of each adapter
+    shares   what the sum of an adapter's products is multiplied with to become the cosine to the sum of its prototypes
     texts    what each row was made from
-    neutral  (texts, numbers): questions that belong to no adapter
+    common   what is taken off a question, as it was off the prototypes; None = nothing
     """
 
     names: tuple[str, ...]
     matrix: Vectors
     starts: NDArray[np.intp]
+    shares: Vectors
     texts: tuple[str, ...]
-    neutral: Vectors | None = None
+    common: Common | None = None
 
     @classmethod
     def of(
@@ -57,12 +98,18 @@ class Prototypes:
     ) -> Prototypes:
         """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts)."""
         there = {name: found for name, found in adapters.items() if len(found[0])}
+        common = None if neutral is None or not len(neutral) else Common.of(neutral)
+        if not there:
+            nothing = np.zeros((0, 0), np.float32)
+            return cls((), nothing, np.zeros(0, np.intp), nothing[:, 0:0].ravel(), (), common)
+        together = np.concatenate([vectors for vectors, _ in there.values()])
+        matrix = _unit(together) if common is None else common.taken_off(together)
         counts = [len(vectors) for vectors, _ in there.values()]
-        starts = np.cumsum([0, *counts[:-1]]).astype(np.intp) if counts else np.zeros(0, np.intp)
-        rows = [_unit(vectors) for vectors, _ in there.values()]
-        matrix = np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+        starts = np.cumsum([0, *counts[:-1]]).astype(np.intp)
+        lengths = np.linalg.norm(np.add.reduceat(matrix, starts, axis=0), axis=1)
+        shares = (1 / np.maximum(lengths, 1e-12)).astype(np.float32)
         texts = tuple(text for _, told in there.values() for text in told)
-        return cls(tuple(there), matrix, starts, texts, None if neutral is None else _unit(neutral))
+        return cls(tuple(there), matrix, starts, shares, texts, common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,64 +137,93 @@ def nearest(
     rules: Rules,
     *,
     present: str = "",
+    words: int = ENOUGH_WORDS,
     most: int = 5,
 ) -> Found:
     """Return who answers a text by its meaning.
 
-    present  adapter that the conversation has: it stays unless another one is clearly ahead
+    present  adapter that the conversation has: it stays unless another one is clearly ahead, or the text is clearly about something else
+    words    of the text
     """
     if not prototypes.names:
         return Found("", "no adapter says what it is for")
-    asked = _unit(np.asarray(vector, np.float32)[None, :])[0]
-    scores = prototypes.matrix @ asked
-    best = np.maximum.reduceat(scores, prototypes.starts)
-    order = np.argsort(-best)[:most]
-    ends = [*prototypes.starts[1:], len(scores)]
-    candidates = []
-    for at in order:
+    asked = np.asarray(vector, np.float32)[None, :]
+    asked = _unit(asked) if prototypes.common is None else prototypes.common.taken_off(asked)
+    products = prototypes.matrix @ asked[0]
+    best = np.maximum.reduceat(products, prototypes.starts)
+    whole = np.add.reduceat(products, prototypes.starts) * prototypes.shares
+    scores = (best + whole) / 2
+
+    def candidate(at: int) -> Candidate:
         start = int(prototypes.starts[at])
-        row = start + int(np.argmax(scores[start : ends[at]]))
+        end = int(prototypes.starts[at + 1]) if at + 1 < len(scores) else len(products)
+        text = prototypes.texts[start + int(np.argmax(products[start:end]))]
         name = prototypes.names[at]
-        needed = rules.own.get(name, rules.threshold)
-        candidates.append(Candidate(name, float(best[at]), needed, prototypes.texts[row][:200]))
+        threshold = rules.own.get(name, rules.threshold)
+        return Candidate(name, float(scores[at]), threshold, text[:SHOWN])
+
+    candidates = tuple(candidate(int(at)) for at in _highest(scores, most))
+    if present in prototypes.names:
+        stays = candidate(prototypes.names.index(present))
+        margin = rules.sticky_margin * max(1.0, ENOUGH_WORDS / max(1, words))
+        return _continued(stays, candidates, rules, margin)
+    return _begun(candidates, rules)
+
+
+def _begun(candidates: tuple[Candidate, ...], rules: Rules) -> Found:
+    """Decide for a text that stands alone, or follows one that nobody's adapter answered."""
     first = candidates[0]
-    nobody = -1.0
-    if prototypes.neutral is not None and len(prototypes.neutral):
-        nobody = float(np.max(prototypes.neutral @ asked))
-    return _decided(first, tuple(candidates), nobody, rules, present)
-
-
-def _decided(
-    first: Candidate, all_: tuple[Candidate, ...], nobody: float, rules: Rules, present: str
-) -> Found:
-    stays = next((each for each in all_ if each.name == present), None)
-    if (
-        stays is not None
-        and stays.name != first.name
-        and first.score - stays.score < rules.sticky_margin
-        and stays.score >= stays.threshold
-    ):
-        why = f"{present} goes on: {first.name} is ahead by {first.score - stays.score:.2f}, and takes over at {rules.sticky_margin:g}"
-        return Found(present, why, all_)
     if first.score < first.threshold:
         why = (
             f"{first.name} is nearest with {first.score:.2f}, and answers from {first.threshold:g}"
         )
-        return Found("", why, all_)
-    second = all_[1].score if len(all_) > 1 else -1.0
-    if first.name != present and first.score - second < rules.margin:
-        why = f"{first.name} ({first.score:.2f}) and {all_[1].name} ({second:.2f}) are nearer to each other than {rules.margin:g}"
-        return Found("", why, all_)
-    if first.score - nobody < rules.margin:
-        why = f"{first.name} is nearest with {first.score:.2f}, and so are questions that belong to nobody ({nobody:.2f})"
-        return Found("", why, all_)
-    return Found(first.name, f"nearest to {first.text[:80]!r} with {first.score:.2f}", all_)
+        return Found("", why, candidates)
+    if len(candidates) > 1 and first.score - candidates[1].score < rules.margin:
+        second = candidates[1]
+        why = f"{first.name} ({first.score:.2f}) and {second.name} ({second.score:.2f}) are nearer to each other than {rules.margin:g}"
+        return Found("", why, candidates)
+    return Found(first.name, _nearest_to(first), candidates)
+
+
+def _continued(
+    stays: Candidate, candidates: tuple[Candidate, ...], rules: Rules, margin: float
+) -> Found:
+    """Decide for a text of a conversation that has an adapter."""
+    first = candidates[0]
+    if first.name == stays.name and first.score >= first.threshold:
+        return Found(first.name, _nearest_to(first), candidates)
+    if first.score >= first.threshold and first.score - stays.score >= margin:
+        return _begun(candidates, rules)
+    if stays.score + margin >= stays.threshold:
+        why = f"{stays.name} goes on with {stays.score:.2f}: another one takes over when it is ahead by {margin:.2g}, and {first.name} has {first.score:.2f}"
+        return Found(stays.name, why, candidates)
+    return _begun(candidates, rules)
+
+
+def _nearest_to(found: Candidate) -> str:
+    return f"nearest to {found.text[:80]!r} with {found.score:.2f}"
+
+
+def _highest(scores: Vectors, most: int) -> NDArray[np.intp]:
+    """Return the places of the highest scores, the highest first."""
+    if len(scores) <= most:
+        return np.argsort(-scores, kind="stable")
+    top = np.argpartition(-scores, most)[:most]
+    return top[np.argsort(-scores[top], kind="stable")]
 
 
 def _unit(vectors: Vectors) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return found
+
+
+def looked_at(text: str, most: int = LOOKED_AT) -> str:
+    """Return what of a text is made a vector of: a question stands before what was pasted, or after it."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n{text[-half:]}"
 
 
 def stacked(vectors: Sequence[Vectors]) -> Vectors:

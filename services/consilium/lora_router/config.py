@@ -52,7 +52,7 @@ class Adapter(Section):
         None,
         ge=0,
         le=1,
-        description="Least likeness for it to answer by meaning; empty = lora_router.threshold.",
+        description="Least likeness for it to answer by meaning, 0 to 1; empty = lora_router.threshold.",
     )
 
 
@@ -62,16 +62,22 @@ class LoraRouter(Section):
     store_gib: float = Field(50.0, gt=0, description="Most that stored adapters may take.")
     max_adapter_gib: float = Field(8.0, gt=0, description="Largest adapter that is taken.")
     threshold: float = Field(
-        0.45, ge=0, le=1, description="Least likeness (cosine) for an adapter to answer by meaning."
-    )
-    margin: float = Field(
-        0.03, ge=0, le=1, description="By how much the first must be ahead of the second."
-    )
-    sticky_margin: float = Field(
-        0.08,
+        0.22,
         ge=0,
         le=1,
-        description="By how much another one must be ahead to take over a conversation.",
+        description=(
+            "Least likeness for an adapter to answer by meaning: 0 = no more alike than any two questions, 1 = the same. "
+            "Questions of an adapter's own have 0.25 to 0.45, others 0.02 to 0.25; lower it for adapters without examples."
+        ),
+    )
+    margin: float = Field(
+        0.01, ge=0, le=1, description="By how much the first must be ahead of the second."
+    )
+    sticky_margin: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="By how much another one must be ahead to take over a conversation; more for texts of fewer than eight words.",
     )
     canary: bool = Field(
         True, description="Try each new adapter on an idle engine before it answers anybody."
