@@ -152,7 +152,7 @@ def nearest(
     products = prototypes.matrix @ asked[0]
     best = np.maximum.reduceat(products, prototypes.starts)
     whole = np.add.reduceat(products, prototypes.starts) * prototypes.shares
-    scores = (best + whole) / 2
+    scores: Vectors = ((best + whole) / 2).astype(np.float32)
 
     def candidate(at: int) -> Candidate:
         start = int(prototypes.starts[at])
