@@ -49,9 +49,9 @@ _COPY: Final = "Copy the file itself to this place (cp -L)"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is taken at most."""
+    """What is taken at most. How large an adapter may be the store says (lora_router.max_adapter_gib); files are read piece by piece, so here it is only what no adapter is."""
 
-    file_bytes: int = 8 << 30
+    file_bytes: int = 1 << 40
     header_bytes: int = 32 << 20
     config_bytes: int = 1 << 20
     tensors: int = 200_000
@@ -295,7 +295,7 @@ def _check_file(found: os.stat_result, name: str, most_bytes: int) -> None:
             "file_too_large",
             name,
             f"it has {found.st_size} bytes, and at most {most_bytes} are taken",
-            "lora_router.max_adapter_gib says how large an adapter may be"
+            "This is no adapter: the largest known ones have a few GiB"
             if name == TENSORS
             else "Take out what PEFT did not write",
         )
