@@ -13,14 +13,14 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from consilium.cli import config_tree, gateway_config
+from consilium.cli import config_tree, gateway_config, preflight_adapters
 from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.cli.endpoint import (
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     changes = target.changes(tree)
     _show(changes, args)
     _refuse_restarts(changes, args)
+    if {change.place[0] for change in changes} & {"adapters", "roles"}:
+        target.check_adapters(tree, lambda line: print(line, file=sys.stderr))
     if not changes or args.dry_run:
         return 0
     if not args.yes and not _agreed(args):
@@ -96,6 +98,9 @@ class _Target(Protocol):
     def changes(self, tree: ConsiliumConfig) -> tuple[Change, ...]:
         """Return what a tree changes."""
 
+    def check_adapters(self, tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
+        """Warn of adapters that cannot answer. Raises ConsiliumError(config_invalid) where a role needs one."""
+
     def take(self, sections: Mapping[str, Any]) -> Mapping[str, str]:
         """Exchange live sections, each whole. Return the version of each live section that every replica will hold. Raises ConsiliumError."""
 
@@ -111,6 +116,12 @@ class _Here:
     def changes(self, tree: ConsiliumConfig) -> tuple[Change, ...]:
         """Return what a tree changes."""
         return difference(self._held, with_choices(tree, self._held, self._cluster))
+
+    def check_adapters(self, tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
+        """Hold adapters against the models that run."""
+        whole = with_choices(tree, self._held, self._cluster)
+        preflight_adapters.check_adapters(whole, self._folder, say)
+        preflight_adapters.check_running(self._held, whole, say)
 
     def take(self, sections: Mapping[str, Any]) -> Mapping[str, str]:
         """Write the sections into the resolved tree, unless somebody else has changed it since it was compared."""
@@ -143,6 +154,9 @@ class _Elsewhere:
         held = {name: _section(name, value) for name, value in self._page.sections.items()}
         wanted = {name: _section(name, masked[name]) for name in held}
         return difference(tree.model_copy(update=held), tree.model_copy(update=wanted))
+
+    def check_adapters(self, tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
+        """Say nothing: neither the files nor the models are here; the cluster looks itself."""
 
     def take(self, sections: Mapping[str, Any]) -> Mapping[str, str]:
         """Give the sections to the gateway."""

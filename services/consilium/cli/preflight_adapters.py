@@ -71,6 +71,26 @@ def check_adapters(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None
         say(f"warning: {candidate.key or 'the stored adapter'} {candidate.name!r}: {why}")
 
 
+def check_running(held: ConsiliumConfig, wanted: ConsiliumConfig, say: Say) -> None:
+    """Warn where engines that run have fewer slots than a changed configuration would give them.
+
+    held  the configuration that was taken over last
+    """
+    for name in (CORE, *held.executors):
+        before = held.lora(name)
+        after = wanted.lora(name) if name == CORE or name in wanted.executors else None
+        if after is None:
+            continue
+        if before is None:
+            say(
+                f"warning: {name} runs without slots for adapters, so none answers there before 'consilium down' and 'consilium up'"
+            )
+        elif before.slots < after.slots:
+            say(
+                f"warning: {name} runs with {before.slots} slots, and {after.slots} are wanted now: that many there are after 'consilium down' and 'consilium up'"
+            )
+
+
 def why_nowhere(candidate: Candidate, engines: Sequence[Engine]) -> str:
     """Return why no engine can answer with an adapter, or "" where one can, or where nobody can tell yet."""
     from consilium.lora_router import adapter_files, fit

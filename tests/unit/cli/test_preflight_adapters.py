@@ -7,7 +7,7 @@ import pytest
 from tests.unit.lora_router import made
 
 from consilium.cli.config_tree import ConsiliumConfig
-from consilium.cli.preflight_adapters import check_adapters
+from consilium.cli.preflight_adapters import check_adapters, check_running
 from consilium.demo import tiny
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
@@ -132,3 +132,21 @@ def test_what_is_stored_is_looked_at_too(said, tmp_path):
     gone = {"adapters": {"sport": {"path": str(tmp_path / "gone")}}}
     assert said(gone | ROLE) == [], "its files are in the store"
     assert peek(tmp_path / "none.db") == {}
+
+
+def test_engines_that_run_with_fewer_slots_are_told(tmp_path):
+    def tree(**rows):
+        return ConsiliumConfig.model_validate({"adapters": rows})
+
+    def warned(held, wanted):
+        lines = []
+        check_running(held, wanted, lines.append)
+        return lines
+
+    one = {"path": str(tmp_path), "placement": "vram"}
+    five = {f"a{number}": one for number in range(5)}
+    assert warned(tree(), tree()) == []
+    assert "core runs without slots" in warned(tree(), tree(a=one))[0]
+    assert warned(tree(a=one), tree(a=one, b=one)) == []
+    assert "4 slots, and 7 are wanted" in warned(tree(a=one), tree(**five))[0]
+    assert warned(tree(**five), tree()) == []
