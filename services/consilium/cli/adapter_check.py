@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"--base: {err.fields.get('reason', err.public())}")
         return EXIT_USAGE
     targets = tuple(filter(None, (name.strip() for name in args.target_modules.split(","))))
-    found = check_report.report(args.path, base, fit.Wanted(args.max_rank, targets))
+    weights = Path(args.base).expanduser() if args.base and Path(args.base).is_dir() else None
+    wanted = fit.Wanted(args.max_rank, targets)
+    found = check_report.report(args.path, base, wanted, weights=weights)
     if args.output == "json":
         print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:

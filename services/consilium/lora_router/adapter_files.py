@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +125,11 @@ def describe(folder: Path, limits: Limits = USUAL) -> Described:
 
     Reads each byte once, and holds one pair of factors at a time. Raises ConsiliumError(adapter_refused) with the first thing that is wrong.
     """
+    return measure(folder, limits)[0]
+
+
+def measure(folder: Path, limits: Limits = USUAL) -> tuple[Described, Mapping[str, float]]:
+    """Return what an adapter is, as `describe` does, and the Frobenius norm of each module's scaled delta."""
     values = Values()
     digests: dict[str, str] = {}
     with opened(folder, limits) as found:
@@ -137,7 +142,7 @@ def describe(folder: Path, limits: Limits = USUAL) -> Described:
             values.take(pair.module, weigh(a, b, pair.scale, pair.experts), TENSORS)
         remarks = values.judge(TENSORS)
         described = found.files.described(_sha(found.files.pairs, digests))
-    return replace(described, remarks=(*described.remarks, *remarks))
+    return replace(described, remarks=(*described.remarks, *remarks)), values.norms
 
 
 def content_sha(folder: Path, limits: Limits = USUAL) -> str:

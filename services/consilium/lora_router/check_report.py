@@ -5,13 +5,13 @@ Pure but for reading the two files. Does not print.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from consilium.kernel.errors import ConsiliumError
-from consilium.lora_router import adapter_files, fit
+from consilium.lora_router import adapter_files, base_weights, fit
 from consilium.lora_router.adapter_files import USUAL, Limits
 from consilium.lora_router.base_modules import Base
 from consilium.lora_router.ports import Described, Refusal
@@ -21,6 +21,11 @@ from consilium.planner.sharding import Cut
 
 Verdict = Literal["good", "remark", "refused"]
 MIB: Final = 1 << 20
+LOOKED_AT: Final = 4
+"""Modules whose matrices are read out of the base's weights."""
+
+LARGER_THAN_BASE: Final = 1.0
+"""Norm of a scaled delta, as a share of its matrix, above which it is remarked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +53,35 @@ class Report:
 
 
 def report(
-    folder: Path, base: Base | None, wanted: fit.Wanted = fit.NOTHING, limits: Limits = USUAL
+    folder: Path,
+    base: Base | None,
+    wanted: fit.Wanted = fit.NOTHING,
+    *,
+    weights: Path | None = None,
+    limits: Limits = USUAL,
 ) -> Report:
     """Return what every rule says of an adapter. Where its files cannot be read at all, that is the only row.
 
-    base  None = no model is asked about
+    base     None = no model is asked about
+    weights  folder with the base's weights, where they are at hand: its strongest modules are held against them
     """
     try:
         outline = adapter_files.read(folder, limits).described()
     except ConsiliumError as err:
         return Report((_row("refused", from_error(err)),))
     found: Described | None = None
+    norms: Mapping[str, float] = {}
     rows = [_in_words(outline)]
     try:
-        found = adapter_files.describe(folder, limits)
+        found, norms = adapter_files.measure(folder, limits)
     except ConsiliumError as err:
         rows.append(_row("refused", from_error(err)))
     described = found or outline
     rows += [_row("remark", remark) for remark in described.remarks]
     if base is not None:
         rows += _against(described, base, wanted)
+    if weights is not None and norms:
+        rows += _scale(norms, weights)
     return Report(tuple(rows), found)
 
 
@@ -78,6 +92,27 @@ def _against(described: Described, base: Base, wanted: fit.Wanted) -> Iterator[R
     if result.is_good and base.modules:
         yield Row("good", "fits", base.name, f"every module is one of {base}, with its widths")
         yield _cost(described, base, wanted)
+
+
+def _scale(norms: Mapping[str, float], weights: Path) -> Iterator[Row]:
+    """Say how large the strongest deltas are beside the matrices that they change."""
+    strongest = sorted(norms, key=lambda module: norms[module], reverse=True)[:LOOKED_AT]
+    matrices = base_weights.norms(weights, strongest)
+    shares = {module: norms[module] / size for module, size in matrices.items() if size}
+    if not shares:
+        return
+    module = max(shares, key=lambda name: shares[name])
+    told = f"its strongest module has {shares[module]:.2g} of the matrix that it changes"
+    if shares[module] <= LARGER_THAN_BASE:
+        yield Row("good", "scale", module, told)
+        return
+    yield Row(
+        "remark",
+        "larger_than_base",
+        module,
+        f"{told}; trained ones have 0.001 to 0.5",
+        "Look at lora_alpha, r and use_rslora; the canary tells",
+    )
 
 
 def _in_words(described: Described) -> Row:

@@ -32,6 +32,7 @@ class Values:
     """Collects the figures of all pairs, and judges at the end."""
 
     shares: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
     zero: list[str] = field(default_factory=list)
     largest: float = 0.0
 
@@ -52,6 +53,7 @@ class Values:
                 "Take an earlier checkpoint: the training had diverged",
             )
         self.shares[module] = weighed.share
+        self.norms[module] = weighed.norm
         self.largest = max(self.largest, weighed.largest)
         if not weighed.share:
             self.zero.append(module)

@@ -6,6 +6,7 @@ import pytest
 from tests.unit.lora_router import made
 
 from consilium.cli.app import main
+from consilium.demo import tiny
 from consilium.planner.models import find
 from consilium.planner.shapes import Shape
 
@@ -106,3 +107,26 @@ def test_a_quantised_base_and_heavy_experts_are_remarked(tmp_path, capsys):
     assert found["base_quantised"] == "remark"
     assert found["slot"] == "remark"
     assert found["fits"] == "good"
+
+
+def test_the_weights_of_a_base_tell_whether_an_adapter_is_scaled_wrongly(tmp_path, capsys):
+    model = tiny.make(tmp_path / "model")
+    named = {
+        f"model.layers.{layer}.{kind}": widths
+        for layer in range(tiny.LAYERS)
+        for kind, widths in {
+            "self_attn.q_proj": (tiny.HIDDEN, tiny.HEADS * tiny.HEAD_DIM),
+            "mlp.down_proj": (tiny.INTERMEDIATE, tiny.HIDDEN),
+        }.items()
+    }
+    how = {"r": 8, "target_modules": "all-linear"}
+    good = made.write(tmp_path / "good", made.factors(named, 8, size=0.02), lora_alpha=16, **how)
+    assert rules(capsys, good, "--base", model)["scale"] == "good"
+    wrong = made.write(
+        tmp_path / "wrong", made.factors(named, 8, size=0.02), lora_alpha=4096, **how
+    )
+    found = rules(capsys, wrong, "--base", model)
+    assert found["larger_than_base"] == "remark"
+    assert found["fits"] == "good"
+    (model / "model.safetensors").write_bytes(b"broken")
+    assert "scale" not in rules(capsys, good, "--base", model)
