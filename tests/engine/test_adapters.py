@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from consilium.engine import wire
 from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.canary import agrees
 from consilium.engine.slots import Tier
 from consilium.kernel.errors import ConsiliumError
 from tests import made_adapters
@@ -236,3 +237,29 @@ async def test_other_streams_hardly_notice_a_load(
     loaded = await gaps(new)
     print(f"longest gap: {[round(one * 1000) for one in quiet]} ms alone, {loaded * 1000:.0f} ms beside three loads")  # fmt: skip
     assert loaded < max(quiet) + 0.5
+
+
+async def test_the_canary_tells_a_sound_adapter_from_one_that_does_nothing_and_from_a_broken_one(
+    dense: Asker, desk: AdapterDesk, made: list[AdapterTarget], tmp_path: Path
+) -> None:
+    nothing = made_adapters.make(tmp_path, 700, spread=0.0)
+    faint = made_adapters.make(tmp_path, 701, spread=1e-4)
+    wild = made_adapters.make(tmp_path, 702, spread=1e4)
+    desk.told([nothing, faint, wild])
+    canary = dense.engine.canary
+    found = {}
+    for name, target in {
+        "good": made[0], "other": made[5], "nothing": nothing, "faint": faint, "wild": wild
+    }.items():  # fmt: skip
+        began = time.monotonic()
+        verdict = await canary.try_out(target)
+        found[name] = verdict.proof
+        print(name, verdict.proof, verdict.figures, f"{time.monotonic() - began:.1f} s")
+        if verdict.proof == "ok":
+            assert agrees(verdict.fingerprint, await canary.fingerprint(target))
+            assert not agrees(verdict.fingerprint, await canary.fingerprint(made[1]))
+    assert found == {
+        "good": "ok", "other": "ok", "nothing": "no_effect", "faint": "no_effect", "wild": "degenerate"
+    }  # fmt: skip
+    assert (await dense.chat()).head.status == 200
+    await at_rest(desk)

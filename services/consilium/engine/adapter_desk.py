@@ -102,7 +102,8 @@ class RanksDifferError(RuntimeError):
 class AdapterDesk:
     """The adapters of one engine.
 
-    verify    reads the files of a target through and returns when their hash is right; raises otherwise
+    verify    reads the files of a target through and returns it with the folder where they are, when their hash is right; raises otherwise
+    on_new    is told of each adapter that was read from its files, once it is in a slot
     on_alarm  is told what must end this process
     """
 
@@ -121,8 +122,12 @@ class AdapterDesk:
         self.targets: dict[str, AdapterTarget] = {}
         self.seen = SlotMap((), frozenset())
         self.changed = asyncio.Event()
+        self.verify = verify
+        self.on_new: Callable[[AdapterTarget], None] = lambda _target: None
+        self._new: set[str] = set()
+        self._here: dict[str, AdapterTarget] = {}
         self._executor, self._news_s = executor, news_s
-        self._holder, self._verify = holder, verify
+        self._holder = holder
         self._counts, self._on_alarm = counts, on_alarm
         self._names: dict[int, str] = {}
         self._futures: dict[int, asyncio.Future[None]] = {}
@@ -168,6 +173,18 @@ class AdapterDesk:
         self.slots.wanted.update(hints)
         self.pump()
 
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Return number -> reference of every adapter that was ever told of."""
+        return self._names
+
+    async def distrust(self, reference: str) -> None:
+        """Take an adapter out that answers as another one would; it is read anew when somebody asks."""
+        why = "it does not show what it showed when it was tried"
+        for ticket in self.slots.failed(reference, why, time.monotonic() + REST_S):
+            self._end(ticket, self._cannot(reference, why))
+        await self.evict(reference)
+
     # Calls
 
     @asynccontextmanager
@@ -192,7 +209,7 @@ class AdapterDesk:
             await entered
             held_at = time.monotonic()
             self._counts.hit(ticket.found)
-            yield Held(target, ticket.found, held_at - began)
+            yield Held(self._here.get(reference, target), ticket.found, held_at - began)
         finally:
             self._futures.pop(id(ticket), None)
             now = time.monotonic()
@@ -214,7 +231,7 @@ class AdapterDesk:
 
     def _refuse_broken(self, reference: str, now: float) -> None:
         if self._rests(reference, now):
-            raise self._cannot(reference, self.slots.figures[reference].failure)
+            raise self._cannot(reference, self.slots.reasons[reference])
 
     def _cannot(self, reference: str, why: str) -> ConsiliumError:
         reason = f"The adapter {reference} could not be loaded on {self._executor}: {why}"
@@ -253,7 +270,7 @@ class AdapterDesk:
             reason = f"No place came free in the memory of {self._executor} for the adapter {reference}: it holds {self.slots.ram_places}. Raise engine.lora.ram."
             raise ConsiliumError("no_free_lora_slot", reason=reason, retry_after_s=5.0) from None
         if reference not in self.slots.ram:
-            raise self._cannot(target.reference, self.slots.figures[reference].failure)
+            raise self._cannot(target.reference, self.slots.reasons[reference])
 
     async def evict(self, reference: str, *, number: int = 0) -> None:
         """Return when an adapter is neither in a slot nor in memory, and the engine has said so. Waits for the calls that use it.
@@ -388,6 +405,9 @@ class AdapterDesk:
         self.slots.landed(move)
         self._counts.loaded(tier, time.monotonic() - began, well=error is None)
         if error is None:
+            if tier is Tier.SLOT and name in self._new and name in self._here:
+                self._new.discard(name)
+                self.on_new(self._here[name])
             return
         why = self._why(name, error)
         _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=repr(error))
@@ -413,7 +433,8 @@ class AdapterDesk:
             async with self._engine:
                 self._take_over(await self._holder.drop([target.number]))
         if isinstance(move, Fetch) or again:
-            target = await self._verify(target)
+            target = self._here[move.reference] = await self.verify(target)
+            self._new.add(move.reference)
             await self._holder.read(target)
             victims = move.victims if isinstance(move, Fetch) else ()
             async with self._engine:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,10 +39,11 @@ from consilium.engine.ports import CORE
 from consilium.engine.request_router import PATH as ROUTER
 from consilium.engine.topology import PINNED, DeploymentSpec
 from consilium.kernel import config_revision, logs, steps_file
-from consilium.kernel.config import Section, default_state, load_view
+from consilium.kernel.config import Section, default_state, folder_of, load_view
 from consilium.kernel.config_refusal import told
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.process import run
+from consilium.kernel.service_config import ServicesView
 from consilium.planner.gate_file import breaking_edit
 
 _log = logs.get("engine")
@@ -69,7 +70,7 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     engine = (
         serve.deployment(EngineReplica, name=DEPLOYMENT)
         .options(**options(spec, drain_s))
-        .bind(settings(spec), tuple(spec.cpu_lists))
+        .bind(settings(spec), tuple(spec.cpu_lists), dict(spec.router))
     )
     if spec.replicas == 1:
         return engine
@@ -105,7 +106,18 @@ def _planned(config: str, revision: str, machine: Machine) -> tuple[DeploymentSp
     """Plan on a node that has the models, once it shows this revision; makes or downloads what is missing there."""
     config_revision.wait_for(config, "engine", revision)
     view, models = read_view(Path(config))
-    return plan_on(view, models, machine)
+    return linked(plan_on(view, models, machine), view, Path(config))
+
+
+def linked(
+    specs: Sequence[DeploymentSpec], view: ServicesView, config: Path
+) -> tuple[DeploymentSpec, ...]:
+    """Return the deployments with where their replicas find the room of adapters, if there is one."""
+    address = view.services.get("lora_router")
+    if address is None or not address.grpc:
+        return tuple(specs)
+    router = {"address": address.grpc, "folder": str(folder_of(config))}
+    return tuple(replace(spec, router=router) if spec.lora_wait_s else spec for spec in specs)
 
 
 class _Where(Section):
@@ -150,6 +162,7 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
         "note": spec.note,
         "step_s": spec.step_s,
         "guessed_tools": spec.guessed_tools,
+        **({"lora_wait_s": spec.lora_wait_s} if spec.lora_wait_s else {}),
     }
 
 
@@ -235,7 +248,7 @@ class _Face(Section):
     port: int | None = None
 
 
-class _View(EngineView):
+class _View(EngineView, ServicesView):
     """What this command reads of the tree."""
 
     gateway: _Face = Field(default_factory=_Face)
@@ -319,7 +332,7 @@ class _Deploy:
     async def start(self) -> None:
         view, models = read_view(self._config)
         ray.init(log_to_driver=False)
-        specs = plan(view, models, local(), ray.nodes())
+        specs = linked(plan(view, models, local(), ray.nodes()), view, self._config)
         if self._config.suffix == ".json":
             steps_file.write(self._config.parent, specs)
         if self._only is not None:

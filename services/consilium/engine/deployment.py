@@ -36,6 +36,7 @@ from consilium.kernel.process import set_variable
 _log = logs.get("engine")
 
 BACKEND: Final = "consilium.engine.backends.vllm"
+LINK: Final = "consilium.engine.backends.adapter_link"
 DEAD_ENGINE_EXIT: Final = BY_CODE["part_failed"].exit_code
 
 
@@ -44,10 +45,14 @@ class EngineReplica(NoHttp):
 
     settings   fields of VllmSettings, as a dict
     cpu_lists  cores of each replica, by replica rank; empty = as the environment says
+    router     where the room of adapters is, and the folder of the cluster's secrets; empty = nobody tells of adapters
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: dict[str, Any], cpu_lists: tuple[str, ...] = ()
+        self,
+        settings: dict[str, Any],
+        cpu_lists: tuple[str, ...] = (),
+        router: dict[str, str] | None = None,
     ) -> None:
         began = time.monotonic()
         logs.configure("engine")
@@ -78,10 +83,24 @@ class EngineReplica(NoHttp):
         }
         self._engine = backend.VllmEngine(backend.VllmSettings(**settings), on_dead=end_process)
         await self._engine.start()
+        self._link = await self._linked(settings["name"], context.replica_tag, router or {})
         await asyncio.to_thread(leash.remember, self._leash)
         self._start_s = time.monotonic() - began
         of_this_process().add("consilium_engine_starts_total", executor=settings["name"])
         cards_held.tell(settings["name"], str(context.rank.rank))
+
+    async def _linked(self, name: str, replica: str, router: dict[str, str]) -> Any:
+        """Join the room of adapters, where the engine has slots: what is pinned is in them before this replica says ready."""
+        if self._engine.adapters is None or not router:
+            return None
+        link: Any = await asyncio.to_thread(heavy_imports.load, LINK)
+        others = [] if self._followers is None else self._followers.keepers(router)
+        opened = link.open_link(
+            self._engine, executor=name, replica=replica, router=router, others=others
+        )
+        if opened is not None:
+            await opened.start()
+        return opened
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:
         """Yield the frames of one answer, or send them to where the caller awaits them and yield SENT. That it has the call it says at once."""
@@ -129,6 +148,9 @@ class EngineReplica(NoHttp):
 
     def __del__(self) -> None:
         """End the engine and its processes; Serve calls this once the running calls are done."""
+        link = getattr(self, "_link", None)
+        if link is not None:
+            link.close()
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.shut_down()

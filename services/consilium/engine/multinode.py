@@ -48,18 +48,40 @@ class Follower:
         return "a rank ended"
 
 
+class FileKeeper:
+    """Holds the files of adapters on a node that does not lead. An actor beside the follower, whose ranks read them."""
+
+    def __init__(self, router: Mapping[str, str]) -> None:
+        from consilium.engine.backends.adapter_link import open_files
+
+        _, self._files = open_files(router)
+
+    async def hold(self, target: Mapping[str, Any]) -> None:
+        """Return when the files are on this node, read through and right. Raises ConsiliumError."""
+        from consilium.engine.adapter_desk import AdapterTarget
+
+        await self._files.verified(AdapterTarget(**target))
+
+
 class Followers:
     """The followers of one leader. Keep it: without it Ray ends the actors."""
 
-    def __init__(self, runs: Mapping[int, Any], actors: list[Any]) -> None:
+    def __init__(self, runs: Mapping[int, Any], actors: list[Any], group: PlacementGroup) -> None:
         self._runs = dict(runs)
         self._actors = actors
+        self._group = group
         self._watchers: set[asyncio.Task[None]] = set()
 
     def watch(self, on_lost: Callable[[BaseException], None]) -> None:
         """Call `on_lost` once for each follower that ends, with an error that names it. Must be called in the leader's event loop."""
         for rank, run in self._runs.items():
             self._watchers.add(asyncio.create_task(_wait(rank, run, on_lost)))
+
+    def keepers(self, router: Mapping[str, str]) -> list[Any]:
+        """Start an actor for the files of adapters on each node of a follower, and return them."""
+        keepers = [_keeper(self._group, rank, router) for rank in self._runs]
+        self._actors += keepers
+        return keepers
 
     def end(self) -> None:
         """End all followers; no longer report them as lost."""
@@ -108,7 +130,7 @@ def lead(args: Mapping[str, Any], name: str, replica: str) -> tuple[dict[str, An
     _log.info("followers_started", nodes=nodes, master=f"{address}:{port}")
     return launch_args.on_node(
         args, rank=0, address=address, port=port, version=version
-    ), Followers(runs, actors)
+    ), Followers(runs, actors, group)
 
 
 def _words() -> Mapping[str, str]:
@@ -126,6 +148,14 @@ def _place(group: PlacementGroup, bundle: int) -> Any:
         "scheduling_strategy": strategy,
     }
     return ray.remote(Follower).options(**options).remote()
+
+
+def _keeper(group: PlacementGroup, bundle: int, router: Mapping[str, str]) -> Any:
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=bundle
+    )
+    options = {"num_cpus": 0, "scheduling_strategy": strategy}
+    return ray.remote(FileKeeper).options(**options).remote(dict(router))
 
 
 async def _wait(rank: int, run: Any, on_lost: Callable[[BaseException], None]) -> None:

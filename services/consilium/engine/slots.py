@@ -93,6 +93,8 @@ class Slots:
     pinned              adapters that shall never leave their slots, the first ones first
     kept                adapters that shall stay in memory while there is room
     wanted              adapters that are likely asked for soon -> until when
+    figures             what happened since they were last taken
+    reasons             why the last load of an adapter failed
     resting             adapters that could not be loaded -> until when they are not tried again
     let_go              adapters that somebody took out: they come back when a call asks for them, whatever their placement
     closing             adapters that are being taken out: nobody is let in
@@ -109,6 +111,7 @@ class Slots:
     waiting: list[Ticket] = field(default_factory=list)
     last_used: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     ram: set[str] = field(default_factory=set)
     fetching: set[str] = field(default_factory=set)
     evictions: int = 0
@@ -291,11 +294,23 @@ class Slots:
 
     def failed(self, reference: str, why: str, rests_until: float) -> list[Ticket]:
         """Return the tickets that wait for an adapter that cannot be loaded, and forget them."""
-        self.resting[reference] = rests_until
+        self.resting[reference], self.reasons[reference] = rests_until, why
         self.figures.setdefault(reference, Figures()).failure = why
         gone = [ticket for ticket in self.waiting if ticket.reference == reference]
         self.waiting = [ticket for ticket in self.waiting if ticket.reference != reference]
         return gone
+
+    def take_figures(self) -> dict[str, Figures]:
+        """Return what happened since this was last asked, and begin anew."""
+        taken, self.figures = self.figures, {}
+        return taken
+
+    def give_back(self, taken: Mapping[str, Figures]) -> None:
+        """Count again what could not be told."""
+        for name, old in taken.items():
+            new = self.figures.setdefault(name, Figures())
+            new.slot, new.ram, new.ssd = new.slot + old.slot, new.ram + old.ram, new.ssd + old.ssd
+            new.failure = new.failure or old.failure
 
     def is_idle(self, reference: str) -> bool:
         """Say whether nobody uses an adapter, waits for it or moves it."""

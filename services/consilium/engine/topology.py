@@ -48,6 +48,7 @@ class DeploymentSpec:
     notes                 sentences for the owner
     step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and where prompts are read whole
     lora_wait_s           longest that a call waits for a slot of an adapter; 0 where LoRA is off
+    router                where its replicas find the room of adapters: address, and folder of the cluster's secrets; empty = there is none
     """
 
     name: str
@@ -80,6 +81,7 @@ class DeploymentSpec:
     notes: tuple[str, ...] = field(default=())
     step_s: float = 0.0
     lora_wait_s: float = 0.0
+    router: dict[str, str] = field(default_factory=dict)
 
     @property
     def ranks(self) -> int:

@@ -9,6 +9,7 @@ Errors are the house's own. Knows the wire. Does not know files or engines.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -23,6 +24,7 @@ __all__ = [
     "MIX",
     "LoraRouterClient",
     "Part",
+    "content_sha",
     "lora_int_id",
     "parse",
     "reference",
@@ -119,6 +121,13 @@ class LoraRouterClient:
         request = pb.SwitchVersionRequest(name=name, sha=sha, force=force)
         answer = await self._channel.ask(self._stub.SwitchVersion, request, timeout_s=CHANGE_S)
         return dict(_told(answer)["adapter"])
+
+
+def content_sha(folder: Path) -> str:
+    """Return the hash of the adapter that lies in a folder, 64 hex characters. Blocks; raises ConsiliumError(adapter_refused) where it is none."""
+    from consilium.lora_router import adapter_files  # noqa: PLC0415  # only engines read files
+
+    return adapter_files.content_sha(folder)
 
 
 def _told(message: Any) -> dict[str, Any]:

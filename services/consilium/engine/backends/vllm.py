@@ -31,6 +31,7 @@ from consilium.engine.answerable import Abilities, Answerable, answerable
 from consilium.engine.backends import vllm_metrics, vllm_start
 from consilium.engine.backends.vllm_accepted import Events
 from consilium.engine.backends.vllm_adapters import ServedNames, open_desk
+from consilium.engine.backends.vllm_canary import VllmCanary
 from consilium.engine.backends.vllm_model import has_template, is_greedy, reads_calls, vocabulary_of
 from consilium.engine.backends.vllm_routes import Answer, Routes
 from consilium.engine.backends.vllm_tap import Tap, TappedLLM
@@ -115,6 +116,9 @@ class VllmEngine:
         self._ids = itertools.count()
         self._streams = 0
         self.adapters: AdapterDesk | None = None
+        self.canary: VllmCanary | None = None
+        self.max_rank = int(settings.engine_args.get("max_lora_rank") or 0)
+        self.model_path = str(settings.engine_args["model"])
         self._names = ServedNames({})
 
     async def start(self) -> None:
@@ -147,6 +151,7 @@ class VllmEngine:
                     max_wait_s=settings.lora_wait_s,
                     on_alarm=self._failed,
                 )
+                self.canary = VllmCanary(engine, self.adapters, engine.get_num_unfinished_requests)
             self._state = State.READY
             enable_envs_cache()  # vLLM looks at its environment for each token; its own processes do this too
         except Exception as error:
