@@ -32,7 +32,8 @@ NEUTRAL: Final = (
 PLACES: Final = 8
 """Places in each neutral text at which the next token is guessed."""
 
-LEAST_NOISE: Final = 0.01
+LEAST_NOISE: Final = 0.03
+"""One step of bfloat16 in a logit of 4 to 8: a change too small for the model flips it."""
 CLEAR: Final = 3.0
 """An effect is this many times the noise."""
 WORSE_NATS: Final = 3.0
@@ -65,11 +66,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a trial. `figures` and `fingerprint` are JSON."""
+    """What came of a trial. `figures` and `fingerprint` are JSON; `finite` is false where what was written is no number."""
 
     proof: Proof
     figures: str
     fingerprint: str
+    finite: bool = True
 
 
 def judge(base: Trial, again: Trial, adapted: Trial) -> Verdict:
@@ -102,7 +104,7 @@ def judge(base: Trial, again: Trial, adapted: Trial) -> Verdict:
         "loops": loops,
         "finite": not broken,
     }
-    return Verdict(proof, json.dumps(figures), fingerprint(adapted))
+    return Verdict(proof, json.dumps(figures), fingerprint(adapted), not broken)
 
 
 def distance(one: Trial, other: Trial) -> float:
@@ -123,7 +125,7 @@ def fingerprint(trial: Trial) -> str:
         [
             [
                 written[0].token,
-                {str(token): round(logprob, 2) for token, logprob in _first(written[0].tops, 5)},
+                {str(token): _shown(logprob) for token, logprob in _first(written[0].tops, 5)},
             ]
             for written in trial.written
             if written

@@ -37,7 +37,7 @@ def test_a_clear_change_is_sound():
 
 def test_what_is_within_the_noise_has_no_effect():
     assert verdict(BASE) == "no_effect"
-    assert verdict(trial(shift=0.01)) == "no_effect"
+    assert verdict(trial(shift=0.05)) == "no_effect"
     noisy = trial(shift=0.2)
     assert verdict(trial(shift=0.5), again=noisy) == "no_effect"
     assert verdict(trial(shift=0.7), again=noisy) == "ok"

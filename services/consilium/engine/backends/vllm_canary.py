@@ -47,8 +47,8 @@ class VllmCanary:
             async with self._desk.hold(target.reference) as held:
                 adapted = await self._trial(request_of(held.target), together=True)
             verdict = canary.judge(base, again, adapted)
-            if verdict.proof == "degenerate":
-                await self._engine.reset_prefix_cache()  # what it left in blocks answers nobody
+            if not verdict.finite:
+                await self._wash()
             return verdict
 
     async def fingerprint(self, target: AdapterTarget) -> str:
@@ -59,6 +59,16 @@ class VllmCanary:
                 *(self._write(self._ids_of(text), BRIEF, lora) for text in canary.OPENINGS)
             )
         return canary.fingerprint(Trial(tuple(written), ()))
+
+    async def _wash(self) -> None:
+        """Overwrite the whole KV cache with the plain model's: blocks that hold what is no number would spoil the answers of those who get them next."""
+        await self._engine.reset_prefix_cache()
+        config = self._engine.vllm_config
+        longest = int(config.model_config.max_model_len) - 1
+        whole = int(config.cache_config.num_gpu_blocks or 0) * int(config.cache_config.block_size)
+        for first in range(0, whole + longest, longest):
+            await self._write([1 + (first + place) % 97 for place in range(longest)], 1, None)
+        await self._engine.reset_prefix_cache()
 
     async def _pause(self) -> None:
         ends = time.monotonic() + IDLE_S
