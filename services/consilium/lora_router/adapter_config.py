@@ -38,6 +38,7 @@ NEUTRAL: Final = frozenset(
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",
+        "merge_weights",
         "peft_version",
         "qalora_group_size",
         "revision",
@@ -83,7 +84,9 @@ UNSUPPORTED: Final[Mapping[str, tuple[str, str]]] = {
 PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 """Ways to begin training that leave the base as it is (vLLM takes the same ones). PiSSA, OLoRA, CorDA and LoftQ change the base's own weights."""
 
-_TASKS: Final = frozenset({"CAUSAL_LM", ""})
+_TASKS: Final = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM", ""})
+"""Tasks whose tensors are those of a decoder. Trainers of models that see write SEQ_2_SEQ_LM for them, and engines do not read it."""
+
 _MERGE: Final = (
     "Merge it into the base with PEFT and serve the result as a model, or train plain LoRA"
 )
@@ -217,7 +220,7 @@ def _check_features(config: Mapping[str, Any]) -> None:
         raise refused(
             "task_type",
             f"{FILE}, task_type",
-            f"it is {shown(task)}, and engines here write text (CAUSAL_LM)",
+            f"it is {shown(task)}, which has a head of its own, and engines here write text",
             "Train it for CAUSAL_LM",
         )
     init = config.get("init_lora_weights", True)

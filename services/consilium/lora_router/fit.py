@@ -28,9 +28,14 @@ PACKED: Final[Mapping[str, tuple[str, ...]]] = {
 """Projections that vLLM keeps in one module: a slot for one is a slot for all of them."""
 
 _LAYER: Final = re.compile(r"^layers\.(\d+)\.")
+_VISION: Final = re.compile(r"(^|\.)visual\.")
 _EXPERT: Final = re.compile(r"^(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)$")
 _FUSED: Final = re.compile(r"^(layers\.\d+\.mlp)\.experts(\.base_layer)?$")
 _ANOTHER: Final = "It was trained on another model; serve it on that one, or train it anew"
+_WAYS: Final = {
+    "prefix": "Save it again from the model that it was trained on",
+    "vision_module": "Train it on the language model alone",
+}
 _CANARY: Final = "Only the canary can tell whether it does what it should"
 
 
@@ -140,6 +145,7 @@ def _absent(missing: Mapping[str, str], described: Described, base: Base) -> Ite
             "layer_beyond": f"this layer is none of {base}",
             "expert_beyond": f"this expert is none of {base}",
             "experts_absent": f"{base} has no experts",
+            "vision_module": "it belongs to what sees, which has no slots, and the engine would leave it out without a word",
             "mlp_absent": f"{base} has experts in this layer, not one MLP",
             "prefix": f"modules of {base.kind} begin with {' or '.join(base.prefixes)}layers, and the engine would skip this one without a word",
             "module_absent": f"{base} has no such module, and the engine would skip it without a word; the nearest is {_like(missing[first], base)}",
@@ -148,12 +154,14 @@ def _absent(missing: Mapping[str, str], described: Described, base: Base) -> Ite
             code,
             shown(first),
             f"{reason}; {len(modules)} of {len(described.modules)} modules",
-            "Save it again from the model that it was trained on" if code == "prefix" else _ANOTHER,
+            _WAYS.get(code, _ANOTHER),
         )
 
 
 def _kind_of_absence(module: str, bare: str, base: Base) -> str:
     layer = _LAYER.match(bare)
+    if _VISION.search(module):
+        return "vision_module"
     if layer is None:
         return "prefix" if re.search(r"(^|\.)layers\.\d+\.", module) else "module_absent"
     if int(layer[1]) >= base.shape.layers:

@@ -60,6 +60,11 @@ MISFITS = {
         of_modules({"model.language_model.layers.0.self_attn.q_proj": (64, 64)}),
     ),
     "no model before it": ("prefix", "dense", of_modules({"layers.0.self_attn.q_proj": (64, 64)})),
+    "what sees": (
+        "vision_module",
+        "fused",
+        of_modules({"model.visual.blocks.0.attn.qkv": (64, 192)}),
+    ),
     "packed already": (
         "module_absent",
         "dense",

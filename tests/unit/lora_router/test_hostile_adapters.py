@@ -114,6 +114,9 @@ GOOD = {
             if key not in ("peft_type", "r", "lora_alpha", "target_modules")
         },
     ),
+    "labelled by a trainer of models that see": ("dense", {"task_type": "SEQ_2_SEQ_LM"}),
+    "every module by its whole name": ("dense", {"target_modules": list(made.modules())}),
+    "without a base's name": ("dense", {"base_model_name_or_path": None, "task_type": None}),
     "written by a new one": ("dense", {"feature_of_tomorrow": None, "another": {}}),
     "odd rank": ("dense", {"tensors": made.factors(made.modules(), 12), "r": 12}),
     "rank 1": ("dense", {"tensors": made.factors(made.modules(), 1), "r": 1}),

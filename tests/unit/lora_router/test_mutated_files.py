@@ -77,7 +77,17 @@ def test_no_safe_pattern_is_slow():
     import time
 
     name = "a" * 100 + "." + "1" * 6 + ".b" * 40
-    for key in (".*x", r"\w+x", r"\d+\d+\d+\d+x", "[a-z]*y(a|b)(a|b)z", "." * 200):
+    for key in (
+        ".*bc",
+        r"\w+b.bc",
+        r"(b|b.)(b|b.).*c",
+        r"\d+\d+\d+\d+.bc",
+        ".*x",
+        r"\w+x",
+        r"\d+\d+\d+\d+x",
+        "[a-z]*y(a|b)(a|b)z",
+        "." * 200,
+    ):
         assert not patterns.unsafe(key), key
         begun = time.process_time()
         for _ in range(20):
