@@ -123,8 +123,10 @@ def _add(args: argparse.Namespace) -> int:
 
     endpoint = endpoint_of(args)
     with progress.shown(args.name) as report:
-        folder = _folder(args, report)
-        stored = adapter_upload.send(endpoint, folder, _said(args), report)["stored"]
+        folder, said = _folder(args, report), _said(args)
+        stored = _stored_before(endpoint, folder, said)
+        if not stored:
+            stored = str(adapter_upload.send(endpoint, folder, said, report)["stored"])
     adapter: Json = document(endpoint, _path(args.name))
     if args.output == "json":
         return _as_json(adapter)
@@ -145,6 +147,26 @@ def _folder(args: argparse.Namespace, report: Any) -> Path:
     folder = sources.fetched(path, folder_of(args).models, report)
     adapter_files.read(folder)
     return folder
+
+
+def _stored_before(endpoint: Endpoint, folder: Path, said: Mapping[str, object]) -> str:
+    """Return the hash of what is stored already, so that nothing need be sent; "" where it is new, or more is said of it than its name."""
+    if said.keys() - {"name", "force"}:
+        return ""
+    from consilium.lora_router import adapter_files
+
+    name, sha = str(said["name"]), adapter_files.content_sha(folder)
+    try:
+        versions: Any = document(endpoint, _path(name))["versions"]
+    except ConsiliumError as err:
+        if err.code != "adapter_unknown":
+            raise
+        return ""
+    if not any(version["sha"] == sha for version in versions):
+        return ""
+    if said["force"]:
+        _post(endpoint, f"{_path(name)}/switch", {"sha": sha, "force": True})
+    return sha
 
 
 def _said(args: argparse.Namespace) -> dict[str, object]:

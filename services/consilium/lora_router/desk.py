@@ -214,7 +214,7 @@ class Desk:
         """Remove a name with all its versions, or one version. Raises ConsiliumError: adapter_unknown, conflict while calls use it (then it stays, and answers again)."""
         if not from_config:
             self._check_removable(text)
-        going = self.library.hide(text)
+        going = await self.library.hide(text)
         self.changed()
         try:
             for name in going:

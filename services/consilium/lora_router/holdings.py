@@ -24,7 +24,7 @@ class Holdings:
     """Everything that is registered.
 
     versions  name -> sha -> version; sums under the name mix
-    hidden    references that are being removed: they are found no more
+    hidden    references that are being removed, and names with all their versions: they are found no more
     """
 
     names: Mapping[str, Named] = field(default_factory=dict)
@@ -75,8 +75,20 @@ class Holdings:
 
     def is_hidden(self, name: str) -> bool:
         """Say whether a name with all its versions is being removed."""
-        versions = self.of(name)
-        return bool(versions) and all(reference(name, sha) in self.hidden for sha in versions)
+        return name in self.hidden
+
+    def check_stays(self, name: str, sha: str, parts: Sequence[tuple[str, float]] = ()) -> None:
+        """Raise ConsiliumError(concurrent_change) if a version is to be added to what is being removed, or a sum of what is gone."""
+        leaving = {name, reference(name, sha)} & self.hidden
+        there = {reference_of(held) for held in self.all()} - self.hidden if parts else set()
+        leaving |= {part for part, _ in parts if part not in there}
+        if leaving:
+            told = " and ".join(sorted(leaving))
+            raise ConsiliumError(
+                "concurrent_change",
+                reason=f"{told} is being removed. Ask again in a moment.",
+                retry_after_s=1.0,
+            )
 
     def named(self, name: str) -> Named:
         """Return what is known of a name. Raises ConsiliumError(adapter_unknown) with the nearest one."""

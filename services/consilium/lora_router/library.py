@@ -253,18 +253,22 @@ class Library:
             )
         return version
 
-    def hide(self, text: str) -> tuple[str, ...]:
+    async def hide(self, text: str) -> tuple[str, ...]:
         """Stop finding what `remove` of the same text would delete, and return the references; it comes back with `unhide`, and after a restart.
 
-        Raises ConsiliumError: adapter_unknown, conflict.
+        From then on nothing is added to it, so that nothing is deleted of which no engine was asked. Raises ConsiliumError: adapter_unknown, conflict.
         """
-        going = tuple(reference_of(held) for held in self._removable(text, from_config=True))
-        self._hold(replace(self._holdings, hidden=self._holdings.hidden | set(going)))
-        return going
+        async with self._writing:
+            going = tuple(reference_of(held) for held in self._removable(text, from_config=True))
+            named = (*going, text) if ":" not in text else going
+            self._hold(replace(self._holdings, hidden=self._holdings.hidden | set(named)))
+            return going
 
     def unhide(self, references: Sequence[str]) -> None:
         """Find them again."""
-        self._hold(replace(self._holdings, hidden=self._holdings.hidden - set(references)))
+        names = {text.partition(":")[0] for text in references}
+        hidden = self._holdings.hidden - set(references) - names
+        self._hold(replace(self._holdings, hidden=hidden))
 
     async def remove(self, text: str, *, from_config: bool = False) -> tuple[str, ...]:
         """Delete NAME with all its versions, or the one of NAME:VERSION, and the sums with them; return the references that are gone.
@@ -332,6 +336,7 @@ class Library:
     ) -> StoredVersion:
         check_may_be_set(incoming, self._holdings.names.get(incoming.name))
         name, sha = incoming.name, described.sha
+        self._holdings.check_stays(name, sha, parts)
         held = self._holdings.of(name).get(sha)
         if held is None:
             held = held_from(
@@ -434,7 +439,8 @@ class Library:
         for sha in {sha for _, sha in gone}:
             if not self._holdings.holders(sha):
                 await asyncio.to_thread(self._store.remove, sha)
-        self._hold(replace(self._holdings, hidden=self._holdings.hidden - set(references)))
+        hidden = self._holdings.hidden - set(references) - set(names)
+        self._hold(replace(self._holdings, hidden=hidden))
         _log.info("adapters_deleted", adapters=references)
         return references
 

@@ -137,6 +137,19 @@ async def test_why_says_who_would_answer(command, room):
     assert (code, out.startswith("the plain model would answer (none)")) == (0, True), err
 
 
+async def test_what_is_stored_already_is_not_sent_again(command, tmp_path, monkeypatch):
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert code == 0, err
+    monkeypatch.setattr(adapter_upload, "send", None)
+    code, out, err = await command("add", adapter(tmp_path), "--name", "sport", "--force")
+    assert (code, "Stored sport:" in out) == (0, True), err
+    monkeypatch.undo()
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport", "--domain", "running")
+    assert code == 0, err
+    found = await shown(command)
+    assert (found["domain"], len(found["versions"])) == ("running", 1)
+
+
 async def test_what_goes_wrong_says_what_to_do(command, tmp_path):
     code, _, err = await command("show", "sport")
     assert (code, "There is no adapter" in err or "No such adapter" in err) == (

@@ -206,6 +206,19 @@ async def test_a_sum_is_cached_by_its_address_and_goes_with_its_parts(root, fold
         assert_same(root, library)
 
 
+async def test_no_sum_of_what_is_being_removed(root, folder):
+    async with opened(root) as library:
+        core = await library.add(Incoming("core", folder("a")))
+        part = (reference("core", core.sha), 0.5)
+        await library.hide("core")
+        error = await refused(library.add_sum("1" * 64, [part], folder("s")))
+        assert error.code == "concurrent_change"
+        await library.remove("core")
+        error = await refused(library.add_sum("1" * 64, [part], folder("s")))
+        assert error.code == "concurrent_change"
+        assert in_store(root) == (set(), 0)
+
+
 async def test_sums_make_room_and_adapters_do_not(root, folder):
     limits = Limits(store_bytes=3 * ADAPTER_BYTES + 100)
     clock = FakeClock()
@@ -298,7 +311,7 @@ async def test_what_is_hidden_is_not_found_and_comes_back(root, folder):
         version = await library.add(Incoming("sport", folder("a")))
         seen = []
         library.changed = lambda: seen.append(len(library.versions()))
-        hidden = library.hide("sport")
+        hidden = await library.hide("sport")
         assert hidden == (reference("sport", version.sha),)
         assert library.names() == ()
         for text in ("sport", f"sport:{version.sha[:6]}"):
@@ -307,7 +320,9 @@ async def test_what_is_hidden_is_not_found_and_comes_back(root, folder):
             assert caught.value.code == "adapter_unknown"
         library.unhide(hidden)
         assert library.find("sport") == version
-        library.hide("sport")
+        await library.hide("sport")
+        error = await refused(library.add(Incoming("sport", folder("b"))))
+        assert (error.code, error.row.retry) == ("concurrent_change", True)
         await library.remove("sport")
         assert seen[:2] == [0, 1]
         assert not library.holdings.hidden
