@@ -14,7 +14,7 @@ from pathlib import Path
 
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
-from consilium.lora_router import sources
+from consilium.lora_router import audit, sources
 from consilium.lora_router.incoming import Incoming
 from consilium.lora_router.library import Library
 from consilium.lora_router.ports import Registered
@@ -81,6 +81,7 @@ async def take_in(
             refused[name] = err
             continue
         stored.append(name)
+        audit.note("adapter_added", by=audit.CONFIGURATION, adapter=name, sha=sha)
         if sources.is_hub(one.path):
             await asyncio.to_thread(forget, one.path)
         if library.get(name)[0].current != sha:

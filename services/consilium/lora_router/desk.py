@@ -21,7 +21,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
-from consilium.lora_router import rows
+from consilium.lora_router import audit, rows
 from consilium.lora_router.config import LoraRouter
 from consilium.lora_router.fleet import Fleet, Place
 from consilium.lora_router.identity import MIX, reference, sum_sha
@@ -369,6 +369,7 @@ class Desk:
     async def _switch_quietly(self, name: str, sha: str) -> None:
         try:
             await self.switch(name, sha)
+            audit.note("version_switched", by=audit.CANARY, adapter=name, sha=sha)
         except ConsiliumError as error:
             _log.error("version_not_switched", adapter=name, sha=sha[:16], reason=error.public())
 

@@ -17,7 +17,15 @@ from consilium.kernel.config import load_view
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.live_config import Live, Reading
 from consilium.kernel.tables import Table
-from consilium.lora_router import adapter_files, base_modules, composition, configured, fit, sources
+from consilium.lora_router import (
+    adapter_files,
+    audit,
+    base_modules,
+    composition,
+    configured,
+    fit,
+    sources,
+)
 from consilium.lora_router.backends.registry import SqliteRegistry
 from consilium.lora_router.config import View
 from consilium.lora_router.desk import Desk, Maker
@@ -134,7 +142,8 @@ class Room:
             for name, sha in outcome.switch:
                 await self.desk.stored(self.library.find(f"{name}:{sha}"))
             for name in outcome.remove:
-                await self.desk.remove(name, from_config=True)
+                gone = ",".join(await self.desk.remove(name, from_config=True))
+                audit.note("adapter_removed", by=audit.CONFIGURATION, adapter=name, references=gone)
             await self.desk.prepare_sums()
         except ConsiliumError as error:
             _log.error("adapters_not_configured", reason=error.public())

@@ -21,12 +21,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.http_server import Asgi
 from consilium.kernel.multipart import Multipart
 from consilium.kernel.principals import Principal
 from consilium.kernel.uploads import offset_of
+from consilium.lora_router import audit
 from consilium.lora_router.http_arrivals import Arrivals
 from consilium.lora_router.http_fields import Said, from_body, from_form
 from consilium.lora_router.store import FILES
@@ -34,8 +34,6 @@ from consilium.lora_router.store import FILES
 OFFSET: Final = "upload-offset"
 _MOST_SAID: Final = 256 << 10
 """Bytes of the JSON that says what an upload is."""
-
-_log = logs.get("lora_router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +108,20 @@ class Face:
         return Response(status_code=204)
 
     async def _taken(self, principal: Principal, upload: str, said: Said) -> Response:
-        known = {"adapter": said.name, "key_id": principal.key_id, "tenant": principal.tenant}
-        with self._arrivals.taken(principal.tenant, upload) as folder:
-            result = "failed"
+        result = "failed"
+        with (
+            self._arrivals.taken(principal.tenant, upload) as folder,
+            audit.change("adapter_added", principal, adapter=said.name, force=said.force) as told,
+        ):
             try:
                 answer = await self._take_in(Offered(said, folder, principal))
                 result = "stored"
-            except ConsiliumError as err:
+            except ConsiliumError:
                 result = "refused"
-                _log.warning("adapter_refused", **known, code=err.code, reason=err.public())
                 raise
             finally:
                 self._count(result)
-        _log.info("adapter_added", **known, sha=answer.get("stored"), force=said.force)
+            told["sha"] = answer.get("stored")
         return JSONResponse(dict(answer), 201)
 
 

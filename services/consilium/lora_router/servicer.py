@@ -15,6 +15,7 @@ from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.grpc_server import Service
 from consilium.kernel.principals import CLUSTER
+from consilium.lora_router import audit
 from consilium.lora_router.desk import REMOVE_S, Desk
 from consilium.lora_router.fleet import LONGEST_WAIT_S, Place
 from consilium.lora_router.identity import HEAVIEST, MIX, MOST_PARTS, reference
@@ -102,7 +103,11 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
         placement = _PLACEMENTS.get(request.placement)
         if placement is None:
             raise _invalid("placement", "say where: TIER_VRAM, TIER_RAM or TIER_SSD")
-        await self._desk.place(request.name, placement)
+        with audit.change(
+            "adapter_placed", _asker(), adapter=request.name, placement=str(placement)
+        ) as told:
+            told["sha"] = self._sha(request.name)
+            await self._desk.place(request.name, placement)
         return pb.PlaceAdapterResponse(adapter=self.adapter(request.name))
 
     async def WarmAdapter(
@@ -112,14 +117,18 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
         if request.tier == pb.TIER_SSD:
             raise _invalid("tier", "warm loads into a slot (TIER_VRAM) or into memory (TIER_RAM)")
         kind = MoveKind.RAM if request.tier == pb.TIER_RAM else MoveKind.SLOT
-        places = await self._desk.warm(request.name, kind)
+        with audit.change("adapter_warmed", _asker(), adapter=request.name, tier=str(kind)) as told:
+            told["sha"] = self._sha(request.name)
+            places = await self._desk.warm(request.name, kind)
         return pb.WarmAdapterResponse(residences=map(_residence, places))
 
     async def EvictAdapter(
         self, request: pb.EvictAdapterRequest, context: Any
     ) -> pb.EvictAdapterResponse:
         """Take it out of slots and memory."""
-        places = await self._desk.evict(request.name)
+        with audit.change("adapter_evicted", _asker(), adapter=request.name) as told:
+            told["sha"] = self._sha(request.name)
+            places = await self._desk.evict(request.name)
         return pb.EvictAdapterResponse(residences=map(_residence, places))
 
     async def RemoveAdapter(
@@ -128,14 +137,21 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
         """Remove it."""
         if not 0 <= request.wait_s <= LONGEST_REMOVE_S:
             raise _invalid("wait_s", f"{request.wait_s:g} is not from 0 to {LONGEST_REMOVE_S:g}")
-        gone = await self._desk.remove(request.name, request.wait_s or REMOVE_S)
+        with audit.change("adapter_removed", _asker(), adapter=request.name) as told:
+            gone = await self._desk.remove(request.name, request.wait_s or REMOVE_S)
+            told["references"] = ",".join(gone)
         return pb.RemoveAdapterResponse(removed=gone)
 
     async def SwitchVersion(
         self, request: pb.SwitchVersionRequest, context: Any
     ) -> pb.SwitchVersionResponse:
         """Let another version answer."""
-        await self._desk.switch(request.name, request.sha, force=request.force)
+        with audit.change(
+            "version_switched", _asker(), adapter=request.name, force=request.force
+        ) as told:
+            told["before"] = self._desk.library.get(request.name)[0].current
+            told["sha"] = self._sha(f"{request.name}:{request.sha}")
+            await self._desk.switch(request.name, request.sha, force=request.force)
         return pb.SwitchVersionResponse(adapter=self.adapter(request.name))
 
     # inside the cluster
@@ -182,6 +198,12 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
                 yield pb.FetchFilesResponse(file=file, piece=piece)
 
     # words
+
+    def _sha(self, text: str) -> str:
+        """Return the hash of the version that NAME or NAME:VERSION means; "" where no version of a name answers yet. Raises ConsiliumError(adapter_unknown)."""
+        if ":" not in text and not self._desk.library.get(text)[0].current:
+            return ""
+        return self._desk.library.find(text).sha
 
     def adapter(self, name: str) -> pb.Adapter:
         """Return one adapter with all its versions. Raises ConsiliumError(adapter_unknown)."""
@@ -234,6 +256,11 @@ def service(servicer: LoraRouter) -> Service:
     return Service(
         NAME, lambda server: rpc.add_LoraRouterServiceServicer_to_server(servicer, server)
     )
+
+
+def _asker() -> object:
+    call = calls.serving()
+    return call.principal if call else CLUSTER
 
 
 def _cluster_only() -> None:

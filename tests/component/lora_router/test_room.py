@@ -139,7 +139,7 @@ async def test_a_new_adapter_answers_once_it_was_tried(house):
     replica = house.replica()
     await until(lambda: house.row("sport")["current"])
     assert replica.seen[0][0] is MoveKind.TRY
-    await until(lambda: replica.ram)
+    await until(lambda: replica.ram and house.room.desk.fleet.places(replica.ram[0]))
     assert house.room.desk.fleet.places(replica.ram[0])[0].tier is Placement.RAM
 
 
