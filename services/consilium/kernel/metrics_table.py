@@ -254,6 +254,20 @@ TABLE: Final[tuple[Metric, ...]] = (
         "adapters",
     ),
     Metric(
+        "consilium_lora_versions",
+        "gauge",
+        ("proof",),
+        "Versions that are stored, by what a canary found: unproven, ok, no_effect, degenerate or failed.",
+        "versions",
+    ),
+    Metric(
+        "consilium_lora_replicas",
+        "gauge",
+        ("executor",),
+        "Replicas of engines that tell the room what they hold.",
+        "replicas",
+    ),
+    Metric(
         "consilium_lora_store_bytes",
         "gauge",
         (),

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 
 from consilium.kernel import service
 from consilium.kernel.house import House
-from consilium.kernel.metrics import Metrics
 from consilium.kernel.rooms import LORA_ROUTER
 from consilium.kernel.service import Wiring
 from consilium.lora_router import grpc_over_http, routes, servicer
 from consilium.lora_router.config import View
-from consilium.lora_router.library import Library
+from consilium.lora_router.figures import Figures
 from consilium.lora_router.opening import Room
-from consilium.lora_router.ports import Placement
 
 
 async def build(view: View, house: House) -> Wiring:
     """Open the store, and return what is served."""
     room = await Room.open(view, house.folder / "lora_router", house.clock)
     live = room.follow(house.config, house.clock)
-    room.library.changed = lambda: _tell(room.library, house.metrics)
-    room.library.changed()
+    figures = Figures(room.desk, house.metrics, house.clock)
+    room.library.changed = figures.tell
 
     def offered(result: str) -> None:
         house.metrics.add("consilium_lora_offered_total", result=result)
@@ -33,17 +30,15 @@ async def build(view: View, house: House) -> Wiring:
         services=[servicer.service(room.servicer)],
         http=routes.application(room.arrivals, room.take, others, offered),
         tables=[room.table],
-        background=[live.run(), room.configure(), room.desk.run(), room.arrivals.run()],
+        background=[
+            live.run(),
+            room.configure(),
+            room.desk.run(),
+            room.arrivals.run(),
+            figures.run(),
+        ],
         aclose=room.aclose,
     )
-
-
-def _tell(library: Library, metrics: Metrics) -> None:
-    kept = Counter(row.placement for row in library.names())
-    for placement in Placement:
-        metrics.set("consilium_lora_adapters", kept[placement], placement=str(placement))
-    metrics.set("consilium_lora_store_bytes", library.stored_bytes)
-    metrics.set("consilium_lora_store_quota_bytes", library.quota_bytes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
