@@ -4,7 +4,7 @@
     watched.start()
     watched.seen()      -> the last sample, its age, and whether the driver answers
 
-A child reads (backends/reading.py). One that says nothing for SILENT_S is stuck in the driver: it is killed, which a process in the driver does not heed, left behind, and another
+A child reads (backends/reading.py). One that is SILENT_S late with a reading is stuck in the driver: it is killed, which a process in the driver does not heed, left behind, and another
 is started after a pause that grows. Whoever scrapes meanwhile gets the last sample at once.
 """
 
@@ -24,7 +24,7 @@ from consilium.gpu_metrics.samples import Sample, from_plain
 from consilium.kernel import logs
 
 SILENT_S: Final = 15.0
-"""Eight cards without the persistence daemon take ten seconds and more to wake up."""
+"""Beyond the pause between two readings. Eight cards without the persistence daemon take ten seconds and more to wake up."""
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
 """Before a new child after one that ended or hung; the last one goes on. Each that hangs leaves a process behind until the driver lets it go."""
 MOST_LEFT: Final = 4
@@ -39,7 +39,7 @@ class Seen:
 
     sample    the last one, or None before the first
     age_s     how old it is
-    answers   whether the driver answers: the last sample is newer than SILENT_S
+    answers   whether the driver answers: the next sample is not yet SILENT_S late
     restarts  children that were started after the first
     left      children that are stuck in the driver
     """
@@ -69,9 +69,11 @@ class Watched:
         ),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take how often the cards are read, and how late a reading may be."""
         also = ("--pcie-throughput",) if pcie_throughput else ()
         self._command = (*command, "--period", str(period_s), *also)
-        self._silent_s, self._pauses_s, self._clock = silent_s, tuple(pauses_s), clock
+        self._silent_s = period_s + silent_s
+        self._pauses_s, self._clock = tuple(pauses_s), clock
         self._sample: Sample | None = None
         self._at = clock()
         self._starts = 0

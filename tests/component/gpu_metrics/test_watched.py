@@ -24,6 +24,21 @@ def test_a_child_that_has_read_and_ended_is_started_again_after_the_shortest_pau
         watched.stop()
 
 
+def test_a_child_that_reads_seldom_is_not_taken_for_one_that_hangs():
+    line = json.dumps(to_plain(Sample(at=1.0)))
+    reads = f"import time\nwhile True:\n    print({line!r}, flush=True)\n    time.sleep(1)"
+    watched = Watched(period_s=1.0, silent_s=0.6, pauses_s=(0.01,), command=(sys.executable, "-c", reads))  # fmt: skip
+    watched.start()
+    try:
+        until(lambda: watched.seen().sample, 30)
+        for _ in range(25):
+            assert watched.seen().answers
+            time.sleep(0.1)
+        assert watched.seen().restarts == 0
+    finally:
+        watched.stop()
+
+
 def test_children_that_cannot_be_ended_are_left_and_only_so_many_are_started(monkeypatch):
     """One that hangs in the driver does not heed a SIGKILL before the driver lets it go."""
     made = []
@@ -36,7 +51,7 @@ def test_children_that_cannot_be_ended_are_left_and_only_so_many_are_started(mon
             made.append(self)
 
     monkeypatch.setattr(watched_module.subprocess, "Popen", Stuck)
-    watched = Watched(silent_s=0.2, pauses_s=(0.01,), command=(sys.executable, "-c", "import time; time.sleep(60)"))  # fmt: skip
+    watched = Watched(period_s=0.0, silent_s=0.2, pauses_s=(0.01,), command=(sys.executable, "-c", "import time; time.sleep(60)"))  # fmt: skip
     watched.start()
     try:
         until(lambda: watched.seen().left == MOST_LEFT, 30)
