@@ -47,6 +47,8 @@ WANTED: Final = (
 """Every metric that is read."""
 STALE_S: Final = 5.0
 """Seconds from which the figures of a source are called old."""
+CARDS_STALE_S: Final = 60.0
+"""The same for those of cards while their driver answers: they may be read once a minute."""
 HISTORY: Final = 120
 """Readings that the little curves remember."""
 OWN_ROUTE: Final = "metrics"
@@ -339,9 +341,14 @@ def _cost(joules_per_token: float | None, price: tuple[float, str] | None) -> fl
 
 
 def _old(page: Page) -> dict[str, float]:
-    ages = {labels.get("source", "?"): value for labels, value in rows(page, AGE)}
+    ages: dict[str, float] = {}
+    for labels, value in rows(page, AGE):  # each pod tells of its own
+        source = labels.get("source", "?")
+        ages[source] = max(value, ages.get(source, 0.0))
+    hangs = _all_up(page, "consilium_gpu_driver_up") is False
     for _, value in rows(page, "consilium_gpu_sample_age_seconds"):
-        ages["cards"] = max(value, ages.get("cards", 0.0))
+        if hangs or value > CARDS_STALE_S:
+            ages["cards"] = max(value, ages.get("cards", 0.0))
     return {name: age for name, age in sorted(ages.items()) if age >= STALE_S}
 
 

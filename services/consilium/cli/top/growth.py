@@ -86,8 +86,11 @@ class Growth:
         return value if name in self._born and group in self._known else 0.0
 
     def _forget(self, at: float) -> None:
-        for key in [key for key, last in self._last.items() if at - last.at > FORGOTTEN_S]:
+        old = [key for key, last in self._last.items() if at - last.at > FORGOTTEN_S]
+        for key in old:
             del self._last[key]
+        if old:  # a source that comes back after so long is met as for the first time
+            self._known = {(name, dict(labels).get(INSTANCE, "")) for name, labels in self._last}
 
 
 class Window:

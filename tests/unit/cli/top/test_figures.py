@@ -116,6 +116,16 @@ def test_old_sources_are_named():
     assert seen.no_driver
 
 
+def test_of_the_same_source_in_several_pods_the_oldest_is_named():
+    ages = (("a", 200), ("b", 0))
+    told = (f'consilium_metrics_source_age_seconds{{instance="{pod}",source="ray"}} {age}\n' for pod, age in ages)  # fmt: skip
+    assert dict(figures(more="".join(told)).old) == {"ray": 200}
+
+
+def test_cards_that_are_read_once_a_minute_are_not_old():
+    assert not figures(more="consilium_gpu_sample_age_seconds 59\nconsilium_gpu_driver_up 1\n").old
+
+
 def test_an_empty_page_has_empty_figures():
     seen = Series(60.0).take({}, 0.0)
     assert seen.executors == ()

@@ -90,6 +90,17 @@ def test_what_has_been_gone_for_long_is_forgotten():
     assert list(made.grown[TOKENS].values()) == [10]
 
 
+def test_a_source_that_has_been_gone_for_long_is_met_as_for_the_first_time():
+    """What a pod counted while nobody could ask it is not the work of the second in which it is back."""
+    step, pod, other = growth(), page(instance="pod", a=1e7), page(instance="other", a=5)
+    both = {TOKENS: pod[TOKENS] | other[TOKENS]}
+    step.step(both, 0.0)
+    step.step(other, FORGOTTEN_S + 1)
+    made = step.step(both, FORGOTTEN_S + 2)
+    assert made is not None
+    assert made.grown[TOKENS] == {}
+
+
 def test_a_window_lets_go_of_old_steps_and_keeps_the_last():
     assert sums(*(page(a=float(at)) for at in range(10)), length_s=3.0) == 3
     counted, window = growth(), Window(3.0)
