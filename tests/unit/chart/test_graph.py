@@ -285,7 +285,10 @@ def test_a_monitor_reads_the_page_of_every_pod_that_has_one():
     found = selected(render, spec["selector"]["matchLabels"])
     end, *of_head = spec["podMetricsEndpoints"]
     assert end["honorLabels"], "a page names pods of others"
-    assert end["relabelings"] == [{"targetLabel": "job", "replacement": JOB}]
+    job, pending = end["relabelings"]
+    assert job == {"targetLabel": "job", "replacement": JOB}
+    assert (pending["regex"], pending["action"]) == ("Pending", "drop"), "its init copies a model"
+    assert pending["sourceLabels"] == ["__meta_kubernetes_pod_phase"]
     (head,) = [pod for pod in found if pod.kind == "head"]
     for one in of_head:
         assert one["port"] in head.ports()
