@@ -61,9 +61,19 @@ def test_its_commands_exist(name):
         words = shlex.split(re.sub(r"\{\{.*?\}\}", "x", alert(name)["annotations"][key]))
         assert words[0] in {"consilium", "kubectl"}
         if words[0] == "kubectl":
-            assert next(word for word in words[1:] if word in KUBECTL)
+            assert next(word for word in words[1:] if word in KUBECTL or word == "exec")
+            if "exec" in words:
+                assert words[words.index("--") + 1 :][:2] == ["sh", "-c"]
+                assert words[-1].startswith("tail ")
         else:
             parse(words[1:])
+
+
+@EVERY
+def test_what_engines_and_gateways_say_is_not_asked_of_kubectl_logs(name):
+    """Ray keeps it in files of the pod; `kubectl logs` has what `ray start` says."""
+    told = alert(name)["annotations"]["kubernetes"]
+    assert not re.search(r"\blogs\b.*(component=(head|worker|gateway)|consilium/gateway)", told)
 
 
 def parse(words):
