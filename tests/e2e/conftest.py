@@ -33,6 +33,18 @@ EXTRA = (
 )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep these tests in the order in which they are written, also where pytest-randomly has mixed them: some kill parts, and the last one ends the cluster."""
+    here = Path(__file__).parent
+    places = [place for place, item in enumerate(items) if here in item.path.parents]
+    ordered = sorted(
+        (items[place] for place in places), key=lambda item: (item.path, item.location[1] or 0)
+    )
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
 @dataclass(frozen=True)
 class Begun:
     """The cluster, and the answers of vLLM's own server where a test asks for them."""
