@@ -22,6 +22,7 @@ _HEAD: Final = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": 
 _WORKER: Final = {"requests": {"cpu": "2", "memory": "6Gi"}, "limits": {"cpu": "4", "memory": "10Gi"}}  # fmt: skip
 _GATEWAY: Final = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "3Gi"}}  # fmt: skip
 _REDIS: Final = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}  # fmt: skip
+_ADAPTERS: Final = {"requests": {"cpu": "50m", "memory": "192Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}  # fmt: skip
 PAGE: Final = {"cpu": 0.01, "memory": 64 * 2.0**20}
 """What the container with the metrics page asks for, in every pod of Ray."""
 DEFAULTS: Final[Mapping[str, Any]] = {
@@ -36,6 +37,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "gateway": {"worker": "main", "pods": 1, "resources": _GATEWAY},
     "redis": {"builtin": True, "resources": _REDIS, "storage": {"storageClass": ""}},
     "models": {"storage": "pvc", "storageClass": "", "size": "100Gi"},
+    "adapters": {"enabled": True, "resources": _ADAPTERS, "storage": {"storageClass": ""}, "nodeSelector": {}, "tolerations": []},
     "ingress": {"enabled": False, "className": ""},
     "routes": {"enabled": False, "parents": []},
     "networkPolicy": {
@@ -93,6 +95,11 @@ class Wanted:
             yield "models.storageClass", self.values["models"]["storageClass"]
         if self.values["redis"]["builtin"]:
             yield "redis.storage.storageClass", self.values["redis"]["storage"]["storageClass"]
+        if self.values["adapters"]["enabled"]:
+            yield (
+                "adapters.storage.storageClass",
+                self.values["adapters"]["storage"]["storageClass"],
+            )
 
 
 def of_files(paths: Sequence[Path]) -> Wanted:
@@ -144,6 +151,8 @@ def _pods(values: Mapping[str, Any]) -> Iterator[Pod]:
             yield _pod(f"gateway-{number}", "gateway.resources", values["gateway"], page=True)
     if values["redis"]["builtin"]:
         yield _pod("redis", "redis.resources", values["redis"])
+    if values["adapters"]["enabled"]:
+        yield _pod("lora-router", "adapters.resources", values["adapters"])
 
 
 def _pod(
