@@ -12,6 +12,7 @@ from consilium.cli.adapter_bases import base_named
 from consilium.cli.endpoint import add_output
 from consilium.cli.tables import show
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.process import set_variable
 from consilium.planner.lora import RANKS
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check one adapter: 0 = taken, 1 = refused, 2 = the model is not known."""
+    set_variable("OPENBLAS_NUM_THREADS", "1")  # small products: its threads wait for one another
     from consilium.lora_router import check_report, fit
 
     try:

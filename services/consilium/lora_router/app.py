@@ -12,11 +12,13 @@ from consilium.kernel.service import Wiring
 from consilium.lora_router import grpc_over_http, routes, servicer
 from consilium.lora_router.config import View
 from consilium.lora_router.figures import Figures
-from consilium.lora_router.opening import Room
 
 
 async def build(view: View, house: House) -> Wiring:
     """Open the store, and return what is served."""
+    set_variable("OPENBLAS_NUM_THREADS", "1")  # small products: its threads wait for one another
+    from consilium.lora_router.opening import Room  # noqa: PLC0415  brings numpy, after that
+
     room = await Room.open(view, house.folder / "lora_router", house.clock)
     live = room.follow(house.config, house.clock)
     figures = Figures(room.desk, house.metrics, house.clock)
