@@ -1,20 +1,35 @@
-"""Checks of the adapters' store: how full it is, and whether its disk has room for what it may still take.
+"""Checks of the adapters: their folder and registry, how full the store is, files that are gone, and adapters that answer nobody although engines are up.
 
-Knows the section `lora_router` and the store's folder. Opens no registry.
+Knows the section `lora_router`, the room's folder and its page. Changes nothing, and asks for no lock: it may be run beside the room.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from dataclasses import dataclass
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from consilium.kernel.disk_quota import bytes_under
-from consilium.kernel.doctor import Fact, Facts, Row, Subject, Verdict, ok, warning
+from consilium.kernel.doctor import Fact, Facts, Row, Subject, Verdict, failure, ok, warning
+from consilium.lora_router.backends import registry_seen
+from consilium.lora_router.backends.registry_seen import RegistrySeen, VersionSeen
 from consilium.lora_router.config import AdaptersView
+from consilium.lora_router.identity import MIX
+from consilium.lora_router.ports import Proof
 
 GIB: Final = 2**30
 NEARLY_FULL: Final = 0.9
+ANSWER_S: Final = 3.0
+TRIED_WITHIN_S: Final = 300.0
+"""An adapter that was stored so long ago was tried, where an engine could try it."""
+MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +41,30 @@ class StoreSeen:
     free: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FolderSeen:
+    """The room's folder: what this user may not do in it, as (path, verb)."""
+
+    exists: bool = False
+    forbidden: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LibrarySeen:
+    """What is registered, and what of it is not as it was stored.
+
+    lost     references of versions whose files are gone or have another size
+    unsound  references with proof, of versions that should answer and do not, while replicas report
+    """
+
+    registry: RegistrySeen = field(default_factory=RegistrySeen)
+    lost: tuple[str, ...] = ()
+    unsound: tuple[str, ...] = ()
+    replicas: int = 0
+
+
 def _store(subject: Subject) -> StoreSeen:
-    folder = subject.state / "lora_router" / "store"
+    folder = _root(subject) / "store"
     view = subject.view(AdaptersView)
     if view is None or not folder.is_dir():
         return StoreSeen()
@@ -35,7 +72,81 @@ def _store(subject: Subject) -> StoreSeen:
     return StoreSeen(bytes_under(folder), quota, shutil.disk_usage(folder).free)
 
 
+def _folder(subject: Subject) -> FolderSeen:
+    root = _root(subject)
+    if not root.is_dir():
+        return FolderSeen()
+    places = [root, root / "store", root / "registry.db"]
+    return FolderSeen(
+        True,
+        tuple(
+            (str(path), verb)
+            for path in places
+            if path.exists()
+            for verb, mode in (("read", os.R_OK), ("written", os.W_OK))
+            if not os.access(path, mode)
+        ),
+    )
+
+
+def _library(subject: Subject) -> LibrarySeen:
+    root = _root(subject)
+    registry = registry_seen.seen(root / "registry.db")
+    view = subject.view(AdaptersView)
+    lost = [one.reference for one in registry.versions if not _is_whole(one, root / "store")]
+    replicas = _replicas(subject) if registry.versions else 0
+    tries = view is None or view.lora_router.canary
+    unsound = [
+        f"{one.reference} ({one.proof})"
+        for one in registry.versions
+        if replicas and one.answers and _is_kept_back(one, time.time(), tries=tries)
+    ]
+    return LibrarySeen(registry, tuple(lost), tuple(unsound), replicas)
+
+
+def _is_whole(version: VersionSeen, store: Path) -> bool:
+    folder = store / version.sha[:2] / version.sha
+    try:
+        return all(
+            (folder / name).stat().st_size == size for name, size in version.file_bytes.items()
+        )
+    except OSError:
+        return False
+
+
+def _is_kept_back(version: VersionSeen, now: float, *, tries: bool) -> bool:
+    """Return whether a version that has the name answers nobody, or nobody has tried it in all the time there was."""
+    if version.is_forced or version.proof is Proof.OK or version.reference.startswith(f"{MIX}:"):
+        return False
+    if version.proof is Proof.UNPROVEN:
+        return tries and now - version.stored_at > TRIED_WITHIN_S
+    return True
+
+
+def _replicas(subject: Subject) -> int:
+    """Return how many replicas report to the room, by its page; 0 where it does not run."""
+    try:
+        tree = json.loads((subject.state / "config.json").read_text(encoding="utf-8"))
+        address = tree["services"]["lora_router"]["metrics"]
+        with urllib.request.urlopen(f"{address}/metrics", timeout=ANSWER_S) as answer:  # noqa: S310  an address that `up` wrote
+            return read_page(answer.read().decode())
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def read_page(text: str) -> int:
+    """Return how many replicas a page of the room counts. Raises ValueError for one that is none."""
+    rows = (row for family in text_string_to_metric_families(text) for row in family.samples)
+    return int(sum(row.value for row in rows if row.name == "consilium_lora_replicas"))
+
+
+def _root(subject: Subject) -> Path:
+    return subject.state / "lora_router"
+
+
 STORE: Final = Fact("adapter_store", "The store of adapters", _store, limit_s=4.0)
+FOLDER: Final = Fact("adapter_folder", "The folder of adapters", _folder)
+LIBRARY: Final = Fact("adapter_library", "The registry of adapters", _library, limit_s=2 * ANSWER_S)
 
 
 def _told(facts: Facts) -> Verdict:
@@ -50,7 +161,61 @@ def _told(facts: Facts) -> Verdict:
     return warning(**values) if is_full or is_short else ok(**values)
 
 
+def _allowed(facts: Facts) -> Verdict:
+    told = "; ".join(f"{path} cannot be {verb}" for path, verb in facts[FOLDER].forbidden)
+    return failure(told=told) if told else ok()
+
+
+def _readable(facts: Facts) -> Verdict:
+    seen = facts[LIBRARY].registry
+    path = _root(facts.subject) / "registry.db"
+    if seen.is_newer:
+        told = f"{path} has the version {seen.version}, and this program knows {registry_seen.KNOWN}"  # fmt: skip
+        return failure(told=told, way_out="Start that newer version again. The room starts with none of what it does not understand.")  # fmt: skip
+    if seen.damage:
+        return failure(told=f"{path} cannot be read: {seen.damage}", way_out=f"'consilium logs lora_router' has the copy to go back to, where there is one ({path}.before-N).")  # fmt: skip
+    return ok(count=len(seen.versions))
+
+
+def _whole(facts: Facts) -> Verdict:
+    lost = facts[LIBRARY].lost
+    return failure(lost=_listed(lost)) if lost else ok()
+
+
+def _sound(facts: Facts) -> Verdict:
+    found = facts[LIBRARY].unsound
+    return warning(found=_listed(found)) if found else ok(count=facts[LIBRARY].replicas)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _has_versions(facts: Facts) -> bool:
+    return bool(facts[LIBRARY].registry.versions)
+
+
 ROWS: Final = (
+    Row(
+        "adapter_folder",
+        "folder of adapters",
+        (FOLDER,),
+        _allowed,
+        "{told} by this user",
+        "Give the folder to the user that runs the cluster: chown -R USER it. Where the disk is mounted read-only, 'dmesg' says why.",
+        when=lambda facts: facts[FOLDER].exists,
+    ),
+    Row(
+        "adapter_registry",
+        "registry of adapters",
+        (LIBRARY,),
+        _readable,
+        "{told}",
+        "{way_out}",
+        "{count} versions",
+        when=lambda facts: facts[LIBRARY].registry.version > 0,
+    ),
     Row(
         "adapter_store",
         "store of adapters",
@@ -60,5 +225,24 @@ ROWS: Final = (
         "Remove adapters that nobody needs ('consilium adapters ls' shows sizes), raise lora_router.store_gib, or free the disk.",
         "{stored} of {quota}, {free} free on its disk",
         when=lambda facts: facts[STORE].quota > 0,
+    ),
+    Row(
+        "adapter_files",
+        "files of adapters",
+        (LIBRARY,),
+        _whole,
+        "files are gone or have another size: {lost}",
+        "Add these again ('consilium adapters add'): the same content puts them right. The next start takes those whose files are gone out of the registry.",
+        when=_has_versions,
+    ),
+    Row(
+        "adapter_proofs",
+        "adapters that answer",
+        (LIBRARY,),
+        _sound,
+        "engines are up, and these answer nobody: {found}",
+        "'consilium adapters show NAME' has the figures of the canary; 'consilium adapters switch NAME VERSION' lets another version answer, with --force this one all the same.",
+        "{count} replicas report",
+        when=lambda facts: _has_versions(facts) and facts[LIBRARY].replicas > 0,
     ),
 )

@@ -268,3 +268,13 @@ async def test_pinning_leaves_a_slot_free(house):
     with pytest.raises(ConsiliumError) as caught:
         await house.room.desk.place("two", Placement.VRAM)
     assert "engine.lora.slots" in caught.value.public()
+
+
+async def test_what_its_owner_insists_on_answers_whatever_a_canary_finds(house):
+    await house.open()
+    await house.add("sport", force=True)
+    replica = house.replica()
+    replica.verdict = Proof.DEGENERATE
+    await until(lambda: house.room.library.find("sport").proof is Proof.DEGENERATE)
+    assert house.row("sport")["current"] == house.room.library.find("sport").sha
+    assert house.room.desk.answers(house.room.library.find("sport"))
