@@ -1,5 +1,6 @@
 """The arguments of one vLLM engine."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -245,6 +246,16 @@ def test_slots_for_adapters():
     narrow = build(lora=LoraSettings(4, 16, 8, ("q_proj",)))
     assert narrow["lora_target_modules"] == ["q_proj"]
     assert set(narrow) <= FIELDS
+
+
+def test_no_slots_for_a_mixture_of_experts_on_processors():
+    """Seen with vLLM 0.32: the core of the engine dies at the first token, also of a call without an adapter."""
+    experts = replace(QWEN, shape=replace(QWEN.shape, experts=8, expert_width=64))
+    with pytest.raises(ConsiliumError) as error:
+        build(model=experts, device="cpu", lora=LoraSettings(4))
+    assert error.value.fields["key"] == "engine.lora"
+    assert build(model=experts, lora=LoraSettings(4))["max_loras"] == 4
+    assert "max_loras" not in build(model=experts, device="cpu")
 
 
 @pytest.mark.parametrize(
