@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from consilium.kernel import service
 from consilium.kernel.house import House
+from consilium.kernel.process import set_variable
 from consilium.kernel.rooms import LORA_ROUTER
 from consilium.kernel.service import Wiring
 from consilium.lora_router import grpc_over_http, routes, servicer
