@@ -148,8 +148,7 @@ def build(
 
     Raises ConsiliumError(config_invalid) for extra_args that nobody may set, for adapters of a mixture of experts on cores, and for a version without a table.
     """
-    if lora is not None:
-        _check_experts(facts, device, key)
+    _check_experts(lora, facts, device, key)
     sized = GPU_BATCHED_TOKENS if device == "gpu" else most() if step is None else step.tokens
     batched = settings.max_num_batched_tokens or max(sized, settings.max_num_seqs)
     if batched < settings.max_num_seqs:
@@ -345,9 +344,9 @@ def installed_version() -> str | None:
     return None
 
 
-def _check_experts(facts: ModelFacts, device: str, key: str) -> None:
+def _check_experts(lora: LoraSettings | None, facts: ModelFacts, device: str, key: str) -> None:
     """Raise ConsiliumError(config_invalid) for room for adapters where it would end the engine."""
-    if device == "cpu" and facts.shape.is_moe:
+    if lora is not None and device == "cpu" and facts.shape.is_moe:
         # vLLM 0.32 takes its Triton kernels for every mixture of experts with LoRA on (fused_moe/oracle/unquantized.py), used or not; without a card there are none.
         reason = f"{facts.name} is a mixture of experts, and on processors vLLM dies at its first token with room for adapters. Serve adapters on a dense model, and name its executor in adapters.NAME.executors"
         raise _invalid(f"{key}.lora", reason)
