@@ -26,7 +26,7 @@ SLOW_S: Final = 60.0
 """Provisioners of home labs make a volume within seconds."""
 _GPU: Final = re.compile(r"Insufficient (?P<what>[^\s,]*(?:gpu|mig|tpu)[^\s,]*?)[.,]?(?:\s|$)")
 _PLAIN: Final = re.compile(r"Insufficient (?P<what>cpu|memory|ephemeral-storage|hugepages-\S+)")
-_KNOB: Final = {"head": "head.resources", "worker": "workers[].resources", "gateway": "gateway.resources", "redis": "redis.resources", "prefetch": "models.prefetch.resources"}  # fmt: skip
+_KNOB: Final = {"head": "head.resources", "worker": "workers[].resources", "gateway": "gateway.resources", "redis": "redis.resources", "prefetch": "models.prefetch.resources", "gpu_metrics": "gpu.metrics.resources", "lora_router": "adapters.resources"}  # fmt: skip
 
 
 def knob(pod: Object) -> str:
@@ -120,7 +120,11 @@ def _asked(pod: Object, resource: str) -> str:
 
 def _tolerations(pod: Object) -> str:
     part = component_of(pod)
-    return "gpu.tolerations or workers[].tolerations" if part == "worker" else f"{part}.tolerations"
+    if part == "worker":
+        return "gpu.tolerations or workers[].tolerations"
+    if part == "gpu_metrics":
+        return "gpu.tolerations"
+    return f"{knob(pod).removesuffix('.resources')}.tolerations"
 
 
 def _claims(release: Release) -> Iterator[Finding]:
@@ -132,11 +136,17 @@ def _claims(release: Release) -> Iterator[Finding]:
             yield _pending_claim(release, claim)
 
 
+def _class_of(claim: str) -> str:
+    """Return which value names the StorageClass of a claim."""
+    if "redis" in claim:
+        return "redis.storage.storageClass"
+    return f"{'adapters.storage' if claim.endswith('-lora-router') else 'models'}.storageClass"
+
+
 def _pending_claim(release: Release, claim: Object) -> Finding:
     name, space = name_of(claim), release.namespace
-    is_redis = "redis" in name
-    values = "redis.storage.storageClass" if is_redis else "models.storageClass"
-    on_disk = "" if is_redis else ", or on one box set models.storage: hostPath"
+    values = _class_of(name)
+    on_disk = ", or on one box set models.storage: hostPath" if values.startswith("models") else ""
     wanted = (claim.get("spec") or {}).get("storageClassName")
     rows = [one for one in release.events if is_about(one, claim)]
     rows.sort(key=happened_at, reverse=True)

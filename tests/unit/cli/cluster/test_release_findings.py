@@ -55,6 +55,10 @@ CASES = {
     "operator_silent": ("operator_silent", ("nobody has looked",), ("k8s/prerequisites/install.sh",)),
     "tainted": ("tainted", ("{dedicated: gpu}",), ("gpu.tolerations",)),
     "insufficient_memory": ("insufficient_memory", ("24Gi",), ("workers[name=main].resources.requests.memory",)),
+    "adapters_claim": ("storage_class_missing", ("mind-consilium-lora-router", "fast"), ("adapters.storage.storageClass",)),
+    "adapters_newer": ("state_newer", ("lora-router of mind-consilium-lora-router", "version 2, and this program knows 1"), ("Do what the sentence says",)),
+    "adapters_memory": ("out_of_memory", ("2Gi",), ("adapters.resources.limits.memory",)),
+    "adapters_tainted": ("tainted", ("{dedicated: gpu}",), ("adapters.tolerations",)),
     "suspended": ("suspended", ("mind-consilium is suspended",), ('{"spec":{"suspend":false}}',)),
     "gcs_cleanup_hangs": ("gcs_cleanup_hangs", ("cannot end",), ("finalizers",)),
 }  # fmt: skip

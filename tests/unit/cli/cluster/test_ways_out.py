@@ -18,7 +18,7 @@ from consilium.cli.config_tree import ConsiliumConfig
 
 ROOT = Path(__file__).resolve().parents[4]
 VALUES = yaml.safe_load((ROOT / "helm" / "consilium" / "values.yaml").read_text())
-KEY = re.compile(r"(?<![\w./-])((?:global|images|gpu|head|workers|gateway|drainSeconds|secrets|redis|models|ingress|routes|networkPolicy|monitoring|config)(?:\[[^\]]*\])?(?:\.[A-Za-z_*]+)+)")  # fmt: skip
+KEY = re.compile(r"(?<![\w./-])((?:global|images|gpu|head|workers|gateway|drainSeconds|secrets|redis|models|adapters|ingress|routes|networkPolicy|monitoring|config)(?:\[[^\]]*\])?(?:\.[A-Za-z_*]+)+)")  # fmt: skip
 
 
 def told():
