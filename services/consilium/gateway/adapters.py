@@ -90,6 +90,7 @@ class Adapters:
         self._rules = meaning.Rules()
         self._prototypes = meaning.Prototypes.of({})
         self._made: dict[tuple[str, Kind], Any] = {}
+        self._told: Mapping[str, Sequence[tuple[str, Kind]]] = {}
         self._conversations: OrderedDict[str, str] = OrderedDict()
 
     @property
@@ -251,12 +252,14 @@ class Adapters:
             await self._clock.sleep(PAUSE_S)
 
     async def _renew(self, known: adapter_rows.Known) -> None:
-        """Make the prototypes of every adapter that has a domain or examples. Texts that were embedded before are not embedded again."""
-        rows = known.with_meaning
-        wanted: list[tuple[str, Kind]] = [pair for row in rows for pair in _texts(row)]
+        """Make the prototypes of every adapter that has a domain or examples. Texts that were embedded before are not embedded again, and where none has changed nothing is made."""
+        told = {row.name: texts_of(row) for row in known.with_meaning}
+        if told == self._told:
+            return
+        wanted = [pair for pairs in told.values() for pair in pairs]
         if not wanted:
             self._made.clear()
-            self._prototypes = meaning.Prototypes.of({})
+            self._prototypes, self._told = meaning.Prototypes.of({}), told
             return
         wanted += [(text, "query") for text in NEUTRAL]
         for kind in ("passage", "query"):
@@ -270,19 +273,21 @@ class Adapters:
                 made = await self._vectors(batch, kind)
                 self._made.update(zip(((text, kind) for text in batch), made, strict=True))
         self._made = {pair: self._made[pair] for pair in wanted}
-        self._prototypes = meaning.Prototypes.of(
+        self._prototypes = await asyncio.to_thread(
+            meaning.Prototypes.of,
             {
-                row.name: (
-                    meaning.stacked([self._made[pair] for pair in _texts(row)]),
-                    [text for text, _ in _texts(row)],
+                name: (
+                    meaning.stacked([self._made[pair] for pair in pairs]),
+                    [text for text, _ in pairs],
                 )
-                for row in rows
+                for name, pairs in told.items()
             },
             meaning.stacked([self._made[text, "query"] for text in NEUTRAL]),
         )
+        self._told = told
 
 
-def _texts(row: adapter_rows.Row) -> list[tuple[str, Kind]]:
+def texts_of(row: adapter_rows.Row) -> list[tuple[str, Kind]]:
     """Return the texts that an adapter's prototypes are made of: its domain as what is looked for, its examples as questions."""
     domain: list[tuple[str, Kind]] = [(row.domain, "passage")] if row.domain else []
     return [*domain, *((text, "query") for text in row.examples)]

@@ -20,6 +20,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consilium.gateway.shortlist import Grouped, Outline
+
 Vectors = NDArray[np.float32]
 
 ENOUGH_WORDS: Final = 8
@@ -77,18 +79,19 @@ class Common:
 class Prototypes:
     """All prototypes as one matrix (prototypes, numbers), those of each adapter side by side.
 
-    starts   first row of each adapter
-    shares   what the sum of an adapter's products is multiplied with to become the cosine to the sum of its prototypes
+    places   name -> its place among the adapters
     texts    what each row was made from
     common   what is taken off a question, as it was off the prototypes; None = nothing
+    outline  of very many prototypes
     """
 
     names: tuple[str, ...]
+    places: Mapping[str, int]
     matrix: Vectors
-    starts: NDArray[np.intp]
-    shares: Vectors
+    grouped: Grouped
     texts: tuple[str, ...]
     common: Common | None = None
+    outline: Outline | None = None
 
     @classmethod
     def of(
@@ -99,17 +102,21 @@ class Prototypes:
         """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts)."""
         there = {name: found for name, found in adapters.items() if len(found[0])}
         common = None if neutral is None or not len(neutral) else Common.of(neutral)
-        if not there:
-            nothing = np.zeros((0, 0), np.float32)
-            return cls((), nothing, np.zeros(0, np.intp), nothing[:, 0:0].ravel(), (), common)
-        together = np.concatenate([vectors for vectors, _ in there.values()])
-        matrix = _unit(together) if common is None else common.taken_off(together)
-        counts = [len(vectors) for vectors, _ in there.values()]
-        starts = np.cumsum([0, *counts[:-1]]).astype(np.intp)
-        lengths = np.linalg.norm(np.add.reduceat(matrix, starts, axis=0), axis=1)
-        shares = (1 / np.maximum(lengths, 1e-12)).astype(np.float32)
-        texts = tuple(text for _, told in there.values() for text in told)
-        return cls(tuple(there), matrix, starts, shares, texts, common)
+        counts = np.array([len(vectors) for vectors, _ in there.values()], np.intp)
+        if there:
+            together = np.concatenate([vectors for vectors, _ in there.values()])
+            matrix = _unit(together) if common is None else common.taken_off(together)
+        else:
+            matrix = np.zeros((0, 0), np.float32)
+        return cls(
+            tuple(there),
+            {name: place for place, name in enumerate(there)},
+            matrix,
+            Grouped.of(matrix, counts),
+            tuple(text for _, told in there.values() for text in told),
+            common,
+            Outline.of(matrix),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +156,31 @@ def nearest(
         return Found("", "no adapter says what it is for")
     asked = np.asarray(vector, np.float32)[None, :]
     asked = _unit(asked) if prototypes.common is None else prototypes.common.taken_off(asked)
-    products = prototypes.matrix @ asked[0]
-    best = np.maximum.reduceat(products, prototypes.starts)
-    whole = np.add.reduceat(products, prototypes.starts) * prototypes.shares
-    scores: Vectors = ((best + whole) / 2).astype(np.float32)
+    place = prototypes.places.get(present)
+    grouped, adapters, rows = prototypes.grouped, None, None
+    if prototypes.outline is not None:
+        adapters = prototypes.outline.leading(asked[0], grouped)
+        if place is not None:
+            adapters = np.union1d(adapters, [place])
+        grouped, rows = grouped.only(adapters)
+    products = (prototypes.matrix if rows is None else prototypes.matrix[rows]) @ asked[0]
+    scores = grouped.scores(products)
 
     def candidate(at: int) -> Candidate:
-        start = int(prototypes.starts[at])
-        end = int(prototypes.starts[at + 1]) if at + 1 < len(scores) else len(products)
-        text = prototypes.texts[start + int(np.argmax(products[start:end]))]
-        name = prototypes.names[at]
-        threshold = rules.own.get(name, rules.threshold)
-        return Candidate(name, float(scores[at]), threshold, text[:SHOWN])
+        start, count = int(grouped.starts[at]), int(grouped.counts[at])
+        row = start + int(np.argmax(products[start : start + count]))
+        name = prototypes.names[at if adapters is None else int(adapters[at])]
+        text = prototypes.texts[row if rows is None else int(rows[row])]
+        return Candidate(
+            name, float(scores[at]), rules.own.get(name, rules.threshold), text[:SHOWN]
+        )
 
     candidates = tuple(candidate(int(at)) for at in _highest(scores, most))
-    if present in prototypes.names:
-        stays = candidate(prototypes.names.index(present))
-        margin = rules.sticky_margin * max(1.0, ENOUGH_WORDS / max(1, words))
-        return _continued(stays, candidates, rules, margin)
-    return _begun(candidates, rules)
+    if place is None:
+        return _begun(candidates, rules)
+    margin = rules.sticky_margin * max(1.0, ENOUGH_WORDS / max(1, words))
+    stays = candidate(place if adapters is None else int(np.searchsorted(adapters, place)))
+    return _continued(stays, candidates, rules, margin)
 
 
 def _begun(candidates: tuple[Candidate, ...], rules: Rules) -> Found:

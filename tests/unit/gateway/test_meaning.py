@@ -1,5 +1,7 @@
 """Who is nearest to a text, and when nobody is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,3 +137,20 @@ def test_neutral_questions_are_in_two_languages_each_once():
     russian = [text for text in NEUTRAL if any("а" <= letter <= "я" for letter in text.lower())]
     assert len(russian) == len(NEUTRAL) / 2
     assert len(set(NEUTRAL)) == len(NEUTRAL)
+
+
+def test_among_very_many_only_the_leading_ones_are_compared_in_full():
+    dice = np.random.default_rng(3)
+    subjects = dice.normal(size=(900, 40)) @ dice.normal(size=(40, 192))
+    rows = [subjects[n] + dice.normal(size=(1 + n % 5, 192)) for n in range(900)]
+    told = {f"a{n}": (each.astype(np.float32), ["text"] * len(each)) for n, each in enumerate(rows)}
+    many = Prototypes.of(told)
+    assert many.outline is not None
+    all_of_them = replace(many, outline=None)
+    for n in range(0, 900, 30):
+        asked = (subjects[n] + dice.normal(size=192)).astype(np.float32)
+        found, exact = (nearest(asked, each, RULES, present="a7") for each in (many, all_of_them))
+        assert found.name == exact.name == f"a{n}"
+        assert found.candidates[0].score == pytest.approx(exact.candidates[0].score, abs=1e-5)
+    kept = nearest(rows[7][0].astype(np.float32), many, RULES, present="a7")
+    assert kept.name == "a7"

@@ -1,0 +1,209 @@
+"""Which adapter answers a question by its meaning: how often rightly, when nobody is chosen, how fast, and whether a conversation keeps its own.
+
+    python -m tests.bench.routing                       # the offline model that is the default
+    python -m tests.bench.routing --model multilingual-e5-small
+
+Prints for the half that was tuned on and for the half that was not: macro F1 over eight adapters and nobody (aim 0.9), of the abstentions the share that is right
+(precision, aim 0.95) and of nobody's lines the share that abstains (recall), Russian against English, and what raw cosines would reach with the threshold
+that is best for them on the tuning half. Then risk against coverage, fewer examples, talks, and the time of a decision after the embedding: exits 1 when
+its median is over the bar of 0.2 ms. The embedding is made once and kept in .cache/routing.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from consilium.gateway.meaning import Prototypes, Rules, nearest
+from tests.bench.routing_lines import NOBODY, Vectors, domains, prototypes, questions, talks
+
+BAR_MS = 0.2
+AIMS = "aims: F1 0.9, abstention precision 0.95"
+ROUNDS = 2000
+COVERAGES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SIZES = ((8, 7), (1000, 4))
+
+
+def decided(lines, vectors, made, rules):
+    """Return what is decided for each line, and the likeness of the nearest adapter."""
+    rows = vectors.of([(line.text, "query") for line in lines])
+    found = [nearest(row, made, rules) for row in rows]
+    return [each.name or NOBODY for each in found], [each.candidates[0].score for each in found]
+
+
+def macro_f1(wanted, found):
+    """Return the mean over classes of 2 tp / (2 tp + fp + fn)."""
+    each = []
+    for name in dict.fromkeys(wanted):
+        hits = sum(w == f == name for w, f in zip(wanted, found, strict=True))
+        each.append(2 * hits / (wanted.count(name) + found.count(name)))
+    return sum(each) / len(each)
+
+
+def bounds(wanted, found, seed=7):
+    """Return the 95 % bootstrap bounds of macro F1."""
+    dice = random.Random(seed)
+    pairs = list(zip(wanted, found, strict=True))
+    drawn = (zip(*dice.choices(pairs, k=len(pairs)), strict=True) for _ in range(500))
+    values = sorted(macro_f1(list(w), list(f)) for w, f in drawn)
+    return values[12], values[487]
+
+
+def told(wanted, found):
+    """Return the figures of some lines as words."""
+    silent = [w for w, f in zip(wanted, found, strict=True) if f == NOBODY]
+    answered = [(w, f) for w, f in zip(wanted, found, strict=True) if f != NOBODY]
+    right = silent.count(NOBODY)
+    low, high = bounds(wanted, found)
+    wrong = sum(w != f for w, f in answered)
+    return (
+        f"F1 {macro_f1(wanted, found):.3f} [{low:.2f}, {high:.2f}], abstention precision {right / max(1, len(silent)):.3f} "
+        f"recall {right / max(1, wanted.count(NOBODY)):.3f}, answered {len(answered)} of {len(wanted)}, {wrong} of them wrongly"
+    )
+
+
+def best_threshold(lines, vectors, made):
+    """Return the threshold with the highest macro F1 on some lines."""
+    wanted = [line.domain for line in lines]
+    tried = [n / 200 for n in range(200)]
+    scored = [
+        (macro_f1(wanted, decided(lines, vectors, made, Rules(threshold=t, margin=0))[0]), -t)
+        for t in tried
+    ]
+    return -max(scored)[1]
+
+
+def show_quality(vectors, rules):
+    """Print how often the decision is right."""
+    made, raw = (prototypes(vectors, domains(), with_neutral=told) for told in (True, False))
+    lines = questions()
+    tuned = [line for line in lines if line.part == "tune"]
+    of_raw = Rules(threshold=best_threshold(tuned, vectors, raw), margin=0)
+    print(f"\n{len(lines)} lines, threshold {rules.threshold:g}, margin {rules.margin:g}; {AIMS}")
+    for part in ("tune", "held"):
+        for language in ("", "ru", "en"):
+            some = [x for x in lines if x.part == part and language in ("", x.language)]
+            wanted = [line.domain for line in some]
+            found, _ = decided(some, vectors, made, rules)
+            print(f"  {part} {language or 'both'}: {told(wanted, found)}")
+        some = [line for line in lines if line.part == part]
+        found, _ = decided(some, vectors, raw, of_raw)
+        print(
+            f"  {part}, raw cosines at {of_raw.threshold:g}: {told([x.domain for x in some], found)}"
+        )
+    show_risk(tuned, vectors, made, "tune")
+    held = [line for line in lines if line.part == "held"]
+    show_risk(held, vectors, made, "held")
+    wanted = [line.domain for line in held]
+    for name, rows in {
+        "English examples only": domains(language="en"),
+        "Russian examples only": domains(language="ru"),
+        "domain texts only": domains(with_examples=False),
+    }.items():
+        fewer = prototypes(vectors, rows)
+        for limits in (rules, Rules(threshold=0.1, margin=rules.margin)):
+            found, _ = decided(held, vectors, fewer, limits)
+            print(f"  held, {name}, threshold {limits.threshold:g}: {told(wanted, found)}")
+
+
+def show_risk(lines, vectors, made, part):
+    """Print which share is answered wrongly when only the surest lines are answered."""
+    found, scores = decided(lines, vectors, made, Rules(threshold=-1, margin=0))
+    order = np.argsort(-np.array(scores))
+    wrong = np.array([line.domain != name for line, name in zip(lines, found, strict=True)])
+    print(
+        f"  {part}, answered share: wrong among them (a third of all lines is nobody's): "
+        + ", ".join(
+            f"{share:.1f}: {wrong[order[: round(share * len(lines))]].mean():.2f}"
+            for share in COVERAGES
+        )
+    )
+
+
+def show_talks(vectors, rules):
+    """Print how many turns of talks are answered by whom they should be."""
+    made = prototypes(vectors, domains())
+    turns = talks()
+    rows = vectors.of([(turn.text, "query") for turn in turns])
+    print("\n20 talks, 100 turns: right / all, where the subject stays and where it is new")
+    for part in ("tune", "held"):
+        for name, limits in {
+            f"sticky_margin {rules.sticky_margin:g}": rules,
+            "without": Rules(rules.threshold, rules.margin, 0),
+        }.items():
+            seen = {"stays": [], "new": []}
+            present = before = talk = ""
+            for turn, row in zip(turns, rows, strict=True):
+                if turn.part != part:
+                    continue
+                if turn.talk != talk:
+                    talk, present, before = turn.talk, "", ""
+                words = len(turn.text.split()) if limits.sticky_margin else 1000
+                found = nearest(row, made, limits, present=present, words=words)
+                kind = "stays" if turn.domain == before else "new"
+                seen[kind].append((found.name or NOBODY) == turn.domain)
+                present, before = found.name, turn.domain
+            print(f"  {part}, {name}: " + ", ".join(f"{k} {sum(v)}/{len(v)}" for k, v in seen.items()))  # fmt: skip
+
+
+def measured(adapters, each, numbers=768, seed=1):
+    """Return (p50, p99) of a decision in milliseconds, among random prototypes."""
+    dice = np.random.default_rng(seed)
+    made = Prototypes.of(
+        {
+            f"a{n}": (dice.normal(size=(each, numbers)).astype(np.float32), ["text"] * each)
+            for n in range(adapters)
+        },
+        dice.normal(size=(80, numbers)).astype(np.float32),
+    )
+    asked = dice.normal(size=(ROUNDS, numbers)).astype(np.float32)
+    rules, taken = Rules(), []
+    for number, row in enumerate(asked):
+        present = f"a{number % adapters}" if number % 2 else ""
+        began = time.perf_counter()
+        nearest(row, made, rules, present=present)
+        taken.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(taken)), float(np.percentile(taken, 99))
+
+
+def show_time():
+    """Print how long a decision takes, in a process with one thread for numpy, as Ray starts a gateway. Return whether the bar is kept."""
+    command = [sys.executable, "-m", "tests.bench.routing", "--time"]
+    said = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
+    ).stdout
+    print(f"\none decision after the embedding (bar: p50 {BAR_MS} ms)")
+    kept = True
+    for (adapters, each), (median, high) in zip(SIZES, json.loads(said), strict=True):
+        kept = kept and median <= BAR_MS
+        print(f"  {adapters} adapters x {each} prototypes: p50 {median:.3f} ms, p99 {high:.3f} ms")
+    return kept
+
+
+def main():
+    """Print everything; return 1 when a decision takes too long."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="minilm-e5")
+    parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.time:
+        print(json.dumps([measured(*size) for size in SIZES]))
+        return 0
+    vectors, rules = Vectors(asked.model), Rules()
+    print(asked.model)
+    show_quality(vectors, rules)
+    show_talks(vectors, rules)
+    return 0 if show_time() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
