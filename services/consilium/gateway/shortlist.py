@@ -70,9 +70,9 @@ class Outline:
     rows: Vectors
 
     @classmethod
-    def of(cls, matrix: Vectors) -> Outline | None:
+    def of(cls, matrix: Vectors, many: int = MANY) -> Outline | None:
         """Return the outline of prototypes (prototypes, numbers), or None where there are few. Takes 0.1 s for 4000 of 768 numbers."""
-        if len(matrix) <= MANY or matrix.shape[1] <= DIRECTIONS:
+        if len(matrix) <= many or matrix.shape[1] <= DIRECTIONS:
             return None
         dice = np.random.default_rng(1)
         axes = dice.normal(size=(matrix.shape[1], DIRECTIONS)).astype(np.float32)
