@@ -27,6 +27,7 @@ OTHER_EDGES = {
     "gateway/room_tables.py": "opens a channel to each room that streams a table",
     "gateway/adapters.py": "keeps the vectors of adapters' texts, and asks their room for sums",
     "gateway/meaning.py": "products of vectors",
+    "gateway/shortlist.py": "products of vectors",
     "lora_router/opening.py": "puts the room together, and follows the configuration",
     "gateway/serve_bodies.py": "a middleware for Serve's own HTTP servers",
     "gateway/public_face.py": "puts the two servers of the gateway together, for its process and for tests",
