@@ -135,7 +135,7 @@ class Room:
             outcome = await configured.take_in(
                 self.library,
                 entries,
-                lambda path: sources.fetched(path, downloads),
+                lambda path: sources.fetched(path, downloads, sources.Logged(path)),
                 lambda path: sources.forget(path, downloads),
             )
             self.desk.changed()

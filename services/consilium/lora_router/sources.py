@@ -9,14 +9,35 @@ Knows names and folders. Does not know what is in the files.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from consilium.demo.folder import Report, silent
+from consilium.demo.folder import Report, Step, silent
+from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 
 if TYPE_CHECKING:
     from consilium.demo.hub import Access
+
+LOGGED_S: Final = 5.0
+
+_log = logs.get("lora_router")
+
+
+class Logged:
+    """Says in the log every few seconds how far a download is."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._at = path, time.monotonic()
+
+    def __call__(self, step: Step) -> None:
+        """Hear of a step."""
+        if time.monotonic() - self._at >= LOGGED_S:
+            self._at = time.monotonic()
+            _log.info(
+                "adapter_coming", path=self._path, what=step.what, bytes=step.done, of=step.total
+            )
 
 
 def from_root(path: str, beside: Path) -> str:

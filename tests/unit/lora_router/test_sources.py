@@ -1,9 +1,12 @@
 """From the path of an adapter to where its files are."""
 
 import pytest
+import structlog
 
+from consilium.demo.folder import Step
 from consilium.kernel.errors import ConsiliumError
-from consilium.lora_router.sources import fetched, from_root, is_hub
+from consilium.lora_router import sources
+from consilium.lora_router.sources import Logged, fetched, from_root, is_hub
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,14 @@ def test_a_folder_that_is_not_there(tmp_path):
         fetched(str(tmp_path / "gone"), tmp_path)
     assert caught.value.fields["check"] == "not_found"
     assert fetched(str(tmp_path), tmp_path) == tmp_path
+
+
+def test_a_download_is_logged_every_few_seconds(monkeypatch):
+    with structlog.testing.capture_logs() as lines:
+        told = Logged("org/name")
+        told(Step("downloading", 1, 10))
+        monkeypatch.setattr(sources, "LOGGED_S", 0.0)
+        told(Step("downloading", 5, 10))
+    assert [(line["event"], line["bytes"], line["of"]) for line in lines] == [
+        ("adapter_coming", 5, 10)
+    ]
