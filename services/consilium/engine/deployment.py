@@ -62,6 +62,8 @@ class EngineReplica(NoHttp):
         if cpu_lists:
             set_variable(BIND, cpu_lists[context.rank.rank % len(cpu_lists)])
         settings = dict(settings)
+        # Nothing until it is ready: a counter that is born with 1 shows no growth.
+        of_this_process().add("consilium_engine_starts_total", 0, executor=settings["name"])
         self._followers: multinode.Followers | None = None
         end_process = partial(_end_process, settings["name"])
         if multinode.is_spread(settings["engine_args"]):

@@ -24,6 +24,7 @@ class GatewayMeter:
     def __init__(self, metrics: Metrics, gate: Gate) -> None:
         self._metrics = metrics
         self._gate = gate
+        self._begun: set[str] = set()
 
     def turn(self, played: Played) -> None:
         """Count one turn that has ended, once for each thing that it is asked by."""
@@ -106,8 +107,12 @@ class GatewayMeter:
         self._metrics.set("consilium_gateway_redis_up", int(up))
 
     def executors(self, states: Mapping[str, State]) -> None:
-        """Tell which executors answer."""
+        """Tell which executors answer. Their tokens begin at 0: a counter that is born with its first turn shows no rate of it."""
         for name, state in states.items():
+            if name not in self._begun:
+                self._begun.add(name)
+                for kind in KINDS:
+                    self._metrics.add("consilium_gateway_tokens_total", 0, kind=kind, executor=name)
             self._metrics.set("consilium_engine_up", int(state is State.READY), executor=name)
 
     def fallback(self, executor: str, instead: str) -> None:

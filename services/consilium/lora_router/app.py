@@ -28,6 +28,8 @@ async def build(view: View, house: House) -> Wiring:
     def offered(result: str) -> None:
         house.metrics.add("consilium_lora_offered_total", result=result)
 
+    for result in routes.RESULTS:
+        house.metrics.add("consilium_lora_offered_total", 0, result=result)
     others = grpc_over_http.routes(room.servicer)
     return Wiring(
         services=[servicer.service(room.servicer)],

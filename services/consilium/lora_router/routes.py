@@ -32,6 +32,8 @@ from consilium.lora_router.http_fields import Said, from_body, from_form
 from consilium.lora_router.store import FILES
 
 OFFSET: Final = "upload-offset"
+RESULTS: Final = ("stored", "refused", "failed")
+"""What becomes of an adapter that somebody offers."""
 _MOST_SAID: Final = 256 << 10
 """Bytes of the JSON that says what an upload is."""
 

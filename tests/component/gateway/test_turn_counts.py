@@ -1,5 +1,6 @@
 """What the counters of turns say: by executor, role and key, and how long each stage took."""
 
+from consilium.engine.client import State
 from consilium.gateway.cast import STAGES, Played
 from consilium.gateway.config import Role
 from consilium.gateway.gate import Gate
@@ -77,6 +78,17 @@ def test_an_adapter_is_counted_by_the_name_that_the_decision_has_for_it():
     assert 'consilium_gateway_adapter_turns_total{adapter="legal:3f9c"} 1.0' in said
     assert 'consilium_gateway_adapter_tokens_total{adapter="tone",kind="completion"} 5.0' in said
     assert "consilium_gateway_key" not in said
+
+
+def test_tokens_of_an_executor_begin_at_zero():
+    """One that is born with its first turn shows no rate of it."""
+    counts = Metrics()
+    meter = GatewayMeter(counts, Gate(1))
+    meter.executors({"core": State.STARTING})
+    assert 'consilium_gateway_tokens_total{executor="core",kind="completion"} 0.0' in counts.page()
+    meter.turn(Played("chat", 200, "core", 0.1, usage={"completion_tokens": 5}))
+    meter.executors({"core": State.READY})
+    assert 'consilium_gateway_tokens_total{executor="core",kind="completion"} 5.0' in counts.page()
 
 
 def test_a_flood_of_names_stays_bounded_and_is_told():
