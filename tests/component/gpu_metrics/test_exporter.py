@@ -124,6 +124,9 @@ def test_other_cards(exporter, tmp_path):
 def test_slices_of_a_card_have_their_own_memory(exporter):
     said = exporter("a100mig").until(up).page()
     assert 'consilium_gpu_memory_total_bytes{uuid="MIG-0"} 42949672960' in said
+    of_processes = [line for line in said.splitlines() if line.startswith("consilium_gpu_process_memory_bytes")]  # fmt: skip
+    assert of_processes
+    assert all('uuid="MIG-' in line for line in of_processes), "else their memory counts twice"
     assert 'consilium_gpu_memory_total_bytes{uuid="GPU-0"} 85899345920' in said
     assert 'consilium_gpu_nvlinks_up{uuid="GPU-0"} 12' in said
     assert "consilium_gpu_utilization_ratio{" not in said

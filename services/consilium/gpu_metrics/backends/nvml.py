@@ -12,6 +12,7 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from consilium.gpu_metrics.samples import Card, Link, Process, Sample
@@ -163,6 +164,7 @@ class Nvml:
             return [Card(index, uuid, lost=True)]
 
     def _found(self, nvml: Any, handle: Any, index: int, uuid: str) -> list[Card]:
+        """Return a card and its slices. The processes of a slice are told with it alone: the driver names them for the card once more."""
         whole = self._card(nvml, handle, index, uuid)
         mode = self._ask(uuid, "mig", lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
         if not mode:
@@ -173,7 +175,7 @@ class Nvml:
             piece = self._piece(nvml, handle, place)
             if piece is not None:
                 slices.append(self._slice(nvml, piece, index, f"{uuid}/{place}", whole))
-        return [whole, *slices]
+        return [replace(whole, processes=()) if slices else whole, *slices]
 
     def _piece(self, nvml: Any, handle: Any, place: int) -> Any:
         try:
