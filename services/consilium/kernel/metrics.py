@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from consilium.kernel.config import environment_value
 from consilium.kernel.metrics_names import OTHER, Names
+from consilium.kernel.metrics_space import take_room
 from consilium.kernel.metrics_table import BY_NAME, TABLE, Metric
 
 __all__ = ["BY_NAME", "CONTENT_TYPE", "OTHER", "TABLE", "Metric", "Metrics", "of_this_process"]
@@ -32,6 +33,7 @@ MOST_SERIES: Final = 2000
 
 # A second series for each, with the time at which it began, which nobody reads.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+take_room()
 
 
 class Metrics:

@@ -15,8 +15,8 @@ import re
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,11 +65,12 @@ def forget_ended(folder: Path) -> None:
         return
     with _locked(folder, fcntl.LOCK_EX):
         ended = [file for file in folder.glob("*.db") if _has_ended(file)]
-        for kind in ADDED_UP:
-            _add_up(folder, kind, [file for file in ended if file.name.startswith(f"{kind}_")])
         for file in ended:
             if file.name.startswith("gauge_"):
                 file.unlink(missing_ok=True)
+        for kind in ADDED_UP:
+            with suppress(OSError):  # a full disk: they stay as they are, and count so too
+                _add_up(folder, kind, [file for file in ended if file.name.startswith(f"{kind}_")])
 
 
 def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
@@ -82,14 +83,25 @@ def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
         for key, value in _values(file).items():
             sums[key] += value
     new = folder / f"{kind}_ended.new"
-    new.unlink(missing_ok=True)
-    made = MmapedDict(str(new))  # type: ignore[no-untyped-call]
-    for key, value in sums.items():
-        made.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
-    made.close()  # type: ignore[no-untyped-call]
-    new.replace(whole)
+    try:
+        new.write_bytes(_packed(sums))
+        new.replace(whole)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     for file in files:
         file.unlink(missing_ok=True)
+
+
+def _packed(values: Mapping[str, float]) -> bytes:
+    """Return values as a file of prometheus_client has them (mmap_dict.py, MmapedDict). Written as a whole: into a map on a full disk it would end this process."""
+    out = bytearray(8)
+    for key, value in values.items():
+        name = key.encode()
+        padded = name + b" " * (8 - (len(name) + 4) % 8)
+        out += struct.pack(f"i{len(padded)}sdd", len(name), padded, value, 0.0)
+    out[:4] = struct.pack("i", len(out))
+    return bytes(out)
 
 
 def _values(file: Path) -> dict[str, float]:
