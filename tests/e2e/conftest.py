@@ -1,4 +1,4 @@
-"""One cluster for all end-to-end tests of a run, with every room. Files run in the order of their names: clients, differential, faults, kills, rooms, up. The last one ends it."""
+"""One cluster for all end-to-end tests of a run, with every room. Files run in the order of their names: adapters, clients, differential, faults, kills, rooms, up. The last one ends it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ EXTRA = (
     "profiles.quick.thinking=false",
     "--set",
     "roles.quick.profile=quick",  # a model of random weights would think until its answer is full
+    "--set",
+    "engine.lora.slots=4",
 )
 
 

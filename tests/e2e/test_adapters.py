@@ -1,0 +1,169 @@
+"""Adapters in a whole cluster, as a person uses them: added, tried, asked for by every name, switched under load, added up, removed."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+from tests import made_adapters
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+CHAT = "/v1/chat/completions"
+TEXT = "Say something that nobody else would say."
+
+
+def run(cluster, *words, seconds=90):
+    """Run `consilium adapters ...` on this cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", "consilium.cli.app", "adapters", *words, "--state", str(cluster.state)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def told(cluster, *words):
+    done = run(cluster, *words, "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def client(cluster):
+    headers = {"authorization": f"Bearer {cluster.key}"}
+    with httpx.Client(base_url=cluster.url, headers=headers, timeout=60) as found:
+        yield found
+
+
+def ask(client, model, text=TEXT, **more):
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+    return client.post(CHAT, json={**body, "max_tokens": 8, **more})
+
+
+def words(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def receipt(answer):
+    return answer.json()["consilium"]["receipt"]
+
+
+def current(cluster, name):
+    return told(cluster, "show", name).get("current", "")
+
+
+def until_current(cluster, name, other_than=""):
+    ends = time.monotonic() + 60
+    while (found := current(cluster, name)) in {"", other_than}:
+        assert time.monotonic() < ends, told(cluster, "show", name)
+        time.sleep(0.3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return [made_adapters.make(root, seed).path for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def added(cluster, folders):
+    """Two adapters that an engine has tried."""
+    for name, folder in zip(("first", "second"), folders, strict=False):
+        done = run(cluster, "add", folder, "--name", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return {name: until_current(cluster, name) for name in ("first", "second")}
+
+
+def test_they_answer_by_every_name_and_the_receipt_says_so(cluster, client, added):
+    base = words(ask(client, "base"))
+    answer = ask(client, "adapter/first")
+    assert words(answer) != base
+    assert receipt(answer)["adapters"] == [f"first:{added['first'][:16]}"]
+    assert words(ask(client, f"adapter/first:{added['first'][:8]}")) == words(answer)
+    assert words(ask(client, "auto", consilium={"adapters": ["first"]})) == words(answer)
+    assert words(ask(client, "adapter/second")) not in {base, words(answer)}
+    assert words(ask(client, "base")) == base
+    names = {row["id"] for row in client.get("/v1/models").json()["data"]}
+    assert {"adapter/first", "adapter/second"} <= names
+    listed = {row["name"]: row for row in told(cluster, "ls")["adapters"]}
+    places = listed["first"]["versions"][0]["residences"]
+    assert [place["executor"] for place in places] == ["core"]
+    assert all(place["exact"] for place in places)
+
+
+def test_what_is_not_there_is_told_with_the_nearest(client, added):
+    answer = ask(client, "adapter/frist")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "adapter_unknown")
+    assert "'first'" in answer.json()["error"]["message"]
+    wrong = ask(client, "adapter/first@much")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_request")
+
+
+def test_a_sum_is_made_when_it_is_asked_for(client, added):
+    one = ask(client, "adapter/first+second@0.5")
+    assert len(receipt(one)["adapters"]) == 2
+    assert words(one) == words(ask(client, "adapter/second@0.5+first@1.0"))
+
+
+def test_a_new_version_takes_over_under_load_and_no_request_fails(cluster, client, added, folders):
+    old, seen, stop = added["first"], [], threading.Event()
+
+    def keep_asking():
+        headers = {"authorization": f"Bearer {cluster.key}"}
+        with httpx.Client(base_url=cluster.url, headers=headers, timeout=60) as mine:
+            while not stop.is_set():
+                began = time.monotonic()
+                answer = ask(mine, "adapter/first", max_tokens=2)
+                name = receipt(answer)["adapters"][0] if answer.status_code == 200 else answer.text
+                seen.append((began, answer.status_code, name))
+
+    threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        done = run(cluster, "add", folders[2], "--name", "first")
+        assert done.returncode == 0, done.stderr
+        new = until_current(cluster, "first", old)
+        flipped = time.monotonic()
+        time.sleep(2)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    added["first"] = new
+    assert {status for _, status, _ in seen} == {200}, [row for row in seen if row[1] != 200][:3]
+    late = {name for began, _, name in seen if began > flipped + 0.5}
+    assert late == {f"first:{new[:16]}"}
+
+
+def test_the_room_is_killed_and_nobody_notices_who_asks_for_what_is_there(cluster, client, added):
+    before = words(ask(client, "adapter/second"))
+    done = subprocess.run(
+        ["pkill", "-9", "-f", f"consilium.lora_router.app --config {cluster.state}"], check=False
+    )
+    assert done.returncode == 0
+    assert words(ask(client, "adapter/second")) == before
+    ends = time.monotonic() + 20
+    while run(cluster, "ls").returncode:
+        assert time.monotonic() < ends
+        time.sleep(0.2)
+    while not told(cluster, "show", "second")["versions"][0].get("residences"):
+        assert time.monotonic() < ends
+        time.sleep(0.2)
+    assert words(ask(client, "adapter/second")) == before
+
+
+def test_removed_is_gone(cluster, client, added):
+    done = run(cluster, "rm", "second", "--yes")
+    if done.returncode:
+        done = run(cluster, "rm", "second")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ask(client, "adapter/second").status_code == 404
+    assert "second" not in {row["name"] for row in told(cluster, "ls")["adapters"]}
