@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -47,7 +48,8 @@ def ask(client, model, text=TEXT, **more):
 
 def words(answer):
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["message"]["content"]
+    message = answer.json()["choices"][0]["message"]  # a model of random weights may think until its answer is full
+    return (message.get("reasoning") or "") + (message.get("content") or "")
 
 
 def receipt(answer):
@@ -96,6 +98,33 @@ def test_they_answer_by_every_name_and_the_receipt_says_so(cluster, client, adde
     places = listed["first"]["versions"][0]["residences"]
     assert [place["executor"] for place in places] == ["core"]
     assert all(place["exact"] for place in places)
+
+
+def test_in_one_batch_each_answers_as_it_does_alone(cluster, client, added):
+    models = ["base", "adapter/first", "adapter/second"]
+
+    def tops(answer):
+        assert answer.status_code == 200, answer.text
+        first = answer.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        return {row["token"]: row["logprob"] for row in first}
+
+    more = {"max_tokens": 4, "logprobs": True, "top_logprobs": 5}
+    alone = {model: ask(client, model, **more) for model in models}
+    apart = []
+
+    def again(number):
+        model = models[number % 3]
+        headers = {"authorization": f"Bearer {cluster.key}"}
+        with httpx.Client(base_url=cluster.url, headers=headers, timeout=60) as mine:
+            # Another beginning of the conversation each time, so that no prefix is in the cache.
+            said = ask(mine, model, cache_salt=f"s{number}", **more)
+        mine, his = tops(said), tops(alone[model])
+        apart.append(max(abs(mine[t] - his[t]) for t in mine.keys() & his.keys()))
+        assert mine.keys() & his.keys(), (model, mine, his)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(again, range(48)))
+    assert max(apart) < 0.2, sorted(apart)[-5:]
 
 
 def test_what_is_not_there_is_told_with_the_nearest(client, added):

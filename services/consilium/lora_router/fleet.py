@@ -79,6 +79,7 @@ class Fleet:
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
         self._next_move = 0
+        self._tried: set[str] = set()  # a verdict is being written down, so the target still says that nobody has tried it
         self._event = asyncio.Event()
 
     # what is asked
@@ -252,6 +253,7 @@ class Fleet:
         self._forget_silent()
         self._on_uses(report.uses)
         for tried in report.tried:
+            self._tried.add(tried.reference)
             self._on_tried(report.executor, tried)
         if report.executor not in self._targets:
             self._renew(report.executor)
@@ -339,7 +341,9 @@ class Fleet:
         tries = [
             target.reference
             for target in targets.values()
-            if target.proof is Proof.UNPROVEN and not self._is_tried_elsewhere(report, target)
+            if target.proof is Proof.UNPROVEN
+            and target.reference not in self._tried
+            and not self._is_tried_elsewhere(report, target)
         ][:1]
         moves = [
             *((MoveKind.EVICT, reference) for reference in going),

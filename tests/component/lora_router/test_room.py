@@ -138,7 +138,7 @@ async def test_a_new_adapter_answers_once_it_was_tried(house):
     assert house.row("sport")["current"] == ""
     replica = house.replica()
     await until(lambda: house.row("sport")["current"])
-    assert replica.seen[0][0] is MoveKind.TRY
+    assert [kind for kind, _ in replica.seen].count(MoveKind.TRY) == 1
     await until(lambda: replica.ram and house.room.desk.fleet.places(replica.ram[0]))
     assert house.room.desk.fleet.places(replica.ram[0])[0].tier is Placement.RAM
 
