@@ -20,7 +20,15 @@ TEXT = "Say something that nobody else would say."
 def run(cluster, *words, seconds=90):
     """Run `consilium adapters ...` on this cluster."""
     return subprocess.run(
-        [sys.executable, "-m", "consilium.cli.app", "adapters", *words, "--state", str(cluster.state)],
+        [
+            sys.executable,
+            "-m",
+            "consilium.cli.app",
+            "adapters",
+            *words,
+            "--state",
+            str(cluster.state),
+        ],
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -48,7 +56,9 @@ def ask(client, model, text=TEXT, **more):
 
 def words(answer):
     assert answer.status_code == 200, answer.text
-    message = answer.json()["choices"][0]["message"]  # a model of random weights may think until its answer is full
+    message = answer.json()["choices"][0][
+        "message"
+    ]  # a model of random weights may think until its answer is full
     return (message.get("reasoning") or "") + (message.get("content") or "")
 
 

@@ -42,11 +42,11 @@ class Maker:
     """What formats are asked.
 
     fit      (version, config.json of a model, largest rank there) -> why it does not fit; "" = it fits. Reads the version's header.
-    compose  ((folder, weight) each, folder to write into) -> None; blocks. Raises ConsiliumError(adapter_refused)
+    compose  ((folder, weight) each, folder to write into, largest rank) -> None; blocks. Raises ConsiliumError(adapter_refused)
     """
 
     fit: Callable[[StoredVersion, str, int], str]
-    compose: Callable[[Sequence[tuple[Path, float]], Path], None]
+    compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
 
 
 class Desk:
@@ -400,7 +400,8 @@ class Desk:
         folder = Path(tempfile.mkdtemp(prefix="sum-", dir=self._scratch))
         try:
             given = [(version.path, weight) for version, weight in parts]
-            await asyncio.to_thread(self._maker.compose, given, folder)
+            most = max((rank for _, rank in self._bases.values()), default=0)
+            await asyncio.to_thread(self._maker.compose, given, folder, most)
             told = [(reference(version.name, version.sha), weight) for version, weight in parts]
             stored = await self.library.add_sum(address, sorted(told), folder)
         finally:

@@ -79,7 +79,9 @@ class Fleet:
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
         self._next_move = 0
-        self._tried: set[str] = set()  # a verdict is being written down, so the target still says that nobody has tried it
+        self._tried: set[str] = (
+            set()
+        )  # a verdict is being written down, so the target still says that nobody has tried it
         self._event = asyncio.Event()
 
     # what is asked

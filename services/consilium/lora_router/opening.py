@@ -171,5 +171,9 @@ def _fit(version: StoredVersion, base: str, max_rank: int) -> str:
     return "; ".join(str(refusal) for refusal in found.refusals[:3])
 
 
-def _compose(parts: Sequence[tuple[Path, float]], folder: Path) -> None:
-    composition.compose([composition.Term(path, weight) for path, weight in parts], folder)
+def _compose(parts: Sequence[tuple[Path, float]], folder: Path, max_rank: int) -> None:
+    terms = [composition.Term(path, weight) for path, weight in parts]
+    if max_rank:
+        composition.compose(terms, folder, max_rank=max_rank)
+    else:  # no engine has said yet what it holds
+        composition.compose(terms, folder)
