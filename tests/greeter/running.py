@@ -1,4 +1,4 @@
-"""The greeter as a process beside a test: ports drawn free, a folder of its own, its log at hand."""
+"""The greeter, or another room, as a process beside a test: ports drawn free, a folder of its own, its log at hand."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.idempotent import methods
 from consilium.kernel.ports import free_port
 from consilium.kernel.principals import PRINCIPAL_KEY, TOKEN_KEY, Principal, sign
+from consilium.kernel.rooms import Room
 from tests.greeter.room import ROOM
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,12 +28,13 @@ TOKEN = "of-this-test"
 
 @dataclass
 class Running:
-    """One greeter. `start` again after its end, and it listens at the same addresses."""
+    """One room. `start` again after its end, and it listens at the same addresses."""
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
+    room: Room = ROOM
 
     def __post_init__(self) -> None:
         self.grpc, self.http, self.metrics = (free_port() for _ in range(3))
@@ -40,12 +42,12 @@ class Running:
         self.write_config()
 
     def write_config(self, **sections: Any) -> None:
-        greeter = {
+        places = {
             "grpc": f"127.0.0.1:{self.grpc}",
             "http": f"http://127.0.0.1:{self.http}",
             "metrics": f"http://127.0.0.1:{self.metrics}",
         }
-        tree = {"services": {"greeter": greeter}, **self.config, **sections}
+        tree = {"services": {self.room.name: places}, **self.config, **sections}
         (self.folder / "config.json").write_text(json.dumps(tree))
 
     @property
@@ -59,7 +61,7 @@ class Running:
         paths = [str(REPOSITORY / "services"), str(REPOSITORY)]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", ROOM.module, "--config", str(self.folder / "config.json"),
+                [sys.executable, "-m", self.room.module, "--config", str(self.folder / "config.json"),
                  *self.words],
                 cwd=self.folder,
                 env={
@@ -108,8 +110,8 @@ class Running:
         """Return a channel as the house makes it."""
         return Channel(
             f"127.0.0.1:{self.grpc}",
-            name="greeter",
-            **{"token": TOKEN, "idempotent": methods([ROOM]), **options},
+            name=self.room.name,
+            **{"token": TOKEN, "idempotent": methods([self.room]), **options},
         )
 
     def end(self) -> None:

@@ -42,6 +42,7 @@ async def build(view: View, house: House) -> Wiring:
             room.arrivals.run(),
             figures.run(),
         ],
+        drain=room.drain,
         aclose=room.aclose,
     )
 

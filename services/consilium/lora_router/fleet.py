@@ -83,6 +83,7 @@ class Fleet:
             set()
         )  # a verdict is being written down, so the target still says that nobody has tried it
         self._event = asyncio.Event()
+        self._is_closed = False
 
     # what is asked
 
@@ -137,11 +138,20 @@ class Fleet:
             self._hints[reference] = max(until, self._hints.get(reference, 0.0))
         self._wake()
 
+    def close(self) -> None:
+        """Let go of all who wait for wishes: the room ends, and they ask the next one."""
+        self._is_closed = True
+        self._wake()
+
     async def report(self, report: Report) -> Wanted:
-        """Take a report and return what is wanted, as soon as something is, at the latest after `wait_s`."""
+        """Take a report and return what is wanted, as soon as something is, at the latest after `wait_s`. Raises ConsiliumError(upstream_down) once it is closed."""
         self._take(report)
         ends = self._clock.monotonic() + max(0.0, min(report.wait_s, LONGEST_WAIT_S))
         while True:
+            if self._is_closed:
+                raise ConsiliumError(
+                    "upstream_down", name="the room of adapters", retry_after_s=1.0
+                )
             event = self._event
             wanted = self._wanted(report)
             left = ends - self._clock.monotonic()

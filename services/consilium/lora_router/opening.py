@@ -151,6 +151,10 @@ class Room:
         _log.info("adapters_configured", adapters=len(entries), refused=len(outcome.refused))
         return not outcome.refused
 
+    async def drain(self, _grace_s: float) -> None:
+        """Let go of the replicas: their polls would hold the end up until the grace is over."""
+        self.desk.fleet.close()
+
     async def aclose(self) -> None:
         """Write down what is not yet, and let go."""
         await self.desk.aclose()
