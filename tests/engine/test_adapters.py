@@ -267,3 +267,25 @@ async def test_the_canary_tells_a_sound_adapter_from_one_that_does_nothing_and_f
     assert [said.text for said in after] == [said.text for said in plain]
     assert dense.died.empty()
     await at_rest(desk)
+
+
+async def test_the_plain_model_is_itself_in_one_batch_with_every_slot_in_use(
+    dense: Asker, desk: AdapterDesk, made: list[AdapterTarget]
+) -> None:
+    """vLLM 0.32 on cores takes "no adapter" for the last slot."""
+    texts = [f"Tell me about the number {n}." for n in range(4)]
+    alone = [await ask(dense, None, text, max_tokens=12, logprobs=True) for text in texts]
+    for target in made[:2]:
+        await ask(dense, target)
+    said = await asyncio.gather(
+        *(
+            ask(dense, target, text, max_tokens=12, logprobs=True)
+            for text in texts
+            for target in (None, made[0], None, made[1])
+        )
+    )
+    plain = [said[4 * n + k] for n in range(4) for k in (0, 2)]
+    for one, other in zip([each for each in alone for _ in range(2)], plain, strict=True):
+        first = one.json["choices"][0]["logprobs"]["content"][0]["logprob"]
+        assert abs(other.json["choices"][0]["logprobs"]["content"][0]["logprob"] - first) < 0.1
+        assert other.text == one.text

@@ -247,3 +247,28 @@ def test_adapters_are_packed_before_they_are_kept_and_no_further() -> None:
 def test_the_serving_classes_look_adapters_up_in_the_table_that_we_fill() -> None:
     looked = ast.unparse(tree_of("vllm.entrypoints.serve.engine.serving"))
     assert "return self.models.lora_requests[request.model]" in looked
+
+
+def test_adapters_on_cores_are_applied_by_functions_that_ours_replace() -> None:
+    """The names by which vLLM's wrapper calls them, in the order of their arguments."""
+    wrapper = tree_of("vllm.lora.punica_wrapper.punica_cpu")
+    ours = {"bgmv_shrink", "bgmv_expand", "bgmv_expand_slice", "sgmv_shrink", "sgmv_expand", "sgmv_expand_slice"}  # fmt: skip
+    taken = {
+        alias.name
+        for node in ast.walk(wrapper)
+        if isinstance(node, ast.ImportFrom) and node.module == "vllm.lora.ops.torch_ops"
+        for alias in node.names
+    }
+    assert taken == ours
+    theirs = {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.walk(tree_of("vllm.lora.ops.torch_ops.lora_ops"))
+        if isinstance(node, ast.FunctionDef)
+    }
+    meta = ["b_seq_start_loc", "seq_len_tensor", "lora_indices_tensor", "batches", "max_seq_length", "token_nums"]  # fmt: skip
+    assert theirs["sgmv_shrink"][3:] == [*meta, "scaling"]
+    assert theirs["sgmv_expand"][3:] == [*meta, "add_inputs"]
+    assert theirs["sgmv_expand_slice"][3:] == [*meta, "slice_offset", "slice_size", "add_inputs"]
+    assert theirs["bgmv_shrink"][3:] == ["lora_indices_tensor", "scaling"]
+    assert theirs["bgmv_expand"][3:] == ["lora_indices_tensor", "add_inputs"]
+    assert theirs["bgmv_expand_slice"][3:] == ["lora_indices_tensor", "slice_offset", "slice_size", "add_inputs"]  # fmt: skip

@@ -28,6 +28,8 @@ FIRST_S: Final = 10.0
 """Longest that a replica waits for the router before it says ready without adapters."""
 BETWEEN_S: Final = 1.0
 """Changes of slots and memory are told at most so often; what was asked for is told at once."""
+AGAIN_S: Final = 60.0
+"""An adapter is not tried twice within this time: the router asks again while it writes down what came of the first trial."""
 PAUSES_S: Final = (0.5, 1.0, 2.0)
 _PLACEMENTS: Final = {"TIER_VRAM": "vram", "TIER_RAM": "ram", "TIER_SSD": "ssd"}
 _TIERS: Final = {"MOVE_KIND_SLOT": Tier.SLOT, "MOVE_KIND_RAM": Tier.RAM}
@@ -80,6 +82,7 @@ class AdapterAgent:
         self._knows_base = False
         self._done: list[int] = []
         self._tried: list[dict[str, Any]] = []
+        self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}
         self._told: object = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._urgent = asyncio.Event()
@@ -270,6 +273,10 @@ class AdapterAgent:
         target = self._desk.targets.get(reference)
         if target is None:
             return
+        known = self._verdicts.get(reference)
+        if known is not None and time.monotonic() - known[0] < AGAIN_S:
+            self._tried.append(known[1])  # the router has not seen it yet
+            return
         row: dict[str, Any] = {"reference": reference}
         try:
             verdict = await self._canary.try_out(target)
@@ -283,6 +290,7 @@ class AdapterAgent:
                 "figures_json": verdict.figures,
                 "fingerprint": verdict.fingerprint,
             }
+        self._verdicts[reference] = time.monotonic(), row
         self._tried.append(row)
 
     # After a load

@@ -14,6 +14,8 @@ import numpy as np
 from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from consilium.engine.backends import vllm_cpu_lora
+
 
 class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM is seen as Any
     """A seed gives the same answer in however many steps its prompt was read."""
@@ -33,6 +35,8 @@ class Worker(cpu_worker.CPUWorker):  # type: ignore[misc]  # vLLM is seen as Any
     """Has this runner. vLLM's second one (V2) draws from seeds without generators and stays as it is."""
 
     def init_device(self) -> None:
-        """Make the runner."""
+        """Make the runner. Adapters are applied by code of ours (vllm_cpu_lora.py)."""
+        if self.vllm_config.lora_config is not None:
+            vllm_cpu_lora.install()
         cpu_worker.CPUModelRunner = Runner  # the name by which vLLM's worker makes it
         super().init_device()
