@@ -161,6 +161,8 @@ def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
     stages = {"gateway": ms(max(0.0, course.sent - course.began)), **known.timings}
     if said.first is not None:
         stages["first_byte"] = ms(said.first - course.began)
+    if said.head.adapter_wait_ms is not None:
+        stages["adapter"] = said.head.adapter_wait_ms
     tail = said.tail
     if tail is not None:
         engine = {
@@ -176,6 +178,7 @@ def _with_answer(known: Receipt, course: Course, said: Said) -> Receipt:
         timings=stages,
         replica=said.head.replica,
         replica_why=said.head.routing,
+        adapter_tier=said.head.adapter_tier,
         revision=said.head.revision,
         template=said.head.template,
         usage=usage_of(tail),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 STAGES: Final[tuple[tuple[str, str], ...]] = (
     ("gateway", "to check, frame and send it"),
+    ("adapter", "to wait for a slot of its adapter"),
     ("queue", "to wait in the engine"),
     ("prefill", "to read the prompt"),
     ("first_token", "from the engine's door to the first token"),
@@ -29,6 +30,11 @@ LONGEST_NOTE: Final = 300
 MOST_NAME: Final = 128
 MOST_IDS: Final = 20
 LONGEST_ID: Final = 100
+_TIERS: Final = {
+    "slot": "a slot of the engine",
+    "ram": "the engine's memory; it was put into a slot",
+    "ssd": "the store; it was loaded",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class Receipt:
     replica_why   why that copy answered, where there are several
     attempts      executors that did not answer, in the order in which they were tried; `executor` is the last one
     contributions what other rooms added; passages and memories name what stands in the prompt, by id and span, never by text
-    adapters      which answered, with their versions and weights; adapter_why who chose them, or why none was chosen
+    adapters      which answered, with their versions and weights; adapter_why who chose them, or why none was chosen; adapter_tier
+                  where the engine had them when the call came: slot, ram or ssd
     tables        what the gateway held of rooms' tables, with their age where a room is down
     guard         what the guard said
     template      plain when the model has no chat template and ours was used
@@ -96,6 +103,7 @@ class Receipt:
     contributions: tuple[Added, ...] = ()
     adapters: tuple[str, ...] = ()
     adapter_why: str = ""
+    adapter_tier: str = ""
     passages: tuple[str, ...] = ()
     memories: tuple[str, ...] = ()
     guard: tuple[str, ...] = ()
@@ -211,6 +219,8 @@ def _decisions(raw: Mapping[str, Any]) -> list[str]:
     ]
     if raw.get("adapter_why"):
         rows.append(("because", str(raw["adapter_why"])))
+    if raw.get("adapter_tier"):
+        rows.append(("found in", _TIERS.get(str(raw["adapter_tier"]), str(raw["adapter_tier"]))))
     if raw.get("replica_why"):
         rows.append(("replica", str(raw["replica_why"])))
     if raw.get("template") == "plain":

@@ -1,6 +1,7 @@
 """Receipts: what the caller sees, what is kept, and the timeline."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -142,3 +143,10 @@ def test_an_event_of_its_own_has_a_choice_whatever_stood_before(before):
         event = json.loads(receipt_bytes.event_like(before, route, b"7").removeprefix(b"data: "))
         assert event["choices"] == [{"index": 0, **nothing, "finish_reason": None}]
         assert event["consilium"] == 7
+
+
+def test_where_its_adapter_was_and_how_long_it_waited_for_a_slot_is_told():
+    receipt = replace(WHOLE, adapters=("sport:3f9c1a0b2d4e5f60",), adapter_tier="ram", timings={"adapter": 12.5})  # fmt: skip
+    told = timeline(receipt.as_dict())
+    assert "the engine's memory" in told
+    assert "12.5" in told
