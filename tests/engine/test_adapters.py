@@ -51,9 +51,8 @@ async def desk(dense: Asker, made: list[AdapterTarget]) -> AsyncIterator[Adapter
 
 
 async def ask(dense: Asker, target: AdapterTarget | None, text: str = TEXT, **body: Any) -> Said:
-    call = dense.call(
-        "chat", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8, **body
-    )
+    wanted = {"temperature": 0, "max_tokens": 8, **body}
+    call = dense.call("chat", messages=[{"role": "user", "content": text}], **wanted)
     if target is not None:
         call = replace(call, adapter=target.reference)
     reader, raw, head, tail = wire.Reader(), b"", None, None
