@@ -126,7 +126,7 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
     await until_well(cluster)
 
 
-async def until_well(ours: Ours, limit_s: float = 10) -> None:
+async def until_well(ours: Ours, limit_s: float = 60) -> None:
     """Wait until doctor finds nothing wrong."""
     async with asyncio.timeout(limit_s):
         while (await asyncio.to_thread(doctor, ours))[0]:  # noqa: ASYNC110  it is asked
