@@ -143,4 +143,4 @@ def test_uninstall_keeps_keys_and_claims(chart):
     left = {
         claim["metadata"]["name"] for claim in chart.get("api/v1 persistentvolumeclaims")["items"]
     }
-    assert left == claims == {f"{NAME}-models", f"data-{NAME}-redis-0"}
+    assert left == claims == {f"{NAME}-models", f"data-{NAME}-redis-0", f"{NAME}-lora-router"}

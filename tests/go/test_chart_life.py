@@ -14,6 +14,8 @@ from tests.real.tools import tool
 PRESET = words_of("1x-rtx-pro-6000")
 NAME = "mind-consilium"
 RAY = "apis/ray.io/v1"
+PODS = 4
+"""Head, worker, Redis and the room of adapters."""
 OLD = "0.0.9"
 
 
@@ -45,7 +47,7 @@ def release(plane, box, chart, request):
     """The preset, installed in a namespace of the test's own; its pods run."""
     space = Space(plane, f"life-{request.node.name.replace('_', '-')[:40].strip('-')}")
     space.helm("install", "mind", str(getattr(request, "param", chart)), *PRESET)
-    space.running(3)
+    space.running(PODS)
     yield space
     space.helm("uninstall", "mind", "--ignore-not-found")
     plane.until(lambda: not space.pods(), 60)
@@ -65,7 +67,7 @@ def test_roles_are_changed_without_a_change_of_any_pod_or_of_what_serve_runs(rel
     release.helm("upgrade", "mind", str(chart), *PRESET, "--set", "config.roles.sage.frame=Be wise.")  # fmt: skip
     assert "Be wise." in release.get("configmaps", NAME)["data"]["consilium.yaml"]
     assert release.rayservice()["spec"] == spec
-    assert uids(release.running(3)) == uids(before)
+    assert uids(release.running(PODS)) == uids(before)
     assert uids(release.list("jobs", "apis/batch/v1")) == jobs
 
 
@@ -74,11 +76,11 @@ def test_quantities_may_be_written_in_any_form(plane, box, chart):
     written = "{name: main, image: gpu, replicas: 1, gpus: 1, sharedMemory: 2048Mi, resources: {requests: {cpu: 2, memory: 1.5Gi}, limits: {cpu: 4000m, memory: 8192Mi}}}"
     values = ["--set-json", f"workers={json.dumps([yaml.safe_load(written)])}"]
     space.helm("install", "mind", str(chart), *PRESET, *values)
-    before = space.running(3)
+    before = space.running(PODS)
     space.helm(
         "upgrade", "mind", str(chart), *PRESET, *values, "--set", "config.roles.sage.frame=Be wise."
     )
-    assert uids(space.running(3)) == uids(before)
+    assert uids(space.running(PODS)) == uids(before)
     space.helm("uninstall", "mind")
     plane.until(lambda: not space.pods(), 60)
 
@@ -91,7 +93,7 @@ def test_another_model_restarts_engines_in_their_pods_by_serve_alone(release, ch
     assert now["rayClusterConfig"] == spec["rayClusterConfig"]
     args = [{app["name"]: app["args"] for app in yaml.safe_load(one["serveConfigV2"])["applications"]} for one in (spec, now)]  # fmt: skip
     assert args[0]["executor-core"]["revision"] != args[1]["executor-core"]["revision"]
-    assert uids(release.running(3)) == uids(before)
+    assert uids(release.running(PODS)) == uids(before)
     fetched = [job["metadata"]["name"] for job in release.list("jobs", "apis/batch/v1")]
     assert len(fetched) == 1
     assert uids(release.list("jobs", "apis/batch/v1")) != jobs
@@ -100,21 +102,21 @@ def test_another_model_restarts_engines_in_their_pods_by_serve_alone(release, ch
 def test_an_upgrade_from_the_chart_before_needs_no_second_card(plane, box, chart, chart_before):
     space = Space(plane, "life-before")
     space.helm("install", "mind", str(chart_before), *PRESET)
-    before = space.running(3)
+    before = space.running(PODS)
     assert versions(before) == {OLD}
     said = space.helm("upgrade", "mind", str(chart), *PRESET)
     new = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     ray = [pod for pod in before if "ray.io/cluster" in pod["metadata"]["labels"]]
-    assert uids(ray) <= uids(space.running(3)), "the pods of Ray were replaced by themselves"
+    assert uids(ray) <= uids(space.running(PODS)), "the pods of Ray were replaced by themselves"
     assert sum(cards_of(pod) for pod in space.list("pods")) == 1
     recreate(space, said)
-    after = plane.until(lambda: (found := space.running(3)) and versions(found) == {new} and found, 60)  # fmt: skip
+    after = plane.until(lambda: (found := space.running(PODS)) and versions(found) == {new} and found, 60)  # fmt: skip
     assert not uids(ray) & uids(after)
     assert sum(map(cards_of, after)) == 1
     space.helm("rollback", "mind", "1")
     assert space.rayservice()["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"].endswith(OLD)  # fmt: skip
     recreate(space, said)
-    plane.until(lambda: versions(space.running(3)) == {OLD}, 60)
+    plane.until(lambda: versions(space.running(PODS)) == {OLD}, 60)
     space.helm("uninstall", "mind")
     plane.until(lambda: not space.pods(), 60)
 
@@ -134,15 +136,15 @@ def recreate(space, said):
 def test_secrets_and_disks_outlive_the_release_and_are_taken_up_again(plane, box, chart):
     space = Space(plane, "life-again")
     space.helm("install", "mind", str(chart), *PRESET)
-    space.running(3)
+    space.running(PODS)
     secret = space.get("secrets", NAME)["data"]
     disks = {claim["metadata"]["name"]: claim["spec"]["volumeName"] for claim in space.list("persistentvolumeclaims")}  # fmt: skip
-    assert set(disks) == {f"{NAME}-models", f"data-{NAME}-redis-0"}
+    assert set(disks) == {f"{NAME}-models", f"data-{NAME}-redis-0", f"{NAME}-lora-router"}
     space.helm("uninstall", "mind")
     plane.until(lambda: not space.pods(), 60)
     assert space.get("secrets", NAME)["data"] == secret
     space.helm("install", "mind", str(chart), *PRESET)
-    space.running(3)
+    space.running(PODS)
     assert space.get("secrets", NAME)["data"] == secret
     assert {claim["metadata"]["name"]: claim["spec"]["volumeName"] for claim in space.list("persistentvolumeclaims")} == disks  # fmt: skip
     space.helm("uninstall", "mind")
@@ -165,10 +167,10 @@ def test_going_back_is_asked_of_the_program_that_is_gone_back_to(plane, release,
     assert "Be wise." in release.get("configmaps", NAME)["data"]["consilium.yaml"]
     # The commands of the refusal: the pods of Ray go, and going back makes them again.
     release.delete("rayservices", NAME, RAY)
-    plane.until(lambda: len(release.pods()) == 1, 60)
+    plane.until(lambda: len(release.pods()) == 2, 60)
     release.helm("rollback", "mind", "1")
     assert "Be wise." not in release.get("configmaps", NAME)["data"]["consilium.yaml"]
-    release.running(3)
+    release.running(PODS)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def test_from_an_empty_cluster_to_a_release_that_waits_for_its_card(plane, docto
     assert "no node offers nvidia.com/gpu" in found["device_plugin"]["sentence"]
 
     # and the release that is installed all the same says what it waits for
-    for number in range(2):
+    for number in range(3):
         plane.create({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"disk{number}"}, "spec": {"capacity": {"storage": "300Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "local-path", "hostPath": {"path": f"/disk{number}"}}})  # fmt: skip
     helm = subprocess.run(
         [tool("helm"), "install", "mind", str(CHART), "-f", str(CARD), "-n", SPACE, "--kubeconfig", str(plane.kubeconfig)],
