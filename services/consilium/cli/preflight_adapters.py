@@ -14,6 +14,7 @@ from consilium.cli.adapter_bases import base_of
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import EngineExecutor
 from consilium.engine.ports import CORE
+from consilium.gateway.config import Role
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor.state_folder import StateFolder
 
@@ -57,17 +58,21 @@ def check_adapters(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None
         return
     engines = _engines(tree, folder)
     for candidate in candidates:
-        why = why_nowhere(candidate, engines)
-        if not why:
-            continue
         for name, role in tree.roles.items():
             needed = {part.partition(":")[0].partition("@")[0] for part in role.adapters}
-            if candidate.name in needed and not role.adapters_optional:
+            if candidate.name not in needed or role.adapters_optional:
+                continue
+            if why := why_nowhere(candidate, engines, of_role(tree, role)):
+                where = f"on {role.executor}" if role.executor else "nowhere"
+                can = "cannot answer" if role.executor else "can answer"
                 raise ConsiliumError(
                     "config_invalid",
                     key=f"roles.{name}.adapters",
-                    reason=f"{candidate.name!r} can answer nowhere: {why}",
+                    reason=f"{candidate.name!r} {can} {where}: {why}",
                 )
+        why = why_nowhere(candidate, engines)
+        if not why:
+            continue
         say(f"warning: {candidate.key or 'the stored adapter'} {candidate.name!r}: {why}")
 
 
@@ -91,8 +96,25 @@ def check_running(held: ConsiliumConfig, wanted: ConsiliumConfig, say: Say) -> N
             )
 
 
-def why_nowhere(candidate: Candidate, engines: Sequence[Engine]) -> str:
-    """Return why no engine can answer with an adapter, or "" where one can, or where nobody can tell yet."""
+def of_role(tree: ConsiliumConfig, role: Role) -> frozenset[str]:
+    """Return the executors that may answer in a role: the one that it names, with what answers in its place; empty = any that can."""
+    if not role.executor:
+        return frozenset()
+    named = tree.executors.get(role.executor)
+    stands_in = role.fallback or (named.fallback if named else None)
+    return frozenset(filter(None, (role.executor, stands_in)))
+
+
+def why_nowhere(
+    candidate: Candidate, engines: Sequence[Engine], among: frozenset[str] = frozenset()
+) -> str:
+    """Return why no engine can answer with an adapter, or "" where one can, or where nobody can tell yet.
+
+    among  names of the executors that may answer; empty = all
+    """
+    engines = [engine for engine in engines if not among or engine.name in among]
+    if not engines:
+        return f"{', '.join(sorted(among))} is elsewhere, and adapters live in engines of our own"
     from consilium.lora_router import adapter_files, fit
 
     try:

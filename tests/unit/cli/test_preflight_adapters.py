@@ -66,6 +66,23 @@ def test_another_base_is_told_and_refused_where_a_role_needs_the_adapter(said, t
     assert len(said(adapters(tmp_path) | SPARED, OTHER)) == 1
 
 
+def test_a_role_is_held_against_the_executor_that_it_names(said, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(OTHER))
+    near = {"topology": {"kind": "hybrid"}, "executors": {"near": {"model": str(tmp_path / "other")}, "far": {"url": "http://far/v1", "model": "m"}}}  # fmt: skip
+    tree = adapters(tmp_path) | near
+
+    def role(**more):
+        return tree | {"roles": {"coach": {"frame": "x", "adapters": ["sport"], **more}}}
+
+    assert said(role()) == []
+    assert said(role(executor="core")) == []
+    refused(lambda: said(role(executor="near")), "roles.coach.adapters", "'sport' cannot answer on near: ")  # fmt: skip
+    refused(lambda: said(role(executor="far")), "roles.coach.adapters", "far is elsewhere")
+    assert said(role(executor="near", fallback="core")) == []
+    assert said(role(executor="near", adapters_optional=True)) == []
+
+
 def test_a_rank_over_the_engines(said, tmp_path):
     (line,) = said(adapters(tmp_path) | {"engine": {"lora": {"max_rank": 1}}})
     assert "engine.lora.max_rank" in line
