@@ -80,10 +80,10 @@ def test_kubectl_names_what_the_chart_makes():
     assert len(found) > 10
     for words in found:
         said = " ".join(words)
-        for kind, name in re.findall(r"\b(secret|svc|rayservice|statefulset|pod)[ /](consilium[a-z0-9-]*|claim-shell)", said):  # fmt: skip
+        for kind, name in re.findall(r"\b(secret|svc|rayservice|statefulset|deployment|pod)[ /](consilium[a-z0-9-]*|claim-shell)", said):  # fmt: skip
             assert (kind, name) in made, said
     claims = set(re.findall(r"s/CLAIM/([\w-]+)/", GUIDE))
-    assert claims == {"consilium-models", "data-consilium-redis-0"}
+    assert claims == {"consilium-models", "data-consilium-redis-0", "consilium-lora-router"}
 
 
 def named_images(guide, registry):
