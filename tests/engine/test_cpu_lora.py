@@ -9,8 +9,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_each_row_gets_its_own_adapter_and_a_row_without_one_none(packed: bool) -> None:
+@pytest.mark.parametrize("small", [0, 1 << 20])
+def test_each_row_gets_its_own_adapter_and_a_row_without_one_none(
+    packed: bool, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from consilium.engine.backends import vllm_cpu_lora
+
+    monkeypatch.setattr(vllm_cpu_lora, "SMALL", small)
 
     draw = torch.Generator().manual_seed(1)
     slots = torch.tensor([-1, 2, 0, -1, 2, 1])

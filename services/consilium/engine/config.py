@@ -29,9 +29,9 @@ BUILT_IN_MODELS: Final = frozenset({"demo", "tiny", "tiny-moe", "tiny-base"})
 class Lora(Section):
     """How many adapters (LoRA) an engine holds, and where."""
 
-    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+    slots: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] = Field(
         "auto",
-        description="Adapters on the card at once; auto = those with placement vram and 2 more, at least 4. One is never pinned.",
+        description="Adapters on the card at once; auto = those with placement vram and 2 more, at least 4. One is never pinned. 0 = none, whatever `adapters` says.",
     )
     max_rank: Rank = Field(
         DEFAULT_RANK,
@@ -133,7 +133,7 @@ class EngineSettings(Section):
 class LoraOverride(Section):
     """The same keys as `engine.lora`, each optional."""
 
-    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = None
+    slots: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] | None = None
     max_rank: Rank | None = None
     ram: int | None = Field(None, ge=1, le=100_000)
     target_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,64}$")], ...] | None = (

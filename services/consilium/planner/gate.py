@@ -241,6 +241,8 @@ def _whole(block: Mapping[str, Any], key: str) -> int | None:
     value = block.get(key)
     if value is None or (key == "slots" and value == "auto"):
         return None
+    if key == "slots" and value == 0 and value is not False:
+        return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 16:
         raise wrong(f"engine.lora.{key}", f"it is {str(value)[:40]!r}; give a whole number from 1")
     return value

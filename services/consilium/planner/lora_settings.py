@@ -53,7 +53,7 @@ def pinned(adapters: Mapping[str, Any], executor: str) -> tuple[str, ...]:
 def counted(
     block: Mapping[str, Any] | None, adapters: Mapping[str, Any], executor: str
 ) -> LoraSettings | None:
-    """Return the LoRA settings of an executor's engine, or None where LoRA is off.
+    """Return the LoRA settings of an executor's engine, or None where LoRA is off: nothing asks for it, or its slots are 0.
 
     block     `engine.lora` of that executor, None = not written: on if an adapter is configured for it, else off
     adapters  the section `adapters`: name -> plain values
@@ -62,6 +62,8 @@ def counted(
         return None
     said = {key: value for key, value in (block or {}).items() if value is not None}
     asked = said.get("slots", "auto")
+    if asked == 0:
+        return None
     held = len(pinned(adapters, executor))
     slots = max(LEAST_SLOTS, held + SPARE_SLOTS) if asked == "auto" else int(asked)
     return LoraSettings(

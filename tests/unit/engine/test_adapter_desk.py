@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget, RanksDifferError
 from consilium.engine.backends.echo_slots import EchoSlots
 from consilium.engine.slots import Slots, Tier
 from consilium.kernel.errors import ConsiliumError
@@ -247,6 +247,17 @@ async def test_a_caller_that_goes_away_frees_what_it_held():
     assert not stage.desk.slots.waiting
     await stage.answer(2)
     stage.at_rest()
+
+
+async def test_ranks_that_hold_different_adapters_end_the_replica():
+    def fault(what, _number):
+        if what == "take":
+            raise RanksDifferError("0 holds 1, 1 holds none")
+
+    stage = Stage(fault=fault, max_wait_s=0.2)
+    with pytest.raises(ConsiliumError):
+        await stage.answer(1)
+    assert [type(alarm) for alarm in stage.alarms] == [RanksDifferError]
 
 
 async def test_an_unknown_adapter_is_awaited_a_moment():

@@ -68,3 +68,14 @@ def test_the_planner_counts_what_the_engine_starts_with():
         "lora": {"slots": found.slots, "max_rank": 16, "ram": found.ram, "target_modules": []},
     }
     assert lora_settings.with_counted({"lora": None}, {}, "core") == {}
+
+
+def test_no_slots_turn_lora_off_on_one_executor():
+    tree = {
+        "topology": {"kind": "hybrid"},
+        "executors": {"words": {"model": "tiny", "engine": {"lora": {"slots": 0}}}},
+        "adapters": pins(2),
+    }
+    found = view(**tree)
+    assert (found.lora("core").slots, found.lora("words")) == (4, None)
+    assert lora_settings.with_counted({"lora": {"slots": 0}}, pins(2), "core") == {}

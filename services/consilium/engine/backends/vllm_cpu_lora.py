@@ -1,7 +1,7 @@
 """Adapters in the batches of an engine on cores: each row gets its own adapter, and a row without one gets none.
 
 vLLM marks a row without an adapter with -1 and takes that for a place in its table of slots: in a batch with others the plain model answered with what the last slot
-held, or had held. And it copies an adapter for every single row. Here rows are taken slot by slot.
+held, or had held. And it copies an adapter for every single row. Here that is done for a few rows only; many are taken slot by slot.
 
 Touches vLLM; runs in the processes of an engine's core. Does not know who asked.
 """
@@ -9,10 +9,13 @@ Touches vLLM; runs in the processes of an engine's core. Does not know who asked
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from vllm.lora.punica_wrapper import punica_cpu
+
+SMALL: Final = 1 << 18
+"""Numbers that are copied at most to give each row the matrix of its adapter."""
 
 
 def shrink(
@@ -30,6 +33,10 @@ def shrink(
     slots    (rows): slot of each row, -1 = none
     """
     rank = weights.shape[-2]
+    if _is_small(inputs, weights):
+        product = _each(inputs.to(output.dtype), weights, slots)
+        output[:, :rank] = product.mul_(scaling).masked_fill_((slots < 0)[:, None], 0)
+        return
     output[:, :rank] = 0
     for slot, rows in _groups(slots):
         product = inputs[rows].to(output.dtype) @ _slot(weights, slot).to(output.dtype).T
@@ -51,12 +58,29 @@ def expand(
     weights  (slots, 1, out, rank) or (slots, out, rank); columns that `output` does not have are left out
     """
     width = min(weights.shape[-2], output.shape[1] - offset)
+    if add and _is_small(inputs, weights):
+        product = _each(inputs.to(output.dtype), weights, slots)
+        product.masked_fill_((slots < 0)[:, None], 0)
+        output[:, offset : offset + width] += product[:, :width]
+        return
     for slot, rows in _groups(slots):
         product = inputs[rows].to(output.dtype) @ _slot(weights, slot).to(output.dtype).T
         if add:
             output[rows, offset : offset + width] += product[:, :width]
         else:
             output[rows, offset : offset + width] = product[:, :width]
+
+
+def _is_small(inputs: torch.Tensor, weights: torch.Tensor) -> bool:
+    """Say whether an adapter for each row takes little memory: then one product of all is quicker than one for each slot."""
+    return int(inputs.shape[0] * weights.shape[-1] * weights.shape[-2]) <= SMALL
+
+
+def _each(inputs: torch.Tensor, weights: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Return each row's product with the matrix of its slot; what a row without an adapter gets means nothing."""
+    flat = weights.flatten(0, -3) if weights.dim() > 3 else weights  # packed modules have one more
+    mine = flat.index_select(0, slots.clamp(min=0)).to(inputs.dtype)
+    return torch.bmm(mine, inputs.unsqueeze(-1)).squeeze(-1)
 
 
 def _groups(slots: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
