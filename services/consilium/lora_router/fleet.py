@@ -75,7 +75,7 @@ class Fleet:
         self._begun = self._version = int(clock.now() * 1000)
         self._targets: dict[str, dict[str, Target]] = {}
         self._changed_at: dict[str, dict[str, int]] = {}
-        self._bases: dict[str, tuple[str, str]] = {}
+        self._bases: dict[str, tuple[str, str, int]] = {}
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
         self._next_move = 0
@@ -127,8 +127,8 @@ class Fleet:
     # what is told
 
     def changed(self) -> None:
-        """Ask for the targets of every executor anew, and let waiting polls see them."""
-        for executor in {each.report.executor for each in self._replicas.values()}:
+        """Ask for the targets of every executor that was ever heard anew, and let waiting polls see them."""
+        for executor in list(self._targets):  # those whose replicas are all away, too
             self._renew(executor)
         self._wake()
 
@@ -245,12 +245,13 @@ class Fleet:
     def _take(self, report: Report) -> None:
         now = self._clock.monotonic()
         known = self._replicas.get(report.replica)
-        if known is None:
+        if known is None or (report.version == 0 and known.report.version):
+            # One that knows of nothing has begun anew: what its former life was asked for, and could not do, is over.
             known = self._replicas[report.replica] = _Replica(report, now)
         if not report.base_config:  # sent once
-            base = self._bases.get(report.executor, ("", ""))
+            base = (*self._bases.get(report.executor, ("", ""))[:2], report.max_rank)
         else:
-            base = (report.base_revision, report.base_config)
+            base = (report.base_revision, report.base_config, report.max_rank)
         if self._bases.get(report.executor) != base:
             self._bases[report.executor] = base
             self._on_executor(report)
@@ -280,6 +281,8 @@ class Fleet:
             if old.get(reference) != new.get(reference)
         ]
         self._targets[executor] = new
+        # A verdict that stands in a target is written down; what is gone is tried like a new one if it comes back.
+        self._tried -= {name for name in touched if name not in new or new[name].proof is Proof.OK}
         if touched:
             self._version += 1
             self._changed_at.setdefault(executor, {}).update(dict.fromkeys(touched, self._version))
@@ -355,6 +358,7 @@ class Fleet:
             for target in targets.values()
             if target.proof is Proof.UNPROVEN
             and target.reference not in self._tried
+            and target.reference not in known.failures
             and not self._is_tried_elsewhere(report, target)
         ][:1]
         moves = [
