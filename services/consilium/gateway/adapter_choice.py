@@ -49,6 +49,8 @@ class Chosen:
         """Return why it cannot answer on an executor, or ""."""
         if self.is_plain or self.fits is None:
             return ""
+        if not self.fits:
+            return f"no engine has told yet which adapters it can hold: {executor} is starting, or engine.lora is not set there"
         return self.fits.get(
             executor, f"{executor} serves no adapters (engine.lora is not set there)"
         )
@@ -148,8 +150,11 @@ def _weighted(part: Part, row: Row) -> Part:
 def _version(part: Part, known: Known) -> Version:
     row = known.rows[part.name]
     version = row.version(part.sha)
-    if version is not None:
+    if version is not None and (version.answers or not part.sha):
         return version
+    if version is not None:
+        reason = f"{part.name}:{version.sha[:8]} is {version.proof}, so it answers nobody. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name}:{version.sha[:8]} --force' lets it answer all the same"
+        raise ConsiliumError("adapter_refused", reason=reason)
     if part.sha:
         there = ", ".join(each.sha[:8] for each in row.versions) or "none"
         reason = f"adapter {part.name!r} has no single version that begins with {part.sha!r}; it has {there}"

@@ -11,8 +11,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 TABLE: Final = "adapters"
-SERVED: Final = frozenset({"ok"})
-"""Proofs with which a version answers; another one answers only where its owner said so, and then it is the current one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +19,14 @@ class Version:
 
     reference  what engines are told
     fits       executor -> why it does not fit there; "" = it fits. Executors that were not heard yet are missing.
+    answers    whether it may answer who names it: it was tried and is sound, or its owner insists
     """
 
     sha: str
     reference: str
     proof: str = "unproven"
     fits: Mapping[str, str] = field(default_factory=dict)
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +91,41 @@ class Known:
         return tuple(row for row in self.rows.values() if row.current and row.triggers)
 
 
-def read(rows: Mapping[str, Mapping[str, Any]], *, heard: bool) -> Known:
-    """Return what the rows of the table say. A row that cannot be read is left out: an older router and a newer gateway may meet."""
+def read(
+    rows: Mapping[str, Mapping[str, Any]], *, heard: bool, before: Known | None = None
+) -> Known:
+    """Return what the rows of the table say. A row that cannot be read is left out: an older router and a newer gateway may meet.
+
+    before  what was known until now: a router that starts anew tells what is registered before it has heard its engines again, and until then an engine fits what it fitted
+    """
+    fitted = {} if before is None else _fitted(before)
     known: dict[str, Row] = {}
     sums: dict[tuple[tuple[str, float], ...], Sum] = {}
     for key, raw in rows.items():
         try:
             if raw.get("kind") == "sum":
                 parts = tuple(sorted((str(ref), float(weight)) for ref, weight in raw["parts"]))
-                sums[parts] = Sum(str(raw["reference"]), parts, _fits(raw))
+                sums[parts] = Sum(str(raw["reference"]), parts, _fits(raw, fitted))
             else:
-                known[key] = _row(key, raw)
+                known[key] = _row(key, raw, fitted)
         except (KeyError, TypeError, ValueError):
             continue
     return Known(MappingProxyType(known), MappingProxyType(sums), heard)
 
 
-def _row(name: str, raw: Mapping[str, Any]) -> Row:
-    threshold = raw.get("threshold")
+def _row(name: str, raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Row:
+    threshold, current = raw.get("threshold"), str(raw["current"])
     return Row(
         name,
-        str(raw["current"]),
+        current,
         tuple(
-            Version(str(v["sha"]), str(v["reference"]), str(v.get("proof", "unproven")), _fits(v))
+            Version(
+                str(v["sha"]),
+                str(v["reference"]),
+                str(v.get("proof", "unproven")),
+                _fits(v, fitted),
+                bool(v.get("answers", v.get("proof") == "ok" or v["sha"] == current)),
+            )
             for v in raw["versions"]
         ),
         with_core=str(raw.get("with_core") or ""),
@@ -127,5 +139,12 @@ def _row(name: str, raw: Mapping[str, Any]) -> Row:
     )
 
 
-def _fits(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    return {str(name): str(why) for name, why in (raw.get("fits") or {}).items()}
+def _fits(raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    told = {str(name): str(why) for name, why in (raw.get("fits") or {}).items()}
+    return {**fitted.get(str(raw["reference"]), {}), **told}
+
+
+def _fitted(before: Known) -> dict[str, Mapping[str, str]]:
+    """Return reference -> on which executors it fitted, of all that was known."""
+    found = {each.reference: each.fits for row in before.rows.values() for each in row.versions}
+    return found | {each.reference: each.fits for each in before.sums.values()}

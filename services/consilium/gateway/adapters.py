@@ -102,7 +102,9 @@ class Adapters:
         held = table.held
         if held is not self._held or self._known.heard != (table.age_s is not None):
             self._held = held
-            self._known = adapter_rows.read(held.rows, heard=table.age_s is not None)
+            self._known = adapter_rows.read(
+                held.rows, heard=table.age_s is not None, before=self._known
+            )
             self._rules = _rules(held.rows, self._known)
         return self._known
 
@@ -331,7 +333,7 @@ def _answered_by(decision: Decision, chosen: Chosen, notes: list[str]) -> Decisi
         adapter=chosen.reference,
         adapters=chosen.names,
         adapter_why=f"{chosen.by}: {chosen.why}" if chosen.why else chosen.by,
-        plain_on=frozenset(name for name in executors if chosen.why_not(name)),
+        plain_on={name: why for name in executors if (why := chosen.why_not(name))},
     )
 
 

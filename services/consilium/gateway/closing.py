@@ -70,8 +70,8 @@ def receipt(cast: Cast, ask: Ask, course: Course, *, status: int, said: Said | N
             Added(each.source, len(each.pieces), each.took_ms, each.note)
             for each in course.contributions
         ),
-        adapters=decision.adapters,
-        adapter_why=decision.adapter_why,
+        adapters=decision.adapters_on(course.executor),
+        adapter_why=decision.plain_on.get(course.executor, decision.adapter_why),
         passages=_ids(course, "passages"),
         memories=_ids(course, "memories"),
         tables={name: _held(table) for name, table in cast.tables.items()},
@@ -98,7 +98,7 @@ def ended(
             executor=course.executor or (decision.executors[0] if decision else ""),
             seconds=seconds,
             role=(decision.role or "") if decision else "",
-            adapters=tuple(name.partition(":")[0] for name in decision.adapters)
+            adapters=tuple(name.partition(":")[0] for name in decision.adapters_on(course.executor))
             if decision
             else (),
             key=ask.key_name,

@@ -7,7 +7,7 @@ or receipts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from consilium.engine.client import CORE, EngineClient, ExecutorInfo
@@ -30,7 +30,7 @@ class Decision:
     adapters     what the receipt tells of the adapters that answer: each with its version and weight; empty = the plain model
     adapter      reference that the engine is told
     adapter_why  who chose it, or why none was chosen
-    plain_on     executors that answer without it, because the role lets them
+    plain_on     executors that answer without it, because the role lets them -> why
     executor_is_free  nobody has named the executor: another one may answer where the adapter fits that one only
     """
 
@@ -44,13 +44,17 @@ class Decision:
     adapters: tuple[str, ...] = ()
     adapter: str = ""
     adapter_why: str = ""
-    plain_on: frozenset[str] = frozenset()
+    plain_on: Mapping[str, str] = field(default_factory=dict)
     executor_is_free: bool = False
 
     @property
     def role(self) -> str | None:
         """Return the role that answers, or None."""
         return self.frame.role if self.frame is not None else None
+
+    def adapters_on(self, executor: str) -> tuple[str, ...]:
+        """Return what the receipt tells of the adapters where this executor answers; empty = the plain model."""
+        return () if executor in self.plain_on else self.adapters
 
 
 def decide(

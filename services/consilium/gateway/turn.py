@@ -46,9 +46,7 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         )
         course.decision = decision
         if ask.route in GENERATING:
-            decision = await cast.adapters.chosen(
-                decision, ask.body, ask.conversation, course.notes
-            )
+            decision = await cast.adapters.chosen(decision, ask.body, _talk(ask), course.notes)
             course.decision = decision
         if ask.route in GENERATING and cast.contributors.each:
             asked, began = _question(ask, decision, deadline), cast.clock.monotonic()
@@ -68,6 +66,11 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         closing.ended(cast, ask, course, status=500, said=None, code="internal")
         raise _naming(unknown(course.receipt_id, error), course) from error
     return Answer(executors, turn)
+
+
+def _talk(ask: Ask) -> str:
+    """Return which conversation goes on: two callers may give theirs one name."""
+    return f"{ask.tenant}/{ask.key_id}/{ask.conversation}" if ask.conversation else ""
 
 
 def _question(ask: Ask, decision: Decision, deadline: float) -> Question:

@@ -151,7 +151,7 @@ class Desk:
             answers = current is not None and self.answers(current)
             made[row.name] = rows.adapter(
                 replace(row, current=row.current if answers else ""),
-                [(each, self.fits(each)) for each in versions],
+                [(each, self.fits(each), self.answers(each)) for each in versions],
             )
         for version in self.library.versions():
             if version.name == MIX:

@@ -18,8 +18,10 @@ RULES: Final = "#rules"
 Row = Mapping[str, object]
 
 
-def adapter(row: Registered, versions: Sequence[tuple[StoredVersion, Mapping[str, str]]]) -> Row:
-    """Return the row of one name. `versions` come with executor -> why it does not fit there."""
+def adapter(
+    row: Registered, versions: Sequence[tuple[StoredVersion, Mapping[str, str], bool]]
+) -> Row:
+    """Return the row of one name. `versions` come with executor -> why it does not fit there, and whether it may answer who names it."""
     return {
         "kind": "adapter",
         "current": row.current,
@@ -29,8 +31,9 @@ def adapter(row: Registered, versions: Sequence[tuple[StoredVersion, Mapping[str
                 "reference": reference(version.name, version.sha),
                 "proof": str(version.proof),
                 "fits": dict(fits),
+                "answers": answers,
             }
-            for version, fits in versions
+            for version, fits, answers in versions
         ],
         "with_core": row.with_core,
         "core_weight": row.core_weight,

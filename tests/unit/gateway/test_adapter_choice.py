@@ -1,10 +1,17 @@
 """What a name, a role or a trigger means, by the table that the gateway holds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from consilium.gateway import adapter_choice, adapter_rows
 from consilium.gateway.adapter_choice import asked_for, resolve, triggered
+from consilium.gateway.adapters import Adapters
+from consilium.gateway.decision import Decision
+from consilium.gateway.models import Target
+from consilium.kernel.clock import FakeClock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.tables import Held
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -49,6 +56,44 @@ def test_a_beginning_of_a_hash_names_a_version_and_a_wrong_one_is_told_what_ther
         resolve(asked_for("sport:bbbb", "model"), table, by="request")
     assert caught.value.code == "adapter_refused"
     assert "aaaaaaaa" in caught.value.public()
+
+
+@pytest.mark.parametrize("proof", ["unproven", "no_effect", "degenerate", "failed"])
+def test_a_version_that_may_not_answer_does_not_answer_who_names_it_either(proof):
+    told = row(A, name="sport", current="")
+    told["versions"][0] |= {"proof": proof, "answers": False}
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for("sport:aaaa", "model"), known(sport=told), by="request")
+    assert caught.value.code == "adapter_refused"
+    assert proof in caught.value.public()
+    assert "--force" in caught.value.public()
+    told["versions"][0]["answers"] = True  # its owner insists
+    assert resolve(asked_for("sport:aaaa", "model"), known(sport=told), by="request").reference
+
+
+def test_a_router_that_starts_anew_takes_no_adapter_from_the_engines_that_have_it():
+    before = known(sport=row(A, name="sport", fits={"core": "", "small": "too wide"}))
+    anew = {"sport": row(A, name="sport", fits={"small": ""})}
+    anew["sport"]["versions"][0]["fits"] = {}
+    silent = adapter_rows.read(anew, heard=True, before=before)
+    chosen = resolve(asked_for("sport", "model"), silent, by="request")
+    assert (chosen.why_not("core"), chosen.why_not("small")) == ("", "too wide")
+    first = resolve(asked_for("sport", "model"), adapter_rows.read(anew, heard=True), by="request")
+    assert "starting" in first.why_not("core")
+
+
+async def test_an_executor_that_answers_plainly_has_no_adapter_in_its_receipt():
+    told = {"sport": row(A, name="sport", fits={"core": ""})}
+    adapters = Adapters(
+        SimpleNamespace(held=Held("e", 1, told), age_s=0.0), None, None, FakeClock()
+    )
+    frame = SimpleNamespace(role="coach", adapters=("sport",), adapters_optional=True)
+    decision = Decision(Target("role", "coach"), ("core", "remote"), frame)
+    chosen = await adapters.chosen(decision, {}, "", [])
+    assert chosen.executors == ("core", "remote")
+    assert chosen.adapters_on("core") == ("sport:" + A[:16],)
+    assert chosen.adapters_on("remote") == ()
+    assert "engine.lora" in chosen.plain_on["remote"]
 
 
 def test_an_unknown_name_is_offered_the_nearest():
