@@ -1,5 +1,9 @@
 """What the counters of turns say: by executor, role and key, and how long each stage took."""
 
+from dataclasses import replace
+
+import pytest
+
 from consilium.engine.client import State
 from consilium.gateway.cast import STAGES, Played
 from consilium.gateway.config import Role
@@ -78,6 +82,20 @@ def test_an_adapter_is_counted_by_the_name_that_the_decision_has_for_it():
     assert 'consilium_gateway_adapter_turns_total{adapter="legal:3f9c"} 1.0' in said
     assert 'consilium_gateway_adapter_tokens_total{adapter="tone",kind="completion"} 5.0' in said
     assert "consilium_gateway_key" not in said
+
+
+@pytest.mark.parametrize(("plain_on", "count"), [((), 1), (("core",), 0)])
+async def test_a_turn_that_was_answered_without_its_adapter_is_none_of_it(gateway, monkeypatch, plain_on, count):  # fmt: skip
+    async def chosen(decision, *_):
+        return replace(decision, adapters=("tone:3",), plain_on=dict.fromkeys(plain_on, "it may"))
+
+    bench = await gateway()
+    monkeypatch.setattr(bench.face.cast.adapters, "chosen", chosen)
+    await play(bench, stream=False)
+    await bench.until(lambda: 'key_turns_total{key="test"} 1.0' in page(bench))
+    said = page(bench)
+    assert said.count('consilium_gateway_adapter_turns_total{adapter="tone"} 1.0') == count
+    assert said.count('consilium_gateway_adapter_tokens_total{adapter="tone",kind="completion"}') == count  # fmt: skip
 
 
 def test_tokens_of_an_executor_begin_at_zero():
