@@ -10,7 +10,7 @@ from consilium.kernel.errors import ConsiliumError
 
 async def lost(run):
     told = asyncio.Queue()
-    followers = multinode.Followers({1: run}, [])
+    followers = multinode.Followers({1: run}, [], group=None)
     followers.watch(told.put_nowait)
     return followers, await asyncio.wait_for(told.get(), 2)
 
@@ -35,7 +35,7 @@ async def test_a_follower_that_died_is_reported_with_its_cause(text):
 async def test_followers_that_were_ended_are_not_lost():
     told = []
     run = asyncio.get_running_loop().create_future()
-    followers = multinode.Followers({1: run}, [])
+    followers = multinode.Followers({1: run}, [], group=None)
     followers.watch(told.append)
     await asyncio.sleep(0)
     followers.end()
