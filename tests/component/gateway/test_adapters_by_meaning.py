@@ -33,6 +33,12 @@ class Counted:
         return await self.inner.embed(texts, kind)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """What is found is tested here, not how soon: a busy machine takes longer than a turn may."""
+    monkeypatch.setattr("consilium.gateway.adapters.BUDGET_S", 60.0)
+
+
 @pytest.fixture
 async def model():
     made = Counted()
