@@ -23,7 +23,7 @@ QUICK := lint types proto-lint arch unit
 # With BEHIND=yes, what only computes asks for less than what runs beside it.
 NICE := $(if $(BEHIND),nice -n 19)
 
-.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e tools test-go image-check bench protos proto-lint proto-release clean
+.PHONY: help setup dev up down fmt check lint types arch unit component test real engine-test e2e tools test-go image-check bench voices protos proto-lint proto-release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -111,6 +111,9 @@ image-check: $(DEV_STAMP) ## Make the images services and cpu without Docker and
 
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn
+
+voices: $(DEV_STAMP) ## Train the demo model's three voices anew from their texts (minutes)
+	@nice -n 10 $(BIN)/python -m consilium.demo.backends.train_voices
 
 protos: $(DEV_STAMP) ## Regenerate services/consilium/v1 from protos/
 	@$(BIN)/python -m consilium.kernel.protogen

@@ -2,6 +2,7 @@
 
     /srv/loras/sport, ./loras/sport, loras/sport    a folder
     org/name[@revision]                             an adapter of the hub, downloaded once
+    demo:captain, demo:cook, demo:lawyer            a voice of the demo model, which this package brings
 
 Knows names and folders. Does not know what is in the files.
 """
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from consilium.demo import voice_files
 from consilium.demo.folder import Report, Step, silent
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
@@ -40,11 +42,17 @@ class Logged:
             )
 
 
+VOICE: Final = "demo:"
+"""What the path of a voice begins with. It is looked up where it is read: an image has this package in another place than the machine that wrote the path."""
+
+
 def from_root(path: str, beside: Path) -> str:
-    """Return a path as processes in other folders read it: from the root. The name of a repository stays as it is.
+    """Return a path as processes in other folders read it: from the root. The name of a repository or of a voice stays as it is.
 
     beside  folder of the configuration file, in which relative paths are looked up first, then in the working directory
     """
+    if path.startswith(VOICE):
+        return path
     named = Path(path).expanduser() if path.startswith("~") else Path(path)
     if named.is_absolute():
         return str(named)
@@ -68,13 +76,15 @@ def fetched(
 ) -> Path:
     """Return the folder with an adapter's files, downloading them where they are not there yet. Blocks.
 
-    path       from the root, or the name of a repository
+    path       from the root, or the name of a repository or of a voice
     downloads  folder for what comes from the hub
     report     hears of steps with bytes done and total
     access     how the hub is reached, where that is not huggingface_hub's own settings
 
     Raises ConsiliumError: adapter_refused (there is no such folder or repository, no network), disk_full.
     """
+    if path.startswith(VOICE):
+        return _voice(path)
     if not is_hub(path):
         if not Path(path).is_dir():
             raise _missing(path, "there is no such folder")
@@ -98,6 +108,18 @@ def forget(path: str, downloads: Path) -> None:
     from consilium.demo import hub  # noqa: PLC0415
 
     shutil.rmtree(hub.home_of(path.partition("@")[0], downloads), ignore_errors=True)
+
+
+def _voice(path: str) -> Path:
+    folder = voice_files.folder(path.removeprefix(VOICE))
+    if folder is None:
+        known = ", ".join(VOICE + name for name in voice_files.VOICES)
+        raise ConsiliumError(
+            "adapter_refused",
+            reason=f"{path}: the demo model has no such voice. Name one of {known}; a folder of that name is ./{path} (not_found)",
+            check="not_found",
+        )
+    return folder
 
 
 def _missing(path: str, reason: str) -> ConsiliumError:

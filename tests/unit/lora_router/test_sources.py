@@ -3,6 +3,7 @@
 import pytest
 import structlog
 
+from consilium.demo import voice_files
 from consilium.demo.folder import Step
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import sources
@@ -53,3 +54,23 @@ def test_a_download_is_logged_every_few_seconds(monkeypatch):
     assert [(line["event"], line["bytes"], line["of"]) for line in lines] == [
         ("adapter_coming", 5, 10)
     ]
+
+
+def test_voices_of_the_demo_model_come_with_the_package(tmp_path):
+    for voice in voice_files.VOICES:
+        named = from_root(f"demo:{voice}", tmp_path)
+        assert named == f"demo:{voice}"
+        assert (fetched(named, tmp_path) / "adapter_model.safetensors").is_file()
+
+
+def test_a_voice_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    for name in ("pirate", "", "texts", "../demo"):
+        with pytest.raises(ConsiliumError) as caught:
+            fetched(f"demo:{name}", tmp_path)
+        assert "demo:captain, demo:cook, demo:lawyer" in caught.value.fields["reason"]
+        assert caught.value.fields["check"] == "not_found"
+
+
+def test_a_folder_may_be_called_like_a_voice(tmp_path):
+    (tmp_path / "demo:captain").mkdir()
+    assert from_root("./demo:captain", tmp_path) == str(tmp_path / "demo:captain")
