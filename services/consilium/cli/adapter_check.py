@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,7 +34,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="say whether an adapter is whole, and whether it fits a model",
         description="Check a folder with adapter_model.safetensors and adapter_config.json. Whether it does anything good only an engine can tell.",
     )
-    parser.add_argument("path", type=Path, help="folder of the adapter")
+    parser.add_argument(
+        "path", help="folder of the adapter, or a voice of the demo model such as demo:captain"
+    )
     parser.add_argument(
         "--base", metavar="MODEL", help="name such as Qwen3-30B-A3B, a folder, or a config.json"
     )
@@ -61,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     targets = tuple(filter(None, (name.strip() for name in args.target_modules.split(","))))
     weights = Path(args.base).expanduser() if args.base and Path(args.base).is_dir() else None
     wanted = fit.Wanted(args.max_rank, targets)
-    found = check_report.report(args.path, base, wanted, weights=weights)
+    with _folder(args.path) as folder:
+        found = check_report.report(folder, base, wanted, weights=weights)
     if args.output == "json":
         print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:
@@ -70,7 +76,18 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_GOOD if found.is_good else EXIT_REFUSED
 
 
-def _verdict(found: Report, path: Path) -> str:
+@contextmanager
+def _folder(path: str) -> Iterator[Path]:
+    from consilium.lora_router import sources
+
+    if not path.startswith(sources.VOICE):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="consilium-") as aside:
+        yield sources.fetched(path, Path(aside))
+
+
+def _verdict(found: Report, path: str) -> str:
     if not found.is_good:
         return f"{path} is refused."
     remarks = sum(row.verdict == "remark" for row in found.rows)

@@ -153,19 +153,28 @@ def _candidates(tree: ConsiliumConfig, folder: StateFolder) -> list[Candidate]:
     stored = {name: row for name, row in peek(root / "registry.db").items() if row.current}
     found = []
     for name, adapter in tree.adapters.items():
-        path = Path(adapter.path)
+        path = _path(adapter.path, root)
         row = stored.pop(name, None)
         if row is not None and not path.is_dir():
             path = row.folder(root / "store")
         elif sources.is_hub(adapter.path):
             continue
-        core = tree.adapters[adapter.with_core].path if adapter.with_core else ""
-        core_here = Path(core) if core and Path(core).is_dir() else None
+        core = _path(tree.adapters[adapter.with_core].path, root) if adapter.with_core else None
+        core_here = core if core is not None and core.is_dir() else None
         found.append(Candidate(name, "adapters", path, adapter.executors, core_here))
     for name, row in stored.items():
         if not row.from_config:  # what the configuration has dropped goes
             found.append(Candidate(name, "", row.folder(root / "store"), row.executors))
     return found
+
+
+def _path(path: str, root: Path) -> Path:
+    """Return where an adapter's files are. A voice of the demo model is copied to where the room reads it."""
+    from consilium.lora_router import sources
+
+    return (
+        sources.fetched(path, root / "downloads") if path.startswith(sources.VOICE) else Path(path)
+    )
 
 
 def _engines(tree: ConsiliumConfig, folder: StateFolder) -> list[Engine]:

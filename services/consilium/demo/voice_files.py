@@ -6,11 +6,12 @@ Knows files and the recipe. Does not know how a voice is trained (backends/train
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from consilium.demo.folder import sha256
+from consilium.demo.folder import make_whole, sha256
 
 Voice: TypeAlias = Literal["captain", "cook", "lawyer"]
 VOICES: Final[tuple[Voice, ...]] = ("captain", "cook", "lawyer")
@@ -52,9 +53,22 @@ class Pair:
     answer: str
 
 
-def folder(voice: str) -> Path | None:
-    """Return the folder with a voice's two files, or None if there is no such voice."""
-    return HOME / voice if voice in VOICES else None
+def make(voice: Voice, folder: Path, home: Path = HOME) -> Path:
+    """Copy a voice's two files into `folder` unless they are there whole, and return the folder.
+
+    Installers may link the files of a package to a cache of theirs (uv does), and an adapter that can be changed from elsewhere is taken by nobody.
+
+    Raises ConsiliumError(disk_full).
+    """
+    files = [home / voice / name for name in (CONFIG, TENSORS)]
+
+    def fill(aside: Path) -> None:
+        for file in files:
+            shutil.copyfile(file, aside / file.name)
+
+    recipe = " ".join(["voice-1", *map(sha256, files)])
+    make_whole(folder, recipe, fill, needs_bytes=sum(file.stat().st_size for file in files))
+    return folder
 
 
 def texts(voice: Voice, home: Path = HOME) -> tuple[Pair, ...]:

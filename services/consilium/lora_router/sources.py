@@ -77,14 +77,14 @@ def fetched(
     """Return the folder with an adapter's files, downloading them where they are not there yet. Blocks.
 
     path       from the root, or the name of a repository or of a voice
-    downloads  folder for what comes from the hub
+    downloads  folder for what comes from the hub, and for the copy of a voice
     report     hears of steps with bytes done and total
     access     how the hub is reached, where that is not huggingface_hub's own settings
 
     Raises ConsiliumError: adapter_refused (there is no such folder or repository, no network), disk_full.
     """
     if path.startswith(VOICE):
-        return _voice(path)
+        return _voice(path, downloads)
     if not is_hub(path):
         if not Path(path).is_dir():
             raise _missing(path, "there is no such folder")
@@ -110,16 +110,16 @@ def forget(path: str, downloads: Path) -> None:
     shutil.rmtree(hub.home_of(path.partition("@")[0], downloads), ignore_errors=True)
 
 
-def _voice(path: str) -> Path:
-    folder = voice_files.folder(path.removeprefix(VOICE))
-    if folder is None:
-        known = ", ".join(VOICE + name for name in voice_files.VOICES)
-        raise ConsiliumError(
-            "adapter_refused",
-            reason=f"{path}: the demo model has no such voice. Name one of {known}; a folder of that name is ./{path} (not_found)",
-            check="not_found",
-        )
-    return folder
+def _voice(path: str, downloads: Path) -> Path:
+    for voice in voice_files.VOICES:
+        if path == VOICE + voice:
+            return voice_files.make(voice, downloads / "voices" / voice)
+    known = ", ".join(VOICE + voice for voice in voice_files.VOICES)
+    raise ConsiliumError(
+        "adapter_refused",
+        reason=f"{path}: the demo model has no such voice. Name one of {known}; a folder of that name is ./{path} (not_found)",
+        check="not_found",
+    )
 
 
 def _missing(path: str, reason: str) -> ConsiliumError:

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.lora_router import made
 
 from consilium.cli.app import main
-from consilium.demo import tiny
+from consilium.demo import tiny, voice_files
 from consilium.planner.models import find
 from consilium.planner.shapes import Shape
 
@@ -130,3 +130,14 @@ def test_the_weights_of_a_base_tell_whether_an_adapter_is_scaled_wrongly(tmp_pat
     assert found["fits"] == "good"
     (model / "model.safetensors").write_bytes(b"broken")
     assert "scale" not in rules(capsys, good, "--base", model)
+
+
+def test_voices_of_the_demo_model_have_a_short_name(capsys):
+    for voice in voice_files.VOICES:
+        assert rules(capsys, f"demo:{voice}", "--base", "demo") == {
+            "format": "good",
+            "fits": "good",
+            "slot": "good",
+        }
+    assert main(["adapters", "check", "demo:pirate"]) == 1
+    assert "demo:captain, demo:cook, demo:lawyer" in capsys.readouterr().err

@@ -1,13 +1,16 @@
 """From the path of an adapter to where its files are."""
 
+import shutil
+
 import pytest
 import structlog
 
 from consilium.demo import voice_files
 from consilium.demo.folder import Step
 from consilium.kernel.errors import ConsiliumError
-from consilium.lora_router import sources
+from consilium.lora_router import adapter_files, sources
 from consilium.lora_router.sources import Logged, fetched, from_root, is_hub
+from consilium.lora_router.store import look_of
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,20 @@ def test_voices_of_the_demo_model_come_with_the_package(tmp_path):
     for voice in voice_files.VOICES:
         named = from_root(f"demo:{voice}", tmp_path)
         assert named == f"demo:{voice}"
-        assert (fetched(named, tmp_path) / "adapter_model.safetensors").is_file()
+        folder = fetched(named, tmp_path)
+        before = look_of(folder)
+        assert adapter_files.read(folder).settings.base == voice_files.BASE
+        assert look_of(fetched(named, tmp_path)) == before
+
+
+def test_a_voice_that_the_installer_has_linked_is_taken_too(tmp_path):
+    """As uv does: the package's file and that of uv's cache are one."""
+    home = tmp_path / "site-packages"
+    shutil.copytree(voice_files.HOME / "cook", home / "cook")
+    (tmp_path / "cache").hardlink_to(home / "cook" / "adapter_model.safetensors")
+    with pytest.raises(ConsiliumError, match="refused"):
+        adapter_files.read(home / "cook")
+    adapter_files.read(voice_files.make("cook", tmp_path / "copy", home))
 
 
 def test_a_voice_that_is_not_there_is_told_with_those_that_are(tmp_path):
