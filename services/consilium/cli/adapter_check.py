@@ -78,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _folder(path: str) -> Iterator[Path]:
+    from consilium.demo import voice_files
     from consilium.lora_router import sources
 
-    if not path.startswith(sources.VOICE):
+    if not path.startswith(voice_files.PREFIX):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="consilium-") as aside:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from consilium.cli.adapter_bases import base_of
 from consilium.cli.config_tree import ConsiliumConfig
+from consilium.demo import voice_files
 from consilium.engine.config import EngineExecutor
 from consilium.engine.ports import CORE
 from consilium.gateway.config import Role
@@ -172,9 +173,8 @@ def _path(path: str, root: Path) -> Path:
     """Return where an adapter's files are. A voice of the demo model is copied to where the room reads it."""
     from consilium.lora_router import sources
 
-    return (
-        sources.fetched(path, root / "downloads") if path.startswith(sources.VOICE) else Path(path)
-    )
+    is_voice = path in voice_files.PATHS
+    return sources.fetched(path, root / "downloads") if is_voice else Path(path)
 
 
 def _engines(tree: ConsiliumConfig, folder: StateFolder) -> list[Engine]:

@@ -16,6 +16,10 @@ from consilium.demo.folder import make_whole, sha256
 Voice: TypeAlias = Literal["captain", "cook", "lawyer"]
 VOICES: Final[tuple[Voice, ...]] = ("captain", "cook", "lawyer")
 
+PREFIX: Final = "demo:"
+PATHS: Final = {PREFIX + voice: voice for voice in VOICES}
+"""What a configuration names a voice by. It is looked up where it is read: an image has this package in another place than the machine that wrote the name."""
+
 BASE: Final = "SmolLM2-135M-Instruct"
 """smollm.NAME, without its import of numpy: a command line that names no voice need not load it."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
+from consilium.demo import voice_files
 from consilium.kernel.config import LIVE, Section
 from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.service_config import ServicesView
@@ -97,6 +98,17 @@ class AdaptersView(Section):
 
     adapters: dict[Name, Adapter] = Field(default_factory=dict, json_schema_extra=LIVE)
     lora_router: LoraRouter = Field(default_factory=LoraRouter)
+
+    @model_validator(mode="after")
+    def _voices_are_known(self) -> AdaptersView:
+        for name, adapter in self.adapters.items():
+            if (
+                adapter.path.startswith(voice_files.PREFIX)
+                and adapter.path not in voice_files.PATHS
+            ):
+                reason, nearest = no_such(adapter.path, "voice", set(voice_files.PATHS))
+                raise WrongValueError(("adapters", name, "path"), reason, nearest)
+        return self
 
     @model_validator(mode="after")
     def _cores_are_known(self) -> AdaptersView:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from consilium.demo import voice_files
 from consilium.demo.folder import Report, Step, silent
@@ -42,16 +42,12 @@ class Logged:
             )
 
 
-VOICE: Final = "demo:"
-"""What the path of a voice begins with. It is looked up where it is read: an image has this package in another place than the machine that wrote the path."""
-
-
 def from_root(path: str, beside: Path) -> str:
     """Return a path as processes in other folders read it: from the root. The name of a repository or of a voice stays as it is.
 
     beside  folder of the configuration file, in which relative paths are looked up first, then in the working directory
     """
-    if path.startswith(VOICE):
+    if path.startswith(voice_files.PREFIX):
         return path
     named = Path(path).expanduser() if path.startswith("~") else Path(path)
     if named.is_absolute():
@@ -83,7 +79,7 @@ def fetched(
 
     Raises ConsiliumError: adapter_refused (there is no such folder or repository, no network), disk_full.
     """
-    if path.startswith(VOICE):
+    if path.startswith(voice_files.PREFIX):
         return _voice(path, downloads)
     if not is_hub(path):
         if not Path(path).is_dir():
@@ -111,10 +107,10 @@ def forget(path: str, downloads: Path) -> None:
 
 
 def _voice(path: str, downloads: Path) -> Path:
-    for voice in voice_files.VOICES:
-        if path == VOICE + voice:
-            return voice_files.make(voice, downloads / "voices" / voice)
-    known = ", ".join(VOICE + voice for voice in voice_files.VOICES)
+    voice = voice_files.PATHS.get(path)
+    if voice is not None:
+        return voice_files.make(voice, downloads / "voices" / voice)
+    known = ", ".join(voice_files.PATHS)
     raise ConsiliumError(
         "adapter_refused",
         reason=f"{path}: the demo model has no such voice. Name one of {known}; a folder of that name is ./{path} (not_found)",

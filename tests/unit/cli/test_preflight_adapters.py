@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from pydantic import ValidationError
 from tests.unit.lora_router import made
 
 from consilium.cli.config_tree import ConsiliumConfig
@@ -167,3 +168,22 @@ def test_engines_that_run_with_fewer_slots_are_told(tmp_path):
     assert warned(tree(a=one), tree(a=one, b=one)) == []
     assert "4 slots, and 7 are wanted" in warned(tree(a=one), tree(**five))[0]
     assert warned(tree(**five), tree()) == []
+
+
+def test_voices_of_the_demo_model_fit_it_and_no_other(said):
+    tree = {
+        "adapters": {
+            "captain": {"path": "demo:captain"},
+            "cook": {"path": "demo:cook", "with_core": "captain"},
+        },
+        "roles": {"skipper": {"frame": "x", "adapters": ["captain"]}},
+    }
+    assert said(tree | {"model": "demo"}) == []
+    refused(lambda: said(tree), "roles.skipper.adapters", "'captain' can answer nowhere")
+
+
+def test_a_voice_that_is_not_there_is_refused_before_anything_is_looked_at():
+    with pytest.raises(
+        ValidationError, match=r"there is no voice 'demo:capten'; the nearest is 'demo:captain'"
+    ):
+        ConsiliumConfig.model_validate({"adapters": {"c": {"path": "demo:capten"}}})

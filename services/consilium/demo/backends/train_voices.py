@@ -19,7 +19,7 @@ import torch
 from rich.progress import Progress, TextColumn
 from torch import nn
 from torch.nn import functional
-from transformers import AutoTokenizer, Qwen2ForCausalLM, utils
+from transformers import AutoModelForCausalLM, AutoTokenizer, utils
 
 from consilium.demo import smollm, voice_files
 from consilium.demo.voice_files import RECIPE, VOICES, Pair, Recipe
@@ -113,7 +113,7 @@ def train(
     model_folder: Path, pairs: Sequence[Pair], recipe: Recipe, bar: Progress, name: str
 ) -> dict[str, LoraLinear]:
     """Return the trained factors by module name."""
-    model: Any = Qwen2ForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
     found = lessons(AutoTokenizer.from_pretrained(model_folder), pairs)
     added = with_lora(model, recipe)
     steps = recipe.epochs * -(-len(found) // recipe.batch)
