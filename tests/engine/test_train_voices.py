@@ -1,4 +1,4 @@
-"""The trainer of the voices, on the tiny model: what it writes is an adapter, the same recipe writes the same bytes, and it learns."""
+"""The trainer of the voices, on the tiny model: what it writes is an adapter, and the same recipe writes the same bytes."""
 
 from dataclasses import replace
 
