@@ -112,7 +112,7 @@ image-check: $(DEV_STAMP) ## Make the images services and cpu without Docker and
 bench: $(DEV_STAMP) ## Ratios against the bare vLLM server (minutes)
 	@$(BIN)/python -m tests.bench.turn
 
-voices: $(DEV_STAMP) ## Train the demo model's three voices anew from their texts (minutes)
+voices: $(DEV_STAMP) ## Train the demo model's voices anew from their texts (minutes)
 	@nice -n 10 $(BIN)/python -m consilium.demo.backends.train_voices
 
 protos: $(DEV_STAMP) ## Regenerate services/consilium/v1 from protos/

@@ -1,4 +1,4 @@
-"""The demo model with its three voices in one vLLM; writes what they said as JSON. Run by test_voices.py in a process of its own, because a process holds one engine.
+"""The demo model with its voices in one vLLM; writes what they said as JSON. Run by test_voices.py in a process of its own, because a process holds one engine.
 
 python -m tests.engine.voices_driver FOLDER QUESTIONS
 """

@@ -1,4 +1,4 @@
-"""The voices of the demo model: three small adapters that ship with this package, the texts they learnt from, and the hashes of both.
+"""The voices of the demo model: small adapters that ship with this package, the texts they learnt from, and the hashes of both.
 
 Knows files and the recipe. Does not know how a voice is trained (backends/train_voices.py) and who answers with it.
 """
@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 from consilium.demo.folder import make_whole, sha256
 
-Voice: TypeAlias = Literal["captain", "cook", "lawyer"]
-VOICES: Final[tuple[Voice, ...]] = ("captain", "cook", "lawyer")
+Voice: TypeAlias = Literal["captain", "cook"]
+VOICES: Final[tuple[Voice, ...]] = ("captain", "cook")
 
 PREFIX: Final = "demo:"
 PATHS: Final = {PREFIX + voice: voice for voice in VOICES}
@@ -81,7 +81,7 @@ def texts(voice: Voice, home: Path = HOME) -> tuple[Pair, ...]:
 
 
 def kept_apart(home: Path = HOME) -> tuple[str, ...]:
-    """Return the questions that no voice has learnt from; all three can be asked each of them."""
+    """Return the questions that no voice has learnt from; every one can be asked each of them."""
     return tuple(json.loads(line)["question"] for line in _lines(home / "texts" / KEPT_APART))
 
 

@@ -23,7 +23,7 @@ class Adapter(Section):
     """One LoRA adapter of the configuration. The CLI cannot remove it; its files are taken into the store at start."""
 
     path: str = Field(
-        description="Folder with adapter_model.safetensors and adapter_config.json, a hub name, or a voice of the demo model: demo:captain, demo:cook, demo:lawyer."
+        description="Folder with adapter_model.safetensors and adapter_config.json, a hub name, or a voice of the demo model such as demo:captain."
     )
     placement: Placement = Field(
         "ram",
