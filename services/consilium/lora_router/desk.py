@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
@@ -23,11 +23,15 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
 from consilium.lora_router import audit, rows
 from consilium.lora_router.config import LoraRouter
+from consilium.lora_router.fitting import Fitting
 from consilium.lora_router.fleet import Fleet, Place
 from consilium.lora_router.identity import MIX, reference, sum_sha
 from consilium.lora_router.library import Library
-from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
+from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion, Uses
 from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
+
+Parts: TypeAlias = tuple[tuple[str, float], ...]
+"""Of a sum: reference and weight of each."""
 
 REMOVE_S: Final = 30.0
 SWITCH_S: Final = 120.0
@@ -66,12 +70,11 @@ class Desk:
     ) -> None:
         self.library, self.settings = library, settings
         self._table, self._maker, self._clock, self._scratch = table, maker, clock, scratch
-        self._bases: dict[str, tuple[str, int]] = {}
-        self._fits: dict[tuple[str, str, int], str] = {}
+        self._fitting = Fitting(maker.fit, library.versions)
         self._waiting: dict[
             str, str
         ] = {}  # name -> hash of a version that is to answer once it is tried
-        self._uses: dict[str, Any] = {}
+        self._uses: dict[str, Uses] = {}
         self._sums: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(
@@ -80,6 +83,7 @@ class Desk:
             on_tried=self._tried,
             on_uses=self._used,
             on_executor=self._heard,
+            before=self._fitting.weighed,
         )
 
     # what others read
@@ -104,21 +108,11 @@ class Desk:
 
     def fits(self, version: StoredVersion) -> dict[str, str]:
         """Return executor -> why a version does not fit there; "" = it fits."""
-        row = self._row_of(version)
-        found = {}
-        for executor, (base, rank) in self._bases.items():
-            if row is not None and row.executors and executor not in row.executors:
-                found[executor] = f"adapters.{version.name}.executors does not name it"
-                continue
-            key = (version.sha, base, rank)
-            if key not in self._fits:
-                self._fits[key] = self._maker.fit(version, base, rank)
-            found[executor] = self._fits[key]
-        return found
+        return self._fitting.of(version, self._rows_in(version))
 
     def targets(self, executor: str) -> Mapping[str, Target]:
         """Return what replicas of an executor may be asked for, by reference. Only versions that answer are kept in slots and memory."""
-        found = {}
+        found, standing = {}, self._standing()
         for version in self.library.versions():
             if self.fits(version).get(executor, "?"):
                 continue
@@ -130,7 +124,7 @@ class Desk:
                 version.rank,
                 version.size_bytes,
                 str(version.path),
-                self._placement(version),
+                self._placement(version, standing),
                 version.is_3d,
                 version.fingerprint,
                 version.proof if self._is_to_be_tried(version) else Proof.OK,
@@ -185,8 +179,9 @@ class Desk:
     async def evict(self, text: str) -> tuple[Place, ...]:
         """Take a version out of slots and memory. Raises ConsiliumError: adapter_unknown, conflict (its placement would bring it back)."""
         version = self.library.find(text)
-        if self._placement(version) is not Placement.SSD:
-            reason = f"{version.name!r} is kept in {self._placement(version)}, so it would come back at once: 'consilium adapters place {version.name} ssd' first"
+        placement = self._placement(version, self._standing())
+        if placement is not Placement.SSD:
+            reason = f"{version.name!r} is kept in {placement}, so it would come back at once: 'consilium adapters place {version.name} ssd' first"
             raise ConsiliumError("conflict", reason=reason)
         return await self.fleet.bring(reference(version.name, version.sha), MoveKind.EVICT)
 
@@ -219,16 +214,21 @@ class Desk:
         try:
             for name in going:
                 await self.fleet.bring(name, MoveKind.EVICT, wait_s=wait_s)
-        except ConsiliumError as error:
-            self.library.unhide(going)
-            self.changed()
-            if error.code != "deadline":
+        except BaseException as error:  # whoever asked may have left, too
+            self._found_again(text, going)
+            if not isinstance(error, ConsiliumError) or error.code != "deadline":
                 raise
             used = sum(each.in_use for name in going for each in self.fleet.places(name))
             reason = f"{text!r} is still in the engines after {wait_s:g} s ({used} calls use it), so it stays. Ask again when they have ended"
             raise ConsiliumError("conflict", error.detail, reason=reason) from error
-        gone = await self.library.remove(text, from_config=from_config)
-        self._waiting.pop(text.partition(":")[0], None)
+        try:
+            gone = await self.library.remove(text, from_config=from_config)
+        except ConsiliumError:
+            self._found_again(text, going)
+            raise
+        name = text.partition(":")[0]
+        if reference(name, self._waiting.get(name, "")) in gone:
+            del self._waiting[name]
         self.changed()
         _log.info("adapter_removed", references=",".join(gone))
         return gone
@@ -269,8 +269,16 @@ class Desk:
     async def flush(self) -> None:
         """Write down what was used."""
         uses, self._uses = self._uses, {}
-        if uses:
+        if not uses:
+            return
+        try:
             await self.library.count(uses)
+        except ConsiliumError as error:  # a full disk: adapters answer all the same
+            self._uses = {
+                name: self._uses.get(name, Uses()) + uses.get(name, Uses())
+                for name in {*uses, *self._uses}
+            }
+            _log.warning("uses_not_kept", reason=error.public())
 
     async def aclose(self) -> None:
         """Let go."""
@@ -281,7 +289,7 @@ class Desk:
 
     # how
 
-    def _placement(self, version: StoredVersion) -> Placement:
+    def _placement(self, version: StoredVersion, standing: Mapping[Parts, Placement]) -> Placement:
         """Return where a version is to be: where its adapter is, if it is the one that answers; a sum of an adapter with its core where that one is."""
         if version.name != MIX:
             row = self._row_of(version)
@@ -290,12 +298,17 @@ class Desk:
             if row is None or not current:
                 return Placement.SSD
             return Placement.SSD if has_sum else row.placement
-        for row in self.library.names():
-            if row.with_core and self._standing_sum(row) == version.parts:
-                return row.placement
-        return Placement.SSD
+        return standing.get(version.parts, Placement.SSD)
 
-    def _standing_sum(self, row: Registered) -> tuple[tuple[str, float], ...]:
+    def _standing(self) -> dict[Parts, Placement]:
+        """Return the sums of adapters with their cores, as they are now, and where each is to be."""
+        found: dict[Parts, Placement] = {}
+        for row in self.library.names():
+            if row.with_core:
+                found.setdefault(self._standing_sum(row), row.placement)
+        return found
+
+    def _standing_sum(self, row: Registered) -> Parts:
         """Return the parts of an adapter with its core, as they are now."""
         try:
             own = self.library.find(row.name)
@@ -313,6 +326,16 @@ class Desk:
 
     def _is_to_be_tried(self, version: StoredVersion) -> bool:
         return self.settings.canary and version.proof is Proof.UNPROVEN and version.name != MIX
+
+    def _found_again(self, text: str, references: Sequence[str]) -> None:
+        self.library.unhide((*references, text))
+        self.changed()
+
+    def _rows_in(self, version: StoredVersion) -> list[Registered]:
+        """Return what is said of the name of a version, or of the names of a sum's parts."""
+        names = [part.partition(":")[0] for part, _ in version.parts] or [version.name]
+        rows = map(self.library.holdings.names.get, names)
+        return [row.registered for row in rows if row is not None]
 
     def _row_of(self, version: StoredVersion) -> Registered | None:
         if version.name == MIX:
@@ -400,8 +423,7 @@ class Desk:
         folder = Path(tempfile.mkdtemp(prefix="sum-", dir=self._scratch))
         try:
             given = [(version.path, weight) for version, weight in parts]
-            most = max((rank for _, rank in self._bases.values()), default=0)
-            await asyncio.to_thread(self._maker.compose, given, folder, most)
+            await asyncio.to_thread(self._maker.compose, given, folder, self._fitting.largest_rank)
             told = [(reference(version.name, version.sha), weight) for version, weight in parts]
             stored = await self.library.add_sum(address, sorted(told), folder)
         finally:
@@ -415,10 +437,7 @@ class Desk:
             done.exception()  # whoever waited has seen it
 
     def _heard(self, report: Report) -> None:
-        self._bases[report.executor] = (
-            report.base_config or self._bases.get(report.executor, ("", 0))[0],
-            report.max_rank,
-        )
+        self._fitting.heard(report)
         self.changed()
 
     def _used(self, uses: Iterable[UseNote]) -> None:

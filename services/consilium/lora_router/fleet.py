@@ -10,7 +10,7 @@ and events. Does not know files, SQL or the wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,6 +55,7 @@ class Fleet:
     targets   executor -> reference -> target: asked anew after each `changed`
     on_tried  takes the result of a canary
     on_uses   takes what was used
+    before    is awaited before a report is taken
     on_executor  called when an executor is heard for the first time, or says another model
     """
 
@@ -66,10 +67,12 @@ class Fleet:
         on_tried: Callable[[str, TriedNote], None],
         on_uses: Callable[[Iterable[UseNote]], None],
         on_executor: Callable[[Report], None] = lambda _report: None,
+        before: Callable[[Report], Awaitable[None]] | None = None,
     ) -> None:
         self._clock = clock
         self._targets_of = targets
         self._on_tried, self._on_uses, self._on_executor = on_tried, on_uses, on_executor
+        self._before = before
         self._replicas: dict[str, _Replica] = {}
         # Versions begin at the time, so that those of a former life are never ours.
         self._begun = self._version = int(clock.now() * 1000)
@@ -145,6 +148,8 @@ class Fleet:
 
     async def report(self, report: Report) -> Wanted:
         """Take a report and return what is wanted, as soon as something is, at the latest after `wait_s`. Raises ConsiliumError(upstream_down) once it is closed."""
+        if self._before is not None:
+            await self._before(report)
         self._take(report)
         ends = self._clock.monotonic() + max(0.0, min(report.wait_s, LONGEST_WAIT_S))
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,10 +170,15 @@ def _fit(version: StoredVersion, base: str, max_rank: int) -> str:
         return ""
     try:
         described = adapter_files.read(version.path).described(version.sha)
-        found = fit.check(described, base_modules.of(json.loads(base), "the engine's model"))
+        found = fit.check(described, _modules_of(base))
     except (ConsiliumError, ValueError) as error:
         return error.public() if isinstance(error, ConsiliumError) else str(error)
     return "; ".join(str(refusal) for refusal in found.refusals[:3])
+
+
+@lru_cache(maxsize=8)
+def _modules_of(base: str) -> base_modules.Base:
+    return base_modules.of(json.loads(base), "the engine's model")
 
 
 def _compose(parts: Sequence[tuple[Path, float]], folder: Path, max_rank: int) -> None:

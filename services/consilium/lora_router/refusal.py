@@ -40,5 +40,7 @@ def from_error(err: ConsiliumError) -> Refusal:
 
 def shown(text: object) -> str:
     """Return a text out of a foreign file so that it may stand in a sentence: short, and nothing in it that a terminal would obey."""
-    plain = "".join(ch if ch.isprintable() else "?" for ch in str(text))
+    plain = str(text)
+    if not plain.isprintable():  # seldom, and asked for every tensor
+        plain = "".join(ch if ch.isprintable() else "?" for ch in plain)
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."

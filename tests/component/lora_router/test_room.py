@@ -1,6 +1,7 @@
 """The desk over a true store and registry, with replicas that do what they are asked: what is tried, kept, switched, added up and removed."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -278,3 +279,67 @@ async def test_what_its_owner_insists_on_answers_whatever_a_canary_finds(house):
     await until(lambda: house.room.library.find("sport").proof is Proof.DEGENERATE)
     assert house.row("sport")["current"] == house.room.library.find("sport").sha
     assert house.room.desk.answers(house.room.library.find("sport"))
+
+
+async def test_who_stops_waiting_for_a_removal_leaves_the_adapter_as_it_was(house):
+    await house.open()
+    replica = house.replica()
+    added = await house.add("sport")
+    await until(lambda: house.row("sport")["current"])
+    reference = f"sport:{added['stored'][:16]}"
+    await house.room.desk.warm("sport", MoveKind.SLOT)
+    replica.in_use[reference] = 1
+    removing = asyncio.create_task(house.room.desk.remove("sport"))
+    await until(lambda: "sport" not in house.room.library.holdings.names or house.room.library.holdings.is_hidden("sport"))  # fmt: skip
+    removing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await removing
+    assert house.room.library.find("sport").sha == added["stored"]
+    assert house.row("sport")["current"]
+
+
+async def test_a_removed_version_takes_no_newer_one_with_it_that_waits_for_its_canary(house):
+    await house.open()
+    first = (await house.add("sport", force=True))["stored"]
+    second = (await house.add("sport", seed=2))["stored"]
+    await house.room.desk.switch("sport", second, force=True)
+    third = (await house.add("sport", seed=3))["stored"]
+    await house.room.desk.remove(f"sport:{first[:16]}")
+    house.replica()
+    await until(lambda: house.row("sport")["current"] == third)
+
+
+async def test_a_sum_may_be_held_where_all_its_parts_may(house):
+    await house.open()
+    house.replica(name="r1", executor="core")
+    house.replica(name="r2", executor="small")
+    await house.add("core", force=True)
+    await house.add("sport", seed=2, force=True, executors=["core"])
+    await until(lambda: len(house.row("core")["versions"][0]["fits"]) == 2)
+    parts = [(house.row(name)["versions"][0]["reference"], 1.0) for name in ("core", "sport")]
+    made = house.row(await house.room.desk.compose(parts))
+    assert not made["fits"]["core"]
+    assert "adapters.sport.executors" in made["fits"]["small"]
+
+
+async def test_a_model_that_is_heard_first_stops_nobody_while_its_adapters_are_weighed(
+    house,
+):
+    room = await house.open(lora_router={"canary": False})
+    for number in range(20):
+        await house.add(f"a{number}", seed=number)
+    asked = []
+
+    def slow(version, _base, _rank):
+        asked.append(version.name)
+        time.sleep(0.02)  # in a thread
+        return ""
+
+    room.desk._fitting._fit = slow
+    replica = house.replica()
+    longest, last = 0.0, time.monotonic()
+    while len(replica.targets) < 20:
+        await asyncio.sleep(0.001)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert len(asked) == 20
+    assert longest < 0.2, "0.4 s where the loop did it"
