@@ -9,6 +9,7 @@ end is vllm_adapters.py. Does not know who asked.
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ class SlotProbe:
         """Read, pack and pin in this thread: what is left for the engine's loop is to put it into a table."""
         manager = self._consilium_manager()
         try:
-            if manager.device.type != "cpu":
+            if manager.device.type == "cpu":
+                # The cores of this process compute; those of the process that started it are the machine's.
+                os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
+            else:
                 torch.accelerator.set_device_index(manager.device)  # a thread begins on card 0
             adapter = manager._load_adapter(request)  # noqa: SLF001
             manager._adapter_manager._create_merged_loras_inplace(adapter)  # noqa: SLF001
