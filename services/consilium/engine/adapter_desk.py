@@ -258,6 +258,7 @@ class AdapterDesk:
         target = await self._known(reference)
         if reference in self.slots.ram:
             return
+        self.slots.let_go.discard(reference)
         self.slots.wanted[reference] = time.monotonic() + 60.0
         self.pump()
         begun = time.monotonic()

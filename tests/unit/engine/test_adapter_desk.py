@@ -183,6 +183,16 @@ async def test_what_was_evicted_stays_out_until_it_is_asked_for():
     stage.at_rest()
 
 
+@pytest.mark.parametrize("tier", [Tier.RAM, Tier.SLOT])
+async def test_what_was_evicted_can_be_placed_again(tier):
+    stage = Stage(slots=2, ram=6, max_wait_s=0.5)
+    await stage.desk.place("a1:sha", tier)
+    await stage.desk.evict("a1:sha")
+    await stage.desk.place("a1:sha", tier)
+    assert "a1:sha" in stage.desk.slots.ram
+    stage.at_rest()
+
+
 async def test_an_eviction_waits_for_the_calls_that_use_it():
     stage = Stage()
     gate = asyncio.Event()
