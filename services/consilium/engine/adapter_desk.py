@@ -37,7 +37,8 @@ class AdapterTarget:
 
     reference    what engines call it; it never means other content
     number       under which every engine knows it
-    path         its folder in the store
+    path         its folder in the store; after its files were read through, where they are on this node
+    folders      where nodes of one engine have its files: each reads the first of these that is there
     placement    where it shall be kept: vram, ram or ssd
     is_3d        whether its experts are stored in three dimensions
     fingerprint  what it must show, "" = not known yet
@@ -52,6 +53,7 @@ class AdapterTarget:
     placement: str = "ssd"
     is_3d: bool = False
     fingerprint: str = ""
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,7 @@ class AdapterDesk:
         book.closing.add(reference)
         try:
             async with self._engine:
-                self._take_over(await self._holder.drop([number]))
+                self._take_over(await self._alarmed(self._holder.drop([number])))
         finally:
             book.closing.discard(reference)
             self.pump()
@@ -400,7 +402,7 @@ class AdapterDesk:
         if error is not None:
             with suppress(Exception):  # a dead engine is noticed elsewhere
                 async with self._engine:
-                    seen = await self._holder.look()
+                    seen = await self._alarmed(self._holder.look())
                     self.slots.landed(move)
                     self._take_over(seen)
         self.slots.landed(move)
@@ -414,6 +416,14 @@ class AdapterDesk:
         _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=repr(error))
         for ticket in self.slots.failed(name, why, time.monotonic() + REST_S):
             self._end(ticket, self._cannot(name, why))
+
+    async def _alarmed(self, asked: Awaitable[SlotMap]) -> SlotMap:
+        """Return what the engine holds. Raises what the holder raises; ranks that differ end this process."""
+        try:
+            return await asked
+        except RanksDifferError as alarm:
+            self._on_alarm(alarm)
+            raise
 
     def _why(self, reference: str, error: Exception) -> str:
         """Return what went wrong, for callers: without the folders of this machine."""

@@ -338,3 +338,16 @@ async def test_two_thousand_random_operations_leave_the_book_equal_to_the_engine
             await asyncio.wait_for(desk.settle(), timeout=30)
             stage.at_rest()
     assert stage.counts.hits.total() > 800
+
+
+async def test_ranks_that_differ_after_an_adapter_was_dropped_end_the_replica_too():
+    stage = Stage()
+
+    async def differ(_numbers):
+        raise RanksDifferError("the ranks hold different adapters")
+
+    await stage.answer(1)
+    stage.engine.drop = differ
+    with pytest.raises(RanksDifferError):
+        await stage.desk.evict("a1:sha")
+    assert stage.alarms

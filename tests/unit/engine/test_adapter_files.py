@@ -40,7 +40,7 @@ def stored(tmp_path):
 async def test_files_of_the_store_are_read_where_they_are(stored, tmp_path):
     room = Room(stored.path)
     found = await AdapterFiles(room, tmp_path / "cache").verified(stored)
-    assert (found, room.asked) == (stored, 0)
+    assert (replace(found, folders=()), room.asked) == (stored, 0)
 
 
 async def test_other_content_is_refused(stored, tmp_path):
@@ -62,6 +62,25 @@ async def test_a_node_that_does_not_see_the_store_fetches_once(stored, tmp_path)
     assert room.asked == 1
     assert content_sha(cache / stored.sha) == stored.sha
     assert [one.name for one in cache.iterdir()] == [stored.sha]
+
+
+async def test_nodes_of_one_engine_read_the_store_or_what_they_fetched(stored, tmp_path):
+    """The node that leads may see the store where another one does not, or the other way round: both look in the same order."""
+    far = replace(stored, path="/not/here")
+    for one in (stored, far):
+        found = await AdapterFiles(Room(stored.path), tmp_path / "cache").verified(one)
+        assert found.folders == (one.path, str(tmp_path / "cache" / stored.sha))
+
+
+@pytest.mark.parametrize("cut", [0, 100, -1])
+async def test_what_was_damaged_on_this_node_is_fetched_anew(stored, tmp_path, cut):
+    room, cache = Room(stored.path), tmp_path / "cache"
+    files, far = AdapterFiles(room, cache), replace(stored, path="/not/here")
+    file = Path((await files.verified(far)).path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    assert (await files.verified(far)).path == str(cache / stored.sha)
+    assert room.asked == 2
+    assert content_sha(cache / stored.sha) == stored.sha
 
 
 async def test_a_fetch_that_breaks_off_leaves_nothing(stored, tmp_path):

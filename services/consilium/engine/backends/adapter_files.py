@@ -9,17 +9,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from consilium.engine.adapter_desk import AdapterTarget
+from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.client import LoraRouterClient, content_sha
 
+_log = logs.get("engine")
+
 KEPT: Final = 64
 """Fetched adapters that a node keeps; those used longest ago go."""
+LEFT_S: Final = 7200.0
+"""A fetch that has not gone on for so long is over."""
 NAMES: Final = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 
 
@@ -40,16 +47,32 @@ class AdapterFiles:
 
         Raises ConsiliumError: adapter_refused for other content, what the router raises, disk_full.
         """
+        cached = self._cache / target.sha
         async with self._locks[target.sha]:
-            seen = await asyncio.to_thread(self.sees, target.path)
-            folder = Path(target.path) if seen else await self.fetched(target.sha)
-            found = await asyncio.to_thread(content_sha, folder)
+            if await asyncio.to_thread(self.sees, target.path):
+                folder = Path(target.path)
+                found = await asyncio.to_thread(content_sha, folder)
+            else:
+                had = await asyncio.to_thread(cached.is_dir)
+                folder, found = await self._fetched_right(target.sha)
+                if had and found != target.sha:  # what lay here was damaged: it is fetched anew
+                    folder, found = await self._fetched_right(target.sha)
         if found != target.sha:
-            if folder.is_relative_to(self._cache):
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             reason = f"The files of {target.reference} have changed since they were stored: their hash is {found[:16]}, not {target.sha[:16]}."
             raise ConsiliumError("adapter_refused", reason=reason, check="content_changed")
-        return replace(target, path=str(folder))
+        return replace(target, path=str(folder), folders=(target.path, str(cached)))
+
+    async def _fetched_right(self, sha: str) -> tuple[Path, str]:
+        """Return the folder of this node and the hash of what lies there; where that is another one, or none, it lies there no more."""
+        folder, found = await self.fetched(sha), ""
+        try:
+            found = await asyncio.to_thread(content_sha, folder)
+        except ConsiliumError as error:
+            _log.warning("adapter_damaged", sha=sha[:16], reason=error.public())
+        finally:
+            if found != sha:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        return folder, found
 
     async def fetched(self, sha: str) -> Path:
         """Return the folder of this node with the files of a version; they are fetched if they are not there. Raises what the router raises."""
@@ -91,7 +114,12 @@ class AdapterFiles:
 
     def _sweep(self) -> None:
         """Let go of what was used longest ago. Engines have it in memory, and fetch it again when they need it."""
-        there = [one for one in self._cache.iterdir() if one.is_dir() and one.name[0] != "."]
+        there = [one for one in self._cache.iterdir() if one.is_dir()]
+        for one in [one for one in there if one.name[0] == "."]:
+            there.remove(one)
+            with suppress(OSError):  # its process was killed while it fetched
+                if one.stat().st_mtime < time.time() - LEFT_S:
+                    shutil.rmtree(one, ignore_errors=True)
         there.sort(key=lambda one: one.stat().st_mtime)
         for old in there[: max(0, len(there) - KEPT + 1)]:
             shutil.rmtree(old, ignore_errors=True)

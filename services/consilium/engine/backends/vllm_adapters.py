@@ -25,14 +25,10 @@ LOOK_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class VllmHolder:
-    """Obeys the holder port.
+    """Obeys the holder port."""
 
-    cache  folder of each node for adapters whose store it does not see, or None
-    """
-
-    def __init__(self, engine: TappedLLM, *, cache: Path | None = None) -> None:
+    def __init__(self, engine: TappedLLM) -> None:
         self._engine = engine
-        self._cache = cache
 
     async def look(self) -> SlotMap:
         """Say what is held."""
@@ -40,7 +36,7 @@ class VllmHolder:
 
     async def read(self, target: AdapterTarget) -> None:
         """Read an adapter in a thread of each worker. Raises RuntimeError with what went wrong there."""
-        paths = [target.path, *([] if self._cache is None else [str(self._cache / target.sha)])]
+        paths = list(target.folders or (target.path,))
         await self._call("consilium_read", target.reference, target.number, paths, target.is_3d)
         looks = iter(LOOK_S)
         while True:
