@@ -71,9 +71,12 @@ class Desk:
         self.library, self.settings = library, settings
         self._table, self._maker, self._clock, self._scratch = table, maker, clock, scratch
         self._fitting = Fitting(maker.fit, library.versions)
-        self._waiting: dict[
-            str, str
-        ] = {}  # name -> hash of a version that is to answer once it is tried
+        # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
+        self._waiting = {
+            row.name: versions[0].sha
+            for row, versions in self.shown()
+            if versions and row.current not in ("", versions[0].sha) and self._is_open(versions[0])
+        }
         self._uses: dict[str, Uses] = {}
         self._sums: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,6 +161,11 @@ class Desk:
         row, _ = self.library.get(version.name)
         if force and not self.answers(version):
             version = await self._insisted(version)
+        elif not self.answers(version) and version.proof is not Proof.UNPROVEN:
+            # It was tried before, and whoever adds it again wants to know anew: a node may have been away, or an engine is another one now.
+            name = reference(version.name, version.sha)
+            version = await self.library.set_proof(name, Proof.UNPROVEN)
+            self.fleet.forgive(name)
         if row.current != version.sha:
             self._waiting[version.name] = version.sha
             if self.answers(version):
@@ -323,6 +331,9 @@ class Desk:
                 )
             )
         )
+
+    def _is_open(self, version: StoredVersion) -> bool:
+        return version.proof is Proof.UNPROVEN and not self.answers(version)
 
     def _is_to_be_tried(self, version: StoredVersion) -> bool:
         return self.settings.canary and version.proof is Proof.UNPROVEN and version.name != MIX

@@ -135,6 +135,11 @@ class Fleet:
             self._renew(executor)
         self._wake()
 
+    def forgive(self, reference: str) -> None:
+        """Ask for a version again where it could not be loaded."""
+        for each in self._replicas.values():
+            each.failures.pop(reference, None)
+
     def hint(self, references: Iterable[str], until: float) -> None:
         """Have these in memory, where there is room, until then (Unix seconds)."""
         for reference in references:
@@ -192,8 +197,7 @@ class Fleet:
             )
         for executor in named:
             self._wishes[executor, reference] = kind
-        for each in self._replicas.values():
-            each.failures.pop(reference, None)
+        self.forgive(reference)
         self._wake()
         try:
             await self._settled(reference, kind, named, wait_s)

@@ -343,3 +343,26 @@ async def test_a_model_that_is_heard_first_stops_nobody_while_its_adapters_are_w
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
     assert len(asked) == 20
     assert longest < 0.2, "0.4 s where the loop did it"
+
+
+async def test_a_version_that_waits_for_its_canary_answers_also_if_the_room_starts_anew(house):
+    await house.open()
+    await house.add("sport", force=True)
+    second = (await house.add("sport", seed=2))["stored"]
+    await house.room.aclose()
+    await house.open()
+    house.replica()
+    await until(lambda: house.row("sport")["current"] == second)
+
+
+async def test_one_that_could_not_be_tried_is_tried_again_once_it_is_added_again(house):
+    await house.open()
+    replica = house.replica()
+    replica.verdict = Proof.FAILED  # the room was away while its files were fetched
+    sha = (await house.add("sport"))["stored"]
+    await until(lambda: house.room.library.find(f"sport:{sha}").proof is Proof.FAILED)
+    replica.verdict = Proof.OK
+    await asyncio.sleep(0.1)
+    assert not house.row("sport")["current"]
+    await house.add("sport")
+    await until(lambda: house.row("sport")["current"] == sha)
