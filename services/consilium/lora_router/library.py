@@ -81,6 +81,7 @@ class Library:
         self._running: set[asyncio.Task[Any]] = set()
         self.is_busy: Callable[[str], bool] = _nobody
         self.changed: Callable[[], None] = lambda: None
+        self.dropped = self.changed  # called when sums were deleted to make room
 
     @classmethod
     async def open(
@@ -401,7 +402,8 @@ class Library:
                     free=f"{max(0, limit - self.stored_bytes - self._incoming_bytes) / 2**20:.1f} MiB",
                     limit=f"{limit / GIB:g} GiB",
                 )
-            await self._delete(going)
+            if await self._delete(going):
+                self.dropped()
 
     def _removable(self, text: str, *, from_config: bool) -> tuple[Held, ...]:
         name = text.partition(":")[0]

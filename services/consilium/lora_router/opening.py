@@ -82,6 +82,7 @@ class Room:
         library.is_busy = lambda reference: any(
             place.in_use for place in desk.fleet.places(reference)
         )
+        library.dropped = desk.changed
         arrivals = Arrivals(root / "uploads", limits.adapter_bytes, clock=clock)
         desk.changed()
         return cls(library, desk, table, arrivals, root)

@@ -366,3 +366,19 @@ async def test_one_that_could_not_be_tried_is_tried_again_once_it_is_added_again
     assert not house.row("sport")["current"]
     await house.add("sport")
     await until(lambda: house.row("sport")["current"] == sha)
+
+
+async def test_a_sum_that_made_room_is_no_sum_any_more_also_if_what_came_was_refused(house):
+    await house.open()
+    house.replica()
+    for name, seed in (("a", 1), ("b", 2)):
+        await house.add(name, seed=seed, force=True)
+    parts = [(house.row(name)["versions"][0]["reference"], 1.0) for name in ("a", "b")]
+    made = await house.room.desk.compose(parts)
+    library = house.room.library
+    library._limits = replace(library._limits, store_bytes=library.stored_bytes + 10)
+    with pytest.raises(ConsiliumError):
+        await house.room.take(
+            Offered(Said("c"), house.files("d", 4, peft_type="OTHER", ranks=2), None)
+        )
+    assert made not in house.room.table
