@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from typing import Final
 
+from consilium.cli.app import EXIT_NOT_FOUND, complain
 from consilium.cli.endpoint import add_output
+from consilium.cli.tables import show
 
 VLLM: Final = "https://docs.vllm.ai/en/latest/usage/metrics.html"
 
@@ -26,28 +29,57 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the catalogue."""
+    """Print the catalogue. Returns 4 if no metric has the word."""
     word = (args.word or "").lower()
     rows = [row for row in catalogue() if word in f"{row['name']} {row['help']}".lower()]
     if args.output == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
+    if not rows:
+        complain(
+            f"No metric has {args.word!r} in its name or meaning.",
+            "'consilium metrics catalogue' without a word shows every one.",
+        )
+        return EXIT_NOT_FOUND
+    if sys.stdout.isatty():
+        _show_under_each_other(rows)
+    else:
+        _show_a_line_each(rows)
+    print(
+        f"Engines also show vLLM's own figures (vllm:...), with the labels executor and replica: {VLLM}"
+    )
+    return 0
+
+
+def _show_under_each_other(rows: list[Mapping[str, object]]) -> None:
+    """Print them for a terminal: five columns have no room there, and names of labels must not be cut."""
     from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    console = Console(highlight=False)
+    for row in rows:
+        kinds = " ".join(str(row[key]) for key in ("type", "unit") if row[key])
+        labels = f"  by {_labels(row)}" if row["labels"] else ""
+        console.print(f"[bold]{row['name']}[/]  {kinds}{labels}")
+        console.print(Padding(escape(str(row["help"])), (0, 0, 0, 4)))
+
+
+def _show_a_line_each(rows: list[Mapping[str, object]]) -> None:
     from rich.table import Table
 
     table = Table(
         "metric", "type", "unit", "labels", "meaning", box=None, pad_edge=False, header_style="bold"
     )
-    table.columns[0].no_wrap = True
     for row in rows:
-        labels = row["labels"]
-        told = ", ".join(labels) if isinstance(labels, list) else ""
-        table.add_row(str(row["name"]), str(row["type"]), str(row["unit"]), told, str(row["help"]))
-    Console().print(table)
-    print(
-        f"Engines also show vLLM's own figures (vllm:...), with the labels executor and replica: {VLLM}"
-    )
-    return 0
+        told = (row["name"], row["type"], row["unit"], _labels(row), row["help"])
+        table.add_row(*map(str, told))
+    show(table)
+
+
+def _labels(row: Mapping[str, object]) -> str:
+    labels = row["labels"]
+    return ", ".join(labels) if isinstance(labels, list) else ""
 
 
 def catalogue() -> list[Mapping[str, object]]:

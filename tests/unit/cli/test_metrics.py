@@ -3,7 +3,7 @@
 import json
 
 from consilium.cli import metrics
-from consilium.cli.app import main
+from consilium.cli.app import EXIT_NOT_FOUND, main
 from consilium.gpu_metrics import exposition
 from consilium.gpu_metrics.samples import Card, Sample
 
@@ -26,6 +26,23 @@ def test_a_word_finds_what_it_means(capsys):
     out = capsys.readouterr().out
     assert "consilium_gpu_xid_errors_total" in out
     assert "consilium_gateway" not in out
+
+
+def test_a_word_that_no_metric_has_is_told(capsys):
+    assert main(["metrics", "catalogue", "gpuu"]) == EXIT_NOT_FOUND
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "'gpuu'" in said.err
+
+
+def test_no_label_is_cut_in_a_pipe_nor_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stdout.isatty", lambda found=terminal: found)
+        assert main(["metrics", "catalogue", "consilium_engine_gpu_info"]) == 0
+        out = capsys.readouterr().out
+        assert "executor, replica, uuid" in out
+        assert "…" not in out
 
 
 def test_labels_are_those_of_the_page():
