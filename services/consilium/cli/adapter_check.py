@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from consilium.cli.adapter_bases import base_named
+from consilium.cli.app import complain
 from consilium.cli.endpoint import add_output
 from consilium.cli.tables import show
 from consilium.kernel.errors import ConsiliumError
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         base = None if args.base is None else base_named(args.base)
     except ConsiliumError as err:
-        print(f"--base: {err.fields.get('reason', err.public())}")
+        complain(f"--base: {err.fields.get('reason', err.public())}.")
         return EXIT_USAGE
     targets = tuple(filter(None, (name.strip() for name in args.target_modules.split(","))))
     weights = Path(args.base).expanduser() if args.base and Path(args.base).is_dir() else None

@@ -77,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
             return EXIT_FAILURE
         write(folder, wanted)
     except OSError as err:
-        complain(f"{err.filename or folder}: {err.strerror}")
+        complain(
+            f"{err.filename or folder} cannot be written: {err.strerror}.",
+            "Name a folder that you may write to, on a disk with room.",
+        )
         return EXIT_FAILURE
     _say(folder, pages, args.prometheus, known=known)
     return 0

@@ -9,6 +9,7 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from consilium.kernel.config import default_state, environment_value
 from consilium.kernel.errors import ConsiliumError
@@ -75,11 +76,26 @@ def is_elsewhere(args: argparse.Namespace) -> bool:
 
 
 def endpoint_of(args: argparse.Namespace) -> Endpoint:
-    """Return where to ask and with which key. Raises ConsiliumError(not_running) if no endpoint is given and no cluster runs here."""
+    """Return where to ask and with which key. Raises ConsiliumError(invalid_request) for an endpoint that is no address, ConsiliumError(not_running) if none is given and no cluster runs here."""
     url = args.endpoint or environment_value("CONSILIUM_ENDPOINT")
     key = args.key or environment_value("CONSILIUM_KEY")
     if url:
+        if not _is_address(url):
+            named = "--endpoint" if args.endpoint else "CONSILIUM_ENDPOINT"
+            raise ConsiliumError(
+                "invalid_request",
+                field=named,
+                reason=f"{url!r} is no address. Write it as http://HOST:8000/v1",
+            )
         root = url.rstrip("/").removesuffix("/v1")
         return Endpoint(f"{root}/v1", key or "")
     cluster = running(folder_of(args))
     return Endpoint(cluster.addresses["openai"], key or cluster.key)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a bracket that is not closed
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc)

@@ -36,7 +36,8 @@ def of_30b(tmp_path):
 
 def told(capsys, *words):
     code = main(["adapters", "check", *map(str, words)])
-    return code, capsys.readouterr().out
+    said = capsys.readouterr()
+    return code, said.out + said.err
 
 
 def rules(capsys, *words):

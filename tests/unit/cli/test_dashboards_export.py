@@ -189,7 +189,9 @@ def test_a_list_that_cannot_be_read_makes_everything_foreign_that_differs(export
 def test_a_folder_that_cannot_be_written_is_told(export, out, capsys):
     out.write_text("a file")
     assert export() == EXIT_FAILURE
-    assert str(out) in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert str(out) in said
+    assert "next: Name a folder" in said
 
 
 def test_they_are_in_the_wheel():
