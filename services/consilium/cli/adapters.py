@@ -85,7 +85,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _add_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
-        help="folder with adapter_model.safetensors and adapter_config.json, or org/name[@revision] of the hub",
+        help="folder with adapter_model.safetensors and adapter_config.json, org/name[@revision] of the hub, or a voice of the demo model such as demo:captain",
     )
     parser.add_argument("--name", required=True, help="what it is called in model: adapter/NAME")
     parser.add_argument(
@@ -120,7 +120,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     from consilium.cli import adapter_upload
+    from consilium.lora_router.incoming import check_name
 
+    check_name(args.name)
     endpoint = endpoint_of(args)
     with progress.shown(args.name) as report:
         folder, said = _folder(args, report), _said(args)
@@ -191,7 +193,7 @@ def _next(adapter: Json, version: Json) -> str:
         return f"It answers as adapter/{name}."
     switch = f"consilium adapters switch {name} {sha[: adapter_tables.SHOWN]}"
     if not version["fits"]:
-        return f"No executor that runs now fits it. 'consilium adapters check PATH --base MODEL' says why; 'consilium adapters show {name}' shows what it fits."
+        return "No executor that runs now fits it: a remark says why, and where there is none, no engine has slots for adapters (engine.lora: {slots: auto} in the configuration, then 'consilium down' and 'consilium up')."
     if adapter["current"] and adapter["current"] != sha:
         return f"The version before answers until this one was tried and every replica has it; 'consilium adapters show {name}' shows when. '{switch} --force' does not wait for the trial."
     if adapter["current"] == sha:

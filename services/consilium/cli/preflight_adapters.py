@@ -16,6 +16,7 @@ from consilium.demo import voice_files
 from consilium.engine.config import EngineExecutor
 from consilium.engine.ports import CORE
 from consilium.gateway.config import Role
+from consilium.kernel.config_refusal import no_such
 from consilium.kernel.errors import ConsiliumError
 from consilium.supervisor.state_folder import StateFolder
 
@@ -53,15 +54,15 @@ class Engine:
 
 
 def check_adapters(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
-    """Raise ConsiliumError(config_invalid) if a role needs an adapter that can answer nowhere. Warn of every other one."""
+    """Raise ConsiliumError(config_invalid) if a role needs an adapter that can answer nowhere. Warn of every other one, and of names in roles that no adapter has."""
+    _tell_unknown(tree, folder, say)
     candidates = _candidates(tree, folder)
     if not candidates:
         return
     engines = _engines(tree, folder)
     for candidate in candidates:
         for name, role in tree.roles.items():
-            needed = {part.partition(":")[0].partition("@")[0] for part in role.adapters}
-            if candidate.name not in needed or role.adapters_optional:
+            if candidate.name not in _names_in(role) or role.adapters_optional:
                 continue
             if why := why_nowhere(candidate, engines, of_role(tree, role)):
                 where = f"on {role.executor}" if role.executor else "nowhere"
@@ -143,6 +144,26 @@ def why_nowhere(
         return f"no executor of our own is named {', '.join(candidate.executors)}"
     alone = len(refused) == 1 and CORE in refused
     return refused[CORE] if alone else "; ".join(f"{name}: {why}" for name, why in refused.items())
+
+
+def _names_in(role: Role) -> list[str]:
+    return [part.partition(":")[0].partition("@")[0] for part in role.adapters]
+
+
+def _tell_unknown(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
+    """Warn of adapters that a role names and that nobody has added yet: the command line may do so later."""
+    if not any(role.adapters for role in tree.roles.values()):
+        return
+    from consilium.lora_router.backends.registry import peek
+
+    known = {*tree.adapters, *peek(folder.root / "lora_router" / "registry.db")}
+    for name, role in tree.roles.items():
+        for adapter in _names_in(role):
+            if adapter not in known:
+                sentence, _ = no_such(adapter, "adapter", known)
+                say(
+                    f"warning: roles.{name}.adapters: {sentence}. 'consilium adapters add PATH --name {adapter}' adds it while the cluster runs"
+                )
 
 
 def _candidates(tree: ConsiliumConfig, folder: StateFolder) -> list[Candidate]:

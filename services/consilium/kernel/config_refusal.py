@@ -54,6 +54,8 @@ class WrongValueError(ValueError):
 def no_such(word: str, kind: str, known: typing.Iterable[str]) -> tuple[str, str | None]:
     """Return the sentence for a name that means nothing, and the nearest name that does."""
     names = sorted(known)
+    if not names:
+        return f"there is no {kind} {word!r}, and no other {kind}", None
     near = _nearest(word, names)
     hint = f"the nearest is {near!r}; " if near else ""
     return (

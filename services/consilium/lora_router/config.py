@@ -120,7 +120,12 @@ class AdaptersView(Section):
                 )
             if core is None:
                 continue
-            if core not in self.adapters or core == name:
+            if core == name:
+                raise WrongValueError(
+                    ("adapters", name, "with_core"),
+                    "an adapter is never added to itself; name another one, or leave with_core out",
+                )
+            if core not in self.adapters:
                 reason, nearest = no_such(core, "adapter", set(self.adapters) - {name})
                 raise WrongValueError(("adapters", name, "with_core"), reason, nearest)
             if self.adapters[core].isolated or adapter.isolated:

@@ -119,10 +119,18 @@ async def test_the_whole_life_of_an_adapter(command, room, replica, tmp_path):
     ]
 
 
+async def test_a_name_that_cannot_be_is_refused_before_anything_is_sent(command, room, tmp_path):
+    code, _, err = await command("add", adapter(tmp_path), "--name", "Sport")
+    assert code == 1
+    assert "'Sport' cannot be an adapter's name: small letters" in err
+    assert not list((room.folder / "lora_router").rglob("*.safetensors"))
+
+
 async def test_without_an_engine_it_waits_and_force_does_not(command, tmp_path):
     code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
     assert code == 0, err
     assert "No executor that runs now fits it" in out
+    assert "engine.lora" in out
     found = await shown(command)
     assert found["versions"][0]["proof"] == "unproven"
     sha = found["versions"][0]["sha"]

@@ -84,6 +84,28 @@ def test_a_role_is_held_against_the_executor_that_it_names(said, tmp_path):
     assert said(role(executor="near", adapters_optional=True)) == []
 
 
+def test_a_role_that_names_no_adapter_is_warned_of(said, tmp_path):
+    typo = {"roles": {"coach": {"frame": "x", "adapters": ["sprot@0.5"]}}}
+    (line,) = said(adapters(tmp_path) | typo)
+    assert line.startswith(
+        "warning: roles.coach.adapters: there is no adapter 'sprot'; the nearest is 'sport'"
+    )
+    (line,) = said(typo)
+    assert "there is no adapter 'sprot', and no other adapter. " in line
+
+
+@pytest.mark.parametrize(
+    ("core", "words"),
+    [
+        ("cor", "there is no adapter 'cor', and no other adapter"),
+        ("sport", "never added to itself"),
+    ],
+)
+def test_a_core_that_is_none_is_told(core, words):
+    with pytest.raises(ValidationError, match=words):
+        ConsiliumConfig.model_validate({"adapters": {"sport": {"path": ".", "with_core": core}}})
+
+
 def test_a_rank_over_the_engines(said, tmp_path):
     (line,) = said(adapters(tmp_path) | {"engine": {"lora": {"max_rank": 1}}})
     assert "engine.lora.max_rank" in line
