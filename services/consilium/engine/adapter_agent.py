@@ -114,11 +114,13 @@ class AdapterAgent:
     async def run(self) -> None:
         """Tell and listen until cancelled."""
         polls: set[asyncio.Task[bool]] = set()
-        away = 0
+        latest: asyncio.Task[bool] | None = None
+        told_at, away = 0.0, 0
         try:
             while True:
-                polls.add(asyncio.create_task(self._poll()))
-                told_at = time.monotonic()
+                if latest is None:
+                    latest, told_at = asyncio.create_task(self._poll()), time.monotonic()
+                    polls.add(latest)
                 changed = asyncio.create_task(self._news(told_at))
                 try:
                     await asyncio.wait({*polls, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +128,9 @@ class AdapterAgent:
                     changed.cancel()
                 ended = {poll for poll in polls if poll.done()}
                 polls -= ended
+                # One that a newer one has taken over from is answered too: it calls for no other, or each would end the one before without end.
+                if changed.done() or latest in ended:
+                    latest = None
                 if any(not poll.result() for poll in ended):
                     if not away:
                         _log.warning("router_away", executor=self._replica.executor)

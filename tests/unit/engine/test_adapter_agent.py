@@ -131,6 +131,21 @@ async def test_what_is_pinned_is_in_its_slot_before_the_replica_is_ready():
         assert (told["base_config_json"], told["sees_store"], told["exact"]) == ("", True, True)
 
 
+async def test_what_changes_is_told_once_and_then_the_router_is_left_alone():
+    async with Stage() as stage:
+        stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1)]})
+        assert await stage.agent.prepare()
+        stage.run()
+        async with stage.desk.hold("a1:sha"):
+            pass
+        await stage.room.until(lambda report: report["slots"][0]["reference"] == "a1:sha")
+        await asyncio.sleep(1.5)  # what changes by itself is told once a second
+        before = len(stage.room.reports)
+        await asyncio.sleep(0.5)
+        assert len(stage.room.reports) - before <= 1
+        assert before < 12
+
+
 async def test_a_router_that_is_away_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr("consilium.engine.adapter_agent.FIRST_S", 0.1)
     async with Stage() as stage:
