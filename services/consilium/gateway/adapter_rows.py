@@ -69,7 +69,8 @@ class Sum:
 class Known:
     """What the table says as a whole.
 
-    heard  whether it was ever heard: without a word of the room an adapter is not unknown, it cannot be told
+    heard      whether it was ever heard: without a word of the room an adapter is not unknown, it cannot be told
+    read_from  key -> the row as it came, and what was read from it
     """
 
     rows: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
@@ -77,6 +78,7 @@ class Known:
         default_factory=lambda: MappingProxyType({})
     )
     heard: bool = False
+    read_from: Mapping[str, tuple[object, Row | Sum]] = field(default_factory=dict, repr=False)
 
     @property
     def with_meaning(self) -> tuple[Row, ...]:
@@ -96,21 +98,35 @@ def read(
 ) -> Known:
     """Return what the rows of the table say. A row that cannot be read is left out: an older router and a newer gateway may meet.
 
-    before  what was known until now: a router that starts anew tells what is registered before it has heard its engines again, and until then an engine fits what it fitted
+    before  what was known until now. Rows that are the same are not read again: this is done while answers wait. And a router that starts anew tells what is registered
+            before it has heard its engines again: until then an engine fits what it fitted.
     """
-    fitted = {} if before is None else _fitted(before)
+    before = Known() if before is None else before
+    fitted: Mapping[str, Mapping[str, str]] | None = None
     known: dict[str, Row] = {}
     sums: dict[tuple[tuple[str, float], ...], Sum] = {}
+    read_from: dict[str, tuple[object, Row | Sum]] = {}
     for key, raw in rows.items():
-        try:
-            if raw.get("kind") == "sum":
-                parts = tuple(sorted((str(ref), float(weight)) for ref, weight in raw["parts"]))
-                sums[parts] = Sum(str(raw["reference"]), parts, _fits(raw, fitted))
-            else:
-                known[key] = _row(key, raw, fitted)
-        except (KeyError, TypeError, ValueError):
-            continue
-    return Known(MappingProxyType(known), MappingProxyType(sums), heard)
+        was = before.read_from.get(key)
+        if was is not None and was[0] is raw:
+            one = was[1]
+        else:
+            fitted = _fitted(before) if fitted is None else fitted
+            try:
+                one = _sum(raw, fitted) if raw.get("kind") == "sum" else _row(key, raw, fitted)
+            except (KeyError, TypeError, ValueError):
+                continue
+        read_from[key] = raw, one
+        if isinstance(one, Sum):
+            sums[one.parts] = one
+        else:
+            known[key] = one
+    return Known(MappingProxyType(known), MappingProxyType(sums), heard, read_from)
+
+
+def _sum(raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Sum:
+    parts = tuple(sorted((str(ref), float(weight)) for ref, weight in raw["parts"]))
+    return Sum(str(raw["reference"]), parts, _fits(raw, fitted))
 
 
 def _row(name: str, raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Row:

@@ -82,6 +82,15 @@ def test_a_router_that_starts_anew_takes_no_adapter_from_the_engines_that_have_i
     assert "starting" in first.why_not("core")
 
 
+def test_only_rows_that_changed_are_read_again():
+    told = {"sport": SPORT, "core": CORE}
+    before = adapter_rows.read(told, heard=True)
+    after = adapter_rows.read({**told, "core": row(C, name="core")}, heard=True, before=before)
+    assert after.rows["sport"] is before.rows["sport"]
+    assert (after.rows["core"].current, before.rows["core"].current) == (C, B)
+    assert list(adapter_rows.read({"core": CORE}, heard=True, before=after).rows) == ["core"]
+
+
 async def test_an_executor_that_answers_plainly_has_no_adapter_in_its_receipt():
     told = {"sport": row(A, name="sport", fits={"core": ""})}
     adapters = Adapters(
