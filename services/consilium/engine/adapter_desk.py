@@ -242,6 +242,9 @@ class AdapterDesk:
     def _no_slot(self, ticket: Ticket) -> ConsiliumError:
         book = self.slots
         waited = time.monotonic() - ticket.asked_at
+        if ticket.reference in book.fetching:
+            reason = f"The adapter {ticket.reference} is still being read from the store after {waited:.1f} s, and that goes on. Try again in a moment."
+            return ConsiliumError("no_free_lora_slot", reason=reason, retry_after_s=2.0)
         reason = (
             f"No slot came free for the adapter {ticket.reference} in {waited:.1f} s: {book.places} adapters answer at once on {self._executor}"
             f" and {len({one.reference for one in book.waiting}) + 1} waited. Try again, or raise engine.lora.slots."

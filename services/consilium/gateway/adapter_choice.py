@@ -144,7 +144,8 @@ def _with_cores(parts: Sequence[Part], known: Known) -> list[Part]:
 
 
 def _weighted(part: Part, row: Row) -> Part:
-    return Part(part.name, part.sha, row.weight) if part.weight == 1.0 else part
+    is_said = part.is_weighed or part.weight != 1.0
+    return part if is_said else Part(part.name, part.sha, row.weight)
 
 
 def _version(part: Part, known: Known) -> Version:

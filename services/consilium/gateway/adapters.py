@@ -331,6 +331,7 @@ def _answered_by(decision: Decision, chosen: Chosen, notes: list[str]) -> Decisi
         decision,
         executors=executors,
         adapter=chosen.reference,
+        adapter_is_free=optional or chosen.by in {"trigger", "meaning"},
         adapters=chosen.names,
         adapter_why=f"{chosen.by}: {chosen.why}" if chosen.why else chosen.by,
         plain_on={name: why for name in executors if (why := chosen.why_not(name))},

@@ -31,6 +31,7 @@ class Decision:
     adapter      reference that the engine is told
     adapter_why  who chose it, or why none was chosen
     plain_on     executors that answer without it, because the role lets them -> why
+    adapter_is_free  nobody has insisted on the adapter: where it cannot answer after all, the plain model does
     executor_is_free  nobody has named the executor: another one may answer where the adapter fits that one only
     """
 
@@ -45,6 +46,7 @@ class Decision:
     adapter: str = ""
     adapter_why: str = ""
     plain_on: Mapping[str, str] = field(default_factory=dict)
+    adapter_is_free: bool = False
     executor_is_free: bool = False
 
     @property

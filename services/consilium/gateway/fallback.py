@@ -5,6 +5,7 @@ Knows the order, and after which errors the next is asked. Does not know how an 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from consilium.engine.client import Turn
@@ -18,6 +19,9 @@ from consilium.kernel.errors import ConsiliumError
 
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting", "engine_failed"})
 """Errors of an executor after which its fallback is asked."""
+
+NO_ADAPTER: Final = frozenset({"adapter_refused", "adapter_unknown", "no_free_lora_slot"})
+"""Errors of an executor that has no fault but that it cannot answer with the adapter."""
 
 _log = logs.get("gateway")
 
@@ -43,8 +47,24 @@ class Executors:
                 if not self.follow(executor, error):
                     raise
 
+    def _plainly(self, executor: str, error: ConsiliumError) -> bool:
+        """Return whether the executor is asked once more, without an adapter that it cannot answer with and that nobody has insisted on."""
+        decision = self.decision
+        if error.code not in NO_ADAPTER or not decision.adapter_is_free:
+            return False
+        if not decision.adapter or executor in decision.plain_on:
+            return False
+        why = error.public()
+        self.course.notes.append(f"{', '.join(decision.adapters)} could not answer: {why}")
+        plain_on = {**decision.plain_on, executor: why}
+        self.decision = self.course.decision = replace(decision, plain_on=plain_on)
+        self._left.insert(0, executor)
+        return True
+
     def follow(self, executor: str, error: ConsiliumError) -> bool:
-        """Note that an executor has failed before its first byte. Returns whether the next is to be asked."""
+        """Note that an executor has failed before its first byte. Returns whether `next` is to be asked."""
+        if self._plainly(executor, error):
+            return True
         took_ms = closing.ms(self.cast.clock.monotonic() - self._asked)
         self.course.tried.append(Tried(executor, error.code, took_ms))
         if not self._left or error.code not in PASSES_ON:

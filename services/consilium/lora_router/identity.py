@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from consilium.kernel.errors import ConsiliumError
@@ -39,11 +39,13 @@ class Part:
 
     sha     beginning of a hash in hex, or "" = the current version
     weight  factor of its delta
+    is_weighed  whether the weight was said: 1.0 is then no default
     """
 
     name: str
     sha: str = ""
     weight: float = 1.0
+    is_weighed: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         """Return the part as it is written."""
@@ -78,7 +80,7 @@ def _part(piece: str, text: str, param: str) -> Part:
     if colon and not SHA.fullmatch(sha):
         reason = f"{sha[:80]!r} is no version: 4 to 64 characters of its hash, 0-9 and a-f"
         raise _wrong(text, reason, param)
-    return Part(name, sha, _weight(weight, text, param) if at else 1.0)
+    return Part(name, sha, _weight(weight, text, param) if at else 1.0, bool(at))
 
 
 def _weight(told: str, text: str, param: str) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -11,9 +12,11 @@ from tests.component.gateway.conftest import chat, events
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.gateway import turn
+from consilium.gateway.adapters import Adapters
 from consilium.gateway.config import Profile
 from consilium.gateway.contributions import Contributors, Piece, Question
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.tables import Held
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 
@@ -263,3 +266,35 @@ async def test_a_header_shortens_a_turn_and_never_lengthens_it(gateway):
         "/v1/chat/completions", json=chat("!wait"), headers={"x-consilium-timeout": "80000"}
     )
     assert answer.status_code == 504
+
+
+class Slotless(EchoEngine):
+    """Cannot load any adapter."""
+
+    async def stream(self, call):
+        if call.adapter:
+            raise ConsiliumError("adapter_refused", reason="its files are damaged", check="load")
+        async for frame in super().stream(call):
+            yield frame
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_has_not_asked_for_an_adapter_is_answered_plainly_where_it_cannot_be_loaded(
+    gateway, stream
+):
+    bench = await gateway(engines=[Slotless()])
+    version = {"sha": "a" * 64, "reference": "sport:aaaa", "proof": "ok", "fits": {"core": ""}}
+    row = {"kind": "adapter", "current": "a" * 64, "versions": [version], "triggers": ["<s>"]}
+    table = SimpleNamespace(held=Held("e", 1, {"sport": row}), age_s=0.0)
+    adapters = Adapters(table, bench.face.cast.adapters._embedder, None, bench.face.cast.clock)
+    object.__setattr__(bench.face, "cast", replace(bench.face.cast, adapters=adapters))
+    client = bench.client(bench.key)
+    answer = await client.post("/v1/chat/completions", json=chat("<s> hi", stream=stream))
+    assert answer.status_code == 200, answer.text
+    body = events(answer.text)[-1] if stream else answer.json()
+    receipt = body["consilium"]["receipt"]
+    assert "adapters" not in receipt or not receipt["adapters"]
+    assert "damaged" in receipt["adapter_why"]
+    assert any("sport" in note for note in receipt["notes"])
+    asked = await client.post("/v1/chat/completions", json=chat(model="adapter/sport"))
+    assert asked.json()["error"]["code"] == "adapter_refused"

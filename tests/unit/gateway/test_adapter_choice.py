@@ -146,6 +146,12 @@ def test_a_core_comes_along_unless_the_caller_adds_up_himself():
     assert len(resolve(asked_for("sport+core", "model"), table, by="request").parts) == 2
 
 
+def test_a_weight_of_one_that_is_said_is_no_default():
+    table = known(sport=row(A, name="sport", weight=0.5))
+    assert resolve(asked_for("sport", "model"), table, by="request").parts[0][1] == 0.5
+    assert not resolve(asked_for("sport@1.0", "model"), table, by="request").parts
+
+
 def test_an_isolated_one_is_never_added():
     table = known(sport=row(A, name="sport", isolated=True), core=CORE)
     with pytest.raises(ConsiliumError) as caught:
