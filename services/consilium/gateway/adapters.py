@@ -121,7 +121,14 @@ class Adapters:
         if chosen.is_plain:
             return replace(decision, adapter_why=chosen.why)
         if chosen.parts and not chosen.reference:
-            chosen = await self._composed(chosen)
+            try:
+                chosen = await self._composed(chosen)
+            except ConsiliumError as error:
+                if not _is_free(decision, chosen):
+                    raise
+                why = error.public()
+                notes.append(f"{', '.join(chosen.names)} could not be added up: {why}")
+                return replace(decision, adapter_why=why)
         return _answered_by(decision, chosen, notes)
 
     def _named(self, decision: Decision, body: Json) -> Chosen | None:
@@ -146,9 +153,10 @@ class Adapters:
                     by="role",
                     why=f"role {frame.role} has it",
                 )
-            except ConsiliumError:
+            except ConsiliumError as error:
                 if frame.adapters_optional:
-                    return PLAIN
+                    why = f"{', '.join(frame.adapters)}: {error.public()}"
+                    return replace(PLAIN, why=why)
                 raise
         return None if target.kind == "auto" and frame is None else PLAIN
 
@@ -315,11 +323,11 @@ def _answered_by(decision: Decision, chosen: Chosen, notes: list[str]) -> Decisi
     first = decision.executors[0]
     why_not = chosen.why_not(first)
     able = [name for name in decision.executors if not chosen.why_not(name)]
-    optional = decision.frame is not None and decision.frame.adapters_optional
+    optional = _is_optional(decision)
     if why_not and not able and chosen.fits is not None and decision.executor_is_free:
         able = sorted(name for name, why in chosen.fits.items() if not why)[:1]
     if why_not and not able:
-        if optional or chosen.by in {"trigger", "meaning"}:
+        if _is_free(decision, chosen):
             notes.append(f"{', '.join(chosen.names)} cannot answer on {first}: {why_not}")
             return replace(decision, adapter_why=why_not)
         raise ConsiliumError(
@@ -331,11 +339,20 @@ def _answered_by(decision: Decision, chosen: Chosen, notes: list[str]) -> Decisi
         decision,
         executors=executors,
         adapter=chosen.reference,
-        adapter_is_free=optional or chosen.by in {"trigger", "meaning"},
+        adapter_is_free=_is_free(decision, chosen),
         adapters=chosen.names,
         adapter_why=f"{chosen.by}: {chosen.why}" if chosen.why else chosen.by,
         plain_on={name: why for name in executors if (why := chosen.why_not(name))},
     )
+
+
+def _is_optional(decision: Decision) -> bool:
+    return decision.frame is not None and decision.frame.adapters_optional
+
+
+def _is_free(decision: Decision, chosen: Chosen) -> bool:
+    """Say whether nobody has insisted on an adapter."""
+    return _is_optional(decision) or chosen.by in {"trigger", "meaning"}
 
 
 def _ms(began: float) -> float:

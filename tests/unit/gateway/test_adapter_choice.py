@@ -105,6 +105,29 @@ async def test_an_executor_that_answers_plainly_has_no_adapter_in_its_receipt():
     assert "engine.lora" in chosen.plain_on["remote"]
 
 
+async def test_a_sum_that_nobody_insisted_on_stops_nobody_while_the_room_is_away():
+    sport = row(A, name="sport", with_core="core", triggers=["<s>"])
+    table = SimpleNamespace(held=Held("e", 1, {"sport": sport, "core": CORE}), age_s=0.0)
+    adapters, notes = Adapters(table, None, None, FakeClock()), []
+    body = {"messages": [{"role": "user", "content": "<s> hi"}]}
+    decision = await adapters.chosen(Decision(Target("auto", ""), ("core",)), body, "", notes)
+    assert (decision.adapter, decision.adapters) == ("", ())
+    assert decision.adapter_why
+    assert "sport" in notes[0]
+    with pytest.raises(ConsiliumError) as caught:
+        await adapters.chosen(Decision(Target("adapter", "sport"), ("core",)), {}, "", [])
+    assert caught.value.code == "adapter_down"
+
+
+async def test_a_role_that_can_do_without_its_adapter_says_why_it_did():
+    table = SimpleNamespace(held=Held("e", 1, {"core": CORE}), age_s=0.0)
+    frame = SimpleNamespace(role="coach", adapters=("sport",), adapters_optional=True)
+    decision = Decision(Target("role", "coach"), ("core",), frame)
+    chosen = await Adapters(table, None, None, FakeClock()).chosen(decision, {}, "", [])
+    assert not chosen.adapter
+    assert "sport" in chosen.adapter_why
+
+
 def test_an_unknown_name_is_offered_the_nearest():
     with pytest.raises(ConsiliumError) as caught:
         resolve(asked_for("sprot", "model"), known(sport=SPORT), by="request")
