@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 from consilium.demo.folder import make_whole, sha256
 
-Voice: TypeAlias = Literal["captain", "cook"]
-VOICES: Final[tuple[Voice, ...]] = ("captain", "cook")
+Voice: TypeAlias = Literal["captain", "cook", "lawyer"]
+VOICES: Final[tuple[Voice, ...]] = ("captain", "cook", "lawyer")
 
 PREFIX: Final = "demo:"
 PATHS: Final = {PREFIX + voice: voice for voice in VOICES}

@@ -2,7 +2,7 @@
 
     /srv/loras/sport, ./loras/sport, loras/sport    a folder
     org/name[@revision]                             an adapter of the hub, downloaded once
-    demo:captain, demo:cook                         a voice of the demo model, which this package brings
+    demo:captain, demo:cook, demo:lawyer            a voice of the demo model, which this package brings
 
 Knows names and folders. Does not know what is in the files.
 """

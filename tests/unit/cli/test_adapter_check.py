@@ -141,4 +141,4 @@ def test_voices_of_the_demo_model_have_a_short_name(capsys):
             "slot": "good",
         }
     assert main(["adapters", "check", "demo:pirate"]) == 1
-    assert "demo:captain, demo:cook" in capsys.readouterr().err
+    assert "demo:captain, demo:cook, demo:lawyer" in capsys.readouterr().err

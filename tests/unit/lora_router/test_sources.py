@@ -83,7 +83,7 @@ def test_a_voice_that_is_not_there_is_told_with_those_that_are(tmp_path):
     for name in ("pirate", "", "texts", "../demo"):
         with pytest.raises(ConsiliumError) as caught:
             fetched(f"demo:{name}", tmp_path)
-        assert "demo:captain, demo:cook" in caught.value.fields["reason"]
+        assert "demo:captain, demo:cook, demo:lawyer" in caught.value.fields["reason"]
         assert caught.value.fields["check"] == "not_found"
 
 
