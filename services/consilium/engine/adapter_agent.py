@@ -179,6 +179,8 @@ class AdapterAgent:
     def _report(self, wait_s: float) -> dict[str, Any]:
         desk, book, replica = self._desk, self._desk.slots, self._replica
         names = desk.names
+        # What is gone and still on its way in is told as held: nobody may delete its files as if it were not.
+        coming = book.fetching - desk.targets.keys()
         self._told = self._state()
         return {
             "executor": replica.executor,
@@ -192,7 +194,7 @@ class AdapterAgent:
                 }
                 for place, number in enumerate(desk.seen.slots)
             ],
-            "ram": sorted(book.ram - book.in_slots),
+            "ram": sorted((book.ram | coming) - book.in_slots),
             "max_rank": replica.max_rank,
             "ram_places": book.ram_places,
             "base_revision": replica.revision,

@@ -201,6 +201,29 @@ async def test_moves_are_done_in_the_engine_and_told_by_their_number():
         assert all(slot["reference"] != "a1:sha" for slot in told["slots"])
 
 
+async def test_what_is_gone_while_it_is_being_read_is_told_as_held_until_it_was_let_go():
+    async with Stage() as stage:
+        gate = asyncio.Event()
+
+        async def slowly(target):
+            await gate.wait()
+            return target
+
+        stage.desk.verify = slowly
+        stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1, "TIER_RAM")]})  # fmt: skip
+        stage.run()
+        await stage.room.until(lambda report: report["version"] == 1)
+        stage.room.answers.put_nowait({"version": 2, "gone": ["a1:sha"]})
+        told = await stage.room.until(lambda report: report["version"] == 2)
+        assert told["ram"] == ["a1:sha"]
+        stage.room.answers.put_nowait({"version": 2, "moves": [{"id": 5, "kind": "MOVE_KIND_EVICT", "reference": "a1:sha"}]})  # fmt: skip
+        await asyncio.sleep(0.05)
+        gate.set()
+        told = await stage.room.until(lambda report: 5 in report["done"])
+        assert told["ram"] == []
+        assert not (await stage.engine.look()).ram
+
+
 async def test_what_is_gone_takes_no_calls_and_is_let_go():
     async with Stage() as stage:
         stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1)]})
