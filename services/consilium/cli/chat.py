@@ -42,7 +42,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--role", metavar="R", help="role that answers")
     chosen.add_argument(
-        "--model", metavar="M", help="auto, base, role/x, adapter/x, executor/x, or a model id (default: auto)"
+        "--model",
+        metavar="M",
+        help="auto, base, role/x, adapter/x, executor/x, or a model id (default: auto)",
     )
     parser.add_argument(
         "--profile", metavar="P", help="profile: code, think, dialog, or one of your own"
