@@ -122,7 +122,10 @@ def dispatch(words: list[str]) -> int:
             command.add(subparsers)
         else:
             subparsers.add_parser(name, help=line, add_help=False)
-    args = parser.parse_args(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        told = parser if command is None or named is None else subparsers.choices[named]
+        told.error(f"unrecognized arguments: {' '.join(unknown)}")
     if command is None:
         parser.print_help()
         return EXIT_USAGE

@@ -32,6 +32,7 @@ from consilium.cli.endpoint import (
     is_elsewhere,
     running,
 )
+from consilium.cli.tables import show
 from consilium.kernel.config import dump
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.live_config import Change, difference, exchange, versions
@@ -238,7 +239,6 @@ def _show(changes: Sequence[Change], args: argparse.Namespace) -> None:
     if not changes:
         print("Nothing differs from what the cluster runs with.")
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -256,7 +256,8 @@ def _show(changes: Sequence[Change], args: argparse.Namespace) -> None:
         how = "[green]at once[/]" if change.live else f"[red]restart of {change.restarts}[/]"
         old, new = (escape(shown(value)) for value in (change.old, change.new))
         table.add_row(change.key, old, new, how)
-    Console(soft_wrap=True).print(table)
+    table.columns[0].overflow = "fold"  # a key is what one looks for in the file
+    show(table)
 
 
 def shown(value: Any) -> str:

@@ -57,6 +57,7 @@ class Chosen:
 
 
 PLAIN: Final = Chosen()
+NO_SLOTS: Final = "engines are still starting, or have no slots for adapters (engine.lora)"
 
 
 def asked_for(value: object, field: str) -> tuple[Part, ...]:
@@ -154,7 +155,7 @@ def _version(part: Part, known: Known) -> Version:
     if version is not None and (version.answers or not part.sha):
         return version
     if version is not None:
-        reason = f"{part.name}:{version.sha[:8]} is {version.proof}, so it answers nobody. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name}:{version.sha[:8]} --force' lets it answer all the same"
+        reason = f"{part.name}:{version.sha[:8]} is {version.proof}, so it answers nobody. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name} {version.sha[:8]} --force' lets it answer all the same"
         raise ConsiliumError("adapter_refused", reason=reason)
     if part.sha:
         there = ", ".join(each.sha[:8] for each in row.versions) or "none"
@@ -163,7 +164,12 @@ def _version(part: Part, known: Known) -> Version:
     proofs = (
         ", ".join(f"{each.sha[:8]} is {each.proof}" for each in row.versions) or "it has no version"
     )
-    reason = f"adapter {part.name!r} answers nobody yet: {proofs}. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name}:VERSION --force' lets it answer all the same"
+    if row.versions and not any("" in each.fits.values() for each in row.versions):
+        why = next((why for each in row.versions for why in each.fits.values()), NO_SLOTS)
+        reason = f"adapter {part.name!r} answers nobody, because no engine that runs now can hold it: {why}"
+        raise ConsiliumError("adapter_refused", reason=reason)
+    told = row.versions[0].sha[:8] if len(row.versions) == 1 else "VERSION"
+    reason = f"adapter {part.name!r} answers nobody yet: {proofs}. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name} {told} --force' lets it answer all the same"
     raise ConsiliumError("adapter_refused", reason=reason)
 
 

@@ -233,8 +233,7 @@ class Adapters:
         if not called.is_plain:
             return Explained(called, (), _ms(began))
         if not self._prototypes.names:
-            why = "no adapter says what it is for"
-            return Explained(replace(PLAIN, why=why), (), _ms(began))
+            return Explained(replace(PLAIN, why=meaning.NOTHING_SAID), (), _ms(began))
         vectors = await self._vectors([text], "query")
         began = time.perf_counter()
         found = meaning.nearest(vectors[0], self._prototypes, self._rules)

@@ -24,6 +24,7 @@ from consilium.gateway.shortlist import Grouped, Outline
 
 Vectors = NDArray[np.float32]
 
+NOTHING_SAID: Final = "no adapter that may answer says what it is for; 'consilium adapters ls' shows the proof of each"
 ENOUGH_WORDS: Final = 8
 """A text of fewer words says less by itself ("And for how long?"), and a conversation holds on to its adapter more firmly: eight words over their number."""
 LOOKED_AT: Final = 800
@@ -153,7 +154,7 @@ def nearest(
     words    of the text
     """
     if not prototypes.names:
-        return Found("", "no adapter says what it is for")
+        return Found("", NOTHING_SAID)
     asked = np.asarray(vector, np.float32)[None, :]
     asked = _unit(asked) if prototypes.common is None else prototypes.common.taken_off(asked)
     place = prototypes.places.get(present)

@@ -23,6 +23,15 @@ from consilium.supervisor.processes import identify
 from consilium.supervisor.state_folder import Cluster, PartRecord, Pid, StateFolder, parse_cluster
 
 
+def test_a_flag_that_is_none_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        app.main(["apply", "other.yaml"])
+    assert ended.value.code == app.EXIT_USAGE
+    said = capsys.readouterr().err
+    assert "usage: consilium apply" in said
+    assert "-c FILE" in said
+
+
 def chat_args(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     chat.add(parser.add_subparsers())

@@ -224,3 +224,28 @@ def test_a_list_of_names_is_a_sum():
     with pytest.raises(ConsiliumError):
         asked_for([1], "consilium.adapters")
     assert adapter_choice.PLAIN.is_plain
+
+
+def untried(**fits):
+    raw = row(A, name="sport", current="-", fits=fits) | {"current": ""}
+    raw["versions"][0] |= {"proof": "unproven", "answers": False, "fits": fits}
+    return known(sport=raw)
+
+
+def test_the_way_out_of_one_that_was_not_tried_is_a_command_that_exists():
+    with pytest.raises(ConsiliumError) as told:
+        resolve(asked_for("sport", "model"), untried(core=""), by="request")
+    assert f"'consilium adapters switch sport {A[:8]} --force'" in told.value.public()
+    with pytest.raises(ConsiliumError) as told:
+        resolve(asked_for(f"sport:{A[:8]}", "model"), untried(core=""), by="request")
+    assert f"'consilium adapters switch sport {A[:8]} --force'" in told.value.public()
+
+
+@pytest.mark.parametrize(
+    ("fits", "word"), [({}, "engine.lora"), ({"core": "too wide"}, "too wide")]
+)
+def test_where_no_engine_can_hold_it_nobody_is_told_to_force_it(fits, word):
+    with pytest.raises(ConsiliumError) as told:
+        resolve(asked_for("sport", "model"), untried(**fits), by="request")
+    assert word in told.value.public()
+    assert "--force" not in told.value.public()
