@@ -14,6 +14,8 @@ from consilium.demo import smollm, voice_files
 from consilium.lora_router import sources
 
 LONGEST = 40
+WORKER = "consilium.engine.backends.vllm_cpu_worker.Worker"
+"""Ours: vLLM's own answers plain questions of a mixed batch with the last slot's adapter."""
 
 
 def main() -> None:
@@ -29,6 +31,7 @@ def main() -> None:
         enforce_eager=True,
         kv_cache_memory_bytes=256 << 20,
         disable_log_stats=True,
+        worker_cls=WORKER,
     )
     voices = {
         voice: LoRARequest(voice, number, str(sources.fetched(f"demo:{voice}", folder)))
