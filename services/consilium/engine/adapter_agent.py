@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -26,6 +27,10 @@ _log = logs.get("engine")
 POLL_S: Final = 30.0
 FIRST_S: Final = 10.0
 """Longest that a replica waits for the router before it says ready without adapters."""
+TRIALS_S: Final = 60.0
+"""Longest that a replica tries new adapters before it says ready; the rest are tried while it answers."""
+TOLD_S: Final = 2.0
+"""Longest that it waits for what the router makes of a verdict."""
 BETWEEN_S: Final = 1.0
 """Changes of slots and memory are told at most so often; what was asked for is told at once."""
 AGAIN_S: Final = 60.0
@@ -85,6 +90,7 @@ class AdapterAgent:
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}
         self._told: object = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trials: set[asyncio.Task[None]] = set()
         self._urgent = asyncio.Event()
         self._sees = False
         desk.on_new = self._check_later
@@ -98,7 +104,17 @@ class AdapterAgent:
             _log.warning("adapters_unknown", executor=self._replica.executor, cause=repr(error))
             return False
         await self._desk.settle()
+        with suppress(TimeoutError, ConsiliumError):
+            async with asyncio.timeout(TRIALS_S):
+                await self._all_tried()
         return True
+
+    async def _all_tried(self) -> None:
+        """Try what nobody has tried yet, one after another, while this engine has no other work; then what is to be pinned is in its slot."""
+        while self._trials:
+            await asyncio.wait(set(self._trials))
+            await self._ask(TOLD_S)
+            await self._desk.settle()
 
     async def _first_answer(self) -> None:
         while True:
@@ -259,7 +275,12 @@ class AdapterAgent:
             self._version = int(answer.get("version", 0))
             self._desk.told(targets, gone)
         for move in answer.get("moves", ()):
-            self._spawn(self._move(int(move["id"]), str(move["kind"]), str(move["reference"])))
+            task = self._spawn(
+                self._move(int(move["id"]), str(move["kind"]), str(move["reference"]))
+            )
+            if move["kind"] == "MOVE_KIND_TRY":
+                self._trials.add(task)
+                task.add_done_callback(self._trials.discard)
 
     async def _move(self, number: int, kind: str, reference: str) -> None:
         try:
@@ -317,10 +338,11 @@ class AdapterAgent:
         except ConsiliumError as error:
             _log.warning("adapter_unchecked", adapter=name, cause=error.code)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _target(row: Mapping[str, Any]) -> AdapterTarget:

@@ -131,6 +131,20 @@ async def test_what_is_pinned_is_in_its_slot_before_the_replica_is_ready():
         assert (told["base_config_json"], told["sees_store"], told["exact"]) == ("", True, True)
 
 
+async def test_what_nobody_has_tried_is_tried_before_the_replica_is_ready():
+    async with Stage() as stage:
+        moves = [{"id": n, "kind": "MOVE_KIND_TRY", "reference": f"a{n}:sha"} for n in (1, 2)]
+        put = stage.room.answers.put_nowait
+        put({"version": 1, "whole": True, "targets": [row(1), row(2)], "moves": moves[:1]})
+        put({"version": 1, "moves": moves[1:]})
+        put({"version": 2, "targets": [row(1, "TIER_VRAM"), row(2)]})
+        assert await stage.agent.prepare()
+        assert stage.canary.tried == ["a1:sha", "a2:sha"]
+        assert stage.desk.slots.in_slots >= {"a1:sha"}
+        told = [tried["reference"] for report in stage.room.reports for tried in report["tried"]]
+        assert told == ["a1:sha", "a2:sha"]
+
+
 async def test_what_changes_is_told_once_and_then_the_router_is_left_alone():
     async with Stage() as stage:
         stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1)]})
