@@ -91,17 +91,22 @@ class Room:
         """Take in an adapter whose files have come, and return it as GetAdapter does, with the hash that was stored. Raises ConsiliumError."""
         said = offered.said
         before = next((row for row in self.library.names() if row.name == said.name), None)
-        version = await self.library.add(
-            Incoming(
-                said.name,
-                offered.folder,
-                merged(said, before),
-                make_current=None if before is None else False,
-                is_ours=True,
-            )
+        incoming = Incoming(
+            said.name,
+            offered.folder,
+            merged(said, before),
+            make_current=None if before is None else False,
+            is_ours=True,
         )
-        await self.desk.stored(version, force=said.force)
-        return {**self.told(said.name), "stored": version.sha}
+        try:
+            version = await self.library.add(incoming)
+            await self.desk.stored(version, force=said.force)
+            return {**self.told(said.name), "stored": version.sha}
+        except ConsiliumError as error:
+            if error.code != "adapter_unknown" or error.fields.get("name") != said.name:
+                raise
+            reason = f"{said.name!r} was removed by somebody else while it came in. Add it again"
+            raise ConsiliumError("conflict", reason=reason) from error
 
     def told(self, name: str) -> dict[str, Any]:
         """Return one adapter as JSON."""

@@ -75,7 +75,7 @@ class Terminal:
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
 
-    async def until(self, words: str, limit_s: float = 20.0) -> str:
+    async def until(self, words: str, limit_s: float = 60.0) -> str:
         """Wait for words; return what came since the last call."""
         begun, came = time.monotonic(), ""
         while words not in came:
