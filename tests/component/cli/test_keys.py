@@ -130,8 +130,8 @@ def test_wait_goes_on_until_the_store_is_back_and_no_gateway_can_hold_the_key(
     monkeypatch.setattr(key_requests, "MARGIN_S", 1.0)
     state.server.kill()
     back = threading.Timer(1.0, state.server.start)
-    back.start()
     began = time.monotonic()
+    back.start()
     code, said = call(capsys, "revoke", name, "--wait", "--state", state)
     back.join()
     assert time.monotonic() - began > 1.5
