@@ -184,7 +184,7 @@ async def test_one_key_that_floods_leaves_the_others_their_share(gateway):
     flood, other = bench.client(), bench.client(await bench.new_key(tenant="other"))
     hundred = [
         asyncio.create_task(
-            flood.post("/v1/chat/completions", json=chat("!slow " + "x " * 20, stream=True))
+            flood.post("/v1/chat/completions", json=chat("!slow " + "x " * 40, stream=True))
         )
         for _ in range(100)
     ]
