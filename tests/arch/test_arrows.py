@@ -67,6 +67,7 @@ SMALL_KERNEL = {
     "consilium.kernel.catalogue_arrival",
     "consilium.kernel.catalogue_row",
     "consilium.kernel.clock",
+    "consilium.kernel.disk_sync",
     "consilium.kernel.json_bytes",
     "consilium.kernel.logs",
     "consilium.kernel.openai_errors",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from consilium.kernel.disk_sync import to_disk
 from consilium.kernel.errors import ConsiliumError
 
 MARKER: Final = "consilium-model.json"
@@ -67,7 +67,7 @@ def make_whole(
             _seal(aside, recipe)
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
-            _sync(folder.parent)
+            to_disk(folder.parent)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -131,17 +131,9 @@ def only_one(lock: Path) -> Iterator[None]:
 def _seal(folder: Path, recipe: str) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
-        _sync(path)
+        to_disk(path)
         files[path.name] = [path.stat().st_size, sha256(path)]
     marker = folder / MARKER
     marker.write_text(json.dumps({"recipe": recipe, "files": files}, indent=1), "utf-8")
-    _sync(marker)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    to_disk(marker)
+    to_disk(folder)

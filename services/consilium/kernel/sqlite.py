@@ -32,6 +32,7 @@ from threading import local
 from typing import Final, Self, TypeVar
 
 from consilium.kernel import logs
+from consilium.kernel.disk_sync import to_disk
 from consilium.kernel.errors import ConsiliumError
 
 BUSY_S: Final = 5.0
@@ -291,19 +292,11 @@ def _copy_aside(db: sqlite3.Connection, path: Path, version: int) -> None:
     part.touch(mode=0o600)
     with closing(sqlite3.connect(part)) as target:
         db.backup(target)
-    _to_disk(part)
+    to_disk(part)
     part.replace(copy)
-    _to_disk(path.parent)
+    to_disk(path.parent)
     for _, old in _copies(path)[:-KEPT_COPIES]:
         old.unlink()
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from consilium.kernel.disk_sync import to_disk
 from consilium.kernel.errors import ConsiliumError
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -67,7 +68,7 @@ class Store:
             left = limit_bytes
             for name in FILES:
                 left -= _copy(source / name, aside / name, left)
-            _to_disk(aside)
+            to_disk(aside)
             return aside
 
     def move_in(self, source: Path) -> Path:
@@ -81,8 +82,8 @@ class Store:
             for name in FILES:
                 (source / name).rename(aside / name)
                 (aside / name).chmod(0o600)
-                _to_disk(aside / name)
-            _to_disk(aside)
+                to_disk(aside / name)
+            to_disk(aside)
         shutil.rmtree(source, ignore_errors=True)
         return aside
 
@@ -100,8 +101,8 @@ class Store:
                 self.discard(aside)
                 return
             aside.rename(folder)
-            _to_disk(folder.parent)
-            _to_disk(self.root)
+            to_disk(folder.parent)
+            to_disk(self.root)
 
     def remove(self, sha: str) -> None:
         """Delete a version: it is gone at once, its bytes a little later."""
@@ -109,7 +110,7 @@ class Store:
         grave = self._aside / f"{sha}-{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):
             folder.rename(grave)
-            _to_disk(folder.parent)
+            to_disk(folder.parent)
             with suppress(OSError):  # others lie there
                 folder.parent.rmdir()
             self.discard(grave)
@@ -236,14 +237,6 @@ def _pour(reading: BinaryIO, writing: BinaryIO, limit_bytes: int, source: Path) 
             raise _too_large(source, written)
         writing.write(piece)
     return written
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
