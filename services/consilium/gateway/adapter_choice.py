@@ -83,10 +83,7 @@ def resolve(parts: Sequence[Part], known: Known, *, by: By, why: str = "") -> Ch
     if not parts:
         return PLAIN
     if not known.heard:
-        names = ", ".join(part.name for part in parts)
-        raise ConsiliumError(
-            "adapter_down", "the table was never heard", name=names, retry_after_s=DOWN_S
-        )
+        raise down([part.name for part in parts], "the table was never heard")
     whole = _with_cores(parts, known)
     versions = [(part, _version(part, known)) for part in whole]
     if len(versions) > 1:
@@ -119,6 +116,11 @@ def triggered(text: str, known: Known) -> Chosen:
         return PLAIN
     _, _, name, trigger = min(found)
     return resolve((Part(name),), known, by="trigger", why=f"{trigger!r} stands in the text")
+
+
+def down(names: Sequence[str], detail: str = "") -> ConsiliumError:
+    """Return the error for adapters that cannot be told while their room is away."""
+    return ConsiliumError("adapter_down", detail, name=", ".join(names), retry_after_s=DOWN_S)
 
 
 def unknown(name: str, known: Known) -> ConsiliumError:

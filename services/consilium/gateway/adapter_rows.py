@@ -71,6 +71,7 @@ class Known:
 
     heard      whether it was ever heard: without a word of the room an adapter is not unknown, it cannot be told
     read_from  key -> the row as it came, and what was read from it
+    with_triggers  the adapters that a text may call: asked for each turn that says `auto`
     """
 
     rows: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
@@ -79,6 +80,7 @@ class Known:
     )
     heard: bool = False
     read_from: Mapping[str, tuple[object, Row | Sum]] = field(default_factory=dict, repr=False)
+    with_triggers: tuple[Row, ...] = ()
 
     @property
     def with_meaning(self) -> tuple[Row, ...]:
@@ -86,11 +88,6 @@ class Known:
         return tuple(
             row for row in self.rows.values() if row.current and (row.domain or row.examples)
         )
-
-    @property
-    def with_triggers(self) -> tuple[Row, ...]:
-        """Return the adapters that a text may call."""
-        return tuple(row for row in self.rows.values() if row.current and row.triggers)
 
 
 def read(
@@ -121,7 +118,8 @@ def read(
             sums[one.parts] = one
         else:
             known[key] = one
-    return Known(MappingProxyType(known), MappingProxyType(sums), heard, read_from)
+    called = tuple(row for row in known.values() if row.current and row.triggers)
+    return Known(MappingProxyType(known), MappingProxyType(sums), heard, read_from, called)
 
 
 def _sum(raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Sum:

@@ -29,7 +29,6 @@ from consilium.lora_router.client import Part
 
 BUDGET_S: Final = 1.0
 """A turn waits so long for the vector of its text; then the plain model answers."""
-HINT_S: Final = 120.0
 MOST_CONVERSATIONS: Final = 10_000
 PAUSE_S: Final = 0.25
 AGAIN_S: Final = 5.0
@@ -202,15 +201,13 @@ class Adapters:
     async def _composed(self, chosen: Chosen) -> Chosen:
         """Have the sum made. Raises ConsiliumError."""
         if self._router is None:
-            raise ConsiliumError("adapter_down", name=", ".join(chosen.names), retry_after_s=5.0)
+            raise adapter_choice.down(chosen.names)
         told = [f"{reference}@{weight:.6f}" for reference, weight in chosen.parts]
         try:
             reference = await self._router.compose(told)
         except ConsiliumError as error:
             if error.code in {"upstream_down", "deadline"}:
-                raise ConsiliumError(
-                    "adapter_down", error.detail, name=", ".join(chosen.names), retry_after_s=5.0
-                ) from error
+                raise adapter_choice.down(chosen.names, error.detail) from error
             raise
         return replace(chosen, reference=reference)
 

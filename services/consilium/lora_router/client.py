@@ -33,7 +33,6 @@ __all__ = [
 COMPOSE_S: Final = 120.0
 POLL_MARGIN_S: Final = 10.0
 FETCH_S: Final = 1800.0
-CHANGE_S: Final = 180.0
 
 
 class LoraRouterClient:
@@ -80,48 +79,6 @@ class LoraRouterClient:
             self._stub.Want, pb.WantRequest(names=names, until=until), principal=CLUSTER
         )
 
-    # for people
-
-    async def adapters(self, *, with_sums: bool = False) -> dict[str, Any]:
-        """Return ListAdaptersResponse as a dict. Raises ConsiliumError."""
-        request = pb.ListAdaptersRequest(with_sums=with_sums)
-        return _told(await self._channel.ask(self._stub.ListAdapters, request))
-
-    async def adapter(self, name: str) -> dict[str, Any]:
-        """Return one adapter with its versions. Raises ConsiliumError."""
-        answer = await self._channel.ask(self._stub.GetAdapter, pb.GetAdapterRequest(name=name))
-        return dict(_told(answer)["adapter"])
-
-    async def place(self, name: str, tier: str) -> dict[str, Any]:
-        """Keep it in `vram`, `ram` or `ssd`; return the adapter. Raises ConsiliumError."""
-        request = pb.PlaceAdapterRequest(name=name, placement=_tier(tier))
-        answer = await self._channel.ask(self._stub.PlaceAdapter, request, timeout_s=CHANGE_S)
-        return dict(_told(answer)["adapter"])
-
-    async def warm(self, name: str, tier: str = "vram") -> list[dict[str, Any]]:
-        """Have it loaded now; return where it is. Raises ConsiliumError."""
-        request = pb.WarmAdapterRequest(name=name, tier=_tier(tier))
-        answer = await self._channel.ask(self._stub.WarmAdapter, request, timeout_s=CHANGE_S)
-        return list(_told(answer).get("residences", ()))
-
-    async def evict(self, name: str) -> list[dict[str, Any]]:
-        """Take it out of slots and memory; return where it is. Raises ConsiliumError."""
-        request = pb.EvictAdapterRequest(name=name)
-        answer = await self._channel.ask(self._stub.EvictAdapter, request, timeout_s=CHANGE_S)
-        return list(_told(answer).get("residences", ()))
-
-    async def remove(self, name: str, *, wait_s: float = 0.0) -> list[str]:
-        """Remove it; return the references that are gone. Raises ConsiliumError."""
-        request = pb.RemoveAdapterRequest(name=name, wait_s=wait_s)
-        answer = await self._channel.ask(self._stub.RemoveAdapter, request, timeout_s=CHANGE_S)
-        return list(answer.removed)
-
-    async def switch(self, name: str, sha: str, *, force: bool = False) -> dict[str, Any]:
-        """Make a stored version the current one; return the adapter. Raises ConsiliumError."""
-        request = pb.SwitchVersionRequest(name=name, sha=sha, force=force)
-        answer = await self._channel.ask(self._stub.SwitchVersion, request, timeout_s=CHANGE_S)
-        return dict(_told(answer)["adapter"])
-
 
 def content_sha(folder: Path) -> str:
     """Return the hash of the adapter that lies in a folder, 64 hex characters. Blocks; raises ConsiliumError(adapter_refused) where it is none."""
@@ -135,18 +92,8 @@ def _told(message: Any) -> dict[str, Any]:
     return dict(_numbers(MessageToDict(message, preserving_proto_field_name=True)))
 
 
-_LONG: Final = frozenset(
-    {
-        "size_bytes",
-        "stored_bytes",
-        "quota_bytes",
-        "slot_hits",
-        "ram_hits",
-        "misses",
-        "version",
-        "id",
-    }
-)
+_LONG: Final = frozenset({"version", "size_bytes", "id"})
+"""Fields of 64 bits in a ReportResponse, which JSON writes as text."""
 
 
 def _numbers(value: Any, key: str = "") -> Any:
@@ -155,7 +102,3 @@ def _numbers(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_numbers(inner, key) for inner in value]
     return int(value) if key in _LONG and isinstance(value, str) else value
-
-
-def _tier(name: str) -> pb.Tier.ValueType:
-    return pb.Tier.Value(f"TIER_{name.upper()}")

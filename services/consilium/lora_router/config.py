@@ -5,7 +5,7 @@ Knows shapes of the configuration. Does not know what is stored.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,6 @@ from consilium.kernel.service_config import ServicesView
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Placement = Literal["vram", "ram", "ssd"]
-PLACEMENTS: Final[tuple[Placement, ...]] = ("vram", "ram", "ssd")
 
 
 class Adapter(Section):

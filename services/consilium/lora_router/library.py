@@ -281,17 +281,6 @@ class Library:
         self._removable(text, from_config=from_config)
         return await self._to_its_end(self._remove(text, from_config=from_config))
 
-    async def drop_sums(self, references: Sequence[str]) -> tuple[str, ...]:
-        """Delete these sums, and return the references that are gone; those that are not there are passed over."""
-
-        async def drop() -> tuple[str, ...]:
-            async with self._writing:
-                wanted = set(references)
-                going = [h for h in self._holdings.of(MIX).values() if reference_of(h) in wanted]
-                return await self._delete(going)
-
-        return await self._to_its_end(drop())
-
     # How it is done.
 
     async def _add(
