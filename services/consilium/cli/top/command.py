@@ -25,6 +25,7 @@ from consilium.cli.top.figures import WANTED, Figures, Series
 from consilium.cli.top.frame import About, frame, wrong
 from consilium.cli.top.page import parse
 from consilium.cli.top.reading import Reader, Reading
+from consilium.kernel import gpus
 from consilium.kernel.errors import ConsiliumError
 
 SHORTEST_S: Final = 1.0
@@ -58,10 +59,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(args: argparse.Namespace) -> int:
     """Show the figures. Raises ConsiliumError as `Reader.read` does, and not_running."""
     endpoint = endpoint_of(args)
-    beside = "" if is_elsewhere(args) else running(folder_of(args)).addresses.get("metrics", "")
+    elsewhere = is_elsewhere(args)
+    beside = "" if elsewhere else running(folder_of(args)).addresses.get("metrics", "")
     reader = Reader(endpoint, beside)
     try:
-        watch = Watch(reader, endpoint.root, args.interval)
+        has_driver = None if elsewhere else gpus.has_driver()
+        watch = Watch(reader, endpoint.root, args.interval, has_driver=has_driver)
         if args.once or args.output == "json" or not sys.stdout.isatty():
             return _once(watch, args.interval, as_json=args.output == "json")
         from consilium.cli.top.screen import show
@@ -75,9 +78,11 @@ def run(args: argparse.Namespace) -> int:
 class Watch:
     """The figures as they are now, and what went wrong with the last reading."""
 
-    def __init__(self, reader: Reader, where: str, interval_s: float) -> None:
+    def __init__(
+        self, reader: Reader, where: str, interval_s: float, *, has_driver: bool | None = None
+    ) -> None:
         self._reader, self._where = reader, where
-        self._series = Series(max(WINDOW_S, 3 * interval_s))
+        self._series = Series(max(WINDOW_S, 3 * interval_s), has_driver=has_driver)
         self._good_at: float | None = None
         self._why = ""
         self._note = ""

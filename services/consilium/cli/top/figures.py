@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from consilium.cli.top.cards import ENERGY, GAUGES, Card, cards_of, memory_of, price_of, watts_of
+from consilium.cli.top.exporters import DRIVER, SAMPLE_AGE, silent_drivers, why_no_cards
 from consilium.cli.top.growth import INSTANCE, Growth, Step, Window
 from consilium.cli.top.page import Page, rows
 from consilium.cli.top.quantile import quantile
@@ -101,7 +102,8 @@ class Figures:
     redis        None = nobody says
     down         parts that are not up
     old          source -> age of its figures in seconds, where they are older than STALE_S
-    no_driver    an exporter runs, and its driver does not answer
+    silent       sentences about drivers that do not answer their exporters
+    no_cards     why no card is told of; empty where there are cards
     curves       name -> values, one a reading: made_s, first_p95_s, watts
     """
 
@@ -121,7 +123,8 @@ class Figures:
     redis: bool | None = None
     down: tuple[str, ...] = ()
     old: Mapping[str, float] = field(default_factory=dict)
-    no_driver: bool = False
+    silent: tuple[str, ...] = ()
+    no_cards: str = ""
     executors: tuple[Executor, ...] = ()
     cards: tuple[Card, ...] = ()
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -130,10 +133,12 @@ class Figures:
 class Series:
     """Takes readings one after another.
 
-    window_s  seconds that rates and quantiles are made of
+    window_s    seconds that rates and quantiles are made of
+    has_driver  whether an NVIDIA driver is on this machine, where the cluster runs; None = it runs elsewhere
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, *, has_driver: bool | None = None) -> None:
+        self._has_driver = has_driver
         self._growth = Growth(COUNTERS, BORN)
         self._window = Window(window_s)
         self._seen = False
@@ -147,7 +152,10 @@ class Series:
         if step is not None:
             self._window.add(step)
         self._seen = self._seen or step is not None
-        return _figures(page, self._window, self._curved(page, step), has_rates=self._seen)
+        seen = _figures(page, self._window, self._curved(page, step), has_rates=self._seen)
+        if seen.cards:
+            return seen
+        return replace(seen, no_cards=why_no_cards(page, has_driver=self._has_driver))
 
     def _curved(self, page: Page, step: Step | None) -> dict[str, tuple[float, ...]]:
         if step is not None:
@@ -207,7 +215,7 @@ def _figures(
             )
         ),
         old=_old(page),
-        no_driver=_all_up(page, "consilium_gpu_driver_up") is False,
+        silent=silent_drivers(page),
         executors=executors,
         cards=cards,
         curves=curves,
@@ -345,8 +353,8 @@ def _old(page: Page) -> dict[str, float]:
     for labels, value in rows(page, AGE):  # each pod tells of its own
         source = labels.get("source", "?")
         ages[source] = max(value, ages.get(source, 0.0))
-    hangs = _all_up(page, "consilium_gpu_driver_up") is False
-    for _, value in rows(page, "consilium_gpu_sample_age_seconds"):
+    hangs = _all_up(page, DRIVER) is False
+    for _, value in rows(page, SAMPLE_AGE):
         if hangs or value > CARDS_STALE_S:
             ages["cards"] = max(value, ages.get("cards", 0.0))
     return {name: age for name, age in sorted(ages.items()) if age >= STALE_S}

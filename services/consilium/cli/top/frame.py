@@ -88,8 +88,7 @@ def wrong(figures: Figures) -> list[str]:
     if figures.old:
         ages = ", ".join(f"{name} {age:.0f} s" for name, age in figures.old.items())
         lines.append(f"old figures: {ages}")
-    if figures.no_driver:
-        lines.append("the NVIDIA driver of a machine does not answer")
+    lines += figures.silent
     lines += [
         f"card {card.index or card.uuid} has fallen off the bus"
         for card in figures.cards
@@ -166,6 +165,8 @@ def _summary(figures: Figures, width: int) -> list[Text]:
         if figures.cost is not None and figures.price is not None:
             words.append(f"{money(figures.cost)} {figures.price[1]}/Mtok".replace(" /", "/"))
         lines.append(_line("power", "  ".join(words), width, curves.get("watts", ())))
+    if figures.no_cards:
+        lines.append(_line("cards", f"none: {figures.no_cards}", width, style="dim"))
     if figures.redis is not None:
         up = figures.redis
         lines.append(_line("redis", "up" if up else "down", width, style="" if up else "red"))

@@ -38,7 +38,7 @@ def test_what_is_wrong_stands_above():
         "down: memory ('consilium status' says why)",
         "executor large is not ready",
         "old figures: ray 14 s",
-        "the NVIDIA driver of a machine does not answer",
+        "the NVIDIA driver of a machine does not answer: no figure yet",
         "card 2 has fallen off the bus",
     ]
     about = About("http://x", "10:00:00", ("figures are 12 s old: it is not answering",))
