@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from consilium.embedding.client import Kind, Vectors
 from consilium.engine.ports import Json
-from consilium.gateway import adapter_choice, adapter_rows, meaning, prompt
+from consilium.gateway import adapter_choice, adapter_rows, meaning, turn_words
 from consilium.gateway.adapter_choice import PLAIN, Chosen
 from consilium.gateway.decision import Decision
 from consilium.gateway.neutral_questions import NEUTRAL
@@ -164,7 +164,7 @@ class Adapters:
         known = self.known
         if not known.rows:
             return PLAIN
-        text = prompt.text(body)
+        text = turn_words.text(body)
         try:
             called = adapter_choice.triggered(text, known)
         except ConsiliumError as error:

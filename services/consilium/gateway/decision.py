@@ -12,7 +12,7 @@ from typing import Final
 
 from consilium.engine.client import CORE, EngineClient, ExecutorInfo
 from consilium.engine.ports import Json, Route
-from consilium.gateway import body_checks, models, prompt, roles
+from consilium.gateway import body_checks, models, roles, turn_words
 from consilium.gateway.config import Gateway, Profile
 from consilium.gateway.profiles import AUTO, choose
 
@@ -82,7 +82,7 @@ def decide(
     if route in GENERATING:
         # Only who says auto, here or in the role, is chosen for: a request that names a model is answered as the bare engine would.
         named = frame.profile if frame else AUTO if given.get("model") == models.AUTO else None
-        chosen = choose(wish.get("profile"), named, prompt.text(given), profiles=profiles)
+        chosen = choose(wish.get("profile"), named, turn_words.text(given), profiles=profiles)
         profile, why, settings = chosen.name, chosen.why, chosen.profile
     wished = (
         wish.get("executor"),

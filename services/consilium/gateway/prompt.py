@@ -1,4 +1,4 @@
-"""The words of a request body: what an executor is sent, what the rule of profiles reads, what the prompt begins with.
+"""The words of a request body: what an executor is sent, and what the prompt begins with.
 
     frame of the role (stays in the prefix cache) | history | what other rooms added | the turn
 
@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from consilium.engine.ports import ExecutorInfo, Json, Route
 from consilium.gateway import lengths, profiles, roles
+from consilium.gateway.contributions import Contribution, Piece
+from consilium.gateway.decision import Decision
 from consilium.gateway.estimate import USUAL_ANSWER
+from consilium.gateway.turn_words import messages_of, words_of
 from consilium.kernel.json_bytes import dumps
-
-if TYPE_CHECKING:  # they read this file's rules themselves
-    from consilium.gateway.contributions import Contribution, Piece
-    from consilium.gateway.decision import Decision
 
 PREFIX_CHARACTERS: Final = 512
 SPARE_TOKENS: Final = 64
@@ -150,7 +149,7 @@ def framed(frame: roles.Frame, body: Json, route: Route) -> Json:
     if not frame.text:
         return body
     if route == "chat" or (route == "tokenize" and "messages" in body):
-        messages = _messages(body)
+        messages = messages_of(body)
         whole = isinstance(body.get("messages"), list) and messages == body["messages"]
         # Messages of another shape go on as they are: the engine says what is wrong with them.
         return {**body, "messages": roles.frame_messages(frame, messages)} if whole else body
@@ -166,38 +165,11 @@ def framed(frame: roles.Frame, body: Json, route: Route) -> Json:
     return body
 
 
-def _messages(body: Json) -> list[Json]:
-    found = body.get("messages")
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
-def text(body: Json) -> str:
-    """Return the words of this turn, for the rule that chooses a profile: the last message of a user, or the prompt."""
-    for message in reversed(_messages(body)):
-        if message.get("role") == "user":
-            return _words(message.get("content"))
-    for key in ("prompt", "input"):
-        value = body.get(key)
-        if isinstance(value, str):
-            return value
-        if key == "input" and isinstance(value, list) and value and isinstance(value[-1], dict):
-            return _words(value[-1].get("content"))
-    return ""
-
-
-def _words(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return ""
-
-
 def prefix_key(role: str | None, body: Json) -> str:
     """Return the beginning of the prompt, by which the request router finds the replica that has it in its cache."""
-    messages = _messages(body)
+    messages = messages_of(body)
     if messages:
-        return f"{role or ''}:{_words(messages[0].get('content'))[:PREFIX_CHARACTERS]}"
+        return f"{role or ''}:{words_of(messages[0].get('content'))[:PREFIX_CHARACTERS]}"
     for key in ("instructions", "prompt"):
         value = body.get(key)
         if isinstance(value, str):

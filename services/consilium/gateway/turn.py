@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from consilium.gateway import closing, prompt
+from consilium.gateway import closing, turn_words
 from consilium.gateway.answer import Answer
 from consilium.gateway.cast import Ask, Cast, Course
 from consilium.gateway.closing import finish_background
@@ -74,7 +74,7 @@ def _talk(ask: Ask) -> str:
 
 
 def _question(ask: Ask, decision: Decision, deadline: float) -> Question:
-    words = prompt.text(ask.body)
+    words = turn_words.text(ask.body)
     return Question(ask.route, words, decision, ask.key_id, ask.tenant, ask.conversation, deadline)
 
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consilium.gateway.prompt import framed, prefix_key, text
+from consilium.gateway.prompt import framed, prefix_key
 from consilium.gateway.roles import Frame
+from consilium.gateway.turn_words import text
 from consilium.kernel.errors import ConsiliumError
 
 FRAME = Frame("stoic", "Be calm.")

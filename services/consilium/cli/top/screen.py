@@ -22,8 +22,8 @@ from consilium.cli.top.frame import frame
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from consilium.cli.top.command import Watch
     from consilium.cli.top.reading import Reading
+    from consilium.cli.top.watch import Watch
     from consilium.kernel.errors import ConsiliumError
 
 ENDING: Final = b"qQ"
