@@ -30,6 +30,7 @@ from pathlib import Path
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.client import EngineClient
 from consilium.gateway import turn
+from consilium.gateway.adapters import Adapters
 from consilium.gateway.cast import Ask, Cast, Played
 from consilium.gateway.config import Gateway, Role
 from consilium.gateway.gate import Gate
@@ -73,7 +74,7 @@ async def cast_of(roles: int, *, counted: bool) -> Cast:
     """Return what turns over so many roles are played with."""
     engine = EchoEngine()
     await engine.start()
-    gate = Gate(256)
+    gate, clock = Gate(256), SystemClock()
     names = {f"role-{number}": Role(frame="You are a sage.") for number in range(roles)}
     kind = GatewayMeter if counted else Uncounted
     return Cast(
@@ -82,10 +83,11 @@ async def cast_of(roles: int, *, counted: bool) -> Cast:
         profiles={},
         limits=Gateway(),
         gate=gate,
-        clock=SystemClock(),
+        clock=clock,
         ids=UlidIds(),
         keep=_kept,
         meter=kind(of_this_process(), gate),
+        adapters=Adapters(None, None, None, clock),
     )
 
 
