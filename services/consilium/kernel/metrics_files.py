@@ -1,29 +1,36 @@
 """The figures of all processes of one node, which lie in the files of PROMETHEUS_MULTIPROC_DIR, on one page.
 
     counter_123.db, histogram_123.db, gauge_livesum_123.db   what process 123 counts
-    counter_ended.db, histogram_ended.db                     the sum of what processes have counted that have ended
+    counter_ended-5c0e.db                                    what a process has counted that has ended
+    counter_ended.db, histogram_ended.db                     the sum of what such processes have counted
 
-Who sees that a process has ended puts its files into the sum, so that fifty restarts leave two files and not a hundred. Readers and whoever does that keep out of
-each other's way by a lock, so a counter is never seen twice or not at all. Knows the files of prometheus_client and which process wrote them. Does not know what they count.
+Who sees that a process has ended puts its files into the sum, so that fifty restarts leave two files and not a hundred:
+
+    1  a file gets a name that no process will ever open: a later one may have the same number
+    2  the new sum is written beside the old one, with the names of the files that are in it behind its values, where prometheus_client does not look
+    3  it takes the old one's name: from here on those files count no more
+    4  they are removed
+
+A kill in between leaves files that the sum names, or files that it does not: each counts once, and the next one who looks goes on from there. Readers and whoever adds up
+keep out of each other's way by a lock. Knows the names of the files and which process wrote them (their form: metrics_sum.py). Does not know what they count.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import secrets
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
-
+from consilium.kernel import metrics_sum
 from consilium.kernel.config import environment_value
 
 LOCK: Final = "lock"
@@ -32,6 +39,7 @@ ADDED_UP: Final = ("counter", "histogram", "summary")
 SETTLED_S: Final = 5.0
 """Age of a file from which on a living process that does not have it open is another one, which got the number of one that ended."""
 _FILE: Final = re.compile(r"(counter|histogram|summary|gauge_live\w*)_(\d+)\.db")
+_CLAIMED: Final = re.compile(r"(counter|histogram|summary)_ended-[0-9a-f]+\.db")
 _DAMAGED: Final = (struct.error, RuntimeError, ValueError)
 
 
@@ -46,10 +54,9 @@ def page_of(folder: Path, *, sees_processes: bool = True) -> str:
         forget_ended(folder)
     if not any(folder.glob("*.db")):
         return ""
-    registry = CollectorRegistry()
     with _locked(folder, fcntl.LOCK_SH):
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry).decode()
+        summed = _summed(folder)
+        return metrics_sum.page(file for file in sorted(folder.glob("*.db")) if file not in summed)
 
 
 def forget_ended_here() -> None:
@@ -64,7 +71,9 @@ def forget_ended(folder: Path) -> None:
     if not any(_has_ended(file) for file in folder.glob("*.db")):
         return
     with _locked(folder, fcntl.LOCK_EX):
-        ended = [file for file in folder.glob("*.db") if _has_ended(file)]
+        for file in _summed(folder):
+            file.unlink(missing_ok=True)
+        ended = [file for file in sorted(folder.glob("*.db")) if _has_ended(file)]
         for file in ended:
             if file.name.startswith("gauge_"):
                 file.unlink(missing_ok=True)
@@ -77,38 +86,54 @@ def _add_up(folder: Path, kind: str, files: list[Path]) -> None:
     """Put the values of files into the sum of ended processes, and remove them. A file that cannot be read is put aside."""
     if not files:
         return
-    sums: defaultdict[str, float] = defaultdict(float)
-    whole = folder / f"{kind}_ended.db"
-    for file in (whole, *files):
+    claimed = [_claim(file) for file in files]
+    sums: defaultdict[bytes, float] = defaultdict(float)
+    whole = _whole(folder, kind)
+    for file in (whole, *claimed):
         for key, value in _values(file).items():
             sums[key] += value
-    new = folder / f"{kind}_ended.new"
+    new = whole.with_suffix(".new")
     try:
-        new.write_bytes(_packed(sums))
+        # Written as a whole: into a map on a full disk it would end this process.
+        new.write_bytes(
+            metrics_sum.packed(sums) + json.dumps([file.name for file in claimed]).encode()
+        )
         new.replace(whole)
     except OSError:
         new.unlink(missing_ok=True)
         raise
-    for file in files:
+    for file in claimed:
         file.unlink(missing_ok=True)
 
 
-def _packed(values: Mapping[str, float]) -> bytes:
-    """Return values as a file of prometheus_client has them (mmap_dict.py, MmapedDict). Written as a whole: into a map on a full disk it would end this process."""
-    out = bytearray(8)
-    for key, value in values.items():
-        name = key.encode()
-        padded = name + b" " * (8 - (len(name) + 4) % 8)
-        out += struct.pack(f"i{len(padded)}sdd", len(name), padded, value, 0.0)
-    out[:4] = struct.pack("i", len(out))
-    return bytes(out)
+def _claim(file: Path) -> Path:
+    """Give a file of an ended process the name of nobody's, and return it."""
+    if _CLAIMED.fullmatch(file.name):
+        return file
+    kind = file.name.partition("_")[0]
+    return file.rename(file.with_name(f"{kind}_ended-{secrets.token_hex(8)}.db"))
 
 
-def _values(file: Path) -> dict[str, float]:
+def _whole(folder: Path, kind: str) -> Path:
+    """Return the file of the sum."""
+    return folder / f"{kind}_ended.db"
+
+
+def _summed(folder: Path) -> set[Path]:
+    """Return the files whose values the sums have; they may be there still."""
+    found: set[Path] = set()
+    for kind in ADDED_UP:
+        with suppress(FileNotFoundError, *_DAMAGED):
+            data = _whole(folder, kind).read_bytes()
+            names = data[metrics_sum.used_bytes(data) :]
+            found.update(folder / str(name) for name in (json.loads(names) if names else ()))
+    return found
+
+
+def _values(file: Path) -> dict[bytes, float]:
     """Return the values of a file by their keys; none of one that is not there, and none of one that is damaged, which is put aside."""
     try:
-        read = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
-        return {key: value for key, value, _, _ in read}
+        return {key: value for key, value, _ in metrics_sum.values_of(file)}
     except FileNotFoundError:
         return {}
     except _DAMAGED:
@@ -133,6 +158,8 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 
 def _has_ended(file: Path) -> bool:
     """Say whether the process that wrote a file has ended."""
+    if _CLAIMED.fullmatch(file.name):
+        return True
     found = _FILE.fullmatch(file.name)
     if found is None:
         return False
