@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LABEL: Final = "part"
-_SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?(\s+\S+.*)$")
+_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_BLANK: Final = (" ", "\t")
 _META: Final = re.compile(r"^# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*)( .*)?$")
 
 
@@ -29,16 +30,31 @@ def joined(pages: Iterable[tuple[str, str]], label: str = LABEL) -> str:
     label  name of that label
     """
     families: dict[str, _Family] = {}
+    known: set[str] = set()
     for source, text in pages:
-        current = ""
+        current, family = "", _Family()
         for line in text.splitlines():
-            if meta := _META.match(line):
-                current = meta[2]
-                families.setdefault(current, _Family()).meta.setdefault(meta[1], line)
-            elif sample := _SAMPLE.match(line):
-                name = current if current and sample[1].startswith(current) else sample[1]
-                series = _labelled(sample, label, source)
-                families.setdefault(name, _Family()).samples.setdefault(series, sample[3])
+            if line.startswith("#"):
+                if meta := _META.match(line):
+                    current = meta[2]
+                    family = families.setdefault(current, _Family())
+                    family.meta.setdefault(meta[1], line)
+                continue
+            brace = line.find("{")
+            head = line[:brace] if brace >= 0 else line.split(None, 1)[0] if line else ""
+            end = line.rfind("}") + 1 if brace >= 0 else len(head)
+            value = line[end:]
+            if not value.startswith(_BLANK) or value.isspace():
+                continue
+            if head not in known:
+                if not _NAME.fullmatch(head):
+                    continue
+                known.add(head)
+            series = _labelled(head, line[len(head) : end], label, source) if source else line[:end]
+            is_ours = current and head.startswith(current)
+            (family if is_ours else families.setdefault(head, _Family())).samples.setdefault(
+                series, value
+            )
     lines: list[str] = []
     for family in families.values():
         lines += family.meta.values()
@@ -46,10 +62,10 @@ def joined(pages: Iterable[tuple[str, str]], label: str = LABEL) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _labelled(sample: re.Match[str], label: str, source: str) -> str:
-    """Return the series of a sample: its name and labels."""
-    labels = (sample[2] or "")[1:-1].strip().rstrip(",")
-    if not source or re.search(rf'(^|,)\s*{label}="', labels):
-        return sample[0].removesuffix(sample[3])
-    mine = f'{label}="{source}"'
-    return f"{sample[1]}{{{f'{mine},{labels}' if labels else mine}}}"
+def _labelled(name: str, labels: str, label: str, source: str) -> str:
+    """Return the series of a sample, told apart by its source unless it has that label."""
+    mine = f'{label}="'
+    if mine in labels and re.search(rf"[{{,]\s*{mine}", labels):
+        return f"{name}{labels}"
+    inside = labels[1:-1].strip().rstrip(",")
+    return f'{name}{{{mine}{source}",{inside}}}' if inside else f'{name}{{{mine}{source}"}}'

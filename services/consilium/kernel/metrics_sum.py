@@ -79,7 +79,7 @@ class _Keys:
         labels = tuple(sorted(named.items()))
         bound = float(named["le"]) if "le" in named else None
         if bound is not None:
-            labels = tuple((n, floatToGoString(bound) if n == "le" else v) for n, v in labels)
+            labels = tuple((n, _text(bound) if n == "le" else v) for n, v in labels)
         return self._one(family, name, labels, meaning, bound)
 
     def of_process(self, series: _Series, pid: str) -> _Series:
@@ -234,7 +234,9 @@ def _escaped(value: str) -> str:
 
 
 def _text(value: float) -> str:
-    return repr(value) if -_PLAIN < value < _PLAIN else floatToGoString(value)
+    if -_PLAIN < value < _PLAIN:
+        return repr(value)
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 _keys = _Keys()

@@ -70,3 +70,13 @@ def test_the_label_that_tells_sources_apart_can_be_another_one() -> None:
 def test_a_series_that_comes_twice_is_there_once() -> None:
     page = joined((("", '# TYPE a gauge\na{x="1"} 1\n'), ("", 'a{x="1"} 2\na{x="2"} 2\n')))
     assert page == '# TYPE a gauge\na{x="1"} 1\na{x="2"} 2\n'
+
+
+def test_what_prometheus_reads_in_a_line_is_taken_as_it_is() -> None:
+    page = joined((("", 'a\t1\nb{x="}{ # "}  2\nc{x="1",} 3\n9d 1\ne{x="1"}4\nf{x="1"} \n# h 1\ng\n'),))  # fmt: skip
+    assert page == 'a\t1\nb{x="}{ # "}  2\nc{x="1",} 3\n'
+
+
+def test_a_strange_sample_within_a_family_does_not_end_it() -> None:
+    page = joined((("", "# TYPE a summary\na_sum 1\nother 5\na_count 2\n"),))
+    assert page == "# TYPE a summary\na_sum 1\na_count 2\nother 5\n"
