@@ -1,10 +1,11 @@
 """What many adapters cost one engine: throughput with a thousand registered, with more in use than there are slots, and what a load costs others.
 
-    python -m tests.bench.adapters [--requests 240] [--rounds 3] [--only thousand,eightfold,tiers]
+    python -m tests.bench.adapters [--slots 8] [--requests 240] [--rounds 3] [--only fewer,thousand,eightfold,tiers]
 
 One engine on this machine's cores, tiny model, 8 slots, 64 in memory, 32 tokens, 16 callers. Each throughput is a ratio of runs that take turns, with the peer against
-itself as the noise. What we expected before the first run:
+itself as the noise: by the clock, and by the processor time of the engine's core, which others on this machine cannot take. What we expected before the first run:
 
+    fewer      5 adapters, 8 to 12 callers against 16: what a batch with as many calls gives; a step of the tiny model costs nearly the same for any, so about callers / 16
     thousand   1000 registered against 5, Zipf 1.1 over each: 0.95 or more; a slot load takes about 1 ms and a read 5 to 10 ms beside the engine, so 0.9 to 1.0
     eightfold  64 in use against 8 over 8 slots: 0.8 or more; calls of 32 tokens hold a slot long enough, so 0.7 to 0.9
     tiers      first token: slot 1x, memory + 1 to 5 ms, store + 10 to 40 ms, growing with the rank; other streams' longest gap: no longer than alone
@@ -25,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +44,7 @@ RAM: Final = 64
 TOKENS: Final = 32
 CALLERS: Final = 16
 ZIPF: Final = 1.1
+FEWER: Final = (8, 10, 12)
 RANKS: Final = (8, 16, 64)
 TIMES: Final = 7
 
@@ -50,9 +53,11 @@ Draw = Callable[[random.Random], AdapterTarget]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: tokens per second, the longest wait for a slot, refused calls."""
+    """One run: tokens per second, and per second that the engine's core computed; calls in the engine at once, the longest wait for a slot, refused calls."""
 
     rate: float
+    per_core_s: float
+    in_engine: float
     longest_wait_s: float
     refused: int
 
@@ -76,28 +81,31 @@ class Bench:
             f"b{number}", "chat", body, adapter=None if target is None else target.reference
         )
 
-    async def run(self, draw: Draw, seed: int) -> Run:
-        """Ask from CALLERS callers at once until all requests are answered."""
+    async def run(self, draw: Draw, seed: int, *, callers: int = CALLERS) -> Run:
+        """Ask from so many callers at once until all requests are answered."""
         chance, left = random.Random(seed), self._requests
-        wait, refused, done = 0.0, 0, 0
+        wait, refused, done, in_engine_s = 0.0, 0, 0, 0.0
 
         async def caller() -> None:
-            nonlocal left, wait, refused, done
+            nonlocal left, wait, refused, done, in_engine_s
             while left > 0:
                 left -= 1
                 try:
-                    reader = wire.Reader()
+                    reader, asked, waited_s = wire.Reader(), time.monotonic(), 0.0
                     async for frame in self._engine.stream(self.call(draw(chance), TOKENS)):
                         head = reader.take(frame).head
                         if head is not None:
-                            wait = max(wait, (head.adapter_wait_ms or 0.0) / 1000)
-                    done += 1
+                            waited_s = (head.adapter_wait_ms or 0.0) / 1000
+                    done, wait = done + 1, max(wait, waited_s)
+                    in_engine_s += time.monotonic() - asked - waited_s
                 except ConsiliumError:
                     refused += 1
 
-        began = time.monotonic()
-        await asyncio.gather(*(caller() for _ in range(CALLERS)))
-        return Run(done * TOKENS / (time.monotonic() - began), wait, refused)
+        began, computed = time.monotonic(), children_s()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        took, computed = time.monotonic() - began, children_s() - computed
+        tokens = done * TOKENS
+        return Run(tokens / took, tokens / computed, in_engine_s / took, wait, refused)
 
     async def first_token(self, target: AdapterTarget) -> float:
         """Return milliseconds to the first token of a stream."""
@@ -124,6 +132,11 @@ class Bench:
             return longest * 1000
 
 
+def children_s() -> float:
+    """Return the processor seconds that the processes under this one have taken."""
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+
+
 def zipf(targets: Sequence[AdapterTarget]) -> Draw:
     weights = [1 / (place + 1) ** ZIPF for place in range(len(targets))]
     return lambda chance: chance.choices(targets, weights)[0]
@@ -133,22 +146,43 @@ def even(targets: Sequence[AdapterTarget]) -> Draw:
     return lambda chance: chance.choice(targets)
 
 
-async def ratio(bench: Bench, name: str, ours: Draw, peer: Draw, *, rounds: int, bar: float) -> str:
-    """Return a line about ours against the peer, with the peer against itself."""
+async def ratio(
+    bench: Bench, name: str, ours: Draw, peer: Draw, *, rounds: int, bar: float = 0.0, callers: int = CALLERS
+) -> str:  # fmt: skip
+    """Return lines about ours against the peer, with the peer against itself."""
     await bench.run(peer, 0)
-    await bench.run(ours, 0)
-    ratios, floors, waits, refused = [], [], [], 0
+    await bench.run(ours, 0, callers=callers)
+    by_clock, by_core = Pairs([], []), Pairs([], [])
+    mines: list[Run] = []
     for round_ in range(1, rounds + 1):
         first = await bench.run(peer, round_)
-        mine = await bench.run(ours, round_)
+        mine = await bench.run(ours, round_, callers=callers)
         second = await bench.run(peer, round_ + 1000)
-        ratios += [mine.rate / first.rate, mine.rate / second.rate]
-        floors += [first.rate / second.rate, second.rate / first.rate]
-        waits.append(mine.longest_wait_s)
-        refused += mine.refused
-        print(f"  {name} round {round_}: {first.rate:.0f}, {mine.rate:.0f}, {second.rate:.0f} tokens/s; longest wait {mine.longest_wait_s:.2f} s")  # fmt: skip
-    mid, floor = interval(ratios), interval(floors)
-    return f"{name}: {mid}; peer against itself {floor}; {verdict(mid, floor, bar, at_least=True)}; longest wait {max(waits):.2f} s, {refused} refused"
+        mines.append(mine)
+        by_clock.add(first.rate, mine.rate, second.rate)
+        by_core.add(first.per_core_s, mine.per_core_s, second.per_core_s)
+        print(f"  {name} {round_}: {first.rate:.0f}, {mine.rate:.0f}, {second.rate:.0f} tokens/s; {first.per_core_s:.0f}, {mine.per_core_s:.0f}, {second.per_core_s:.0f} per core second", flush=True)  # fmt: skip
+    told = f", {verdict(interval(by_clock.ratios), interval(by_clock.floors), bar, at_least=True)}" if bar else ""  # fmt: skip
+    most = max(one.longest_wait_s for one in mines)
+    return (
+        f"{name}: by the clock {by_clock}{told}; by core seconds {by_core}; in the engine at once {median(one.in_engine for one in mines):.1f} of {callers};"
+        f" longest wait {most:.2f} s, {sum(one.refused for one in mines)} refused"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Ratios of ours to the peer, and of the peer to itself."""
+
+    ratios: list[float]
+    floors: list[float]
+
+    def add(self, first: float, mine: float, second: float) -> None:
+        self.ratios.extend((mine / first, mine / second))
+        self.floors.extend((first / second, second / first))
+
+    def __str__(self) -> str:
+        return f"{interval(self.ratios)}, peer against itself {interval(self.floors)}"
 
 
 async def tiers(bench: Bench, folder: Path) -> Table:
@@ -199,7 +233,7 @@ async def bench(args: argparse.Namespace) -> None:
             {
                 "model": str(model), "served_model_name": "tiny", "enforce_eager": True,
                 "max_model_len": 1024, "max_num_seqs": CALLERS + 2, "enable_lora": True,
-                "max_loras": SLOTS, "max_cpu_loras": RAM, "max_lora_rank": max(RANKS) if "tiers" in args.only else 8,
+                "max_loras": args.slots, "max_cpu_loras": RAM, "max_lora_rank": max(RANKS) if "tiers" in args.only else 8,
                 "kv_cache_memory_bytes": 2**28,
             },
         )  # fmt: skip
@@ -208,6 +242,11 @@ async def bench(args: argparse.Namespace) -> None:
         try:
             here = Bench(engine, args.requests)
             lines = []
+            if "fewer" in args.only:
+                made = [made_adapters.make(folder / "f", 4000 + n, spread=0.1) for n in range(5)]
+                here.desk.told(made)
+                draw = zipf(made)
+                lines += [await ratio(here, f"{some} callers", draw, draw, rounds=args.rounds, callers=some) for some in FEWER]  # fmt: skip
             if "thousand" in args.only:
                 made = [made_adapters.make(folder / "a", seed, spread=0.1) for seed in range(1000)]
                 here.desk.told(made)
@@ -228,9 +267,12 @@ async def bench(args: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser.add_argument("--slots", type=int, default=SLOTS, help="slots of the engine")
     parser.add_argument("--requests", type=int, default=240, help="calls of one run")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs")
-    parser.add_argument("--only", default="thousand,eightfold,tiers", help="which of the three")
+    parser.add_argument(
+        "--only", default="fewer,thousand,eightfold,tiers", help="which of the four"
+    )
     args = parser.parse_args()
     args.only = set(args.only.split(","))
     asyncio.run(bench(args))

@@ -10,13 +10,15 @@ Pinned adapters never leave, and at least one slot is never pinned. Pure: the ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 YIELD_S: Final = 1.0
 """Seconds that a call waits before an adapter in use has to leave for its own."""
+HALF_S: Final = 600.0
+"""Seconds after which a use counts half when it is asked who has to leave."""
 LEAST_RETRY_S: Final = 1.0
 MOST_RETRY_S: Final = 30.0
 
@@ -122,6 +124,7 @@ class Slots:
     _from_ram: set[str] = field(default_factory=set)
     _from_both: set[str] = field(default_factory=set)
     _slots: dict[str, _Slot] = field(default_factory=dict)
+    _uses: dict[str, tuple[float, float]] = field(default_factory=dict)
     _turn_s: float = 1.0
     _sizes: dict[str, int] = field(default_factory=dict)
 
@@ -180,6 +183,7 @@ class Slots:
             ticket.held = True
             self.in_use[ticket.reference] = self.in_use.get(ticket.reference, 0) + 1
             self.last_used[ticket.reference] = now
+            self._uses[ticket.reference] = self._use(ticket.reference, now) + 1.0, now
             figures = self.figures.setdefault(ticket.reference, Figures())
             setattr(figures, ticket.found, getattr(figures, ticket.found) + 1)
             let_in.append(ticket)
@@ -228,7 +232,8 @@ class Slots:
                 continue
             if len(self._slots) + len(self._from_both) < self.places:
                 return Load(name, None)
-            idle = [other for other in self._slots if self._may_leave(other)]
+            waited = frozenset(self._waiting_names())
+            idle = [other for other in self._slots if self._may_leave(other, waited)]
             if idle:
                 return Load(name, min(idle, key=lambda other: self._worth(other, now)))
             return None
@@ -248,7 +253,7 @@ class Slots:
             if room > 0:
                 return Fetch(name)
             spare = sorted(
-                (other for other in self.ram if self._may_go(other, is_asked=is_asked, now=now)),
+                self._spare(is_asked=is_asked, now=now),
                 key=lambda other: (other in self._slots, *self._worth(other, now)),
             )
             if len(spare) > -room:
@@ -334,31 +339,38 @@ class Slots:
         leaving = self.closing | self._from_slots | self._from_ram
         return name not in leaving and self.resting.get(name, 0.0) <= now
 
-    def _may_leave(self, name: str) -> bool:
-        """Say whether an adapter may leave its slot now."""
+    def _may_leave(self, name: str, waited: Collection[str]) -> bool:
+        """Say whether an adapter may leave its slot now. `waited` are those that calls wait for."""
         slot = self._slots[name]
         if slot.loading or name in self.in_use or name in self.firm:
             return False
-        return slot.leaving or name not in set(self._waiting_names())
+        return slot.leaving or name not in waited
 
-    def _may_go(self, name: str, *, is_asked: bool, now: float) -> bool:
-        """Say whether an adapter may leave memory: nobody uses it or waits for it.
+    def _spare(self, *, is_asked: bool, now: float) -> Iterator[str]:
+        """Yield the adapters that may leave memory: nobody uses them or waits for them.
 
         A call may push one out of its slot as well, where there is no more memory than slots; a mere hint does not push out what is kept or hoped for.
         """
-        if name in self._slots:
-            return is_asked and self._may_leave(name)
-        if name in self._from_slots or name in self.in_use or name in self.firm:
-            return False
-        if name in set(self._waiting_names()):
-            return False
-        return is_asked or not (name in self.kept or self.wanted.get(name, 0.0) > now)
+        waited, firm = frozenset(self._waiting_names()), frozenset(self.firm)
+        stays = self._from_slots | self.in_use.keys() | firm | waited
+        for name in self.ram:
+            if name in self._slots:
+                if is_asked and self._may_leave(name, waited):
+                    yield name
+            elif name not in stays and (
+                is_asked or not (name in self.kept or self.wanted.get(name, 0.0) > now)
+            ):
+                yield name
 
     def _worth(self, name: str, now: float) -> tuple[bool, bool, float]:
-        """Return what is lost with an adapter: least first. Hoped for beats kept beats recently used; a large one costs more to bring back."""
-        idle_s = now - self.last_used.get(name, 0.0)
+        """Return what is lost with an adapter: least first. Hoped for beats kept beats used often and lately; a large one costs more to bring back."""
         reload = 1.0 + self._sizes.get(name, 0) / 2**28
-        return self.wanted.get(name, 0.0) > now, name in self.kept, -idle_s / reload
+        return self.wanted.get(name, 0.0) > now, name in self.kept, self._use(name, now) * reload
+
+    def _use(self, name: str, now: float) -> float:
+        """Return how often an adapter was asked for, where a use counts the less the longer ago it was."""
+        uses, at = self._uses.get(name, (0.0, now))
+        return float(uses * 0.5 ** ((now - at) / HALF_S))
 
     def sized(self, sizes: Mapping[str, int]) -> None:
         """Take over the bytes of adapters: what it costs to bring one back."""
@@ -372,9 +384,9 @@ class Slots:
             for slot in self._slots.values():
                 slot.leaving = False
             return
-        coming = self.places - len(self._slots)
+        coming, waited = self.places - len(self._slots), frozenset(self._waiting_names())
         coming += sum(
-            slot.loading or slot.leaving or self._may_leave(name)
+            slot.loading or slot.leaving or self._may_leave(name, waited)
             for name, slot in self._slots.items()
         )
         busy = [

@@ -88,7 +88,7 @@ async def test_tiers_are_told_as_they_were_found():
     assert (await stage.answer(1)).tier is Tier.SLOT
     for number in range(2, 6):
         await stage.answer(number)
-    assert (await stage.answer(1)).tier is Tier.RAM
+    assert (await stage.answer(2)).tier is Tier.RAM
     assert stage.counts.hits == {Tier.SSD: 5, Tier.SLOT: 1, Tier.RAM: 1}
     await stage.desk.settle()
     stage.at_rest()
