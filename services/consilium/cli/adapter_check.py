@@ -51,6 +51,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--target-modules", default="", metavar="A,B", help="engine.lora.target_modules"
     )
+    parser.add_argument(
+        "--mixed-experts",
+        action="store_true",
+        help="the engine has enable_mixed_moe_lora_format in engine.extra_args",
+    )
     add_output(parser)
 
 
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     targets = tuple(filter(None, (name.strip() for name in args.target_modules.split(","))))
     weights = Path(args.base).expanduser() if args.base and Path(args.base).is_dir() else None
-    wanted = fit.Wanted(args.max_rank, targets)
+    wanted = fit.Wanted(args.max_rank, targets, args.mixed_experts)
     with _folder(args.path) as folder:
         found = check_report.report(folder, base, wanted, weights=weights)
     if args.output == "json":

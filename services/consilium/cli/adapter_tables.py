@@ -5,6 +5,7 @@ Takes the JSON of /v1/adapters. Does not know how it came.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,7 +151,9 @@ def _slot(one: Json) -> str:
 def _replica(one: Json) -> str:
     busy = f" ({one['in_use']} in use)" if one["in_use"] else ""
     guess = "" if one["exact"] else " (not read from the engine)"
-    return f"{one['executor']}/{one['replica'][:8]}{busy}{guess}"
+    since = one.get("silent_since", 0.0)
+    silent = f" (silent since {time.strftime('%H:%M:%S', time.localtime(since))})" if since else ""
+    return f"{one['executor']}/{one['replica'][:8]}{busy}{guess}{silent}"
 
 
 def _hits(version: Json) -> int:

@@ -89,7 +89,9 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", required=True, help="what it is called in model: adapter/NAME")
     parser.add_argument(
-        "--force", action="store_true", help="let it answer although no engine has tried it"
+        "--force",
+        action="store_true",
+        help="store it although it fits no engine that runs now, and let it answer although none has tried it",
     )
     parser.add_argument("--placement", choices=_TIERS, help="where it is kept (default: ram)")
     parser.add_argument("--domain", help="what it is for, in words")
@@ -164,8 +166,11 @@ def _stored_before(endpoint: Endpoint, folder: Path, said: Mapping[str, object])
         if err.code != "adapter_unknown":
             raise
         return ""
-    if not any(version["sha"] == sha for version in versions):
-        return ""
+    known = next((version for version in versions if version["sha"] == sha), None)
+    if known is None or not (known["fits"] or said["force"]):
+        return (
+            ""  # one that fits nowhere is asked for again: whether it may be stored is said there
+        )
     if said["force"]:
         _post(endpoint, f"{_path(name)}/switch", {"sha": sha, "force": True})
     return sha

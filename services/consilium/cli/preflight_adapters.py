@@ -213,4 +213,9 @@ def _wanted(tree: ConsiliumConfig, executor: str) -> Wanted | None:
     from consilium.lora_router.fit import Wanted
 
     settings = tree.lora(executor)
-    return None if settings is None else Wanted(settings.max_rank, settings.modules)
+    if settings is None:
+        return None
+    row = tree.executors.get(executor)
+    engine = row.engine.over(tree.engine) if isinstance(row, EngineExecutor) else tree.engine
+    mixed = bool(engine.extra_args.get("enable_mixed_moe_lora_format"))
+    return Wanted(settings.max_rank, settings.modules, mixed)

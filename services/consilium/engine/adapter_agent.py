@@ -59,7 +59,11 @@ class Canary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Who reports. `base_config` is the model's config.json, `sees` says whether a folder of the store is there."""
+    """Who reports. `base_config` is the model's config.json, `sees` says whether a folder of the store is there.
+
+    target_modules  modules that have slots; empty = every one
+    mixed_experts   whether the engine takes experts in both layouts
+    """
 
     executor: str
     name: str
@@ -67,6 +71,8 @@ class Replica:
     max_rank: int
     base_config: str
     sees: Callable[[str], bool]
+    target_modules: tuple[str, ...] = ()
+    mixed_experts: bool = False
 
 
 class AdapterAgent:
@@ -85,6 +91,7 @@ class AdapterAgent:
         self._sleep = sleep
         self._version = 0
         self._knows_base = False
+        self._doing: set[int] = set()
         self._done: list[int] = []
         self._tried: list[dict[str, Any]] = []
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -218,6 +225,10 @@ class AdapterAgent:
             "exact": True,
             "wait_s": wait_s,
             "sees_store": self._sees,
+            "target_modules": list(replica.target_modules),
+            "mixed_experts": replica.mixed_experts,
+            "doing": sorted(self._doing),
+            "tells_doing": True,
         }
 
     def _uses(self, taken: Mapping[str, Figures]) -> list[dict[str, Any]]:
@@ -275,9 +286,12 @@ class AdapterAgent:
             self._version = int(answer.get("version", 0))
             self._desk.told(targets, gone)
         for move in answer.get("moves", ()):
-            task = self._spawn(
-                self._move(int(move["id"]), str(move["kind"]), str(move["reference"]))
-            )
+            number = int(move["id"])
+            self._urgent.set()  # that it has arrived is told at once: what is lost on its way is asked for again
+            if number in self._doing:
+                continue
+            self._doing.add(number)
+            task = self._spawn(self._move(number, str(move["kind"]), str(move["reference"])))
             if move["kind"] == "MOVE_KIND_TRY":
                 self._trials.add(task)
                 task.add_done_callback(self._trials.discard)
@@ -294,6 +308,7 @@ class AdapterAgent:
             Exception
         ) as error:  # the next report says what is held; a failed load is in it with its reason
             _log.warning("adapter_move_failed", adapter=reference, kind=kind, cause=repr(error))
+        self._doing.discard(number)
         self._done.append(number)
         self._urgent.set()
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import adapter_files, base_name
 from consilium.lora_router.adapter_config import LARGEST_RANK
 from consilium.lora_router.adapter_files import CONFIG, TENSORS, USUAL, Limits, OpenFiles
@@ -72,7 +73,7 @@ def compose(
     """Write the sum of adapters into an existing empty folder, and return what it is: its `sha` is the hash of its own content.
 
     dtype    BF16, F16 or F32: what the factors are stored in; sums are made in float32
-    Raises ConsiliumError(adapter_refused): sum_empty, bases_differ, layouts_differ, widths_differ, rank_too_large, overflow, or what the checks find in a part;
+    Raises ConsiliumError(adapter_refused): sum_empty, sum_nothing, bases_differ, layouts_differ, widths_differ, rank_too_large, overflow, or what the checks find in a part;
     OSError where the disk refuses. Then the folder holds neither file.
     """
     with ExitStack() as stack:
@@ -87,11 +88,25 @@ def compose(
         try:
             _write_new(folder / CONFIG, [_config(shares, ranks, sources)])
             _write_new(folder / TENSORS, _file(shares, ranks, dtype))
+            return _described(folder, limits)
         except BaseException:
             for name in (CONFIG, TENSORS):
                 (folder / name).unlink(missing_ok=True)
             raise
-    return adapter_files.describe(folder, limits)
+
+
+def _described(folder: Path, limits: Limits) -> Described:
+    try:
+        return adapter_files.describe(folder, limits)
+    except ConsiliumError as error:
+        if error.fields.get("check") != "no_effect":
+            raise
+        raise refused(
+            "sum_nothing",
+            "sum",
+            "its parts cancel each other out, so it changes nothing",
+            "Give other weights",
+        ) from error
 
 
 def _check_parts(sources: Sequence[tuple[OpenFiles, float]]) -> None:

@@ -10,12 +10,10 @@ Every change is a change of the table that gateways follow. Knows library and fl
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
@@ -23,15 +21,22 @@ from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
 from consilium.lora_router import audit, rows
 from consilium.lora_router.config import LoraRouter
-from consilium.lora_router.fitting import Fitting
+from consilium.lora_router.fitting import Engine, Fitting
 from consilium.lora_router.fleet import Fleet, Place
-from consilium.lora_router.identity import MIX, reference, sum_sha
+from consilium.lora_router.identity import MIX, reference
 from consilium.lora_router.library import Library
-from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion, Uses
+from consilium.lora_router.ports import (
+    Described,
+    Placement,
+    Proof,
+    Refusal,
+    Registered,
+    StoredVersion,
+    Uses,
+)
+from consilium.lora_router.refusal import nowhere
 from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
-
-Parts: TypeAlias = tuple[tuple[str, float], ...]
-"""Of a sum: reference and weight of each."""
+from consilium.lora_router.sums import Parts, Stage, Sums
 
 REMOVE_S: Final = 30.0
 SWITCH_S: Final = 120.0
@@ -45,11 +50,13 @@ _log = logs.get("lora_router")
 class Maker:
     """What formats are asked.
 
-    fit      (version, config.json of a model, largest rank there) -> why it does not fit; "" = it fits. Reads the version's header.
+    fit      (what an adapter is, an engine) -> why it does not fit; empty = it fits
+    outline  version -> what it is; reads its header, raises ConsiliumError
     compose  ((folder, weight) each, folder to write into, largest rank) -> None; blocks. Raises ConsiliumError(adapter_refused)
     """
 
-    fit: Callable[[StoredVersion, str, int], str]
+    fit: Callable[[Described, Engine], Sequence[Refusal]]
+    outline: Callable[[StoredVersion], Described]
     compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
 
 
@@ -69,8 +76,12 @@ class Desk:
         scratch: Path,
     ) -> None:
         self.library, self.settings = library, settings
-        self._table, self._maker, self._clock, self._scratch = table, maker, clock, scratch
-        self._fitting = Fitting(maker.fit, library.versions)
+        self._table, self._clock = table, clock
+        self._fitting = Fitting(maker.fit, maker.outline, library.versions)
+        self.sums = Sums(
+            library,
+            Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed),
+        )
         # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
         self._waiting = {
             row.name: versions[0].sha
@@ -78,7 +89,6 @@ class Desk:
             if versions and row.current not in ("", versions[0].sha) and self._is_open(versions[0])
         }
         self._uses: dict[str, Uses] = {}
-        self._sums: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(
             clock,
@@ -113,10 +123,21 @@ class Desk:
         """Return executor -> why a version does not fit there; "" = it fits."""
         return self._fitting.of(version, self._rows_in(version))
 
+    def demand_fit(self, described: Described, executors: Sequence[str]) -> None:
+        """Raise ConsiliumError(adapter_refused) if an adapter fits none of the engines that were heard; where none was, nobody can tell yet.
+
+        executors  that may hold it; empty = all
+        """
+        why = self._fitting.misfit(described, executors)
+        if why:
+            raise nowhere(why)
+
     def targets(self, executor: str) -> Mapping[str, Target]:
         """Return what replicas of an executor may be asked for, by reference. Only versions that answer are kept in slots and memory."""
-        found, standing = {}, self._standing()
+        found, standing = {}, self.sums.standing()
         for version in self.library.versions():
+            if version.name == MIX and not self.answers(version):
+                continue  # it was tried, and it is not sound
             if self.fits(version).get(executor, "?"):
                 continue
             name = reference(version.name, version.sha)
@@ -151,7 +172,7 @@ class Desk:
                 [(each, self.fits(each), self.answers(each)) for each in versions],
             )
         for version in self.library.versions():
-            if version.name == MIX:
+            if version.name == MIX and self.answers(version):
                 made[reference(MIX, version.sha)] = rows.sum_(version, self.fits(version))
         self._table.replace(made)
         self.fleet.changed()
@@ -170,6 +191,8 @@ class Desk:
             self._waiting[version.name] = version.sha
             if self.answers(version):
                 self._later(self._switch_quietly(version.name, version.sha))
+        elif self.answers(version):
+            self._later(self.sums.prepare([version.name]))
         self.changed()
 
     async def place(self, name: str, placement: Placement) -> None:
@@ -187,7 +210,7 @@ class Desk:
     async def evict(self, text: str) -> tuple[Place, ...]:
         """Take a version out of slots and memory. Raises ConsiliumError: adapter_unknown, conflict (its placement would bring it back)."""
         version = self.library.find(text)
-        placement = self._placement(version, self._standing())
+        placement = self._placement(version, self.sums.standing())
         if placement is not Placement.SSD:
             reason = f"{version.name!r} is kept in {placement}, so it would come back at once: 'consilium adapters place {version.name} ssd' first"
             raise ConsiliumError("conflict", reason=reason)
@@ -206,10 +229,11 @@ class Desk:
             reason = f"{name}:{version.sha[:8]} is {version.proof}, so it may not answer: 'consilium adapters show {name}' has the figures; --force lets it answer all the same"
             raise ConsiliumError("adapter_refused", reason=reason)
         await self._load_beside(row, version)
+        await self._sums_beside(name, version)
         self._waiting.pop(name, None)
         await self.library.switch(name, version.sha)
         self.changed()
-        self._later(self._renew_sums(name))
+        self._later(self.sums.prepare([name]))
 
     async def remove(
         self, text: str, wait_s: float = REMOVE_S, *, from_config: bool = False
@@ -242,20 +266,8 @@ class Desk:
         return gone
 
     async def compose(self, parts: Sequence[tuple[str, float]]) -> str:
-        """Return the reference of a sum of (reference, weight), made where it is not stored yet. Two who ask at once wait for one making.
-
-        Raises ConsiliumError: adapter_unknown, adapter_refused where it cannot be exact.
-        """
-        found = [(self.library.find(name), weight) for name, weight in parts]
-        address = sum_sha([(version.sha, weight) for version, weight in found])
-        there = self.library.find_sum(address)
-        if there is not None:
-            return reference(MIX, there.sha)
-        making = self._sums.get(address)
-        if making is None:
-            making = self._sums[address] = asyncio.ensure_future(self._made(address, found))
-            making.add_done_callback(lambda done: self._sum_ended(address, done))
-        return await asyncio.shield(making)
+        """Return the reference of a sum of (reference, weight): see Sums.of."""
+        return await self.sums.of(parts)
 
     def want(self, names: Iterable[str], until: float) -> None:
         """Take a hint: these are likely needed until then."""
@@ -308,35 +320,13 @@ class Desk:
             return Placement.SSD if has_sum else row.placement
         return standing.get(version.parts, Placement.SSD)
 
-    def _standing(self) -> dict[Parts, Placement]:
-        """Return the sums of adapters with their cores, as they are now, and where each is to be."""
-        found: dict[Parts, Placement] = {}
-        for row in self.library.names():
-            if row.with_core:
-                found.setdefault(self._standing_sum(row), row.placement)
-        return found
-
-    def _standing_sum(self, row: Registered) -> Parts:
-        """Return the parts of an adapter with its core, as they are now."""
-        try:
-            own = self.library.find(row.name)
-            core = self.library.find(row.with_core)
-        except ConsiliumError:
-            return ()
-        return tuple(
-            sorted(
-                (
-                    (reference(own.name, own.sha), row.weight),
-                    (reference(core.name, core.sha), row.core_weight),
-                )
-            )
-        )
-
     def _is_open(self, version: StoredVersion) -> bool:
         return version.proof is Proof.UNPROVEN and not self.answers(version)
 
     def _is_to_be_tried(self, version: StoredVersion) -> bool:
-        return self.settings.canary and version.proof is Proof.UNPROVEN and version.name != MIX
+        if not self.settings.canary or version.proof is not Proof.UNPROVEN:
+            return False
+        return version.name != MIX or self.sums.is_to_be_tried(version)
 
     def _found_again(self, text: str, references: Sequence[str]) -> None:
         self.library.unhide((*references, text))
@@ -392,13 +382,32 @@ class Desk:
         """Load a version on every replica that holds the one that answers now."""
         if not row.current or row.current == version.sha:
             return
-        held = self.fleet.places(reference(row.name, row.current))
+        await self._bring_beside(
+            reference(row.name, row.current), reference(version.name, version.sha)
+        )
+
+    async def _sums_beside(self, name: str, version: StoredVersion) -> None:
+        """Make the sums that are in use for another version of a part, and load them wherever the old ones are: so nobody waits for them once it answers.
+
+        Only the sum of an adapter with its core stops the switch: without it that adapter could not answer. For the others their callers wait, as for new ones.
+        """
+        used = {name: uses.last_used_at for name, uses in self._uses.items()}
+        standing = self.sums.standing()
+        made = await self.sums.renewed(name, version, used, self._clock.now())
+        for old, new in made.items():
+            try:
+                await self._bring_beside(old, new)
+            except ConsiliumError as error:
+                if self.library.find(old).parts in standing:
+                    raise
+                _log.warning("sum_not_loaded", reference=new, reason=error.public())
+
+    async def _bring_beside(self, old: str, new: str) -> None:
+        held = self.fleet.places(old)
         for tier, kind in ((Placement.VRAM, MoveKind.SLOT), (Placement.RAM, MoveKind.RAM)):
             executors = {each.executor for each in held if each.tier is tier}
             if executors:
-                await self.fleet.bring(
-                    reference(version.name, version.sha), kind, executors, wait_s=SWITCH_S
-                )
+                await self.fleet.bring(new, kind, executors, wait_s=SWITCH_S)
 
     async def _switch_quietly(self, name: str, sha: str) -> None:
         try:
@@ -406,46 +415,6 @@ class Desk:
             audit.note("version_switched", by=audit.CANARY, adapter=name, sha=sha)
         except ConsiliumError as error:
             _log.error("version_not_switched", adapter=name, sha=sha[:16], reason=error.public())
-
-    async def _renew_sums(self, name: str) -> None:
-        """Make the sums of adapters with their cores that a new version is part of, so that nobody waits for them."""
-        for row in self.library.names():
-            if row.with_core and name in (row.name, row.with_core) and row.current:
-                parts = self._standing_sum(row)
-                if parts:
-                    try:
-                        await self.compose(parts)
-                    except ConsiliumError as error:
-                        _log.error("sum_not_made", adapter=row.name, reason=error.public())
-
-    async def prepare_sums(self) -> None:
-        """Make every sum of an adapter with its core that is not there yet."""
-        for row in self.library.names():
-            if row.with_core:
-                await self._renew_sums(row.name)
-
-    async def _made(self, address: str, parts: list[tuple[StoredVersion, float]]) -> str:
-        for version, _ in parts:
-            row = self._row_of(version)
-            if row is not None and row.isolated and len(parts) > 1:
-                reason = f"{version.name!r} is isolated, so it is never added to another one"
-                raise ConsiliumError("adapter_refused", reason=reason)
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="sum-", dir=self._scratch))
-        try:
-            given = [(version.path, weight) for version, weight in parts]
-            await asyncio.to_thread(self._maker.compose, given, folder, self._fitting.largest_rank)
-            told = [(reference(version.name, version.sha), weight) for version, weight in parts]
-            stored = await self.library.add_sum(address, sorted(told), folder)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        self.changed()
-        return reference(MIX, stored.sha)
-
-    def _sum_ended(self, address: str, done: asyncio.Future[str]) -> None:
-        self._sums.pop(address, None)
-        if not done.cancelled():
-            done.exception()  # whoever waited has seen it
 
     def _heard(self, report: Report) -> None:
         self._fitting.heard(report)
@@ -463,6 +432,8 @@ class Desk:
     async def _proved(self, tried: TriedNote) -> None:
         try:
             known = self.library.find(tried.reference)
+            if known.name == MIX and tried.proof is Proof.FAILED:
+                return  # a load that failed says nothing of the numbers: the next call tries again
             figures = tried.figures
             if rows.is_forced(known):  # its owner's word outlives what a canary finds
                 figures = rows.forced(replace(known, proof_json=figures))
@@ -474,10 +445,12 @@ class Desk:
             return
         name = version.name
         self.changed()
+        if name == MIX:
+            return
         if tried.proof is Proof.OK and self._waiting.get(name) == version.sha:
             await self._switch_quietly(name, version.sha)
         elif tried.proof is Proof.OK:
-            await self._renew_sums(name)
+            await self.sums.prepare([name])
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

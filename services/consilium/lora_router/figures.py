@@ -42,7 +42,7 @@ class Figures:
             self._metrics.set("consilium_lora_versions", proofs[proof], proof=str(proof))
         self._metrics.set("consilium_lora_store_bytes", library.stored_bytes)
         self._metrics.set("consilium_lora_store_quota_bytes", library.quota_bytes)
-        replicas = Counter(report.executor for report in self._desk.fleet.replicas().values())
+        replicas = Counter(report.executor for report in self._desk.fleet.speaking())
         self._executors |= replicas.keys()
         for executor in self._executors:
             self._metrics.set("consilium_lora_replicas", replicas[executor], executor=executor)

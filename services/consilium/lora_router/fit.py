@@ -306,7 +306,8 @@ def _slots(there: Iterable[str], wanted: Wanted) -> Iterator[Refusal]:
 def _has_slot(module: str, targets: set[str]) -> bool:
     """Whether vLLM makes a slot for a module (lora/utils.py, is_in_target_modules): by its last part, its name, or one that is packed with it."""
     last = _last(module)
-    if last in targets or f"model.{module}" in targets:
+    own = f"{module.partition('.experts')[0]}.experts" if last == "experts" else module
+    if last in targets or f"model.{own}" in targets:
         return True
     return any(
         last in children and (parent in targets or not targets.isdisjoint(children))

@@ -11,34 +11,68 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.identity import MIX
 from consilium.lora_router.ports import Placement, Proof
 from consilium.lora_router.reports import Move, MoveKind, Report, Target, TriedNote, UseNote, Wanted
 
 LONGEST_WAIT_S: Final = 30.0
 SILENT_S: Final = 75.0
 """A replica that has said nothing for so long is gone: two polls and a half."""
+LOST_S: Final = 10.0
+"""A replica whose connection has ended, and that has not come back within so long, is gone: it asks again within two seconds."""
+QUIET_S: Final = LONGEST_WAIT_S + 5.0
+"""A replica that has said nothing for so long may be gone: it is told as silent."""
 AGAIN_S: Final = 60.0
 """After so long a move that is neither done nor to be seen is asked for once more."""
+UNHEARD_S: Final = 2.0
+"""After so long a move that the replica does not know of has been lost on its way, and is sent again."""
 HINT_SHARE: Final = 4
 """At most one place in memory of so many is filled by hints."""
 
 
 @dataclass(slots=True)
+class _Asked:
+    """A move that was sent.
+
+    at        when, or when it was last told as being done
+    is_heard  whether the replica has said that it arrived
+    """
+
+    number: int
+    at: float
+    is_heard: bool = False
+
+
+@dataclass(slots=True)
 class _Replica:
+    """One replica. `lost` is when its connection ended, None = it has one."""
+
     report: Report
     heard: float
-    asked: dict[tuple[MoveKind, str], tuple[int, float]] = field(default_factory=dict)
+    lost: float | None = None
+    asked: dict[tuple[MoveKind, str], _Asked] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+
+    def silent_from(self, now: float) -> float | None:
+        """Return since when it has said nothing, or None if it is there."""
+        if self.lost is not None:
+            return self.lost
+        return self.heard if now - self.heard > QUIET_S else None
+
+    def is_gone(self, now: float) -> bool:
+        """Return whether nobody waits for it any more."""
+        return now - self.heard > SILENT_S or (self.lost is not None and now - self.lost > LOST_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one replica has a version; tier None = in its memory and slots it is not."""
+    """Where one replica has a version. `silent_since` is in Unix seconds: it may be gone; 0 = it is there."""
 
     executor: str
     replica: str
@@ -47,6 +81,7 @@ class Place:
     pinned: bool = False
     in_use: int = 0
     exact: bool = False
+    silent_since: float = 0.0
 
 
 class Fleet:
@@ -78,7 +113,7 @@ class Fleet:
         self._begun = self._version = int(clock.now() * 1000)
         self._targets: dict[str, dict[str, Target]] = {}
         self._changed_at: dict[str, dict[str, int]] = {}
-        self._bases: dict[str, tuple[str, str, int]] = {}
+        self._bases: dict[str, tuple[tuple[str, str], int, tuple[str, ...], bool]] = {}
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
         self._next_move = 0
@@ -96,7 +131,7 @@ class Fleet:
         return {each.report.executor: each.report for each in self._replicas.values()}
 
     def replicas(self, executors: Iterable[str] = ()) -> dict[str, Report]:
-        """Return the living replicas, of these executors or of all."""
+        """Return the replicas that nobody has given up, of these executors or of all."""
         self._forget_silent()
         named = frozenset(executors)
         return {
@@ -105,10 +140,17 @@ class Fleet:
             if not named or each.report.executor in named
         }
 
+    def speaking(self) -> tuple[Report, ...]:
+        """Return the last report of each replica that is there: not of those that are silent."""
+        now = self._clock.monotonic()
+        there = (each for each in self._replicas.values() if each.silent_from(now) is None)
+        return tuple(each.report for each in there)
+
     def places(self, reference: str) -> tuple[Place, ...]:
         """Return where a version is now."""
         found = []
         for name, report in self.replicas().items():
+            since = self._silent_since(name)
             in_use = next((u.in_use for u in report.uses if u.reference == reference), 0)
             slot = next((s for s in report.slots if s.reference == reference), None)
             where: tuple[Placement, int | None, bool]
@@ -119,7 +161,9 @@ class Fleet:
             else:
                 continue
             tier, number, pinned = where
-            found.append(Place(report.executor, name, tier, number, pinned, in_use, report.exact))
+            found.append(
+                Place(report.executor, name, tier, number, pinned, in_use, report.exact, since)
+            )
         return tuple(found)
 
     def failure(self, reference: str) -> str:
@@ -146,6 +190,13 @@ class Fleet:
             self._hints[reference] = max(until, self._hints.get(reference, 0.0))
         self._wake()
 
+    def lost(self, report: Report) -> None:
+        """Take note that the connection of a report has ended before its answer: the replica may be gone, or comes back within seconds."""
+        known = self._replicas.get(report.replica)
+        if known is not None and known.report is report:
+            known.lost = self._clock.monotonic()
+            self._wake()
+
     def close(self) -> None:
         """Let go of all who wait for wishes: the room ends, and they ask the next one."""
         self._is_closed = True
@@ -167,11 +218,9 @@ class Fleet:
             left = ends - self._clock.monotonic()
             if not wanted.is_empty or left <= 0:
                 return wanted
-            try:
-                async with asyncio.timeout(left):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, self._next_again(report.replica))):
                     await event.wait()
-            except TimeoutError:
-                return self._wanted(report)
             newer = self._replicas.get(report.replica)
             if newer is not None and newer.report is not report:
                 return Wanted(
@@ -257,21 +306,19 @@ class Fleet:
         if known is None or (report.version == 0 and known.report.version):
             # One that knows of nothing has begun anew: what its former life was asked for, and could not do, is over.
             known = self._replicas[report.replica] = _Replica(report, now)
-        if not report.base_config:  # sent once
-            base = (*self._bases.get(report.executor, ("", ""))[:2], report.max_rank)
-        else:
-            base = (report.base_revision, report.base_config, report.max_rank)
-        if self._bases.get(report.executor) != base:
-            self._bases[report.executor] = base
-            self._on_executor(report)
+        self._learn_engine(report)
         known.report, known.heard = report, now
         for use in report.uses:
             if use.failure:
                 known.failures[use.reference] = use.failure
             elif use.uses.last_used_at:
                 known.failures.pop(use.reference, None)
+        known.lost = None
         done = frozenset(report.done)
-        known.asked = {what: at for what, at in known.asked.items() if at[0] not in done}
+        known.asked = {what: each for what, each in known.asked.items() if each.number not in done}
+        for each in known.asked.values():
+            if each.number in report.doing:
+                each.at, each.is_heard = now, True
         self._forget_silent()
         self._on_uses(report.uses)
         for tried in report.tried:
@@ -280,6 +327,15 @@ class Fleet:
         if report.executor not in self._targets:
             self._renew(report.executor)
         self._wake()
+
+    def _learn_engine(self, report: Report) -> None:
+        told = (report.base_revision, report.base_config)
+        if not report.base_config:  # sent once
+            told = self._bases.get(report.executor, (("", ""),))[0]
+        base = (told, report.max_rank, report.target_modules, report.mixed_experts)
+        if self._bases.get(report.executor) != base:
+            self._bases[report.executor] = base
+            self._on_executor(report)
 
     def _renew(self, executor: str) -> None:
         new = dict(self._targets_of(executor))
@@ -318,13 +374,26 @@ class Fleet:
         now = self._clock.monotonic()
         found = []
         for kind, reference in self._open_moves(report, targets, known):
-            at = known.asked.get((kind, reference))
-            if at is not None and now - at[1] < AGAIN_S:
+            asked = known.asked.get((kind, reference))
+            is_lost = asked is not None and report.tells_doing and not asked.is_heard
+            if asked is not None and now - asked.at < (UNHEARD_S if is_lost else AGAIN_S):
                 continue
-            self._next_move += 1
-            known.asked[kind, reference] = (self._next_move, now)
-            found.append(Move(self._next_move, kind, reference))
+            if asked is None or not is_lost:  # one that was lost keeps its number
+                self._next_move += 1
+                asked = _Asked(self._next_move, now)
+            known.asked[kind, reference] = asked
+            asked.at = now
+            found.append(Move(asked.number, kind, reference))
         return tuple(found)
+
+    def _next_again(self, replica: str) -> float:
+        """Return the seconds until the next move counts as lost, if nothing is heard of it."""
+        known = self._replicas.get(replica)
+        if known is None or not known.report.tells_doing:
+            return LONGEST_WAIT_S
+        now = self._clock.monotonic()
+        due = (each.at + UNHEARD_S - now for each in known.asked.values() if not each.is_heard)
+        return min((left for left in due if left > 0), default=LONGEST_WAIT_S)
 
     def _open_moves(
         self, report: Report, targets: Mapping[str, Target], known: _Replica
@@ -369,7 +438,8 @@ class Fleet:
             and target.reference not in self._tried
             and target.reference not in known.failures
             and not self._is_tried_elsewhere(report, target)
-        ][:1]
+            and (target.reference in held or not target.reference.startswith(f"{MIX}:"))
+        ][:1]  # sums come from anybody's weights: none is loaded only to be tried
         moves = [
             *((MoveKind.EVICT, reference) for reference in going),
             *((MoveKind.SLOT, reference) for reference in pinned),
@@ -399,8 +469,13 @@ class Fleet:
 
     def _forget_silent(self) -> None:
         now = self._clock.monotonic()
-        for name in [n for n, each in self._replicas.items() if now - each.heard > SILENT_S]:
+        for name in [name for name, each in self._replicas.items() if each.is_gone(now)]:
             del self._replicas[name]
+
+    def _silent_since(self, replica: str) -> float:
+        now = self._clock.monotonic()
+        since = self._replicas[replica].silent_from(now)
+        return 0.0 if since is None else self._clock.now() - (now - since)
 
     def _wake(self) -> None:
         self._event.set()

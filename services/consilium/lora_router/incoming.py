@@ -5,7 +5,7 @@ Knows names and versions. Does not know files or who asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,7 @@ class Incoming:
     make_current  whether this version answers from now on; None = if no other one does
     is_ours       the folder lies on the store's disk and may be emptied, such as a finished upload
     origin,entry  see ports.Named
+    demand        takes what the checks saw of the files in their place, and raises ConsiliumError where they are not to be stored; called in a thread
     """
 
     name: str
@@ -46,6 +47,7 @@ class Incoming:
     is_ours: bool = False
     origin: str = ""
     entry: str = ""
+    demand: Callable[[Described], None] | None = None
 
 
 def check_name(name: str) -> None:

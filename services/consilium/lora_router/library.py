@@ -314,6 +314,8 @@ class Library:
                 reason=f"{incoming.source}: its files changed while they were read. Add it again once nothing writes them (changed_meanwhile)",
                 check="changed_meanwhile",
             )
+        if incoming.demand is not None:
+            incoming.demand(described)
         return described
 
     async def _keep(

@@ -30,18 +30,22 @@ from consilium.lora_router import (
 from consilium.lora_router.backends.registry import SqliteRegistry
 from consilium.lora_router.config import View
 from consilium.lora_router.desk import Desk, Maker
+from consilium.lora_router.fitting import Engine
 from consilium.lora_router.grpc_over_http import as_json
 from consilium.lora_router.http_arrivals import Arrivals
 from consilium.lora_router.http_fields import merged, registered
 from consilium.lora_router.incoming import GIB, Incoming, Limits
 from consilium.lora_router.library import Library
-from consilium.lora_router.ports import StoredVersion
+from consilium.lora_router.ports import Described, Refusal, StoredVersion
+from consilium.lora_router.refusal import from_error
 from consilium.lora_router.routes import Offered
 from consilium.lora_router.servicer import LoraRouter
 from consilium.lora_router.store import Store
 
 AGAIN_S: Final = 60.0
 """Adapters of the configuration that could not be taken in are looked at again after so long: a hub may have been away."""
+
+_UNREADABLE: Final = "Mend config.json in the model's folder, then start that engine again"
 
 _log = logs.get("lora_router")
 
@@ -78,7 +82,9 @@ class Room:
             content_sha=adapter_files.content_sha,
         )
         table = Table("adapters")
-        desk = Desk(library, table, settings, Maker(_fit, _compose), clock, root / "scratch")
+        desk = Desk(
+            library, table, settings, Maker(_fit, _outline, _compose), clock, root / "scratch"
+        )
         library.is_busy = lambda reference: any(
             place.in_use for place in desk.fleet.places(reference)
         )
@@ -91,12 +97,20 @@ class Room:
         """Take in an adapter whose files have come, and return it as GetAdapter does, with the hash that was stored. Raises ConsiliumError."""
         said = offered.said
         before = next((row for row in self.library.names() if row.name == said.name), None)
+        settings = merged(said, before)
+        named = settings or before
+        executors = named.executors if named else ()
+
+        def demand(described: Described) -> None:
+            self.desk.demand_fit(described, executors)
+
         incoming = Incoming(
             said.name,
             offered.folder,
-            merged(said, before),
+            settings,
             make_current=None if before is None else False,
             is_ours=True,
+            demand=None if said.force else demand,
         )
         try:
             version = await self.library.add(incoming)
@@ -151,7 +165,7 @@ class Room:
             for name in outcome.remove:
                 gone = ",".join(await self.desk.remove(name, from_config=True))
                 audit.note("adapter_removed", by=audit.CONFIGURATION, adapter=name, references=gone)
-            await self.desk.prepare_sums()
+            await self.desk.sums.prepare()
         except ConsiliumError as error:
             _log.error("adapters_not_configured", reason=error.public())
             return False
@@ -168,18 +182,21 @@ class Room:
         await self.library.aclose()
 
 
-def _fit(version: StoredVersion, base: str, max_rank: int) -> str:
-    """Return why a version does not fit a model, whose config.json is `base`; an engine that has not told it is asked for the rank only."""
-    if version.rank > max_rank > 0:
-        return f"its rank is {version.rank}, and the engine holds up to {max_rank}: raise engine.lora.max_rank"
-    if not base:
-        return ""
+def _outline(version: StoredVersion) -> Described:
+    return adapter_files.read(version.path).described(version.sha)
+
+
+def _fit(described: Described, engine: Engine) -> Sequence[Refusal]:
+    """Return why an adapter does not fit an engine; one that has not told its model is asked for the rank only."""
+    wanted = fit.Wanted(engine.max_rank or None, engine.target_modules, engine.mixed_experts)
+    if not engine.config:
+        return tuple(fit.rank_refusals(described, wanted))
     try:
-        described = adapter_files.read(version.path).described(version.sha)
-        found = fit.check(described, _modules_of(base))
-    except (ConsiliumError, ValueError) as error:
-        return error.public() if isinstance(error, ConsiliumError) else str(error)
-    return "; ".join(str(refusal) for refusal in found.refusals[:3])
+        return fit.check(described, _modules_of(engine.config), wanted).refusals
+    except ConsiliumError as error:
+        return (from_error(error),)
+    except ValueError as error:
+        return (Refusal("base_unreadable", "config.json", str(error), _UNREADABLE),)
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ Knows the error's code. Does not know which checks there are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from consilium.kernel.errors import ConsiliumError
@@ -27,6 +28,20 @@ def as_error(refusal: Refusal) -> ConsiliumError:
         where=refusal.where,
         what=refusal.reason,
         way=refusal.way,
+    )
+
+
+def nowhere(why: Mapping[str, Refusal]) -> ConsiliumError:
+    """Return the error of an adapter that fits no engine: executor -> what refuses it there. Its parts are those of the first one."""
+    first = next(iter(why.values()))
+    told = "; ".join(f"{executor}: {refusal}" for executor, refusal in why.items())
+    return ConsiliumError(
+        "adapter_refused",
+        reason=f"It fits no engine that is up. {told}. For an engine that is still to come --force stores it all the same (over HTTP force=true)",
+        check=first.code,
+        where=first.where,
+        what=first.reason,
+        way=first.way,
     )
 
 

@@ -70,6 +70,10 @@ class Report:
     exact: bool = False
     sees_store: bool = False
     wait_s: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    mixed_experts: bool = False
+    doing: frozenset[int] = frozenset()
+    tells_doing: bool = False
 
     @property
     def in_slots(self) -> frozenset[str]:

@@ -183,7 +183,12 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
                 raise _invalid(field, "it is empty")
         if not 0 <= request.wait_s <= LONGEST_WAIT_S:
             raise _invalid("wait_s", f"{request.wait_s:g} is not from 0 to {LONGEST_WAIT_S:g}")
-        return _response(await self._desk.fleet.report(_report(request)))
+        report = _report(request)
+        try:
+            return _response(await self._desk.fleet.report(report))
+        except asyncio.CancelledError:  # its connection has ended
+            self._desk.fleet.lost(report)
+            raise
 
     async def FetchFiles(
         self, request: pb.FetchFilesRequest, context: Any
@@ -290,6 +295,7 @@ def _residence(place: Place) -> pb.Residence:
         pinned=place.pinned,
         in_use=place.in_use,
         exact=place.exact,
+        silent_since=place.silent_since,
     )
 
 
@@ -326,6 +332,10 @@ def _report(request: pb.ReportRequest) -> Report:
         exact=request.exact,
         sees_store=request.sees_store,
         wait_s=request.wait_s,
+        target_modules=tuple(request.target_modules),
+        mixed_experts=request.mixed_experts,
+        doing=frozenset(request.doing),
+        tells_doing=request.tells_doing,
     )
 
 

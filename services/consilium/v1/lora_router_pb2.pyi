@@ -128,6 +128,7 @@ class Residence(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     IN_USE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    SILENT_SINCE_FIELD_NUMBER: _builtins.int
     executor: _builtins.str
     """Executor."""
     replica: _builtins.str
@@ -142,6 +143,8 @@ class Residence(_message.Message):
     """Calls that use it now."""
     exact: _builtins.bool
     """Whether the engine itself said so; false = counted beside it."""
+    silent_since: _builtins.float
+    """Since when the replica has said nothing, Unix seconds: it may be gone, so this is what it held last; 0 = it is there."""
     def __init__(
         self,
         *,
@@ -152,10 +155,11 @@ class Residence(_message.Message):
         pinned: _builtins.bool = ...,
         in_use: _builtins.int = ...,
         exact: _builtins.bool = ...,
+        silent_since: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "slot", b"slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "exact", b"exact", "executor", b"executor", "in_use", b"in_use", "pinned", b"pinned", "replica", b"replica", "slot", b"slot", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot", b"_slot", "exact", b"exact", "executor", b"executor", "in_use", b"in_use", "pinned", b"pinned", "replica", b"replica", "silent_since", b"silent_since", "slot", b"slot", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__slot: _TypeAlias = _typing.Literal["slot"]  # noqa: Y015
     _WhichOneofArgType__slot: _TypeAlias = _typing.Literal["_slot", b"_slot"]  # noqa: Y015
@@ -267,6 +271,7 @@ class Adapter(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     EXECUTORS_FIELD_NUMBER: _builtins.int
+    NOT_TAKEN_IN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     current: _builtins.str
@@ -283,6 +288,8 @@ class Adapter(_message.Message):
     """What it is for."""
     threshold: _builtins.float
     """Least likeness for it to answer by meaning; not set = the cluster's."""
+    not_taken_in: _builtins.str
+    """Why the files that the configuration names could not be taken in; what is stored answers meanwhile. Empty = they could, or it names none."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
         """Versions, the newest first; a list of adapters brings the current one only."""
@@ -314,10 +321,11 @@ class Adapter(_message.Message):
         examples: _abc.Iterable[_builtins.str] | None = ...,
         threshold: _builtins.float | None = ...,
         executors: _abc.Iterable[_builtins.str] | None = ...,
+        not_taken_in: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "current", b"current", "domain", b"domain", "examples", b"examples", "executors", b"executors", "from_config", b"from_config", "isolated", b"isolated", "name", b"name", "placement", b"placement", "threshold", b"threshold", "triggers", b"triggers", "versions", b"versions", "with_core", b"with_core"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "current", b"current", "domain", b"domain", "examples", b"examples", "executors", b"executors", "from_config", b"from_config", "isolated", b"isolated", "name", b"name", "not_taken_in", b"not_taken_in", "placement", b"placement", "threshold", b"threshold", "triggers", b"triggers", "versions", b"versions", "with_core", b"with_core"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
@@ -903,6 +911,10 @@ class ReportRequest(_message.Message):
     WAIT_S_FIELD_NUMBER: _builtins.int
     SEES_STORE_FIELD_NUMBER: _builtins.int
     BASE_CONFIG_JSON_FIELD_NUMBER: _builtins.int
+    TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    MIXED_EXPERTS_FIELD_NUMBER: _builtins.int
+    DOING_FIELD_NUMBER: _builtins.int
+    TELLS_DOING_FIELD_NUMBER: _builtins.int
     executor: _builtins.str
     """Executor."""
     replica: _builtins.str
@@ -923,6 +935,10 @@ class ReportRequest(_message.Message):
     """Whether the replica sees the store's folder."""
     base_config_json: _builtins.str
     """config.json of the model, for the checks; sent with the first report."""
+    mixed_experts: _builtins.bool
+    """Whether the engine takes experts in both layouts (enable_mixed_moe_lora_format)."""
+    tells_doing: _builtins.bool
+    """Whether `doing` is told at all; false = a replica of an older release, which is asked again after a minute only."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotState]:
         """Slots of the engine."""
@@ -943,6 +959,14 @@ class ReportRequest(_message.Message):
     def done(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Moves that are done or failed, by the number that they came with."""
 
+    @_builtins.property
+    def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Modules that have slots, by their last name (engine.lora.target_modules); empty = every one."""
+
+    @_builtins.property
+    def doing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Moves that have arrived and are not done yet, by their number: one that is neither here nor in `done` is asked for again."""
+
     def __init__(
         self,
         *,
@@ -961,10 +985,14 @@ class ReportRequest(_message.Message):
         wait_s: _builtins.float = ...,
         sees_store: _builtins.bool = ...,
         base_config_json: _builtins.str = ...,
+        target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        mixed_experts: _builtins.bool = ...,
+        doing: _abc.Iterable[_builtins.int] | None = ...,
+        tells_doing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config_json", b"base_config_json", "base_revision", b"base_revision", "done", b"done", "exact", b"exact", "executor", b"executor", "max_rank", b"max_rank", "ram", b"ram", "ram_places", b"ram_places", "replica", b"replica", "sees_store", b"sees_store", "slots", b"slots", "tried", b"tried", "uses", b"uses", "version", b"version", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config_json", b"base_config_json", "base_revision", b"base_revision", "doing", b"doing", "done", b"done", "exact", b"exact", "executor", b"executor", "max_rank", b"max_rank", "mixed_experts", b"mixed_experts", "ram", b"ram", "ram_places", b"ram_places", "replica", b"replica", "sees_store", b"sees_store", "slots", b"slots", "target_modules", b"target_modules", "tells_doing", b"tells_doing", "tried", b"tried", "uses", b"uses", "version", b"version", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,7 +68,8 @@ class AdaptersRoom:
 class Replica:
     """An engine's slots as the room sees them. `canary` is the verdict of what it tries."""
 
-    def __init__(self, room, executor="core", slots=4, canary="PROOF_OK"):
+    def __init__(self, room, executor="core", slots=4, canary="PROOF_OK", **engine):
+        self._engine = engine
         self._channel = Channel(f"127.0.0.1:{room.grpc}", name="lora_router", token=TOKEN)
         self._router = LoraRouterClient(self._channel)
         self._executor, self.canary = executor, canary
@@ -93,6 +94,7 @@ class Replica:
                         "ram_places": 8,
                         "exact": True,
                         "wait_s": 0.3,
+                        **self._engine,
                     }
                 )
                 version, done, tried = int(answer.get("version", version)), [], []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import httpx
 import pytest
 from tests.component.gateway.adapters_room import AdaptersRoom, Replica, reporting
 from tests.unit.lora_router import made
@@ -136,6 +137,54 @@ async def test_without_an_engine_it_waits_and_force_does_not(command, tmp_path):
     sha = found["versions"][0]["sha"]
     code, _, err = await command("switch", "sport", sha[:6], "--force")
     assert code == 0, err
+
+
+async def test_what_fits_no_engine_is_refused_and_force_stores_it(command, room, tmp_path):
+    other = json.dumps(made.TINY | {"hidden_size": 128})
+    task = await reporting(Replica(room, base_config_json=other))
+    try:
+        await command.bench.eventually(lambda: heard(room), 60)
+        code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
+        assert (code, out) == (1, ""), err
+        assert "core: model.layers.0" in err or "core: layers.0" in err
+        assert "shape_differs" in err
+        assert "--force" in err
+        code, out, _ = await command("ls")
+        assert (code, "No adapters." in out) == (0, True)
+        code, out, err = await command("add", adapter(tmp_path), "--name", "sport", "--force")
+        assert code == 0, err
+        assert "shape_differs" in out
+        code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
+        assert (code, "shape_differs" in err) == (1, True)
+    finally:
+        task.cancel()
+
+
+async def heard(room):
+    async with httpx.AsyncClient() as client:
+        page = await client.get(f"http://127.0.0.1:{room.page}/metrics")
+    lines = page.text.splitlines()
+    return any(line.startswith("consilium_lora_replicas{") and " 1" in line for line in lines)
+
+
+async def test_a_replica_that_dies_is_told_as_silent_and_then_not_at_all(command, room, tmp_path):
+    task = await reporting(Replica(room, wait_s=30.0))
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport", "--force")
+    assert code == 0, err
+    code, out, _ = await command("warm", "sport")
+    assert (code, "silent" in out) == (0, False)
+    task.cancel()
+
+    async def is_silent():
+        found = (await shown(command))["versions"][0]["residences"]
+        return bool(found) and found[0]["silent_since"] > 0
+
+    await command.bench.eventually(is_silent, 60)
+
+    async def is_gone():
+        return not (await shown(command))["versions"][0]["residences"]
+
+    await command.bench.eventually(is_gone, 60)
 
 
 async def test_why_says_who_would_answer(command, room):

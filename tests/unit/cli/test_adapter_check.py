@@ -75,6 +75,15 @@ def test_settings_of_the_engine_are_asked(of_30b, capsys):
     assert narrow["module_no_slot"] == "refused"
 
 
+def test_experts_in_both_layouts_are_asked(tmp_path, capsys):
+    layer = "model.layers.0.mlp.experts"
+    named = {f"{layer}.base_layer": (2048, 1536), layer: (768, 2048)}
+    folder = made.write(tmp_path / "a", made.factors(named, 128), r=1)
+    asked = (folder, "--base", "Qwen3-30B-A3B")
+    assert rules(capsys, *asked)["experts_3d"] == "refused"
+    assert rules(capsys, *asked, "--mixed-experts")["fits"] == "good"
+
+
 def test_without_a_model_the_files_alone_are_checked(of_30b, tmp_path, capsys):
     assert rules(capsys, of_30b) == {"format": "good"}
     broken = made.write(tmp_path / "b", use_dora=True)

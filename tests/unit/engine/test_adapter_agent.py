@@ -317,3 +317,27 @@ async def test_an_adapter_that_shows_another_fingerprint_is_taken_out_and_told()
         with pytest.raises(ConsiliumError, match="does not show"):
             async with stage.desk.hold("a1:sha"):
                 pass
+
+
+async def test_a_move_that_has_arrived_is_told_at_once_and_done_once_though_it_comes_twice():
+    async with Stage() as stage:
+        held = asyncio.Event()
+        real, seen = stage.desk.place, []
+
+        async def place(reference, tier):
+            seen.append(reference)
+            await held.wait()
+            await real(reference, tier)
+
+        stage.desk.place = place
+        move = {"id": "7", "kind": "MOVE_KIND_RAM", "reference": "a1:sha"}
+        stage.run()
+        stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1)], "moves": [move]})  # fmt: skip
+        report = await stage.room.until(lambda each: each["doing"] == [7])
+        assert report["tells_doing"]
+        stage.room.answers.put_nowait({"version": 1, "moves": [move]})
+        await stage.room.until(lambda _each: stage.room.answers.empty())
+        held.set()
+        report = await stage.room.until(lambda each: 7 in each["done"])
+        assert report["doing"] == []
+        assert seen == ["a1:sha"]

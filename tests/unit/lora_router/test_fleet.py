@@ -1,11 +1,20 @@
 """What is asked of replicas: what the room forgets when one falls silent, starts again or fails, and what it must not forget."""
 
+import asyncio
+
 import pytest
 
-from consilium.kernel.clock import FakeClock
-from consilium.lora_router.fleet import SILENT_S, Fleet
+from consilium.kernel.clock import FakeClock, SystemClock
+from consilium.lora_router.fleet import LOST_S, QUIET_S, SILENT_S, UNHEARD_S, Fleet
 from consilium.lora_router.ports import Placement, Proof
-from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
+from consilium.lora_router.reports import (
+    MoveKind,
+    Report,
+    SlotView,
+    Target,
+    TriedNote,
+    UseNote,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -17,8 +26,8 @@ def target(name, proof=Proof.OK, placement=Placement.SSD):
 class House:
     """A fleet, and what its executors may be asked for."""
 
-    def __init__(self):
-        self.clock, self.targets, self.heard = FakeClock(), {}, []
+    def __init__(self, clock=None):
+        self.clock, self.targets, self.heard = clock or FakeClock(), {}, []
         self.fleet = Fleet(
             self.clock,
             targets=lambda _executor: {each.reference: each for each in self.targets.values()},
@@ -80,3 +89,84 @@ async def test_one_that_was_removed_and_added_again_is_tried_again():
     house.keep()
     house.keep(target("sport", Proof.UNPROVEN))
     assert [move.kind for move in (await house.hears()).moves] == [MoveKind.TRY]
+
+
+async def test_a_move_that_was_lost_on_its_way_is_sent_again_under_its_number():
+    house = House()
+    house.keep(target("sport", placement=Placement.RAM))
+    first = await house.hears(tells_doing=True)
+    (move,) = first.moves
+    assert not (await house.hears(first.version, tells_doing=True)).moves, "it may be on its way"
+    house.clock.passed += UNHEARD_S
+    assert (await house.hears(first.version, tells_doing=True)).moves == (move,)
+
+
+async def test_a_poll_that_waits_sends_a_lost_move_by_itself(monkeypatch):
+    monkeypatch.setattr("consilium.lora_router.fleet.UNHEARD_S", 0.05)
+    house = House(SystemClock())
+    house.keep(target("sport", placement=Placement.RAM))
+    first = await house.hears(tells_doing=True)
+    again = await house.hears(first.version, tells_doing=True, wait_s=30.0)
+    assert again.moves == first.moves
+
+
+async def test_a_move_that_has_arrived_is_not_sent_again_while_it_is_done():
+    house = House()
+    house.keep(target("sport", placement=Placement.RAM))
+    first = await house.hears(tells_doing=True)
+    doing = frozenset(move.id for move in first.moves)
+    for _ in range(10):
+        house.clock.passed += 30.0
+        assert not (await house.hears(first.version, tells_doing=True, doing=doing)).moves
+
+
+async def test_a_replica_of_an_older_release_is_not_asked_twice():
+    house = House()
+    house.keep(target("sport", placement=Placement.RAM))
+    first = await house.hears()
+    house.clock.passed += UNHEARD_S + 1
+    assert not (await house.hears(first.version)).moves
+
+
+async def test_a_replica_whose_connection_ends_is_silent_at_once_and_gone_soon():
+    house = House()
+    house.keep(target("sport"))
+    slots = (SlotView(0, "sport:sha"),)
+    report = Report("core", "r1", slots=slots, wait_s=30.0)
+    waiting = asyncio.create_task(house.fleet.report(report))
+    async with asyncio.timeout(10):
+        while not house.fleet.places("sport:sha"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    waiting.cancel()
+    house.fleet.lost(report)
+    (place,) = house.fleet.places("sport:sha")
+    assert place.silent_since == house.clock.now()
+    assert house.fleet.speaking() == ()
+    house.clock.passed += LOST_S + 1
+    assert house.fleet.places("sport:sha") == ()
+
+
+async def test_a_replica_that_comes_back_is_silent_no_more():
+    house = House()
+    house.keep(target("sport"))
+    slots = (SlotView(0, "sport:sha"),)
+    old = Report("core", "r1", slots=slots)
+    await house.fleet.report(old)
+    house.fleet.lost(old)
+    await house.hears(slots=slots)
+    (place,) = house.fleet.places("sport:sha")
+    assert place.silent_since == 0.0
+    house.fleet.lost(old)  # the end of a poll that a newer one has taken over from
+    assert len(house.fleet.speaking()) == 1
+
+
+async def test_a_replica_that_says_nothing_is_told_as_silent_before_it_is_gone():
+    house = House()
+    house.keep(target("sport"))
+    began = house.clock.now()
+    await house.hears(slots=(SlotView(0, "sport:sha"),))
+    house.clock.passed += QUIET_S + 1
+    (place,) = house.fleet.places("sport:sha")
+    assert place.silent_since == began
+    house.clock.passed += SILENT_S - QUIET_S
+    assert house.fleet.places("sport:sha") == ()

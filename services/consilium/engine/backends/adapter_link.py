@@ -102,6 +102,8 @@ def open_link(
         max_rank=engine.max_rank,
         base_config=_base_config(Path(engine.model_path)),
         sees=AdapterFiles.sees,
+        target_modules=engine.lora_modules,
+        mixed_experts=engine.mixed_experts,
     )
     try:
         return AdapterLink(desk, canary, facts, router, others)

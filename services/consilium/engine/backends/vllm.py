@@ -118,6 +118,10 @@ class VllmEngine:
         self.adapters: AdapterDesk | None = None
         self.canary: VllmCanary | None = None
         self.max_rank = int(settings.engine_args.get("max_lora_rank") or 0)
+        self.lora_modules: tuple[str, ...] = tuple(
+            settings.engine_args.get("lora_target_modules") or ()
+        )
+        self.mixed_experts = bool(settings.engine_args.get("enable_mixed_moe_lora_format"))
         self.model_path = str(settings.engine_args["model"])
         self._names = ServedNames({})
 

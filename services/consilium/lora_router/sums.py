@@ -1,0 +1,208 @@
+"""Sums of adapters: made once, kept by their address, made anew for a new version of a part before that version answers.
+
+    reference = await sums.of([("core:3f9c...", 1.0), ("sport:77ab...", 0.7)])
+    made = await sums.renewed("sport", version)          old reference -> new one
+
+Their files are checked like those of every adapter, so a sum that holds no numbers, or changes nothing, is refused before it is stored. Knows the library. Does not know
+engines or formats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from consilium.kernel import logs
+from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router import rows
+from consilium.lora_router.identity import MIX, reference, sum_sha
+from consilium.lora_router.library import Library
+from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
+
+Parts: TypeAlias = tuple[tuple[str, float], ...]
+"""Of a sum: reference and weight of each."""
+
+USED_S: Final = 86_400.0
+"""A sum that was used within so long is made for a new version of a part before that version answers."""
+MOST_RENEWED: Final = 16
+"""At most so many of them, those that were used last: weights come from anybody's requests, and each sum takes seconds."""
+
+_log = logs.get("lora_router")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a sum is made with.
+
+    compose       ((folder, weight) each, folder to write into, largest rank) -> None; blocks. Raises ConsiliumError(adapter_refused)
+    scratch       folder on the store's disk
+    largest_rank  what engines hold; 0 = none has said
+    changed       called once a sum is stored
+    """
+
+    compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
+    scratch: Path
+    largest_rank: Callable[[], int]
+    changed: Callable[[], None]
+
+
+class Sums:
+    """One per room."""
+
+    def __init__(self, library: Library, stage: Stage) -> None:
+        self._library, self._stage = library, stage
+        self._making: dict[str, asyncio.Future[str]] = {}
+
+    async def of(self, parts: Sequence[tuple[str, float]]) -> str:
+        """Return the reference of a sum of (reference, weight), made where it is not stored yet. Two who ask at once wait for one making.
+
+        Raises ConsiliumError: adapter_unknown; adapter_refused where it cannot be exact, or an engine has tried it and it is not sound.
+        """
+        found = [(self._library.find(name), weight) for name, weight in parts]
+        address = sum_sha([(version.sha, weight) for version, weight in found])
+        there = self._library.find_sum(address)
+        if there is not None:
+            _demand_sound(there)
+            return reference(MIX, there.sha)
+        making = self._making.get(address)
+        if making is None:
+            making = self._making[address] = asyncio.ensure_future(self._made(address, found))
+            making.add_done_callback(lambda done: self._ended(address, done))
+        return await asyncio.shield(making)
+
+    def standing(self) -> dict[Parts, Placement]:
+        """Return the sums of adapters with their cores, as they are now, and where each is to be."""
+        found: dict[Parts, Placement] = {}
+        for row in self._library.names():
+            if row.with_core:
+                found.setdefault(self._standing_of(row), row.placement)
+        return found
+
+    def is_to_be_tried(self, version: StoredVersion) -> bool:
+        """Say whether an engine should try a sum: nobody has, and nobody insists on one of its parts, whatever that does."""
+        if version.proof is not Proof.UNPROVEN:
+            return False
+        try:
+            parts = [self._library.find(part) for part, _ in version.parts]
+        except ConsiliumError:
+            return False  # a part is being removed
+        return all(part.proof is Proof.OK and not rows.is_forced(part) for part in parts)
+
+    async def prepare(self, names: Iterable[str] = ()) -> None:
+        """Make every sum of an adapter with its core that is not there yet: of these names, or of all."""
+        wanted = frozenset(names)
+        for row in self._library.names():
+            if not row.with_core or (wanted and not wanted & {row.name, row.with_core}):
+                continue
+            parts = self._standing_of(row)
+            if parts:
+                try:
+                    await self.of(parts)
+                except ConsiliumError as error:
+                    _log.error("sum_not_made", adapter=row.name, reason=error.public())
+
+    async def renewed(
+        self, name: str, version: StoredVersion, used_at: Mapping[str, float], now: float
+    ) -> dict[str, str]:
+        """Make the sums in which a name's current version is anew, with `version` in its place; return old reference -> new one.
+
+        used_at  reference -> when it was used last, where that is not written down yet
+
+        Sums of adapters with their cores are made all, the others where they were used lately; one of those that cannot be made is told in the log.
+        Raises ConsiliumError(adapter_refused) where an adapter could not be added to its core any more.
+        """
+        row, _ = self._library.get(name)
+        if row.current in ("", version.sha):
+            return {}
+        old, new = reference(name, row.current), reference(name, version.sha)
+        standing, made = self.standing(), {}
+        for parts in self._in_use(old, standing, used_at, now):
+            after = [(new if part == old else part, weight) for part, weight in parts]
+            try:
+                found = await self.of(after)
+            except ConsiliumError as error:
+                if parts in standing:
+                    raise
+                _log.warning("sum_not_renewed", parts=str(after), reason=error.public())
+                continue
+            before = self._stored(parts)
+            if before is not None:
+                made[reference(MIX, before.sha)] = found
+        return made
+
+    def _in_use(
+        self, part: str, standing: Iterable[Parts], used_at: Mapping[str, float], now: float
+    ) -> list[Parts]:
+        """Return the sums in which a version is: those that stand, then those that were used lately, the last one first."""
+        found = [parts for parts in standing if any(name == part for name, _ in parts)]
+        last: dict[Parts, float] = {}
+        for version in self._library.versions():
+            if version.name != MIX or not any(name == part for name, _ in version.parts):
+                continue
+            name = reference(MIX, version.sha)
+            at = max(self._library.uses(name).last_used_at, used_at.get(name, 0.0))
+            if now - at < USED_S and version.parts not in found:
+                last[version.parts] = at
+        lately = sorted(last, key=lambda parts: last[parts], reverse=True)
+        return [*found, *lately[:MOST_RENEWED]]
+
+    def _stored(self, parts: Parts) -> StoredVersion | None:
+        try:
+            told = [(self._library.find(name).sha, weight) for name, weight in parts]
+        except ConsiliumError:
+            return None
+        return self._library.find_sum(sum_sha(told))
+
+    def _standing_of(self, row: Registered) -> Parts:
+        """Return the parts of an adapter with its core, as they are now."""
+        try:
+            own = self._library.find(row.name)
+            core = self._library.find(row.with_core)
+        except ConsiliumError:
+            return ()
+        return tuple(
+            sorted(
+                (
+                    (reference(own.name, own.sha), row.weight),
+                    (reference(core.name, core.sha), row.core_weight),
+                )
+            )
+        )
+
+    async def _made(self, address: str, parts: list[tuple[StoredVersion, float]]) -> str:
+        for version, _ in parts:
+            row = self._library.holdings.names.get(version.name)
+            if row is not None and row.registered.isolated and len(parts) > 1:
+                reason = f"{version.name!r} is isolated, so it is never added to another one"
+                raise ConsiliumError("adapter_refused", reason=reason)
+        stage = self._stage
+        stage.scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="sum-", dir=stage.scratch))
+        try:
+            given = [(version.path, weight) for version, weight in parts]
+            await asyncio.to_thread(stage.compose, given, folder, stage.largest_rank())
+            told = [(reference(version.name, version.sha), weight) for version, weight in parts]
+            stored = await self._library.add_sum(address, sorted(told), folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        stage.changed()
+        return reference(MIX, stored.sha)
+
+    def _ended(self, address: str, done: asyncio.Future[str]) -> None:
+        self._making.pop(address, None)
+        if not done.cancelled():
+            done.exception()  # whoever waited has seen it
+
+
+def _demand_sound(version: StoredVersion) -> None:
+    """Raise ConsiliumError(adapter_refused) where an engine has tried a sum, and it does nothing or is broken."""
+    if version.proof in (Proof.OK, Proof.UNPROVEN):
+        return
+    parts = ", ".join(f"{part}@{weight:g}" for part, weight in version.parts)
+    reason = f"the sum of {parts} is {version.proof}: an engine has tried it. Give other weights, or look at its figures: 'consilium adapters ls --sums'"
+    raise ConsiliumError("adapter_refused", reason=reason, check=str(version.proof))
