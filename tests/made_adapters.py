@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from consilium.demo import tiny
-from consilium.engine.adapter_desk import AdapterTarget
+from consilium.engine.adapter_ports import AdapterTarget
 
 _SIZES = {
     "self_attn.q_proj": (tiny.HIDDEN, tiny.HEADS * tiny.HEAD_DIM),

@@ -32,7 +32,8 @@ from rich.table import Table
 
 from consilium.demo import tiny
 from consilium.engine import heavy_imports, wire
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.ports import Call
 from consilium.engine.slots import Tier
 from consilium.kernel.errors import ConsiliumError

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from consilium.engine import wire
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.canary import agrees
 from consilium.engine.slots import Tier
 from consilium.kernel.errors import ConsiliumError

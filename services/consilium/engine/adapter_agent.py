@@ -1,6 +1,6 @@
 """What an engine replica tells the router of its adapters, and how it does what the router wants.
 
-    agent.prepare()   before the replica says ready: asks what is wanted, and has what is pinned in slots
+    agent.prepare()   before the replica says ready: asks what is wanted, and has what is pinned in slots; raises where that cannot be had
     agent.run()       tells what changes, waits for wishes, fulfils them; goes on when the router was away
 
 A report is a long poll: answered when something is wanted, or after half a minute. What changes here is told in a new one; the router answers the old one then.
@@ -16,11 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.canary import Verdict, agrees
 from consilium.engine.slots import Figures, Tier
 from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
+from consilium.planner.lora_settings import READY_S
 
 _log = logs.get("engine")
 
@@ -33,6 +35,10 @@ TOLD_S: Final = 2.0
 """Longest that it waits for what the router makes of a verdict."""
 BETWEEN_S: Final = 1.0
 """Changes of slots and memory are told at most so often; what was asked for is told at once."""
+WAY_OUT: Final = (
+    "Where 'ls' of the folder hangs, mount its disk anew; where the files have changed, add the adapter again; or let engines start without it:"
+    " 'consilium adapters place NAME ram', or placement: ram in the configuration"
+)
 AGAIN_S: Final = 60.0
 """An adapter is not tried twice within this time: the router asks again while it writes down what came of the first trial."""
 PAUSES_S: Final = (0.5, 1.0, 2.0)
@@ -57,9 +63,13 @@ class Canary(Protocol):
         """Return what the adapter shows now."""
 
 
+async def _sees_nothing(_path: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Who reports. `base_config` is the model's config.json, `sees` says whether a folder of the store is there.
+    """Who reports. `base_config` is the model's config.json, `sees` says whether a folder of the store is there; it may raise ConsiliumError(disk_silent).
 
     target_modules  modules that have slots; empty = every one
     mixed_experts   whether the engine takes experts in both layouts
@@ -70,13 +80,16 @@ class Replica:
     revision: str
     max_rank: int
     base_config: str
-    sees: Callable[[str], bool]
+    sees: Callable[[str], Awaitable[bool]] = _sees_nothing
     target_modules: tuple[str, ...] = ()
     mixed_experts: bool = False
 
 
 class AdapterAgent:
-    """One per replica. `prepare`, then `run` in a task."""
+    """One per replica. `prepare`, then `run` in a task.
+
+    ready_s  longest that `prepare` waits for the next pinned adapter
+    """
 
     def __init__(
         self,
@@ -85,10 +98,11 @@ class AdapterAgent:
         replica: Replica,
         canary: Canary,
         *,
+        ready_s: float = READY_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._desk, self._router, self._replica, self._canary = desk, router, replica, canary
-        self._sleep = sleep
+        self._sleep, self._ready_s = sleep, ready_s
         self._version = 0
         self._knows_base = False
         self._doing: set[int] = set()
@@ -103,25 +117,63 @@ class AdapterAgent:
         desk.on_new = self._check_later
 
     async def prepare(self) -> bool:
-        """Return whether the router told what is wanted; then everything that is pinned or kept here is loaded, or failed."""
+        """Return whether the router told what is wanted; then everything that is pinned is loaded, and what is kept here is loaded, failed or late.
+
+        Raises ConsiliumError(part_failed) with the pinned adapters that cannot be had: their placement promises that they are here before this replica answers.
+        """
         try:
             async with asyncio.timeout(FIRST_S):
                 await self._first_answer()
         except (TimeoutError, ConsiliumError) as error:
             _log.warning("adapters_unknown", executor=self._replica.executor, cause=repr(error))
             return False
-        await self._desk.settle()
+        if not await self._desk.settle(self._ready_s):
+            late = ", ".join(sorted(self._desk.slots.fetching))
+            _log.warning("adapters_late", executor=self._replica.executor, adapters=late)
         with suppress(TimeoutError, ConsiliumError):
             async with asyncio.timeout(TRIALS_S):
                 await self._all_tried()
+        await self._all_pinned()
         return True
+
+    async def _all_pinned(self) -> None:
+        """Return when every pinned adapter is in its slot. The router is asked meanwhile: its owner may give one another placement."""
+        desk, told = self._desk, ""
+        missing, since = desk.missing(), time.monotonic()
+        while missing:
+            left = since + self._ready_s - time.monotonic()
+            why = "; ".join(self._missing(name, reason) for name, reason in missing.items())
+            if left <= 0:
+                reason = f"adapters with placement vram cannot be loaded: {why}. {WAY_OUT}"
+                raise ConsiliumError(
+                    "part_failed", name=f"executor {self._replica.executor}", reason=reason
+                )
+            if why != told:
+                _log.warning("adapters_missing", executor=self._replica.executor, reason=why)
+                told = why
+            await _either(desk.changed.wait(), self._ask_quietly(min(TOLD_S, left)))
+            if (now := desk.missing()).keys() != missing.keys():
+                since = time.monotonic()
+            missing = now
+
+    async def _ask_quietly(self, wait_s: float) -> None:
+        """Ask, or rest as long where the router is away."""
+        try:
+            await self._ask(wait_s)
+        except ConsiliumError:
+            await self._sleep(wait_s)
+
+    def _missing(self, name: str, reason: str) -> str:
+        target = self._desk.targets.get(name)
+        where = "" if target is None else f" ({target.path})"
+        return f"{name}{where}: {reason or 'it is still being read'}"
 
     async def _all_tried(self) -> None:
         """Try what nobody has tried yet, one after another, while this engine has no other work; then what is to be pinned is in its slot."""
         while self._trials:
             await asyncio.wait(set(self._trials))
             await self._ask(TOLD_S)
-            await self._desk.settle()
+            await self._desk.settle(self._ready_s)
 
     async def _first_answer(self) -> None:
         while True:
@@ -281,7 +333,7 @@ class AdapterAgent:
             named = {target.reference for target in targets}
             gone += [name for name in self._desk.targets if name not in named]
         if targets:
-            self._sees = self._replica.sees(targets[0].path)
+            self._spawn(self._look(targets[0].path))
         if targets or gone or answer.get("whole"):
             self._version = int(answer.get("version", 0))
             self._desk.told(targets, gone)
@@ -295,6 +347,16 @@ class AdapterAgent:
             if move["kind"] == "MOVE_KIND_TRY":
                 self._trials.add(task)
                 task.add_done_callback(self._trials.discard)
+
+    async def _look(self, path: str) -> None:
+        """Find out whether the store is seen here, beside everything else: a disk that hangs answers late."""
+        try:
+            seen = await self._replica.sees(path)
+        except ConsiliumError:
+            seen = False
+        if seen is not self._sees:
+            self._sees = seen
+            self._urgent.set()
 
     async def _move(self, number: int, kind: str, reference: str) -> None:
         try:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from difflib import get_close_matches
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
+from consilium.engine.adapter_ports import AdapterTarget, Counts, Held, Holder, RanksDifferError
 from consilium.engine.affinity import STATS_MOST, STATS_RAM, STATS_SLOTS
 from consilium.engine.slots import Fetch, Load, SlotMap, Slots, Ticket, Tier
 from consilium.kernel import logs
@@ -31,80 +31,13 @@ REST_S: Final = 5.0
 """Seconds for which an adapter that could not be loaded is not tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterTarget:
-    """One version of an adapter, as the router tells of it.
-
-    reference    what engines call it; it never means other content
-    number       under which every engine knows it
-    path         its folder in the store; after its files were read through, where they are on this node
-    folders      where nodes of one engine have its files: each reads the first of these that is there
-    placement    where it shall be kept: vram, ram or ssd
-    is_3d        whether its experts are stored in three dimensions
-    fingerprint  what it must show, "" = not known yet
-    """
-
-    reference: str
-    sha: str
-    number: int
-    rank: int
-    size_bytes: int
-    path: str
-    placement: str = "ssd"
-    is_3d: bool = False
-    fingerprint: str = ""
-    folders: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a call is let in with. `tier` is where the adapter was when it asked, `wait_s` how long it waited."""
-
-    target: AdapterTarget
-    tier: Tier
-    wait_s: float
-
-
-class Holder(Protocol):
-    """The engine's side: calls return what the engine holds afterwards, the same on all ranks. Raises RanksDifferError, or any error of the load."""
-
-    async def look(self) -> SlotMap:
-        """Say what is held."""
-
-    async def read(self, target: AdapterTarget) -> None:
-        """Read an adapter from its files, while the engine goes on."""
-
-    async def keep(self, target: AdapterTarget, victims: Sequence[int]) -> SlotMap:
-        """Let the victims go from memory, and keep there what was read."""
-
-    async def take(self, target: AdapterTarget, victim: int | None) -> SlotMap:
-        """Copy from memory into a slot, that of the victim if there is one."""
-
-    async def drop(self, numbers: Sequence[int]) -> SlotMap:
-        """Take out of slots and memory."""
-
-
-class Counts(Protocol):
-    """Where the desk counts."""
-
-    def hit(self, tier: Tier) -> None:
-        """Count a call by where it found its adapter."""
-
-    def loaded(self, tier: Tier, seconds: float, *, well: bool) -> None:
-        """Count a move into memory or a slot."""
-
-    def state(self, *, slots: int, ram: int, waiting: int, evictions: int) -> None:
-        """Tell how things stand."""
-
-
-class RanksDifferError(RuntimeError):
-    """Ranks of one engine hold different adapters: it would answer with a mixture."""
+Files: TypeAlias = Callable[[AdapterTarget], AbstractAsyncContextManager[AdapterTarget]]
 
 
 class AdapterDesk:
     """The adapters of one engine.
 
-    verify    reads the files of a target through and returns it with the folder where they are, when their hash is right; raises otherwise
+    files     reads the files of a target through and yields it with the folder where they are, when their hash is right; they stay there while the block runs
     on_new    is told of each adapter that was read from its files, once it is in a slot
     on_alarm  is told what must end this process
     """
@@ -114,7 +47,7 @@ class AdapterDesk:
         holder: Holder,
         slots: Slots,
         *,
-        verify: Callable[[AdapterTarget], Awaitable[AdapterTarget]],
+        files: Files,
         counts: Counts,
         on_alarm: Callable[[BaseException], None],
         executor: str = "core",
@@ -124,7 +57,7 @@ class AdapterDesk:
         self.targets: dict[str, AdapterTarget] = {}
         self.seen = SlotMap((), frozenset())
         self.changed = asyncio.Event()
-        self.verify = verify
+        self.files = files
         self.on_new: Callable[[AdapterTarget], None] = lambda _target: None
         self._new: set[str] = set()
         self._here: dict[str, AdapterTarget] = {}
@@ -134,6 +67,7 @@ class AdapterDesk:
         self._names: dict[int, str] = {}
         self._futures: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended_at = time.monotonic()
         self._engine = asyncio.Lock()
         self._news = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -307,9 +241,25 @@ class AdapterDesk:
                 reason="the engine still holds it after it was dropped",
             )
 
-    async def settle(self) -> None:
-        """Return when no move is under way and none is left to do."""
-        await self._until(lambda: not self._tasks)
+    async def settle(self, silent_s: float | None = None) -> bool:
+        """Return True when no move is under way and none is left to do, or False once no move has ended for so long."""
+        began = time.monotonic()
+        while self._tasks:
+            left = None
+            if silent_s is not None:
+                left = max(began, self._ended_at) + silent_s - time.monotonic()
+                if left <= 0:
+                    return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self.changed.wait()
+        return True
+
+    def missing(self) -> dict[str, str]:
+        """Return the pinned adapters that are in no slot yet, each with why its last load failed; "" = it is under way."""
+        book = self.slots
+        here = book.in_slots
+        return {name: book.reasons.get(name, "") for name in book.firm if name not in here}
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         while not is_so():
@@ -383,6 +333,7 @@ class AdapterDesk:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._ended_at = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("adapter_move_failed", executor=self._executor, cause=repr(error))
         self.pump()
@@ -447,9 +398,10 @@ class AdapterDesk:
             async with self._engine:
                 self._take_over(await self._holder.drop([target.number]))
         if isinstance(move, Fetch) or again:
-            target = self._here[move.reference] = await self.verify(target)
-            self._new.add(move.reference)
-            await self._holder.read(target)
+            async with self.files(target) as target:
+                self._here[move.reference] = target
+                self._new.add(move.reference)
+                await self._holder.read(target)
             victims = move.victims if isinstance(move, Fetch) else ()
             async with self._engine:
                 seen = await self._holder.keep(target, [numbers[name] for name in victims])

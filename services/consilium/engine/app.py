@@ -163,6 +163,7 @@ def settings(spec: DeploymentSpec) -> dict[str, Any]:
         "step_s": spec.step_s,
         "guessed_tools": spec.guessed_tools,
         **({"lora_wait_s": spec.lora_wait_s} if spec.lora_wait_s else {}),
+        **({"lora_limits": dict(spec.lora_limits)} if spec.lora_limits else {}),
     }
 
 

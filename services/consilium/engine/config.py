@@ -16,7 +16,14 @@ from consilium.kernel.config import LIVE, Section, restarts
 from consilium.kernel.config_refusal import WrongValueError, no_such
 from consilium.kernel.errors import ConsiliumError
 from consilium.planner import lora_settings
-from consilium.planner.lora_settings import DEFAULT_RANK, DEFAULT_WAIT_S, LoraSettings
+from consilium.planner.lora_settings import (
+    CACHE_GIB,
+    DEFAULT_RANK,
+    DEFAULT_WAIT_S,
+    READ_S,
+    READY_S,
+    LoraSettings,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 PoolName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -51,6 +58,23 @@ class Lora(Section):
         gt=0,
         le=600,
         description="Longest that a request waits for a slot; then it gets 429 no_free_lora_slot.",
+    )
+    read_s: float = Field(
+        READ_S,
+        gt=0,
+        le=600,
+        description="Longest silence of a disk while the files of an adapter are read; then the read is given up, and whoever waits is told.",
+    )
+    ready_s: float = Field(
+        READY_S,
+        gt=0,
+        le=3600,
+        description="Longest that a start waits for the next adapter with placement vram; then the engine is not ready, and says which one is missing and why.",
+    )
+    cache_gib: float = Field(
+        CACHE_GIB,
+        gt=0,
+        description="Most that adapters take on a node that does not see their store and fetches them; those used longest ago go.",
     )
 
     @model_validator(mode="after")
@@ -140,6 +164,9 @@ class LoraOverride(Section):
         None
     )
     max_wait_s: float | None = Field(None, gt=0, le=600)
+    read_s: float | None = Field(None, gt=0, le=600)
+    ready_s: float | None = Field(None, gt=0, le=3600)
+    cache_gib: float | None = Field(None, gt=0)
 
     def over(self, base: Lora | None) -> Lora:
         """Return `base` with the keys that are set here. Raises WrongValueError if they contradict each other."""

@@ -29,6 +29,7 @@ from consilium.engine.ports import Call
 from consilium.kernel import logs, trace_context
 from consilium.kernel.catalogue import BY_CODE
 from consilium.kernel.config import environment_value
+from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.metrics import of_this_process
 from consilium.kernel.metrics_files import forget_ended_here
 from consilium.kernel.process import set_variable
@@ -96,12 +97,20 @@ class EngineReplica(NoHttp):
         if self._engine.adapters is None or not router:
             return None
         link: Any = await asyncio.to_thread(heavy_imports.load, LINK)
-        others = [] if self._followers is None else self._followers.keepers(router)
+        limits = asdict(self._engine.adapter_limits)
+        others = [] if self._followers is None else self._followers.keepers(router, limits)
         opened = link.open_link(
             self._engine, executor=name, replica=replica, router=router, others=others
         )
         if opened is not None:
-            await opened.start()
+            try:
+                await opened.start()
+            except ConsiliumError as error:
+                reason = error.fields.get("reason", error.public())
+                _log.error("engine_start_failed", executor=name, reason=reason)
+                opened.close()
+                self._engine.shut_down()
+                raise
         return opened
 
     async def stream(self, call: dict[str, Any]) -> AsyncIterator[bytes]:

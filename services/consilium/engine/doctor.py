@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ import httpx
 
 from consilium.engine.config import EngineExecutor, EngineView, RemoteExecutor
 from consilium.engine.machine import CPU_ENVIRONMENT
+from consilium.engine.ports import CORE
 from consilium.kernel import gpus
 from consilium.kernel.config import environment_value
+from consilium.kernel.disk_quota import bytes_under
 from consilium.kernel.doctor import (
     Fact,
     Facts,
@@ -36,6 +39,7 @@ from consilium.kernel.masking import shown_address
 OLDEST_DRIVER: Final = {"12": "525.60.13", "13": "580.65.06"}
 """CUDA's major version -> the oldest driver on Linux that runs it (NVIDIA, CUDA compatibility, minor version compatibility)."""
 ANSWER_S: Final = 3.0
+GIB: Final = 2**30
 _CUDA: Final = re.compile(r"^cuda\b.*=\s*'([0-9.]+)'", re.MULTILINE)
 
 
@@ -119,6 +123,27 @@ def ask(url: str, key_env: str | None) -> Answer:
     return Answer(found.status_code)
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSeen:
+    """Bytes of the adapters that this node has fetched, those that they may take, and those that their disk has free; nothing where none was fetched."""
+
+    stored: int = 0
+    limit: int = 0
+    free: int = 0
+
+
+def _cache(subject: Subject) -> CacheSeen:
+    folder = subject.state / "engine" / "adapters"
+    view = subject.view(EngineView)
+    if view is None or not folder.is_dir():
+        return CacheSeen()
+    own = [name for name, row in view.executors.items() if isinstance(row, EngineExecutor)]
+    found = [view.lora(name) for name in (CORE, *own)]
+    limit = max((each.cache_gib for each in found if each is not None), default=0.0)
+    return CacheSeen(bytes_under(folder), int(limit * GIB), shutil.disk_usage(folder).free)
+
+
+CACHE: Final = Fact("adapter_cache", "Adapters that this node has fetched", _cache, limit_s=4.0)
 REMOTES: Final = Fact("remotes", "The servers of remote executors", _remotes, limit_s=8.0)
 
 
@@ -203,6 +228,18 @@ def said_wrong(answer: Answer) -> str | None:
     return f"HTTP {answer.status}" if answer.status >= 500 else None
 
 
+def _fetched(facts: Facts) -> Verdict:
+    seen = facts[CACHE]
+    values = {
+        "stored": f"{seen.stored / GIB:.1f} GiB",
+        "limit": f"{seen.limit / GIB:g} GiB",
+        "free": f"{seen.free / GIB:.1f} GiB",
+    }
+    is_over = seen.stored > seen.limit  # a smaller limit holds from the next fetch on
+    is_short = seen.free < min(GIB, max(0, seen.limit - seen.stored))
+    return warning(**values) if is_over or is_short else ok(**values)
+
+
 def _has_cards(facts: Facts) -> bool:
     return bool(facts[GPUS].cards)
 
@@ -260,5 +297,15 @@ ROWS: Final = (
         "Check the address, the key and the network; meanwhile their fallbacks answer.",
         "{count} answer",
         when=_has_remotes,
+    ),
+    Row(
+        "adapter_cache",
+        "fetched adapters",
+        (CACHE,),
+        _fetched,
+        "this node holds {stored} of the {limit} that they may take, and its disk has {free} free",
+        "Free the disk, or change engine.lora.cache_gib; those used longest ago go when the next one is fetched.",
+        "{stored} of {limit}, {free} free on their disk",
+        when=lambda facts: facts[CACHE].limit > 0,
     ),
 )

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import ray
@@ -49,18 +51,31 @@ class Follower:
 
 
 class FileKeeper:
-    """Holds the files of adapters on a node that does not lead. An actor beside the follower, whose ranks read them."""
+    """Holds the files of adapters on a node that does not lead. An actor beside the follower, whose ranks read them.
 
-    def __init__(self, router: Mapping[str, str]) -> None:
+    limits  fields of AdapterLimits
+    """
+
+    def __init__(self, router: Mapping[str, str], limits: Mapping[str, float]) -> None:
+        from consilium.engine.adapter_ports import AdapterLimits
         from consilium.engine.backends.adapter_link import open_files
 
-        _, self._files = open_files(router)
+        _, self._files = open_files(router, AdapterLimits(**limits))
+        self._held: defaultdict[str, list[AsyncExitStack]] = defaultdict(list)
 
     async def hold(self, target: Mapping[str, Any]) -> None:
-        """Return when the files are on this node, read through and right. Raises ConsiliumError."""
-        from consilium.engine.adapter_desk import AdapterTarget
+        """Return when the files are on this node, read through and right; they stay until `let_go`. Raises ConsiliumError."""
+        from consilium.engine.adapter_ports import AdapterTarget
 
-        await self._files.verified(AdapterTarget(**target))
+        asked = AdapterTarget(**target)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._files.held(asked))
+            self._held[asked.sha].append(stack.pop_all())
+
+    async def let_go(self, sha: str) -> None:
+        """End what `hold` began, if it came so far."""
+        if self._held[sha]:
+            await self._held[sha].pop().aclose()
 
 
 class Followers:
@@ -77,9 +92,9 @@ class Followers:
         for rank, run in self._runs.items():
             self._watchers.add(asyncio.create_task(_wait(rank, run, on_lost)))
 
-    def keepers(self, router: Mapping[str, str]) -> list[Any]:
+    def keepers(self, router: Mapping[str, str], limits: Mapping[str, float]) -> list[Any]:
         """Start an actor for the files of adapters on each node of a follower, and return them."""
-        keepers = [_keeper(self._group, rank, router) for rank in self._runs]
+        keepers = [_keeper(self._group, rank, router, limits) for rank in self._runs]
         self._actors += keepers
         return keepers
 
@@ -150,12 +165,14 @@ def _place(group: PlacementGroup, bundle: int) -> Any:
     return ray.remote(Follower).options(**options).remote()
 
 
-def _keeper(group: PlacementGroup, bundle: int, router: Mapping[str, str]) -> Any:
+def _keeper(
+    group: PlacementGroup, bundle: int, router: Mapping[str, str], limits: Mapping[str, float]
+) -> Any:
     strategy = PlacementGroupSchedulingStrategy(
         placement_group=group, placement_group_bundle_index=bundle
     )
     options = {"num_cpus": 0, "scheduling_strategy": strategy}
-    return ray.remote(FileKeeper).options(**options).remote(dict(router))
+    return ray.remote(FileKeeper).options(**options).remote(dict(router), dict(limits))
 
 
 async def _wait(rank: int, run: Any, on_lost: Callable[[BaseException], None]) -> None:

@@ -48,6 +48,7 @@ class DeploymentSpec:
     notes                 sentences for the owner
     step_s                seconds that the longest step takes on cores, by estimate; 0 on cards, and where prompts are read whole
     lora_wait_s           longest that a call waits for a slot of an adapter; 0 where LoRA is off
+    lora_limits           how long disks with adapters are waited for, and what may lie on one: fields of AdapterLimits; empty where LoRA is off
     router                where its replicas find the room of adapters: address, and folder of the cluster's secrets; empty = there is none
     """
 
@@ -81,6 +82,7 @@ class DeploymentSpec:
     notes: tuple[str, ...] = field(default=())
     step_s: float = 0.0
     lora_wait_s: float = 0.0
+    lora_limits: dict[str, float] = field(default_factory=dict)
     router: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -409,6 +411,7 @@ def _spec(
         notes=sharding.notes(shape),
         step_s=0.0 if step is None else _step_s(args, facts, cores_each),
         lora_wait_s=0.0 if seat.lora is None else seat.lora.max_wait_s,
+        lora_limits={} if seat.lora is None else seat.lora.limits,
     )
 
 

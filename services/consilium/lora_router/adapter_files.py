@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,8 +145,13 @@ def measure(folder: Path, limits: Limits = USUAL) -> tuple[Described, Mapping[st
     return replace(described, remarks=(*described.remarks, *remarks)), values.norms
 
 
-def content_sha(folder: Path, limits: Limits = USUAL) -> str:
-    """Return the hash of what lies in a folder, 64 hex characters. Raises ConsiliumError(adapter_refused) where it is no adapter any more."""
+def content_sha(
+    folder: Path, limits: Limits = USUAL, *, beat: Callable[[], None] = lambda: None
+) -> str:
+    """Return the hash of what lies in a folder, 64 hex characters. Raises ConsiliumError(adapter_refused) where it is no adapter any more.
+
+    beat  called after each piece that was read: the disk answers
+    """
     digests: dict[str, str] = {}
     with opened(folder, limits) as found:
         tensors = [tensor for pair in found.files.pairs for tensor in (pair.a, pair.b)]
@@ -154,6 +159,7 @@ def content_sha(folder: Path, limits: Limits = USUAL) -> str:
             digest = hashlib.sha256()
             for piece in found.pieces_of(tensor):
                 digest.update(piece)
+                beat()
             digests[tensor.name] = digest.hexdigest()
         return _sha(found.files.pairs, digests)
 

@@ -8,7 +8,7 @@ Errors are the house's own. Knows the wire. Does not know files or engines.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,11 +80,14 @@ class LoraRouterClient:
         )
 
 
-def content_sha(folder: Path) -> str:
-    """Return the hash of the adapter that lies in a folder, 64 hex characters. Blocks; raises ConsiliumError(adapter_refused) where it is none."""
+def content_sha(folder: Path, *, beat: Callable[[], None] = lambda: None) -> str:
+    """Return the hash of the adapter that lies in a folder, 64 hex characters. Blocks; raises ConsiliumError(adapter_refused) where it is none.
+
+    beat  called after each piece that was read
+    """
     from consilium.lora_router import adapter_files  # noqa: PLC0415  # only engines read files
 
-    return adapter_files.content_sha(folder)
+    return adapter_files.content_sha(folder, beat=beat)
 
 
 def _told(message: Any) -> dict[str, Any]:

@@ -18,6 +18,9 @@ SPARE_SLOTS: Final = 2
 DEFAULT_RANK: Final = 16
 RAM_PER_SLOT: Final = 2
 DEFAULT_WAIT_S: Final = 10.0
+READ_S: Final = 30.0
+READY_S: Final = 120.0
+CACHE_GIB: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class LoraSettings:
     ram         adapters in the engine's memory, those in slots included
     modules     modules that have slots, by their last name; empty = all that vLLM can serve
     max_wait_s  longest that a call waits for a slot
+    read_s      longest silence of a disk while files of adapters are read
+    ready_s     longest that a start waits for the next pinned adapter
+    cache_gib   most that fetched adapters take on a node that does not see the store
     """
 
     slots: int
@@ -36,6 +42,14 @@ class LoraSettings:
     ram: int = 0
     modules: tuple[str, ...] = ()
     max_wait_s: float = DEFAULT_WAIT_S
+    read_s: float = READ_S
+    ready_s: float = READY_S
+    cache_gib: float = CACHE_GIB
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Return what holds for files and starts, by name."""
+        return {"read_s": self.read_s, "ready_s": self.ready_s, "cache_gib": self.cache_gib}
 
 
 def pinned(adapters: Mapping[str, Any], executor: str) -> tuple[str, ...]:
@@ -72,6 +86,9 @@ def counted(
         max(slots, int(said.get("ram", RAM_PER_SLOT * slots))),
         tuple(said.get("target_modules") or ()),
         float(said.get("max_wait_s", DEFAULT_WAIT_S)),
+        float(said.get("read_s", READ_S)),
+        float(said.get("ready_s", READY_S)),
+        float(said.get("cache_gib", CACHE_GIB)),
     )
 
 

@@ -13,7 +13,7 @@ from consilium.cli import doctor, doctor_start
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.cli.doctor_start import HubSeen
 from consilium.engine import doctor as engine
-from consilium.engine.doctor import Answer, Installed
+from consilium.engine.doctor import Answer, CacheSeen, Installed
 from consilium.gateway import doctor as gateway
 from consilium.gateway.doctor import RedisSeen
 from consilium.gpu_metrics import doctor as figures
@@ -70,6 +70,7 @@ HEALTHY: dict[Any, Any] = {
     engine.GPUS: Seen((CARD,)),
     engine.INSTALLED: Installed(gpu=True, cpu=False, cuda="13.0"),
     engine.REMOTES: {},
+    engine.CACHE: CacheSeen(GIB, 20 * GIB, 900 * GIB),
     gateway.REDIS: None,
     doctor_start.MODEL: ok(),
     doctor_start.FIT: ok(),
@@ -157,6 +158,8 @@ FIRING: list[tuple[str, Level, dict[Any, Any], str]] = [
     ("model", Level.FAILURE, {doctor_start.MODEL: failure(sentence="no such", way_out="x")}, "no such"),
     ("fit", Level.WARNING, {doctor_start.FIT: warning(sentence="tight", way_out="x")}, "tight"),
     ("adapters", Level.WARNING, {doctor_start.ADAPTERS: warning(sentence="'a' fits nowhere", way_out="x")}, "fits nowhere"),
+    ("adapter_cache", Level.WARNING, {engine.CACHE: CacheSeen(21 * GIB, 20 * GIB, 900 * GIB)}, "21.0 GiB of the 20 GiB"),
+    ("adapter_cache", Level.WARNING, {engine.CACHE: CacheSeen(GIB, 20 * GIB, GIB // 2)}, "0.5 GiB free"),
     ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(46 * GIB, 50 * GIB, 900 * GIB)}, "46.0 GiB of the 50 GiB"),
     ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(GIB, 50 * GIB, GIB // 2)}, "0.5 GiB free"),
     ("adapter_folder", Level.FAILURE, {adapters.FOLDER: FolderSeen(True, (("/s/lora_router", "written"),))}, "/s/lora_router cannot be written by this user"),

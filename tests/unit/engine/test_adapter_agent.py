@@ -1,7 +1,7 @@
 """What a replica tells the router of adapters, and how it does what is wanted."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -83,20 +83,24 @@ class Counted:
 
 
 class Stage:
-    def __init__(self, slots=3, ram=6):
-        async def verified(target):
-            return target
+    def __init__(self, slots=3, ram=6, ready_s=5.0, fault=None):
+        @asynccontextmanager
+        async def held(target):
+            yield target
 
         async def short(_seconds):
             await asyncio.sleep(0.01)
 
-        self.engine, self.room, self.canary = EchoSlots(slots, ram), Room(), Tries()
+        self.engine, self.room, self.canary = EchoSlots(slots, ram, fault=fault), Room(), Tries()
         self.desk = AdapterDesk(
-            self.engine, Slots(slots, ram), verify=verified, counts=Counted(),
+            self.engine, Slots(slots, ram), files=held, counts=Counted(),
             on_alarm=pytest.fail, news_s=0.05,
         )  # fmt: skip
-        replica = Replica("core", "core#0", "r1", 16, "{}", lambda _path: True)
-        self.agent = AdapterAgent(self.desk, self.room, replica, self.canary, sleep=short)
+        replica = Replica("core", "core#0", "r1", 16, "{}", self.sees)
+        self.agent = AdapterAgent(self.desk, self.room, replica, self.canary, sleep=short, ready_s=ready_s)  # fmt: skip
+
+    async def sees(self, _path):
+        return True
 
     async def __aenter__(self):
         await self.desk.start()
@@ -219,11 +223,12 @@ async def test_what_is_gone_while_it_is_being_read_is_told_as_held_until_it_was_
     async with Stage() as stage:
         gate = asyncio.Event()
 
+        @asynccontextmanager
         async def slowly(target):
             await gate.wait()
-            return target
+            yield target
 
-        stage.desk.verify = slowly
+        stage.desk.files = slowly
         stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1, "TIER_RAM")]})  # fmt: skip
         stage.run()
         await stage.room.until(lambda report: report["version"] == 1)
@@ -341,3 +346,90 @@ async def test_a_move_that_has_arrived_is_told_at_once_and_done_once_though_it_c
         report = await stage.room.until(lambda each: 7 in each["done"])
         assert report["doing"] == []
         assert seen == ["a1:sha"]
+
+
+# What is pinned is a promise
+
+
+def torn(number):
+    def fault(_what, asked):
+        if asked == number:
+            raise OSError("torn")
+
+    return fault
+
+
+async def test_a_pinned_adapter_that_cannot_be_read_keeps_the_replica_from_being_ready():
+    async with Stage(ready_s=0.2, fault=torn(1)) as stage:
+        rows = [row(1, "TIER_VRAM"), row(2, "TIER_RAM")]
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": rows})
+        with pytest.raises(ConsiliumError, match="a1:sha") as told:
+            await asyncio.wait_for(stage.agent.prepare(), 60)
+        assert told.value.code == "part_failed"
+        reason = told.value.public()
+        assert "/store/1" in reason
+        assert "torn" in reason
+        assert "consilium adapters place NAME ram" in reason
+        assert any(use.get("failure") for report in stage.room.reports for use in report["uses"])
+
+
+async def test_a_read_without_end_is_told_and_not_waited_for():
+    async with Stage(ready_s=0.2) as stage:
+
+        @asynccontextmanager
+        async def never(target):
+            await asyncio.Event().wait()
+            yield target
+
+        stage.desk.files = never
+        rows = [row(1, "TIER_VRAM"), row(2, "TIER_VRAM")]
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": rows})
+        with pytest.raises(ConsiliumError, match="still being read"):
+            await asyncio.wait_for(stage.agent.prepare(), 60)
+
+
+async def test_what_is_only_kept_in_memory_may_come_later():
+    async with Stage(ready_s=0.2, fault=torn(2)) as stage:
+        rows = [row(1, "TIER_VRAM"), row(2, "TIER_RAM")]
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": rows})
+        assert await asyncio.wait_for(stage.agent.prepare(), 60)
+        assert stage.desk.slots.in_slots == {"a1:sha"}
+
+
+async def test_another_placement_lets_a_start_go_on():
+    async with Stage(ready_s=60.0, fault=torn(1)) as stage:
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": [row(1, "TIER_VRAM")]})  # fmt: skip
+        starting = asyncio.create_task(stage.agent.prepare())
+        await stage.room.until(lambda report: any(use.get("failure") for use in report["uses"]))
+        stage.room.answers.put_nowait({"version": 8, "targets": [row(1, "TIER_RAM")]})
+        assert await asyncio.wait_for(starting, 60)
+        assert not stage.desk.slots.in_slots
+
+
+async def test_a_pinned_one_that_comes_back_lets_the_replica_be_ready(monkeypatch):
+    monkeypatch.setattr("consilium.engine.adapter_desk.REST_S", 0.05)
+    left = [1, 1, 1, 1]
+
+    def fault(what, _number):
+        if what == "read" and left:
+            left.pop()
+            raise OSError("torn")
+
+    async with Stage(ready_s=60.0, fault=fault) as stage:
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": [row(1, "TIER_VRAM")]})  # fmt: skip
+        assert await asyncio.wait_for(stage.agent.prepare(), 60)
+        assert stage.desk.slots.in_slots == {"a1:sha"}
+
+
+async def test_a_store_that_hangs_holds_up_no_report():
+    async with Stage() as stage:
+        looked = asyncio.Event()
+
+        async def never(_path):
+            looked.set()
+            await asyncio.Event().wait()
+
+        object.__setattr__(stage.agent._replica, "sees", never)
+        stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": [row(1, "TIER_VRAM")]})  # fmt: skip
+        assert await asyncio.wait_for(stage.agent.prepare(), 60)
+        assert looked.is_set()

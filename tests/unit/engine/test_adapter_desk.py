@@ -3,12 +3,13 @@
 import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.waiting import until_true
 
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget, RanksDifferError
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget, RanksDifferError
 from consilium.engine.backends.echo_slots import EchoSlots
 from consilium.engine.slots import Slots, Tier
 from consilium.kernel.errors import ConsiliumError
@@ -47,7 +48,7 @@ class Stage:
         self.desk = AdapterDesk(
             self.engine,
             Slots(slots, ram, max_wait_s=max_wait_s, yield_s=yield_s),
-            verify=self.verified,
+            files=self.held,
             counts=self.counts,
             on_alarm=self.alarms.append,
             news_s=news_s,
@@ -56,8 +57,9 @@ class Stage:
         self.running = Counter()
         self.places = slots
 
-    async def verified(self, asked):
-        return asked
+    @asynccontextmanager
+    async def held(self, asked):
+        yield asked
 
     async def answer(self, number, hold=asyncio.sleep, seconds=0.0, **limits):
         async with self.desk.hold(f"a{number}:sha", **limits) as held:

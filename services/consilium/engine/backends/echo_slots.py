@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from consilium.engine.adapter_desk import AdapterTarget
+from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.slots import SlotMap
 
 

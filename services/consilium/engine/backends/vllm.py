@@ -26,7 +26,8 @@ from vllm.pooling_params import PoolingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from consilium.engine import wire
-from consilium.engine.adapter_desk import AdapterDesk, Held
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterLimits, Held
 from consilium.engine.answerable import Abilities, Answerable, answerable
 from consilium.engine.backends import vllm_metrics, vllm_start
 from consilium.engine.backends.vllm_accepted import Events
@@ -76,6 +77,7 @@ class VllmSettings:
     step_s         seconds that a full step takes, by estimate; 0 = not known
     ray_metrics    they go to Ray's exporter; else to prometheus_client
     lora_wait_s    longest that a call waits for a slot of its adapter
+    lora_limits    fields of AdapterLimits
     """
 
     name: str
@@ -92,6 +94,7 @@ class VllmSettings:
     ray_metrics: bool = False
     step_s: float = 0.0
     lora_wait_s: float = 10.0
+    lora_limits: Mapping[str, float] = field(default_factory=dict)
 
 
 class VllmEngine:
@@ -116,6 +119,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._streams = 0
         self.adapters: AdapterDesk | None = None
+        self.adapter_limits = AdapterLimits(**settings.lora_limits)
         self.canary: VllmCanary | None = None
         self.max_rank = int(settings.engine_args.get("max_lora_rank") or 0)
         self.lora_modules: tuple[str, ...] = tuple(
@@ -153,6 +157,7 @@ class VllmEngine:
                     engine,
                     executor=settings.name,
                     max_wait_s=settings.lora_wait_s,
+                    read_s=self.adapter_limits.read_s,
                     on_alarm=self._failed,
                 )
                 self.canary = VllmCanary(engine, self.adapters, engine.get_num_unfinished_requests)

@@ -6,36 +6,50 @@ The other end of vllm_slots.py. Touches vLLM. Does not know who gets a slot (slo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from vllm.lora.request import LoRARequest
 
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget, RanksDifferError
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget, RanksDifferError
 from consilium.engine.backends.vllm_tap import TappedLLM
+from consilium.engine.bounded_reads import SILENT_S, Beat, BoundedReads
 from consilium.engine.slots import SlotMap, Slots, Tier
+from consilium.kernel import logs
+from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.metrics import of_this_process
 
+_log = logs.get("engine")
+
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+SLOWEST_BYTES_S: Final = 16 * 2**20
+"""Bytes of an adapter that a worker reads, packs and pins in a second, at least: the files come from the page cache."""
 LOOK_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Seconds between two looks at a reading; the last one repeats."""
 
 
 class VllmHolder:
-    """Obeys the holder port."""
+    """Obeys the holder port.
 
-    def __init__(self, engine: TappedLLM) -> None:
-        self._engine = engine
+    read_s  longest that a worker may take over a small adapter; a large one has longer, at SLOWEST_BYTES_S
+    """
+
+    def __init__(self, engine: TappedLLM, read_s: float = SILENT_S) -> None:
+        self._engine, self._read_s = engine, read_s
 
     async def look(self) -> SlotMap:
         """Say what is held."""
         return await self._map("consilium_slots")
 
     async def read(self, target: AdapterTarget) -> None:
-        """Read an adapter in a thread of each worker. Raises RuntimeError with what went wrong there."""
+        """Read an adapter in a thread of each worker. Raises RuntimeError with what went wrong there, and ConsiliumError(disk_silent)."""
+        limit_s = self._read_s + target.size_bytes / SLOWEST_BYTES_S
+        ends = time.monotonic() + limit_s
         paths = list(target.folders or (target.path,))
         await self._call("consilium_read", target.reference, target.number, paths, target.is_3d)
         looks = iter(LOOK_S)
@@ -44,6 +58,11 @@ class VllmHolder:
             states = await self._call("consilium_reading", target.number)
             if all(state is not None for state in states):
                 break
+            if time.monotonic() >= ends:
+                _log.error("disk_silent", path=target.path, seconds=round(limit_s, 1))
+                raise ConsiliumError(
+                    "disk_silent", target.path, seconds=f"{limit_s:.0f}", retry_after_s=5.0
+                )
         wrong = next((state for state in states if state), "")
         if wrong:
             raise RuntimeError(wrong)
@@ -105,15 +124,16 @@ async def open_desk(
     *,
     executor: str,
     max_wait_s: float,
+    read_s: float = SILENT_S,
     on_alarm: Callable[[BaseException], None],
 ) -> AdapterDesk:
     """Return the desk of an engine that was started with slots for adapters."""
     lora = engine.vllm_config.lora_config
     slots = Slots(int(lora.max_loras), int(lora.max_cpu_loras), max_wait_s=max_wait_s)
     desk = AdapterDesk(
-        VllmHolder(engine),
+        VllmHolder(engine, read_s),
         slots,
-        verify=read_through,
+        files=read_through,
         counts=LoraCounts(executor),
         on_alarm=on_alarm,
         executor=executor,
@@ -122,18 +142,19 @@ async def open_desk(
     return desk
 
 
-async def read_through(target: AdapterTarget) -> AdapterTarget:
-    """Read the files of an adapter, so that they come from the page cache when an engine's worker reads them. Raises OSError."""
+@asynccontextmanager
+async def read_through(target: AdapterTarget) -> AsyncIterator[AdapterTarget]:
+    """Read the files of an adapter, so that they come from the page cache when an engine's worker reads them. Raises OSError, ConsiliumError(disk_silent)."""
 
-    def read() -> None:
+    def read(beat: Beat) -> None:
+        piece = bytearray(2**22)
         for name in ADAPTER_FILES:
             with (Path(target.path) / name).open("rb", buffering=0) as file:
                 while file.readinto(piece):
-                    pass
+                    beat()
 
-    piece = bytearray(2**22)
-    await asyncio.to_thread(read)
-    return target
+    await BoundedReads().of(target.path, read)
+    yield target
 
 
 class LoraCounts:

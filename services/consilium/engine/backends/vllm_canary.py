@@ -17,7 +17,8 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 
 from consilium.engine import canary
-from consilium.engine.adapter_desk import AdapterDesk, AdapterTarget
+from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.backends.vllm_adapters import request_of
 from consilium.engine.backends.vllm_tap import TappedLLM
 from consilium.engine.canary import Step, Trial, Verdict, Written

@@ -45,11 +45,11 @@ class SlotProbe:
         """Begin to read an adapter from the first of these folders that is there."""
         reading = _Reading()
         self._consilium_readings()[number] = reading
-        path = next((path for path in paths if Path(path).is_dir()), paths[0])
-        request = LoRARequest(name, number, path, is_3d_lora_weight=is_3d)
-        threading.Thread(
-            target=self._consilium_load, args=(request, reading), name=f"read {name}", daemon=True
-        ).start()
+
+        def load() -> None:
+            self._consilium_load(name, number, paths, reading, is_3d=is_3d)
+
+        threading.Thread(target=load, name=f"read {name}", daemon=True).start()
 
     def consilium_reading(self, number: int) -> str | None:
         """Say how a reading stands: None while it goes on, then what went wrong, or an empty text."""
@@ -102,10 +102,14 @@ class SlotProbe:
             self._consilium_manager()._adapter_manager.remove_adapter(number)  # noqa: SLF001
         return self.consilium_slots()
 
-    def _consilium_load(self, request: LoRARequest, reading: _Reading) -> None:
-        """Read, pack and pin in this thread: what is left for the engine's loop is to put it into a table."""
+    def _consilium_load(
+        self, name: str, number: int, paths: list[str], reading: _Reading, *, is_3d: bool
+    ) -> None:
+        """Read, pack and pin in this thread: what is left for the engine's loop is to put it into a table. Looking for the folder may hang, as reading may."""
         manager = self._consilium_manager()
         try:
+            path = next((path for path in paths if Path(path).is_dir()), paths[0])
+            request = LoRARequest(name, number, path, is_3d_lora_weight=is_3d)
             if manager.device.type == "cpu":
                 # The cores of this process compute; those of the process that started it are the machine's.
                 os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
