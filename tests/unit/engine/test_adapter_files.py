@@ -143,7 +143,7 @@ async def test_a_disk_that_hangs_gives_back_the_place_and_refuses_only_its_own(
 ):
     """One adapter's files hang; another's do not. The desk has places for two reads at once, and neither stays taken."""
     disk = Disk(stored.sha)
-    files = AdapterFiles(Room(stored.path), tmp_path / "cache", AdapterLimits(read_s=0.2))
+    files = AdapterFiles(Room(stored.path), tmp_path / "cache", AdapterLimits(read_s=2.0))
     real = adapter_files.content_sha
 
     def hash_of(folder, *, beat):
@@ -163,7 +163,7 @@ async def test_a_disk_that_hangs_gives_back_the_place_and_refuses_only_its_own(
     calls = [asyncio.create_task(entered(desk, one.reference)) for one in hung]
     assert await asyncio.wait_for(entered(desk, stored.reference), 60) == stored.path
     for call in calls:
-        with pytest.raises(ConsiliumError, match=r"has not answered for 0\.2 s") as told:
+        with pytest.raises(ConsiliumError, match=r"has not answered for 2 s") as told:
             await asyncio.wait_for(call, 60)
         assert str(tmp_path) not in told.value.public()
     assert disk.asked == 3  # the second attempt of each is refused without a second thread
@@ -183,7 +183,7 @@ async def test_a_room_that_stops_in_the_middle_of_a_file_is_left(stored, tmp_pat
             yield "adapter_config.json", b"{"
             await asyncio.Event().wait()
 
-    files = AdapterFiles(Stuck(stored.path), tmp_path / "cache", AdapterLimits(read_s=0.1))
+    files = AdapterFiles(Stuck(stored.path), tmp_path / "cache", AdapterLimits(read_s=2.0))
     with pytest.raises(ConsiliumError, match="room of adapters") as told:
         await asyncio.wait_for(verified(files, replace(stored, path="/not/here")), 60)
     assert told.value.code == "deadline"

@@ -41,7 +41,7 @@ async def test_a_read_that_hangs_is_left_behind_with_path_and_seconds():
 
 
 async def test_while_it_hangs_no_second_one_is_begun_and_others_go_on():
-    reads, disk = BoundedReads(0.1), Disk()
+    reads, disk = BoundedReads(2.0), Disk()
     for _ in range(5):
         with pytest.raises(ConsiliumError):
             await reads.of("/dead", disk.read)
