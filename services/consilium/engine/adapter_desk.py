@@ -10,9 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from difflib import get_close_matches
+from itertools import chain
 from typing import Final, TypeAlias
 
 from consilium.engine.adapter_ports import AdapterTarget, Counts, Held, Holder, RanksDifferError
@@ -89,17 +98,17 @@ class AdapterDesk:
 
     def told(self, targets: Sequence[AdapterTarget], gone: Sequence[str] = ()) -> None:
         """Take over what the router knows. What is gone takes no further calls; it is dropped by `evict`."""
+        book = self.slots
         for target in targets:
-            self.targets[target.reference] = target
-            self._names[target.number] = target.reference
-            self.slots.resting.pop(target.reference, None)
-            self.slots.let_go.discard(target.reference)
+            name = target.reference
+            self.targets[name] = target
+            self._names[target.number] = name
+            book.resting.pop(name, None)
+            book.let_go.discard(name)
+            book.tell(name, placement=target.placement, size_bytes=target.size_bytes)
         for reference in gone:
             self.targets.pop(reference, None)
-        rows = self.targets.values()
-        self.slots.pinned = tuple(row.reference for row in rows if row.placement == "vram")
-        self.slots.kept = frozenset(row.reference for row in rows if row.placement != "ssd")
-        self.slots.sized({row.reference: row.size_bytes for row in rows})
+            book.forget(reference)
         self._news.set()
         self._news = asyncio.Event()
         self.pump()
@@ -293,12 +302,14 @@ class AdapterDesk:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def _hoped(self, now: float) -> list[str]:
-        """Return what may be fetched without a call: hints first, then what shall be kept in memory."""
-        names = [name for name, until in self.slots.wanted.items() if until > now]
-        names += [name for name in self.slots.kept if name not in names]
-        gone = self.slots.let_go
-        return [name for name in names if name in self.targets and name not in gone]
+    def _hoped(self, now: float) -> Iterator[str]:
+        """Yield what may be fetched without a call: hints first, then what shall be kept in memory. There may be thousands, of which few are looked at."""
+        book, hints = self.slots, self.slots.wanted
+        hoped = chain(
+            (name for name, until in hints.items() if until > now),
+            (name for name in book.kept if hints.get(name, 0.0) <= now),
+        )
+        return (name for name in hoped if name in self.targets and name not in book.let_go)
 
     def _rests(self, name: str, now: float) -> bool:
         return self.slots.resting.get(name, 0.0) > now

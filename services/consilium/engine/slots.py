@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Final
 
 YIELD_S: Final = 1.0
@@ -107,7 +108,7 @@ class Slots:
     max_wait_s: float = 10.0
     yield_s: float = YIELD_S
     pinned: tuple[str, ...] = ()
-    kept: frozenset[str] = frozenset()
+    kept: set[str] = field(default_factory=set)
     wanted: dict[str, float] = field(default_factory=dict)
     in_use: dict[str, int] = field(default_factory=dict)
     waiting: list[Ticket] = field(default_factory=list)
@@ -127,6 +128,9 @@ class Slots:
     _uses: dict[str, tuple[float, float]] = field(default_factory=dict)
     _turn_s: float = 1.0
     _sizes: dict[str, int] = field(default_factory=dict)
+    _pinned: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, int] = field(default_factory=dict)
+    _next: int = 0
 
     # What is where
 
@@ -158,6 +162,36 @@ class Slots:
             slot = self._slots.setdefault(name, _Slot(now))
             if slot.loading:
                 slot.loading, slot.since = False, now
+
+    # What is told of adapters, one at a time: there may be thousands
+
+    def tell(self, reference: str, *, placement: str, size_bytes: int) -> None:
+        """Take over where an adapter shall be kept, and what it costs to bring it back. Those that came first are pinned first."""
+        if reference not in self._known:
+            self._next += 1
+            self._known[reference] = self._next
+        self._sizes[reference] = size_bytes
+        self._pin(reference, self._known[reference] if placement == "vram" else None)
+        if placement == "ssd":
+            self.kept.discard(reference)
+        else:
+            self.kept.add(reference)
+
+    def forget(self, reference: str) -> None:
+        """Keep an adapter nowhere any more."""
+        self._pin(reference, None)
+        self.kept.discard(reference)
+        self._sizes.pop(reference, None)
+        self._known.pop(reference, None)
+
+    def _pin(self, reference: str, place: int | None) -> None:
+        if self._pinned.get(reference) == place:
+            return
+        if place is None:
+            del self._pinned[reference]
+        else:
+            self._pinned[reference] = place
+        self.pinned = tuple(sorted(self._pinned, key=self._pinned.__getitem__))
 
     # Calls
 
@@ -215,7 +249,8 @@ class Slots:
         """Return when something changes by itself: a caller gives up, or an adapter has to leave for one; None = nobody waits."""
         times = {ticket.gives_up_at for ticket in self.waiting}
         times |= {ticket.asked_at + self.yield_s for ticket in self.waiting}
-        times |= {self.resting[name] for name in (*self.firm, *self.kept) if name in self.resting}
+        firm = self.firm
+        times |= {at for name, at in self.resting.items() if name in firm or name in self.kept}
         return min((time for time in times if time > now), default=None)
 
     def retry_after_s(self) -> float:
@@ -244,8 +279,8 @@ class Slots:
 
         names  further adapters that may be fetched where there is room beside those in use: hints, and what is kept in memory
         """
-        asked = [*self._waiting_names(), *self.firm]
-        for name, is_asked in [*((n, True) for n in asked), *((n, False) for n in names)]:
+        asked = ((name, True) for name in (*self._waiting_names(), *self.firm))
+        for name, is_asked in chain(asked, ((name, False) for name in names)):
             there = name in self.ram or name in self.fetching or name in self._slots
             if there or not self._may_come(name, now):
                 continue
@@ -258,8 +293,7 @@ class Slots:
             )
             if len(spare) > -room:
                 return Fetch(name, tuple(spare[: 1 - room]))
-            if is_asked:
-                return None  # who waits longest is fetched first
+            return None  # who waits longest is fetched first, and no hint has room where another one has none
         return None
 
     def began(self, move: Load | Fetch, now: float) -> None:
@@ -371,10 +405,6 @@ class Slots:
         """Return how often an adapter was asked for, where a use counts the less the longer ago it was."""
         uses, at = self._uses.get(name, (0.0, now))
         return float(uses * 0.5 ** ((now - at) / HALF_S))
-
-    def sized(self, sizes: Mapping[str, int]) -> None:
-        """Take over the bytes of adapters: what it costs to bring one back."""
-        self._sizes = dict(sizes)
 
     def _make_leave(self, now: float) -> None:
         """Let as many adapters in use leave as callers have waited for too long, the longest in its slot first."""

@@ -353,3 +353,40 @@ async def test_ranks_that_differ_after_an_adapter_was_dropped_end_the_replica_to
     with pytest.raises(RanksDifferError):
         await stage.desk.evict("a1:sha")
     assert stage.alarms
+
+
+# Thousands of adapters
+
+
+async def test_of_thousands_that_shall_be_kept_few_are_looked_at_for_a_move():
+    book = Slots(2, 4)
+    book.observe([], ["k1", "k2", "k3", "k4"], 0.0)
+    for number in range(1, 10_001):
+        book.tell(f"k{number}", placement="ram", size_bytes=1)
+    looked = []
+
+    def names():
+        for number in range(1, 10_001):
+            looked.append(number)
+            yield f"k{number}"
+
+    assert book.next_fetch(1.0, names=names()) is None
+    assert looked == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_what_was_told_one_by_one_is_what_was_told_in_all(seed):
+    draw, stage, targets = random.Random(seed), Stage(targets=0), {}
+    for _ in range(300):
+        number = draw.randint(1, 12)
+        if draw.random() < 0.3:
+            stage.desk.told([], [f"a{number}:sha"])
+            targets.pop(number, None)
+            continue
+        told = target(number, draw.choice(["vram", "ram", "ssd"]))
+        stage.desk.told([told])
+        targets[number] = told
+        rows = targets.values()
+        assert stage.desk.slots.pinned == tuple(r.reference for r in rows if r.placement == "vram")
+        assert stage.desk.slots.kept == {r.reference for r in rows if r.placement != "ssd"}
+    await stage.desk.settle()
