@@ -74,6 +74,7 @@ class AdapterDesk:
         self._holder = holder
         self._counts, self._on_alarm = counts, on_alarm
         self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
         self._futures: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended_at = time.monotonic()
@@ -103,6 +104,7 @@ class AdapterDesk:
             name = target.reference
             self.targets[name] = target
             self._names[target.number] = name
+            self._numbers[name] = target.number
             book.resting.pop(name, None)
             book.let_go.discard(name)
             book.tell(name, placement=target.placement, size_bytes=target.size_bytes)
@@ -233,8 +235,7 @@ class AdapterDesk:
         book = self.slots
         book.wanted.pop(reference, None)
         book.let_go.add(reference)
-        known = {name: one for one, name in self._names.items()}
-        number = number or known.get(reference, 0)
+        number = number or self._numbers.get(reference, 0)
         await self._until(lambda: book.is_idle(reference) and reference not in book.closing)
         book.closing.add(reference)
         try:
@@ -404,7 +405,6 @@ class AdapterDesk:
         target = self.targets.get(move.reference)
         if target is None:
             raise ConsiliumError("adapter_unknown", name=move.reference, nearest="")
-        numbers = {name: number for number, name in self._names.items()}
         if again:
             async with self._engine:
                 self._take_over(await self._holder.drop([target.number]))
@@ -415,7 +415,7 @@ class AdapterDesk:
                 await self._holder.read(target)
             victims = move.victims if isinstance(move, Fetch) else ()
             async with self._engine:
-                seen = await self._holder.keep(target, [numbers[name] for name in victims])
+                seen = await self._holder.keep(target, [self._numbers[name] for name in victims])
                 if isinstance(move, Fetch):
                     self.slots.left(move)
                 self._take_over(seen)
@@ -424,7 +424,7 @@ class AdapterDesk:
                     "part_failed", name=move.reference, reason="the engine did not keep it"
                 )
         if isinstance(move, Load):
-            victim = None if move.victim is None else numbers[move.victim]
+            victim = None if move.victim is None else self._numbers[move.victim]
             async with self._engine:
                 seen = await self._holder.take(target, victim)
                 self.slots.left(move)
