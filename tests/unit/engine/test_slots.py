@@ -8,7 +8,8 @@ class Book:
 
     def __init__(self, places, ram_places, **sizes):
         self.slots = Slots(places, ram_places)
-        self.slots.sized(sizes)
+        for name, size_bytes in sizes.items():
+            self.slots.tell(name, placement="ssd", size_bytes=size_bytes)
         self.now, self.in_slots, self.in_ram, self.fetched = 0.0, set(), set(), []
 
     def use(self, *names, every_s=0.1):
