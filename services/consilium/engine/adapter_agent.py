@@ -124,7 +124,7 @@ class AdapterAgent:
         try:
             async with asyncio.timeout(FIRST_S):
                 await self._first_answer()
-        except (TimeoutError, ConsiliumError) as error:
+        except Exception as error:  # whatever it is: a replica answers without adapters, too
             _log.warning("adapters_unknown", executor=self._replica.executor, cause=repr(error))
             return False
         if not await self._desk.settle(self._ready_s):
@@ -229,6 +229,9 @@ class AdapterAgent:
             await self._ask(POLL_S)
         except ConsiliumError:
             return False
+        except Exception as error:  # one answer that cannot be taken ends no reporting
+            _log.error("router_not_understood", cause=repr(error), exc_info=error)
+            return False
         return True
 
     async def _news(self, told_at: float) -> None:
@@ -312,10 +315,12 @@ class AdapterAgent:
         told_base = bool(report["base_config_json"])
         try:
             answer = await self._router.report(report)
-        except BaseException:
+        except BaseException as error:
             self._done, self._tried = [*done, *self._done], [*tried, *self._tried]
             self._desk.slots.give_back(taken)
+            self._desk.is_led &= not isinstance(error, Exception)
             raise
+        self._desk.is_led = True
         if answer.get("whole") and not told_base:
             # The router began anew: it knows of no model here, so of no adapter that fits.
             self._knows_base, self._version = False, 0

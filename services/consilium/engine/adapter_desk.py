@@ -36,6 +36,8 @@ FETCHES: Final = 2
 """Adapters that are read from the store at once."""
 NEWS_S: Final = 2.0
 """Longest that a call waits for the router to tell of its adapter."""
+AWAY_S: Final = 2.0
+"""Seconds after which a call is worth another try whose adapter was not told of, since the router was away."""
 REST_S: Final = 5.0
 """Seconds for which an adapter that could not be loaded is not tried again."""
 
@@ -49,6 +51,7 @@ class AdapterDesk:
     files     reads the files of a target through and yields it with the folder where they are, when their hash is right; they stay there while the block runs
     on_new    is told of each adapter that was read from its files, once it is in a slot
     on_alarm  is told what must end this process
+    is_led    whether the router is there: what it has not told of is not there then, else nobody knows
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class AdapterDesk:
     ) -> None:
         self.slots = slots
         self.targets: dict[str, AdapterTarget] = {}
+        self.is_led = False
         self.seen = SlotMap((), frozenset())
         self.changed = asyncio.Event()
         self.files = files
@@ -170,11 +174,16 @@ class AdapterDesk:
             try:
                 await asyncio.wait_for(news.wait(), max(0.0, left))
             except TimeoutError:
-                near = get_close_matches(reference, self.targets, n=1)
-                raise ConsiliumError(
-                    "adapter_unknown", name=reference, nearest=near[0] if near else ""
-                ) from None
+                raise self._untold(reference) from None
         return target
+
+    def _untold(self, reference: str) -> ConsiliumError:
+        if not self.is_led:
+            return ConsiliumError("adapter_down", name=reference, retry_after_s=AWAY_S)
+        near = get_close_matches(reference, self.targets, n=1)
+        if near:
+            return ConsiliumError("adapter_unknown", name=reference, nearest=near[0])
+        return ConsiliumError("adapter_unknown", name=reference)
 
     def _refuse_broken(self, reference: str, now: float) -> None:
         if self._rests(reference, now):

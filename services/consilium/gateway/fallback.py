@@ -20,7 +20,9 @@ from consilium.kernel.errors import ConsiliumError
 PASSES_ON: Final = frozenset({"upstream_down", "engine_starting", "engine_failed"})
 """Errors of an executor after which its fallback is asked."""
 
-NO_ADAPTER: Final = frozenset({"adapter_refused", "adapter_unknown", "no_free_lora_slot"})
+NO_ADAPTER: Final = frozenset(
+    {"adapter_refused", "adapter_unknown", "adapter_down", "no_free_lora_slot"}
+)
 """Errors of an executor that has no fault but that it cannot answer with the adapter."""
 
 _log = logs.get("gateway")

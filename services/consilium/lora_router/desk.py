@@ -10,7 +10,7 @@ Every change is a change of the table that gateways follow. Knows library and fl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
-from consilium.lora_router import audit, rows
+from consilium.lora_router import audit, fitting, pinning, rows
 from consilium.lora_router.config import LoraRouter
 from consilium.lora_router.fitting import Engine, Fitting
 from consilium.lora_router.fleet import Fleet, Place
@@ -197,10 +197,15 @@ class Desk:
 
     async def place(self, name: str, placement: Placement) -> None:
         """Keep an adapter somewhere else. Raises ConsiliumError: adapter_unknown, adapter_refused (no slot would stay free)."""
-        if placement is Placement.VRAM:
-            self._check_slots(name)
+        self.check_place(name, placement)
         await self.library.place(name, placement)
         self.changed()
+
+    def check_place(self, name: str, placement: Placement) -> None:
+        """Raise ConsiliumError(adapter_refused) if an adapter cannot be kept there, for then no slot would stay free."""
+        if placement is Placement.VRAM:
+            slots = {executor: len(each.slots) for executor, each in self.fleet.executors().items()}
+            pinning.check(name, self.library.names(), slots)
 
     async def warm(self, text: str, kind: MoveKind) -> tuple[Place, ...]:
         """Have a version loaded now. Raises ConsiliumError."""
@@ -228,7 +233,7 @@ class Desk:
         if not self.answers(version):
             reason = f"{name}:{version.sha[:8]} is {version.proof}, so it may not answer: 'consilium adapters show {name}' has the figures; --force lets it answer all the same"
             raise ConsiliumError("adapter_refused", reason=reason)
-        await self._load_beside(row, version)
+        await self._load_beside(row, version, force=force)
         await self._sums_beside(name, version)
         self._waiting.pop(name, None)
         await self.library.switch(name, version.sha)
@@ -346,18 +351,6 @@ class Desk:
         except ConsiliumError:
             return None  # hidden: it is being removed
 
-    def _check_slots(self, name: str) -> None:
-        pinned = {
-            row.name
-            for row in self.library.names()
-            if row.placement is Placement.VRAM and row.name != name
-        }
-        for executor, report in self.fleet.executors().items():
-            slots = len(report.slots)
-            if slots and len(pinned) + 1 >= slots:
-                reason = f"{name!r} cannot be pinned: {executor} has {slots} slots, {len(pinned)} adapters are pinned ({', '.join(sorted(pinned))}), and one slot always stays free. Raise engine.lora.slots, or place another one in ram"
-                raise ConsiliumError("adapter_refused", reason=reason)
-
     def _check_removable(self, text: str) -> None:
         name, _, beginning = text.partition(":")
         row, _ = self.library.get(name)
@@ -378,12 +371,18 @@ class Desk:
             version.fingerprint,
         )
 
-    async def _load_beside(self, row: Registered, version: StoredVersion) -> None:
-        """Load a version on every replica that holds the one that answers now."""
+    async def _load_beside(self, row: Registered, version: StoredVersion, *, force: bool) -> None:
+        """Load a version on every replica that holds the one that answers now. Raises ConsiliumError(adapter_refused) where the old one fits and the new one does not, unless its owner insists."""
         if not row.current or row.current == version.sha:
             return
+        old = self.library.find(f"{row.name}:{row.current}")
+        lost = fitting.lost(self.fits(old), self.fits(version))
+        if lost and not force:
+            told = "; ".join(f"{executor}: {why}" for executor, why in sorted(lost.items()))
+            reason = f"{row.name}:{version.sha[:8]} does not fit everywhere where {row.name}:{row.current[:8]} answers ({told}), so it does not take over. Name the executors that shall have it in adapters.{row.name}.executors, or insist with 'consilium adapters switch {row.name} {version.sha[:8]} --force'"
+            raise ConsiliumError("adapter_refused", reason=reason)
         await self._bring_beside(
-            reference(row.name, row.current), reference(version.name, version.sha)
+            reference(row.name, row.current), reference(version.name, version.sha), lost
         )
 
     async def _sums_beside(self, name: str, version: StoredVersion) -> None:
@@ -402,10 +401,10 @@ class Desk:
                     raise
                 _log.warning("sum_not_loaded", reference=new, reason=error.public())
 
-    async def _bring_beside(self, old: str, new: str) -> None:
+    async def _bring_beside(self, old: str, new: str, but: Collection[str] = ()) -> None:
         held = self.fleet.places(old)
         for tier, kind in ((Placement.VRAM, MoveKind.SLOT), (Placement.RAM, MoveKind.RAM)):
-            executors = {each.executor for each in held if each.tier is tier}
+            executors = {each.executor for each in held if each.tier is tier}.difference(but)
             if executors:
                 await self.fleet.bring(new, kind, executors, wait_s=SWITCH_S)
 

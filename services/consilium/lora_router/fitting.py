@@ -7,7 +7,7 @@ answered. Knows versions and engines. Does not know what formats say (it is told
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,3 +138,10 @@ class Fitting:
             report.target_modules,
             report.mixed_experts,
         )
+
+
+def lost(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Return the executors where one version fits and another does not, with the reason. Both come as `Fitting.of` returns them."""
+    return {
+        executor: new[executor] for executor, why in old.items() if not why and new.get(executor)
+    }

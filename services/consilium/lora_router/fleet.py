@@ -12,62 +12,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import MIX
 from consilium.lora_router.ports import Placement, Proof
+from consilium.lora_router.replica import LONGEST_WAIT_S, Replica
 from consilium.lora_router.reports import Move, MoveKind, Report, Target, TriedNote, UseNote, Wanted
 
-LONGEST_WAIT_S: Final = 30.0
-SILENT_S: Final = 75.0
-"""A replica that has said nothing for so long is gone: two polls and a half."""
-LOST_S: Final = 10.0
-"""A replica whose connection has ended, and that has not come back within so long, is gone: it asks again within two seconds."""
-QUIET_S: Final = LONGEST_WAIT_S + 5.0
-"""A replica that has said nothing for so long may be gone: it is told as silent."""
-AGAIN_S: Final = 60.0
-"""After so long a move that is neither done nor to be seen is asked for once more."""
-UNHEARD_S: Final = 2.0
-"""After so long a move that the replica does not know of has been lost on its way, and is sent again."""
+MEETING_S: Final = 5.0
+"""So long after its start the room does not know yet who holds what: replicas that it had before come back within it."""
 HINT_SHARE: Final = 4
 """At most one place in memory of so many is filled by hints."""
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A move that was sent.
-
-    at        when, or when it was last told as being done
-    is_heard  whether the replica has said that it arrived
-    """
-
-    number: int
-    at: float
-    is_heard: bool = False
-
-
-@dataclass(slots=True)
-class _Replica:
-    """One replica. `lost` is when its connection ended, None = it has one."""
-
-    report: Report
-    heard: float
-    lost: float | None = None
-    asked: dict[tuple[MoveKind, str], _Asked] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def silent_from(self, now: float) -> float | None:
-        """Return since when it has said nothing, or None if it is there."""
-        if self.lost is not None:
-            return self.lost
-        return self.heard if now - self.heard > QUIET_S else None
-
-    def is_gone(self, now: float) -> bool:
-        """Return whether nobody waits for it any more."""
-        return now - self.heard > SILENT_S or (self.lost is not None and now - self.lost > LOST_S)
+EVERY: Final = ""
+"""Stands for every executor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +68,10 @@ class Fleet:
         self._targets_of = targets
         self._on_tried, self._on_uses, self._on_executor = on_tried, on_uses, on_executor
         self._before = before
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, Replica] = {}
         # Versions begin at the time, so that those of a former life are never ours.
         self._begun = self._version = int(clock.now() * 1000)
+        self._begun_at = clock.monotonic()
         self._targets: dict[str, dict[str, Target]] = {}
         self._changed_at: dict[str, dict[str, int]] = {}
         self._bases: dict[str, tuple[tuple[str, str], int, tuple[str, ...], bool]] = {}
@@ -183,6 +144,7 @@ class Fleet:
         """Ask for a version again where it could not be loaded."""
         for each in self._replicas.values():
             each.failures.pop(reference, None)
+            each.forgive({reference})
 
     def hint(self, references: Iterable[str], until: float) -> None:
         """Have these in memory, where there is room, until then (Unix seconds)."""
@@ -234,12 +196,14 @@ class Fleet:
 
         Raises ConsiliumError(adapter_refused) with the engine's reason, or (deadline) with the replicas that are still missing.
         """
-        named = [
-            executor
-            for executor in {report.executor for report in self.replicas(executors).values()}
-            if kind is MoveKind.EVICT or reference in self._targets_of(executor)
-        ]
-        if not named and kind is not MoveKind.EVICT:
+        if (
+            kind is MoveKind.EVICT
+        ):  # also where nobody should have it, and by who has not spoken yet
+            named = list(executors) or [EVERY]
+        else:
+            there = {report.executor for report in self.replicas(executors).values()}
+            named = [executor for executor in there if reference in self._targets_of(executor)]
+        if not named:
             raise ConsiliumError(
                 "adapter_refused",
                 reason=f"no engine that is up may hold {reference}; 'consilium adapters show' says why",
@@ -259,10 +223,11 @@ class Fleet:
         self, reference: str, kind: MoveKind, executors: list[str], wait_s: float
     ) -> None:
         ends = self._clock.monotonic() + wait_s
+        met_at = self._begun_at + MEETING_S if kind is MoveKind.EVICT else 0.0
         while True:
             event = self._event
             missing = []
-            for name, report in self.replicas(executors).items() if executors else ():
+            for name, report in self.replicas(e for e in executors if e != EVERY).items():
                 if _is_done(report, kind, reference) and (
                     kind is not MoveKind.EVICT or self._has_let_go(name, reference)
                 ):
@@ -273,8 +238,8 @@ class Fleet:
                         "adapter_refused", reason=f"{name} could not load {reference}: {why}"
                     )
                 missing.append(name)
-            left = ends - self._clock.monotonic()
-            if not missing:
+            left = max(ends, met_at) - self._clock.monotonic()
+            if not missing and self._clock.monotonic() >= met_at:
                 return
             if left <= 0:
                 raise ConsiliumError(
@@ -305,7 +270,7 @@ class Fleet:
         known = self._replicas.get(report.replica)
         if known is None or (report.version == 0 and known.report.version):
             # One that knows of nothing has begun anew: what its former life was asked for, and could not do, is over.
-            known = self._replicas[report.replica] = _Replica(report, now)
+            known = self._replicas[report.replica] = Replica(report, now)
         self._learn_engine(report)
         known.report, known.heard = report, now
         for use in report.uses:
@@ -314,11 +279,7 @@ class Fleet:
             elif use.uses.last_used_at:
                 known.failures.pop(use.reference, None)
         known.lost = None
-        done = frozenset(report.done)
-        known.asked = {what: each for what, each in known.asked.items() if each.number not in done}
-        for each in known.asked.values():
-            if each.number in report.doing:
-                each.at, each.is_heard = now, True
+        known.hear(report.done, report.doing, now)
         self._forget_silent()
         self._on_uses(report.uses)
         for tried in report.tried:
@@ -349,6 +310,9 @@ class Fleet:
         # A verdict that stands in a target is written down; what is gone is tried like a new one if it comes back.
         self._tried -= {name for name in touched if name not in new or new[name].proof is Proof.OK}
         if touched:
+            for each in self._replicas.values():
+                if each.report.executor == executor:
+                    each.forgive(touched)
             self._version += 1
             self._changed_at.setdefault(executor, {}).update(dict.fromkeys(touched, self._version))
 
@@ -374,48 +338,37 @@ class Fleet:
         now = self._clock.monotonic()
         found = []
         for kind, reference in self._open_moves(report, targets, known):
-            asked = known.asked.get((kind, reference))
-            is_lost = asked is not None and report.tells_doing and not asked.is_heard
-            if asked is not None and now - asked.at < (UNHEARD_S if is_lost else AGAIN_S):
-                continue
-            if asked is None or not is_lost:  # one that was lost keeps its number
-                self._next_move += 1
-                asked = _Asked(self._next_move, now)
-            known.asked[kind, reference] = asked
-            asked.at = now
-            found.append(Move(asked.number, kind, reference))
+            number = known.ask((kind, reference), now, self._next_move + 1)
+            if number:
+                self._next_move = max(self._next_move, number)
+                found.append(Move(number, kind, reference))
         return tuple(found)
 
     def _next_again(self, replica: str) -> float:
-        """Return the seconds until the next move counts as lost, if nothing is heard of it."""
         known = self._replicas.get(replica)
-        if known is None or not known.report.tells_doing:
-            return LONGEST_WAIT_S
-        now = self._clock.monotonic()
-        due = (each.at + UNHEARD_S - now for each in known.asked.values() if not each.is_heard)
-        return min((left for left in due if left > 0), default=LONGEST_WAIT_S)
+        return LONGEST_WAIT_S if known is None else known.next_again(self._clock.monotonic())
 
     def _open_moves(
-        self, report: Report, targets: Mapping[str, Target], known: _Replica
+        self, report: Report, targets: Mapping[str, Target], known: Replica
     ) -> list[tuple[MoveKind, str]]:
         """Return what is not as it should be: what must go, what is pinned, what somebody waits for, what is kept in memory, what is not tried yet."""
         held, in_slots = report.held, report.in_slots
         wishes = {
             reference: kind
             for (executor, reference), kind in self._wishes.items()
-            if executor == report.executor
+            if executor in (report.executor, EVERY)
         }
+        knows_model = bool(self._bases.get(report.executor, (("", ""),))[0][1])
         going = [
             reference
             for reference in held
-            if wishes.get(reference) is MoveKind.EVICT or (targets and reference not in targets)
+            if wishes.get(reference) is MoveKind.EVICT
+            or ((targets or knows_model) and reference not in targets)
         ]
-        pinned = [
-            target.reference
-            for target in targets.values()
-            if target.placement is Placement.VRAM
-            and (target.reference not in in_slots or not _pinned(report, target.reference))
-        ]
+        # One slot is left for the others: a replica pins the first ones, and is not asked for more than it can keep.
+        firm = [target for target in targets.values() if target.placement is Placement.VRAM]
+        spare = len(report.slots) - 1 - sum(target.reference in in_slots for target in firm)
+        pinned = [t.reference for t in firm if t.reference not in in_slots][: max(0, spare)]
         wanted = [
             (kind, reference)
             for reference, kind in wishes.items()
@@ -480,10 +433,6 @@ class Fleet:
     def _wake(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
-
-
-def _pinned(report: Report, reference: str) -> bool:
-    return any(each.reference == reference and each.pinned for each in report.slots)
 
 
 def _is_done(report: Report, kind: MoveKind, reference: str) -> bool:

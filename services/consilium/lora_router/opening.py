@@ -98,6 +98,8 @@ class Room:
         said = offered.said
         before = next((row for row in self.library.names() if row.name == said.name), None)
         settings = merged(said, before)
+        if settings is not None and (before is None or before.placement is not settings.placement):
+            self.desk.check_place(said.name, settings.placement)
         named = settings or before
         executors = named.executors if named else ()
 

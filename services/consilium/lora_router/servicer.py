@@ -17,9 +17,10 @@ from consilium.kernel.grpc_server import Service
 from consilium.kernel.principals import CLUSTER
 from consilium.lora_router import audit
 from consilium.lora_router.desk import REMOVE_S, Desk
-from consilium.lora_router.fleet import LONGEST_WAIT_S, Place
+from consilium.lora_router.fleet import Place
 from consilium.lora_router.identity import HEAVIEST, MIX, MOST_PARTS, reference
 from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion, Uses
+from consilium.lora_router.replica import LONGEST_WAIT_S
 from consilium.lora_router.reports import (
     MoveKind,
     Report,

@@ -5,8 +5,8 @@ from tests.component.lora_router.test_room import House, until
 
 from consilium.kernel.metrics import Metrics
 from consilium.lora_router.figures import Figures
-from consilium.lora_router.fleet import SILENT_S
 from consilium.lora_router.ports import Placement, Proof
+from consilium.lora_router.replica import SILENT_S
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ async def test_what_is_gone_takes_no_calls_and_is_let_go():
                 {"version": 2, "gone": ["a1:sha"], "moves": [{"id": 5, "kind": "MOVE_KIND_EVICT", "reference": "a1:sha"}]}
             )  # fmt: skip
             await stage.room.until(lambda report: report["version"] == 2)
-            with pytest.raises(ConsiliumError, match="a1:sha"):
+            with pytest.raises(ConsiliumError, match="adapter_unknown"):
                 async with stage.desk.hold("a1:sha"):
                     pass
             assert "a1:sha" in stage.desk.slots.in_slots
@@ -433,3 +433,27 @@ async def test_a_store_that_hangs_holds_up_no_report():
         stage.room.answers.put_nowait({"version": 7, "whole": True, "targets": [row(1, "TIER_VRAM")]})  # fmt: skip
         assert await asyncio.wait_for(stage.agent.prepare(), 60)
         assert looked.is_set()
+
+
+async def test_an_answer_that_cannot_be_taken_ends_no_reporting():
+    async with Stage() as stage:
+        stage.room.answers.put_nowait({"targets": [{"odd": "row"}]})
+        stage.run()
+        await stage.room.until(lambda report: report["wait_s"] > 0)
+        stage.room.answers.put_nowait({"version": 5, "targets": [row(1, "TIER_VRAM")]})
+        await stage.room.until(lambda report: report["version"] == 5)
+        assert not stage.task.done()
+
+
+async def test_what_nobody_told_of_while_the_router_is_away_is_not_unknown_but_away():
+    async with Stage() as stage:
+        with pytest.raises(ConsiliumError) as raised:
+            async with stage.desk.hold("a1:sha"):
+                pass
+        assert raised.value.code == "adapter_down"
+        stage.room.answers.put_nowait({"version": 5, "targets": [row(2)]})
+        await stage.agent.prepare()
+        with pytest.raises(ConsiliumError) as raised:
+            async with stage.desk.hold("a1:sha"):
+                pass
+        assert raised.value.code == "adapter_unknown"

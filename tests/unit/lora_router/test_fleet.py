@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from consilium.kernel.clock import FakeClock, SystemClock
-from consilium.lora_router.fleet import LOST_S, QUIET_S, SILENT_S, UNHEARD_S, Fleet
+from consilium.lora_router.fleet import MEETING_S, Fleet
 from consilium.lora_router.ports import Placement, Proof
+from consilium.lora_router.replica import LOST_S, QUIET_S, SILENT_S, UNHEARD_S, VAIN_S
 from consilium.lora_router.reports import (
     MoveKind,
     Report,
@@ -102,7 +103,7 @@ async def test_a_move_that_was_lost_on_its_way_is_sent_again_under_its_number():
 
 
 async def test_a_poll_that_waits_sends_a_lost_move_by_itself(monkeypatch):
-    monkeypatch.setattr("consilium.lora_router.fleet.UNHEARD_S", 0.05)
+    monkeypatch.setattr("consilium.lora_router.replica.UNHEARD_S", 0.05)
     house = House(SystemClock())
     house.keep(target("sport", placement=Placement.RAM))
     first = await house.hears(tells_doing=True)
@@ -170,3 +171,46 @@ async def test_a_replica_that_says_nothing_is_told_as_silent_before_it_is_gone()
     assert place.silent_since == began
     house.clock.passed += SILENT_S - QUIET_S
     assert house.fleet.places("sport:sha") == ()
+
+
+def pinned(*names, free=1):
+    rows = [SlotView(place, f"{name}:sha", pinned=True) for place, name in enumerate(names)]
+    return (*rows, *(SlotView(len(names) + place) for place in range(free)))
+
+
+async def test_more_pinned_adapters_than_slots_are_not_asked_for_without_end():
+    house = House()
+    house.keep(*(target(name, placement=Placement.VRAM) for name in "abcde"))
+    told = await house.hears(slots=pinned(free=4))
+    assert [move.reference for move in told.moves] == ["a:sha", "b:sha", "c:sha"]
+    done = tuple(move.id for move in told.moves)
+    rest = await house.hears(told.version, slots=pinned("a", "b", "c"), done=done)
+    assert rest.is_empty
+
+
+async def test_a_move_that_was_done_and_changed_nothing_is_not_asked_again_at_once():
+    house = House()
+    house.keep(target("a", placement=Placement.RAM))
+    told = await house.hears()
+    (move,) = told.moves
+    assert (await house.hears(told.version, done=(move.id,))).is_empty
+    house.clock.passed += VAIN_S
+    assert [each.kind for each in (await house.hears(told.version)).moves] == [MoveKind.RAM]
+
+
+async def test_what_nobody_knows_any_more_is_taken_out_of_a_replica_also_where_nothing_else_is_known():
+    house = House()
+    told = await house.hears(slots=pinned("old"))
+    assert [(move.kind, move.reference) for move in told.moves] == [(MoveKind.EVICT, "old:sha")]
+
+
+async def test_a_room_that_has_just_begun_waits_for_the_replicas_before_it_says_that_none_holds_it():
+    house = House()
+    removal = asyncio.create_task(house.fleet.bring("old:sha", MoveKind.EVICT))
+    await asyncio.sleep(0)
+    told = await house.hears(slots=pinned("old"))
+    assert [move.kind for move in told.moves] == [MoveKind.EVICT]
+    house.clock.passed += MEETING_S
+    assert not removal.done()
+    await house.hears(told.version, slots=pinned(free=2), done=(told.moves[0].id,))
+    assert await removal == ()
