@@ -22,6 +22,7 @@ _PROOFS: Final = {
     "no_effect": "red",
     "degenerate": "red",
     "failed": "bold red",
+    "damaged": "bold red",
 }
 _SPANS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 

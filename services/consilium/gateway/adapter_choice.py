@@ -156,6 +156,10 @@ def _version(part: Part, known: Known) -> Version:
     version = row.version(part.sha)
     if version is not None and (version.answers or not part.sha):
         return version
+    broken = row.damaged(part.sha)
+    if broken is not None:
+        reason = f"the files of {part.name}:{broken.sha[:8]} are damaged in the store, so it answers nobody. Add it again ('consilium adapters add'): the same content puts it right"
+        raise ConsiliumError("adapter_refused", reason=reason)
     if version is not None:
         reason = f"{part.name}:{version.sha[:8]} is {version.proof}, so it answers nobody. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name} {version.sha[:8]} --force' lets it answer all the same"
         raise ConsiliumError("adapter_refused", reason=reason)

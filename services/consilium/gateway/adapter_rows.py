@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 TABLE: Final = "adapters"
+DAMAGED: Final = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Row:
         wanted = sha or self.current
         found = [each for each in self.versions if wanted and each.sha.startswith(wanted)]
         return found[0] if len(found) == 1 else None
+
+    def damaged(self, sha: str) -> Version | None:
+        """Return the version whose hash begins so, or for "" the newest one, if its files are damaged."""
+        found = [each for each in self.versions if each.sha.startswith(sha)][:1]
+        return next((each for each in found if each.proof == DAMAGED), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ TABLE: Final[tuple[Metric, ...]] = (
         "consilium_lora_versions",
         "gauge",
         ("proof",),
-        "Versions that are stored, by what a canary found: unproven, ok, no_effect, degenerate or failed.",
+        "Versions that are stored, by what a canary found: unproven, ok, no_effect, degenerate or failed; damaged = their files are not what was stored.",
         "versions",
     ),
     Metric(

@@ -103,6 +103,8 @@ class Desk:
 
     def answers(self, version: StoredVersion) -> bool:
         """Say whether a version may answer: it was tried and is sound, or its owner wants no canary, or insists."""
+        if version.sha in self.library.damaged:
+            return False
         if version.proof is Proof.OK:
             return True
         if version.proof is not Proof.UNPROVEN:
@@ -120,7 +122,9 @@ class Desk:
                 continue
 
     def fits(self, version: StoredVersion) -> dict[str, str]:
-        """Return executor -> why a version does not fit there; "" = it fits."""
+        """Return executor -> why a version does not fit there; "" = it fits. Of one that is damaged nobody can tell."""
+        if version.sha in self.library.damaged:
+            return {}
         return self._fitting.of(version, self._rows_in(version))
 
     def demand_fit(self, described: Described, executors: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from consilium.lora_router.backends.registry_seen import RegistrySeen, VersionSe
 from consilium.lora_router.config import AdaptersView
 from consilium.lora_router.identity import MIX
 from consilium.lora_router.ports import Proof
+from consilium.lora_router.store import DAMAGED
 
 GIB: Final = 2**30
 NEARLY_FULL: Final = 0.9
@@ -54,11 +55,13 @@ class LibrarySeen:
     """What is registered, and what of it is not as it was stored.
 
     lost     references of versions whose files are gone or have another size
+    aside    folders of versions that were not whole, which a start has moved away
     unsound  references with proof, of versions that should answer and do not, while replicas report
     """
 
     registry: RegistrySeen = field(default_factory=RegistrySeen)
     lost: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
     unsound: tuple[str, ...] = ()
     replicas: int = 0
 
@@ -101,7 +104,14 @@ def _library(subject: Subject) -> LibrarySeen:
         for one in registry.versions
         if replicas and one.answers and _is_kept_back(one, time.time(), tries=tries)
     ]
-    return LibrarySeen(registry, tuple(lost), tuple(unsound), replicas)
+    return LibrarySeen(registry, tuple(lost), _aside(root / "store"), tuple(unsound), replicas)
+
+
+def _aside(store: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(path.name for path in (store / DAMAGED).iterdir()))
+    except OSError:
+        return ()
 
 
 def _is_whole(version: VersionSeen, store: Path) -> bool:
@@ -182,6 +192,12 @@ def _whole(facts: Facts) -> Verdict:
     return failure(lost=_listed(lost)) if lost else ok()
 
 
+def _put_away(facts: Facts) -> Verdict:
+    found = facts[LIBRARY].aside
+    folder = _root(facts.subject) / "store" / DAMAGED
+    return warning(found=_listed(found), folder=str(folder)) if found else ok()
+
+
 def _sound(facts: Facts) -> Verdict:
     found = facts[LIBRARY].unsound
     return warning(found=_listed(found)) if found else ok(count=facts[LIBRARY].replicas)
@@ -232,8 +248,17 @@ ROWS: Final = (
         (LIBRARY,),
         _whole,
         "files are gone or have another size: {lost}",
-        "Add these again ('consilium adapters add'): the same content puts them right. The next start takes those whose files are gone out of the registry.",
+        "Add these again ('consilium adapters add'): the same content puts them right. Until then they stay registered, are shown as damaged, and answer nobody.",
         when=_has_versions,
+    ),
+    Row(
+        "adapter_damaged",
+        "damaged adapters that were kept",
+        (LIBRARY,),
+        _put_away,
+        "they were not whole at a start and were moved to {folder}, which nothing empties: {found}",
+        "A folder is named by its hash. Put back what can be saved while the cluster is down (STORE/3f/3f9c...), or add the adapter again; then delete the copy.",
+        when=lambda facts: bool(facts[LIBRARY].aside),
     ),
     Row(
         "adapter_proofs",

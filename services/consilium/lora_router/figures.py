@@ -38,6 +38,7 @@ class Figures:
         for placement in Placement:
             self._metrics.set("consilium_lora_adapters", kept[placement], placement=str(placement))
         proofs = Counter(version.proof for version in library.versions() if version.name != MIX)
+        proofs[Proof.DAMAGED] = sum(len(library.holdings.holders(sha)) for sha in library.damaged)
         for proof in Proof:
             self._metrics.set("consilium_lora_versions", proofs[proof], proof=str(proof))
         self._metrics.set("consilium_lora_store_bytes", library.stored_bytes)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import MIX, lora_int_id, parse, reference
-from consilium.lora_router.ports import Changes, Held, Named, Proof
+from consilium.lora_router.ports import Changes, Held, Named, Proof, StoredVersion
 
 SHOWN: Final = 12
 """Characters of a hash that are enough for a person."""
@@ -25,11 +25,13 @@ class Holdings:
 
     versions  name -> sha -> version; sums under the name mix
     hidden    references that are being removed, and names with all their versions: they are found no more
+    damaged   hash -> what is wrong with its files: such a version stays, is shown, and answers nobody
     """
 
     names: Mapping[str, Named] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, Held]] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, changes: Changes) -> Holdings:
         """Return the holdings with changes taken over."""
@@ -45,7 +47,7 @@ class Holdings:
             versions[name] = now
             if not now:
                 del versions[name]
-        return Holdings(names, versions, self.hidden)
+        return replace(self, names=names, versions=versions)
 
     def of(self, name: str) -> Mapping[str, Held]:
         """Return the versions of a name, by hash; none for a name that nobody knows."""
@@ -72,6 +74,16 @@ class Holdings:
     def holders(self, sha: str) -> tuple[Held, ...]:
         """Return the versions with this content: several names may have the same."""
         return tuple(versions[sha] for versions in self.versions.values() if sha in versions)
+
+    def check_whole(self, version: StoredVersion) -> None:
+        """Raise ConsiliumError(conflict) if the files of a version are damaged."""
+        why = self.damaged.get(version.sha)
+        if why is not None:
+            told = reference(version.name, version.sha)
+            raise ConsiliumError(
+                "conflict",
+                reason=f"The files of {told} are damaged: {why}. Add it again: the same content puts them right.",
+            )
 
     def is_hidden(self, name: str) -> bool:
         """Say whether a name with all its versions is being removed."""

@@ -96,7 +96,7 @@ class Library:
     ) -> Self:
         """Return the library, after store and registry were brought together.
 
-        Files that the registry does not name are deleted. A version whose files are gone is taken from the registry; its name stays, and answers nobody.
+        Files that the registry does not name are deleted. A version whose files are gone or damaged stays, and answers nobody until it is added again.
         """
         library = cls(store, registry, limits, describe, clock=clock, content_sha=content_sha)
         names, versions = await registry.load()
@@ -104,7 +104,7 @@ class Library:
         swept = await asyncio.to_thread(store.sweep, library._holdings.files())
         if swept.orphans:
             _log.warning("store_swept", bytes=swept.orphans)
-        await library._forget_lost(swept.lost)
+        await library._note_damaged(swept.damaged)
         return library
 
     async def aclose(self) -> None:
@@ -127,8 +127,14 @@ class Library:
 
     @property
     def stored_bytes(self) -> int:
-        """Return the bytes that the store takes; what several names share counts once."""
-        return sum(sum(sizes.values()) for sizes in self._holdings.files().values())
+        """Return the bytes that the store takes; what several names share counts once, and what is damaged does not."""
+        files, damaged = self._holdings.files(), self._holdings.damaged
+        return sum(sum(sizes.values()) for sha, sizes in files.items() if sha not in damaged)
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """Return hash -> what is wrong with the files of a version, of those that answer nobody for it."""
+        return self._holdings.damaged
 
     def names(self) -> tuple[Registered, ...]:
         """Return the names, in order, but for those that are being removed."""
@@ -136,14 +142,24 @@ class Library:
         return tuple(row.registered for name, row in names if not self._holdings.is_hidden(name))
 
     def get(self, name: str) -> tuple[Registered, tuple[StoredVersion, ...]]:
-        """Return a name and its versions, the newest first, but for those that are being removed. Raises ConsiliumError(adapter_unknown)."""
+        """Return a name and its versions, the newest first, but for those that are being removed; one that is damaged says so as its proof.
+
+        Raises ConsiliumError(adapter_unknown).
+        """
         row, hidden = self._holdings.named(name), self._holdings.hidden
-        found = self._holdings.newest_first(name)
-        return row.registered, tuple(h.version for h in found if reference_of(h) not in hidden)
+        found = [
+            h.version for h in self._holdings.newest_first(name) if reference_of(h) not in hidden
+        ]
+        damaged = self._holdings.damaged
+        return row.registered, tuple(
+            replace(each, proof=Proof.DAMAGED) if each.sha in damaged else each for each in found
+        )
 
     def find(self, text: str) -> StoredVersion:
-        """Return the version that NAME, NAME:VERSION or a reference means. Raises ConsiliumError: invalid_request, adapter_unknown, conflict."""
-        return self._holdings.find(text).version
+        """Return the version that NAME, NAME:VERSION or a reference means. Raises ConsiliumError: invalid_request, adapter_unknown, conflict (also for one that is damaged)."""
+        version = self._holdings.find(text).version
+        self._holdings.check_whole(version)
+        return version
 
     def find_sum(self, address: str) -> StoredVersion | None:
         """Return the sum that was stored under this address (identity.sum_sha), or None."""
@@ -155,9 +171,13 @@ class Library:
         return self._holdings.find(text).uses
 
     def versions(self) -> tuple[StoredVersion, ...]:
-        """Return every version, the sums too, but for those that are being removed."""
-        hidden = self._holdings.hidden
-        return tuple(h.version for h in self._holdings.all() if reference_of(h) not in hidden)
+        """Return every version, the sums too, but for those that are being removed, or are damaged."""
+        hidden, damaged = self._holdings.hidden, self._holdings.damaged
+        return tuple(
+            h.version
+            for h in self._holdings.all()
+            if reference_of(h) not in hidden and h.version.sha not in damaged
+        )
 
     # What changes. Once it has begun it goes on to its end, also when whoever asked has left.
 
@@ -360,7 +380,7 @@ class Library:
         if not others:
             await asyncio.to_thread(self._store.publish, aside, sha)
             return held
-        if await asyncio.to_thread(self._is_sound, sha):
+        if sha not in self._holdings.damaged and await asyncio.to_thread(self._is_sound, sha):
             sizes = others[0].file_bytes
         else:
             sizes = await asyncio.to_thread(self._store.sizes, aside)
@@ -368,6 +388,8 @@ class Library:
             _log.warning("adapter_mended", adapter=reference_of(held))
             mended = tuple(_with_sizes(other, sizes) for other in others)
             await self._save(Changes(versions=mended), quietly=True)
+            still = {other: why for other, why in self._holdings.damaged.items() if other != sha}
+            self._hold(replace(self._holdings, damaged=still), quietly=True)
         return _with_sizes(held, sizes)
 
     def _is_sound(self, sha: str) -> bool:
@@ -433,24 +455,29 @@ class Library:
             if not self._holdings.holders(sha):
                 await asyncio.to_thread(self._store.remove, sha)
         hidden = self._holdings.hidden - set(references) - set(names)
-        self._hold(replace(self._holdings, hidden=hidden))
+        damaged = {s: why for s, why in self.damaged.items() if self._holdings.holders(s)}
+        self._hold(replace(self._holdings, hidden=hidden, damaged=damaged))
         _log.info("adapters_deleted", adapters=references)
         return references
 
-    async def _forget_lost(self, lost: Sequence[str]) -> None:
-        gone = [held for sha in lost for held in self._holdings.holders(sha)]
-        gone += self._holdings.sums_with(map(reference_of, gone))
-        if not gone:
+    async def _note_damaged(self, damaged: Mapping[str, str]) -> None:
+        """Keep in mind what answers nobody. Sums are made again when somebody asks; what the configuration holds is read again from where it came."""
+        if not damaged:
             return
-        _log.error("adapter_files_missing", adapters=tuple(map(reference_of, gone)))
-        silent = tuple(
-            replace(row, registered=replace(row.registered, current=""), origin="")
-            for row in self._holdings.names.values()
-            if row.registered.current in lost
+        self._hold(replace(self._holdings, damaged=damaged), quietly=True)
+        for sha, why in damaged.items():
+            for held in self._holdings.holders(sha):
+                _log.error("adapter_damaged", adapter=reference_of(held), reason=why)
+        again = tuple(
+            replace(row, origin="")
+            for name, row in self._holdings.names.items()
+            if row.origin and self._holdings.of(name).keys() & damaged.keys()
         )
         async with self._writing:
-            await self._save(Changes(names=silent), quietly=True)
-            await self._delete(gone)
+            if again:
+                await self._save(Changes(names=again), quietly=True)
+            sums = self._holdings.of(MIX)
+            await self._delete([sums[sha] for sha in damaged if sha in sums])
 
     async def _rename_row(
         self, name: str, change: Callable[[Registered], Registered]

@@ -20,6 +20,8 @@ class Proof(StrEnum):
     NO_EFFECT = "no_effect"
     DEGENERATE = "degenerate"
     FAILED = "failed"
+    DAMAGED = "damaged"
+    """Its files are not what was stored: this is seen at the start, and never written down."""
 
 
 class Placement(StrEnum):

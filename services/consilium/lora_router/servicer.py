@@ -54,6 +54,7 @@ _PROOFS: Final = {
     Proof.NO_EFFECT: pb.PROOF_NO_EFFECT,
     Proof.DEGENERATE: pb.PROOF_DEGENERATE,
     Proof.FAILED: pb.PROOF_FAILED,
+    Proof.DAMAGED: pb.PROOF_DAMAGED,
 }
 _FOUND: Final = {number: proof for proof, number in _PROOFS.items()}
 _KINDS: Final = {
@@ -237,7 +238,12 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
         uses = self._desk.library.uses(name)
         fits = self._desk.fits(version)
         remarks = [*version.remarks, *(f"{e}: {why}" for e, why in fits.items() if why)]
-        failure = self._desk.fleet.failure(name)
+        failure, damage = (
+            self._desk.fleet.failure(name),
+            self._desk.library.damaged.get(version.sha),
+        )
+        if damage:
+            remarks.append(f"{damage}. Add it again: the same content puts it right")
         return pb.Version(
             sha=version.sha,
             lora_int_id=version.lora_int_id,

@@ -1,8 +1,9 @@
 """The folder in which adapters lie, each under the hash of its content.
 
-    STORE/3f/3f9c.../adapter_model.safetensors     one version: these two files and nothing else
+    STORE/3f/3f9c.../adapter_model.safetensors     one version: these two files
     STORE/3f/3f9c.../adapter_config.json
     STORE/.aside/...                               what is being written or thrown away; swept at the start
+    STORE/.damaged/3f9c...-1a2b3c4d/               what was registered and is not whole; nothing here deletes it
 
 A version is written aside, brought to the disk, and renamed: it is there whole or not at all. Everything here blocks and is called in threads.
 Knows files. Does not know names, formats or who may add what.
@@ -28,6 +29,7 @@ WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
 FILES: Final = (CONFIG, WEIGHTS)
 ASIDE: Final = ".aside"
+DAMAGED: Final = ".damaged"
 
 _PIECE_BYTES: Final = 1 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,11 +39,11 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Swept:
     """What a sweep found.
 
-    lost      hashes that the registry names and whose files are not there whole
-    orphans   bytes that belonged to nothing, and were deleted
+    damaged  hash that the registry names -> what is wrong with its files, and where they are now
+    orphans  bytes that belonged to nothing, and were deleted
     """
 
-    lost: tuple[str, ...]
+    damaged: Mapping[str, str]
     orphans: int
 
 
@@ -124,22 +126,49 @@ class Store:
         return {name: check_file(folder / name) for name in FILES}
 
     def sweep(self, known: Mapping[str, Mapping[str, int]]) -> Swept:
-        """Delete what belongs to nothing, and say which versions have lost their files.
+        """Delete what belongs to nothing, and say which versions are not whole.
 
         known  hash -> size of each of its files
+
+        The folder of a version is never deleted: an adapter that was uploaded lies nowhere else. One that is not whole is moved to .damaged; strange files in it go
+        one by one.
         """
         orphans = 0
         for entry in sorted(self.root.iterdir()):
+            if entry.name == DAMAGED:
+                continue
             if entry == self._aside or not _is_shelf(entry):
                 orphans += _delete(entry, keep=entry == self._aside)
                 continue
             for folder in sorted(entry.iterdir()):
-                if folder.name not in known or not _is_whole(folder, known[folder.name]):
+                if folder.name not in known:
                     orphans += _delete(folder)
+                elif folder.is_dir() and folder == self.folder(folder.name):
+                    orphans += _delete_strangers(folder)
             with suppress(OSError):
                 entry.rmdir()
-        lost = [sha for sha in known if not self.folder(sha).is_dir()]
-        return Swept(tuple(sorted(lost)), orphans)
+        damaged = {sha: self._damage(sha, sizes) for sha, sizes in known.items()}
+        return Swept({sha: why for sha, why in damaged.items() if why}, orphans)
+
+    def _damage(self, sha: str, sizes: Mapping[str, int]) -> str:
+        """Return what is wrong with a version, and where its files are now; "" = it is whole."""
+        folder = self.folder(sha)
+        try:
+            why = _unlike(folder, sizes)
+            if not why:
+                return ""
+            kept = self.root / DAMAGED / f"{sha}-{os.urandom(4).hex()}"
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            folder.rename(kept)
+            to_disk(kept.parent)
+            to_disk(folder.parent)
+        except FileNotFoundError:
+            before = sorted((self.root / DAMAGED).glob(f"{sha}-*"))
+            told = f"; what an earlier start found of it is in {before[-1]}" if before else ""
+            return f"its folder is gone from the store{told}"
+        except OSError as err:  # whoever gives this user the folder again has it whole
+            return f"{folder} cannot be read or moved: {err.strerror}"
+        return f"{why}; what was left of it was moved to {kept}"
 
     @contextmanager
     def _written_aside(self) -> Iterator[Path]:
@@ -185,28 +214,42 @@ def _is_shelf(entry: Path) -> bool:
     return entry.is_dir() and not entry.is_symlink() and len(entry.name) == 2
 
 
-def _is_whole(folder: Path, file_bytes: Mapping[str, int]) -> bool:
+def _unlike(folder: Path, sizes: Mapping[str, int]) -> str:
+    """Return what differs from what was stored, by the two files alone; "" = nothing. Raises OSError where it cannot be seen."""
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{name} is gone"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{name} is no plain file"
+        if found.st_size != size:
+            return f"{name} has {found.st_size} bytes, and {size} were stored"
+    return ""
+
+
+def _delete_strangers(folder: Path) -> int:
+    """Delete what the folder of a version holds beside its two files, and return its bytes."""
     try:
-        names = sorted(path.name for path in folder.iterdir())
-        return names == sorted(file_bytes) and all(
-            check_file(folder / name) == size for name, size in file_bytes.items()
-        )
-    except (OSError, ConsiliumError):
-        return False
+        strange = [path for path in folder.iterdir() if path.name not in FILES]
+    except OSError:
+        return 0
+    return sum(map(_delete, strange))
 
 
 def _delete(entry: Path, *, keep: bool = False) -> int:
-    """Delete an entry, or only what is in it, and return its bytes."""
-    if entry.is_symlink() or not entry.is_dir():
-        size = entry.lstat().st_size
-        entry.unlink(missing_ok=True)
-        return size
-    size = sum(path.lstat().st_size for path in entry.rglob("*") if not path.is_dir())
-    if not keep:
-        shutil.rmtree(entry, ignore_errors=True)
-        return size
-    for inside in entry.iterdir():
-        _delete(inside)
+    """Delete an entry, or only what is in it, and return its bytes; 0 for what cannot be deleted now: a file that is open on another machine, one of another user."""
+    try:
+        if entry.is_symlink() or not entry.is_dir():
+            size = entry.lstat().st_size
+            entry.unlink()
+            return size
+        if keep:
+            return sum(map(_delete, list(entry.iterdir())))
+        size = sum(path.lstat().st_size for path in entry.rglob("*") if not path.is_dir())
+    except OSError:
+        return 0
+    shutil.rmtree(entry, ignore_errors=True)
     return size
 
 

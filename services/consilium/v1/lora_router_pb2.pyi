@@ -65,6 +65,8 @@ class _ProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Proof.ValueType
     """Tried, and what it writes is broken."""
     PROOF_FAILED: _Proof.ValueType  # 5
     """It could not be loaded."""
+    PROOF_DAMAGED: _Proof.ValueType  # 6
+    """Its files in the store are not what was stored; the same content, added again, puts them right."""
 
 class Proof(_Proof, metaclass=_ProofEnumTypeWrapper):
     """Proof says what is known of an adapter's effect."""
@@ -81,6 +83,8 @@ PROOF_DEGENERATE: Proof.ValueType  # 4
 """Tried, and what it writes is broken."""
 PROOF_FAILED: Proof.ValueType  # 5
 """It could not be loaded."""
+PROOF_DAMAGED: Proof.ValueType  # 6
+"""Its files in the store are not what was stored; the same content, added again, puts them right."""
 Global___Proof: _TypeAlias = Proof  # noqa: Y015
 
 class _MoveKind:

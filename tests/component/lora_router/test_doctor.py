@@ -8,7 +8,7 @@ import pytest
 from tests.component.lora_router.test_room import House, until
 
 from consilium.cli.config_tree import ConsiliumConfig
-from consilium.kernel.doctor import Subject
+from consilium.kernel.doctor import Facts, Level, Subject
 from consilium.lora_router import doctor
 from consilium.lora_router.backends.registry_seen import KNOWN, seen
 from consilium.lora_router.ports import Proof
@@ -50,6 +50,27 @@ async def test_files_that_are_gone_or_cut_are_named(house):
     tensors.write_bytes(tensors.read_bytes()[:-1])
     lost = doctor._library(subject(house)).lost
     assert sorted(name.partition(":")[0] for name in lost) == ["law", "sport"]
+
+
+async def test_what_a_start_has_moved_away_is_told(tmp_path):
+    house = House(tmp_path)
+    await house.open()
+    await house.add("sport")
+    (version,) = house.room.library.versions()
+    await house.close()
+    (version.path / "adapter_config.json").unlink()
+    await house.open()
+    (tmp_path / "room").rename(tmp_path / "lora_router")
+    (row,) = house.room.servicer.adapter("sport").versions
+    await house.close()
+    assert "adapter_config.json is gone; what was left of it was moved to" in row.remarks[0]
+    found = doctor._library(subject(house))
+    assert found.lost == (f"sport:{version.sha[:16]}",)
+    assert [name.partition("-")[0] for name in found.aside] == [version.sha]
+    facts = Facts(subject(house), {doctor.LIBRARY: found})
+    told = {row.id: row.test(facts) for row in doctor.ROWS if row.needs == (doctor.LIBRARY,)}
+    assert told["adapter_files"].level is Level.FAILURE
+    assert told["adapter_damaged"].level is Level.WARNING
 
 
 async def test_after_the_room_was_killed(house, tmp_path):

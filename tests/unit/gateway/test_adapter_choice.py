@@ -71,6 +71,17 @@ def test_a_version_that_may_not_answer_does_not_answer_who_names_it_either(proof
     assert resolve(asked_for("sport:aaaa", "model"), known(sport=told), by="request").reference
 
 
+@pytest.mark.parametrize("asked", ["sport", "sport:aaaa"])
+def test_one_whose_files_are_damaged_says_so(asked):
+    told = row(A, name="sport", current="")
+    told["versions"][0] |= {"proof": "damaged", "answers": False, "fits": {}}
+    with pytest.raises(ConsiliumError) as caught:
+        resolve(asked_for(asked, "model"), known(sport=told), by="request")
+    assert caught.value.code == "adapter_refused"
+    assert "damaged in the store" in caught.value.public()
+    assert "Add it again" in caught.value.public()
+
+
 def test_a_router_that_starts_anew_takes_no_adapter_from_the_engines_that_have_it():
     before = known(sport=row(A, name="sport", fits={"core": "", "small": "too wide"}))
     anew = {"sport": row(A, name="sport", fits={"small": ""})}
