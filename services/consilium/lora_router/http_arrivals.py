@@ -111,11 +111,13 @@ class Arrivals:
         for folder in list(self._folder.glob("*/*")):
             if self._writing[folder] or folder in self._taken:
                 continue
-            newest = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
-            if newest < ends:
-                shutil.rmtree(folder, ignore_errors=True)
-                self._account(folder.parent.name).measure()
-                _log.info("upload_forgotten", tenant=folder.parent.name)
+            try:
+                if _newest(folder) < ends:
+                    _delete(folder)
+                    self._account(folder.parent.name).measure()
+                    _log.info("upload_forgotten", tenant=folder.parent.name)
+            except OSError as err:  # it was taken in or forgotten meanwhile, or is another's; the next hour looks again
+                _log.warning("upload_not_swept", path=str(folder), reason=str(err))
 
     def _of(self, tenant: str, upload: str) -> Path:
         if not UPLOAD.fullmatch(upload):
@@ -128,6 +130,19 @@ class Arrivals:
 
     def _account(self, tenant: str) -> Account:
         return self._quota.account(tenant)
+
+
+def _newest(entry: Path) -> float:
+    """Return when an upload, or a stray file in its place, was last written to."""
+    inside = entry.iterdir() if entry.is_dir() and not entry.is_symlink() else ()
+    return max(path.lstat().st_mtime for path in (entry, *inside))
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _in_use() -> ConsiliumError:

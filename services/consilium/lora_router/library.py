@@ -42,6 +42,7 @@ from consilium.lora_router.ports import (
     StoredVersion,
     Uses,
 )
+from consilium.lora_router.shelves import Shelves
 from consilium.lora_router.store import Store
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def _nobody(_reference: str) -> bool:
     return False
 
 
-class Library:
+class Library(Shelves):
     """Everything that is stored, by name. One per cluster.
 
     describe     folder -> what its files say; reads both files, raises ConsiliumError(adapter_refused); called in threads
@@ -75,7 +76,7 @@ class Library:
         self._store, self._registry, self._limits = store, registry, limits
         self._describe, self._clock = describe, clock
         self._content_sha = content_sha or (lambda folder: self._describe(folder).sha)
-        self._holdings = Holdings()
+        super().__init__()
         self._writing = asyncio.Lock()
         self._incoming_bytes = 0
         self._running: set[asyncio.Task[Any]] = set()
@@ -113,71 +114,10 @@ class Library:
             await asyncio.gather(*self._running, return_exceptions=True)
         await self._registry.aclose()
 
-    # What is there. In memory: these never wait.
-
-    @property
-    def holdings(self) -> Holdings:
-        """Return what is registered: a value that does not change any more."""
-        return self._holdings
-
     @property
     def quota_bytes(self) -> int:
         """Return the bytes that the store may take."""
         return self._limits.store_bytes
-
-    @property
-    def stored_bytes(self) -> int:
-        """Return the bytes that the store takes; what several names share counts once, and what is damaged does not."""
-        files, damaged = self._holdings.files(), self._holdings.damaged
-        return sum(sum(sizes.values()) for sha, sizes in files.items() if sha not in damaged)
-
-    @property
-    def damaged(self) -> Mapping[str, str]:
-        """Return hash -> what is wrong with the files of a version, of those that answer nobody for it."""
-        return self._holdings.damaged
-
-    def names(self) -> tuple[Registered, ...]:
-        """Return the names, in order, but for those that are being removed."""
-        names = sorted(self._holdings.names.items())
-        return tuple(row.registered for name, row in names if not self._holdings.is_hidden(name))
-
-    def get(self, name: str) -> tuple[Registered, tuple[StoredVersion, ...]]:
-        """Return a name and its versions, the newest first, but for those that are being removed; one that is damaged says so as its proof.
-
-        Raises ConsiliumError(adapter_unknown).
-        """
-        row, hidden = self._holdings.named(name), self._holdings.hidden
-        found = [
-            h.version for h in self._holdings.newest_first(name) if reference_of(h) not in hidden
-        ]
-        damaged = self._holdings.damaged
-        return row.registered, tuple(
-            replace(each, proof=Proof.DAMAGED) if each.sha in damaged else each for each in found
-        )
-
-    def find(self, text: str) -> StoredVersion:
-        """Return the version that NAME, NAME:VERSION or a reference means. Raises ConsiliumError: invalid_request, adapter_unknown, conflict (also for one that is damaged)."""
-        version = self._holdings.find(text).version
-        self._holdings.check_whole(version)
-        return version
-
-    def find_sum(self, address: str) -> StoredVersion | None:
-        """Return the sum that was stored under this address (identity.sum_sha), or None."""
-        found = self._holdings.sum_at(address)
-        return found.version if found else None
-
-    def uses(self, text: str) -> Uses:
-        """Return what happened with a version. Raises as `find` does."""
-        return self._holdings.find(text).uses
-
-    def versions(self) -> tuple[StoredVersion, ...]:
-        """Return every version, the sums too, but for those that are being removed, or are damaged."""
-        hidden, damaged = self._holdings.hidden, self._holdings.damaged
-        return tuple(
-            h.version
-            for h in self._holdings.all()
-            if reference_of(h) not in hidden and h.version.sha not in damaged
-        )
 
     # What changes. Once it has begun it goes on to its end, also when whoever asked has left.
 
