@@ -108,7 +108,7 @@ class Arrivals:
     def sweep(self) -> None:
         """Delete uploads that nobody has gone on with for a day."""
         ends = self._clock.now() - KEPT_S
-        for folder in list(self._folder.glob("*/*")):
+        for folder in (upload for tenant in _inside(self._folder) for upload in _inside(tenant)):
             if self._writing[folder] or folder in self._taken:
                 continue
             try:
@@ -132,10 +132,18 @@ class Arrivals:
         return self._quota.account(tenant)
 
 
+def _inside(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where it is gone, or is a file."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def _newest(entry: Path) -> float:
     """Return when an upload, or a stray file in its place, was last written to."""
     inside = entry.iterdir() if entry.is_dir() and not entry.is_symlink() else ()
-    return max(path.lstat().st_mtime for path in (entry, *inside))
+    return max(float(path.lstat().st_mtime) for path in (entry, *inside))
 
 
 def _delete(entry: Path) -> None:

@@ -1,6 +1,7 @@
 """Adapters come in over HTTP: by real sockets, whole, in pieces, broken off, at once, and by two tenants."""
 
 import asyncio
+import errno
 import os
 import time
 
@@ -266,3 +267,31 @@ def test_what_nobody_goes_on_with_is_forgotten_after_a_day(tmp_path):
     assert not list(tmp_path.glob("*/*"))
     with pytest.raises(ConsiliumError), arrivals.taken("home", "../../x"):
         pass
+
+
+async def test_what_goes_away_or_is_no_folder_does_not_end_the_sweep(tmp_path, monkeypatch):
+    clock = FakeClock(unix=time.time())
+    arrivals = Arrivals(tmp_path, KIB, clock=clock)
+    for tenant in ("a", "b", "c"):
+        (tmp_path / tenant / "01234567").mkdir(parents=True)
+        (tmp_path / tenant / "01234567" / CONFIG).write_text("{}")
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / "a" / ".DS_Store").write_text("x")
+    lstat = type(tmp_path).lstat
+
+    def going(path):
+        """One upload is taken in while it is looked at."""
+        if path == tmp_path / "b" / "01234567" / CONFIG:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr("pathlib.Path.lstat", going)
+    clock.unix += KEPT_S + 10
+    running = asyncio.ensure_future(arrivals.run())
+    async with asyncio.timeout(30):
+        while (tmp_path / "c" / "01234567").exists():  # noqa: ASYNC110  the sweep runs in a thread
+            await asyncio.sleep(0.01)
+    assert not running.done(), "a background that fails ends the process"
+    running.cancel()
+    assert not (tmp_path / "a" / "01234567").exists()
+    assert (tmp_path / "b" / "01234567").exists(), "the next hour looks again"
