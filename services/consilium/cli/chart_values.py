@@ -44,6 +44,8 @@ Annotations: TypeAlias = dict[Key, str]
 Environment: TypeAlias = dict[Variable, str]
 Free: TypeAlias = dict[str, object]
 """An object of Kubernetes' own, which checks it itself."""
+Said: TypeAlias = Annotated[Free, Field(min_length=1)]
+"""The same where an empty one would open everything."""
 
 # Empty where the owner names none.
 NoObject: TypeAlias = Annotated[str, Field(pattern=rf"^({_PART}([.]{_PART})*)?$", max_length=253)]
@@ -291,11 +293,29 @@ class Routes(Values):
     host: NoHost
 
 
+class Names(Values):
+    """Who answers names."""
+
+    to: Annotated[list[Free], Field(min_length=1)]
+    ports: Annotated[list[Port], Field(min_length=1)]
+
+
+class Egress(Values):
+    """Where pods may go besides each other and the internet."""
+
+    dns: Names
+    redis: list[Free]
+    hub: list[Said]
+    executors: list[Said]
+    rooms: list[Said]
+
+
 class NetworkPolicy(Values):
     """What may be reached from where."""
 
     enabled: bool
     internet: bool
+    egress: Egress
     callers: list[Free]
     monitoring_namespace: Labels
     operator_namespace: Labels

@@ -139,6 +139,76 @@ def test_a_redis_of_ones_own_is_reached_wherever_it_is(port):
             assert not net.allows(here[row], target, port), row
 
 
+def egress(**said):
+    """Return a render without the internet, with rules of the owner's."""
+    policy = {"internet": False, "egress": said}
+    external = {"builtin": False, "external": {"existingSecret": "theirs"}}
+    return rendered.render(APART | {"redis": external, "networkPolicy": policy})
+
+
+def reaching(render, target, port, protocol="TCP"):
+    """Return which pods reach a place, where blocks of addresses are no pods."""
+    net, here = network(render, blocks_are_pods=False), places(render)
+    return {row for row in here if net.allows(here[row], target, port, protocol)}
+
+
+RAY = {"head", "worker", "gateway"}
+SPACE = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "agents"}}}]
+"""Where the caller of the table is."""
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("hub", RAY | {"prefetch", "lora_router"}),
+        ("executors", RAY),
+        ("rooms", {"room", "other_room", "lora_router"}),
+    ],
+)
+def test_what_the_owner_names_is_reached_by_those_that_it_is_meant_for(name, who):
+    target = STRANGERS["caller"]
+    assert not reaching(egress(), target, 11434)
+    render = egress(**{name: [{"to": SPACE, "ports": [{"port": 11434}]}]})
+    found = reaching(render, target, 11434)
+    assert found - {"embedding"} == who
+    assert not reaching(render, target, 11435)
+    assert not reaching(render, STRANGERS["internet"], 11434)
+
+
+def test_a_redis_of_ones_own_is_only_where_it_is_said_to_be():
+    render = egress(redis=[{"ipBlock": {"cidr": "192.168.1.9/32"}}])
+    asking = RAY | {"room", "other_room", "lora_router", "rollback"}
+    assert reaching(render, Place("box", address="192.168.1.9"), 6379) - {"embedding"} == asking
+    assert not reaching(render, Place("other", address="192.168.1.8"), 6379)
+    assert not reaching(render, STRANGERS["caller"], 6379)
+
+
+def test_names_are_asked_of_whom_the_owner_says():
+    space = {"kubernetes.io/metadata.name": "openshift-dns"}
+    render = egress(dns={"to": [{"namespaceSelector": {"matchLabels": space}}], "ports": [5353]})
+    dns = Place("dns", {"app": "dns"}, "openshift-dns", space)
+    for protocol in ("UDP", "TCP"):
+        assert reaching(render, dns, 5353, protocol) == set(places(render))
+        assert not reaching(render, STRANGERS["dns"], 53, protocol)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"hub": [{}]},
+        {"executors": {"to": SPACE}},
+        {"rooms": [None]},
+        {"redis": ["192.168.1.9"]},
+        {"dns": {"to": []}},
+        {"dns": {"ports": ["dns"]}},
+        {"names": []},
+    ],
+)
+def test_a_rule_that_says_nothing_or_is_mistyped_is_refused(said):
+    with pytest.raises(Exception, match="networkPolicy"):
+        egress(**said)
+
+
 def test_callers_are_those_that_are_named():
     named = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "agents"}}}]
     render = rendered.render(APART | {"networkPolicy": {"callers": named}})

@@ -14,7 +14,7 @@ from consilium.cli.example import example
 
 SCHEMA = json.loads((rendered.CHART / "values.schema.json").read_text(encoding="utf-8"))
 VALUES = (rendered.CHART / "values.yaml").read_text(encoding="utf-8")
-FREE = {"hf_overrides", "extra_args", "affinity", "tolerations", "callers", "parents", "Shared"}
+FREE = {"hf_overrides", "extra_args", "affinity", "tolerations", "callers", "parents", "Shared", "Egress", "Names"}  # fmt: skip
 """Objects whose keys are not ours: the model's, vLLM's, Kubernetes', other charts' (`global`)."""
 
 
