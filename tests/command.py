@@ -8,7 +8,7 @@ MODULE = ("-m", "consilium.cli.app")
 
 
 def consilium(
-    *words: str, timeout_s: float = 60, env: Mapping[str, str] | None = None
+    *words: str, timeout_s: float = 120, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run it and return what it said. Raises subprocess.TimeoutExpired."""
     return subprocess.run(

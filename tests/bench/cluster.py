@@ -82,7 +82,7 @@ def up(
     *,
     config: Path | None = None,
     extra: tuple[str, ...] = (),
-    wait_s: float = 300,
+    wait_s: float = 600,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Ours]:
     """Bring a cluster up with `consilium up`, take it down on leaving. Raises RuntimeError with the command's words if it does not come up."""
@@ -113,13 +113,13 @@ def up(
             url, known["addresses"]["grpc"], known["key"], state, _core(state), spent, said.stdout
         )
     finally:
-        consilium("down", "--state", str(state), timeout_s=120)
+        consilium("down", "--state", str(state), timeout_s=400)
         shutil.rmtree(
             StateFolder(state).ray_temp.parent, ignore_errors=True
         )  # `down` keeps the logs there
 
 
-def planned(folder: Path, wait_s: float = 60) -> Core:
+def planned(folder: Path, wait_s: float = 240) -> Core:
     """Return what the core of the cluster that is coming up there will be started with. Raises RuntimeError if nobody says so in time."""
     state = folder / "state"
     until = time.monotonic() + wait_s

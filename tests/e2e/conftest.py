@@ -25,7 +25,7 @@ EXTRA = (
     "--set",
     "roles.sage.frame=You are a sage.",
     "--set",
-    "gateway.drain_s=60",
+    "gateway.drain_s=240",
     "--set",
     "profiles.quick.thinking=false",
     "--set",
@@ -96,7 +96,7 @@ def _answers(folder: Path, log: Path) -> dict[str, Answer]:
         bare.serve(
             core.model_path, core.arguments, env=core.env, log=log, name=core.served
         ) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url, timeout=240) as client,
     ):
         return {case.name: _asked(client, case, server.model) for case in cases()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -14,7 +13,7 @@ from tests.bench.cluster import Ours
 from tests.command import consilium
 from tests.e2e.conftest import EXTRA
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STREAMS = 32
 TOKENS = 120
@@ -23,13 +22,13 @@ JUDGE = ("--set", "roles.judge.frame=You weigh.")
 
 def apply(ours: Ours, *words: str) -> subprocess.CompletedProcess[str]:
     state = ("--state", str(ours.state))
-    return consilium("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=60)
+    return consilium("apply", *state, "--model", "tiny", *EXTRA, *words, timeout_s=180)
 
 
 def doctor(ours: Ours) -> tuple[int, dict[str, dict[str, str]]]:
     """Return the exit code and id -> finding."""
     words = ("--state", str(ours.state), "--model", "tiny", "--output", "json")
-    done = consilium("doctor", *words, timeout_s=60)
+    done = consilium("doctor", *words, timeout_s=180)
     return done.returncode, {one["id"]: one for one in json.loads(done.stdout)["findings"]}
 
 
@@ -105,12 +104,12 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
     async with client(cluster) as http:
         file.write_text("{")
         try:
-            until = time.monotonic() + 5
             refused = ""
-            while not refused and time.monotonic() < until:
-                page = (await http.get("/v1/config")).json()
-                refused = page["replicas"][0]["refused"]
-                await asyncio.sleep(0.1)
+            async with asyncio.timeout(120):
+                while not refused:
+                    page = (await http.get("/v1/config")).json()
+                    refused = page["replicas"][0]["refused"]
+                    await asyncio.sleep(0.1)
             assert "not JSON" in refused
             code, told = await asyncio.to_thread(doctor, cluster)
             assert (code, told["config_taken"]["level"]) == (3, "failure")
@@ -125,7 +124,7 @@ async def test_from_elsewhere_and_a_broken_file(cluster: Ours) -> None:
     await until_well(cluster)
 
 
-async def until_well(ours: Ours, limit_s: float = 60) -> None:
+async def until_well(ours: Ours, limit_s: float = 240) -> None:
     """Wait until doctor finds nothing wrong."""
     async with asyncio.timeout(limit_s):
         while (await asyncio.to_thread(doctor, ours))[0]:  # noqa: ASYNC110  it is asked

@@ -10,7 +10,7 @@ import pytest
 from tests.bench.cluster import Ours
 from tests.json_objects import objects
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 BUF = Path(__file__).parents[2] / ".cache/buf/node_modules/.bin/buf"
 SERVICE = "consilium.v1.GenerationService"
@@ -22,7 +22,7 @@ ASK = {
 
 
 def said(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -17,10 +17,11 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 from tests.bench.cluster import Ours
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:langchain.*"),
 ]
 
@@ -38,7 +39,7 @@ class City(BaseModel):
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """Its connections end with the test; those that it would open itself end with the process."""
-    with httpx.Client(timeout=60) as client:
+    with httpx.Client(timeout=240) as client:
         yield client
 
 
@@ -161,9 +162,13 @@ def test_who_stops_reading_stops_the_engine(client: openai.OpenAI) -> None:
 
 
 def _status(client: openai.OpenAI, receipt: str) -> int:
-    for _ in range(100):
-        try:
-            return int(client.get(f"/receipts/{receipt}", cast_to=dict)["status"])
-        except openai.NotFoundError:
-            time.sleep(0.1)
-    return 0
+    """Return how a request ended, once its receipt is written."""
+    found: list[dict] = []
+
+    def is_written() -> bool:
+        with suppress(openai.NotFoundError):
+            found.append(client.get(f"/receipts/{receipt}", cast_to=dict))
+        return bool(found)
+
+    until(is_written, 120, "the receipt was written", every_s=0.1)
+    return int(found[0]["status"])

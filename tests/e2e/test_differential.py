@@ -13,7 +13,7 @@ from tests.e2e.differential_cases import Case, cases
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
 ]  # the first one waits for a cluster and a bare server
 
 TOO_LONG = "one sentence of the house with both numbers, the same over HTTP and gRPC; vLLM words it as a BadRequestError"
@@ -58,7 +58,7 @@ def wanted(begun: Begun) -> dict[str, Answer]:
 def ours(cluster: Ours) -> Iterator[httpx.Client]:
     """A client to our cluster."""
     with httpx.Client(
-        base_url=cluster.url, timeout=60, headers={"Authorization": f"Bearer {cluster.key}"}
+        base_url=cluster.url, timeout=240, headers={"Authorization": f"Bearer {cluster.key}"}
     ) as client:
         yield client
 

