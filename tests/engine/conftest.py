@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from consilium.demo import tiny
 from consilium.engine import heavy_imports, wire
@@ -93,6 +94,12 @@ class Asker:
         )
 
 
+def counted(name: str) -> float:
+    """Return a figure of the engine, over all its labels."""
+    figures = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return sum(one.value for one in figures if one.name == name)
+
+
 def cores() -> set[int]:
     """Return the process ids of the engine cores of this process."""
     found = set()
@@ -149,7 +156,8 @@ async def dense(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asker
     }
     parsers = {"tool_call_parser": "hermes", "enable_auto_tool_choice": True}
     asker.engine = VllmEngine(
-        VllmSettings("core", args, parsers, revision="test"), on_dead=asker.died.put_nowait
+        VllmSettings("core", args, parsers, revision="test", lora_wait_s=120.0),
+        on_dead=asker.died.put_nowait,
     )
     await asker.engine.start()
     asker.cores = cores()

@@ -11,7 +11,7 @@ from .conftest import Asker
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 
@@ -30,7 +30,7 @@ async def test_the_head_comes_while_the_engine_makes_no_token(dense: Asker, rout
     await engine.pause_generation(mode="keep")
     try:
         frames = dense.engine.stream(dense.call(route, **STREAMS[route], stream=True))
-        head, body = wire.split_head(await asyncio.wait_for(anext(frames), 30))
+        head, body = wire.split_head(await asyncio.wait_for(anext(frames), 120))
         coming = asyncio.ensure_future(anext(frames))
         await asyncio.wait({coming}, timeout=0.3)
         assert not coming.done()
@@ -55,7 +55,7 @@ async def test_leaving_before_the_first_token_leaves_nothing(dense: Asker) -> No
     await engine.pause_generation(mode="keep")
     try:
         frames = dense.engine.stream(dense.call("chat", **STREAMS["chat"], stream=True))
-        await asyncio.wait_for(anext(frames), 30)
+        await asyncio.wait_for(anext(frames), 120)
         assert dense.engine.load()["unfinished"] == 1
         await frames.aclose()
         assert dense.engine.load() == {"streams": 0, "unfinished": 0}

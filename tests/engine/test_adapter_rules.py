@@ -17,7 +17,7 @@ from tests.unit.lora_router import made
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 

@@ -10,7 +10,7 @@ from .conftest import PLACES, Asker
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 

@@ -18,7 +18,7 @@ from .conftest import Asker
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 

@@ -16,7 +16,7 @@ from .test_vllm import TOOL
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 

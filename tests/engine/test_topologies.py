@@ -17,7 +17,7 @@ import pytest
 
 from tests.alike import alike
 
-LIMIT_S = 420.0
+LIMIT_S = 1000.0
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

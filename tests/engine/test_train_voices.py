@@ -10,6 +10,7 @@ from consilium.lora_router import adapter_files
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # torch and Transformers warn of themselves
 ]
 SHORT = replace(RECIPE, epochs=2, batch=4)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,17 @@ from prometheus_client import generate_latest
 from consilium.engine import wire
 from consilium.engine.ports import State
 from consilium.kernel.errors import ConsiliumError
+from tests.waiting import until_true
 
-from .conftest import CONTEXT, Asker
+from .conftest import CONTEXT, Asker, counted
+
+LONG = 400
+"""Tokens of an answer that its caller does not wait for."""
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and torch warn of themselves
 ]
 
@@ -246,68 +249,74 @@ async def test_embeddings_need_an_embedding_model(dense: Asker) -> None:
     assert (await dense.ask("embeddings", input="x")).head.status == 501
 
 
-async def freed(dense: Asker) -> float:
-    began = time.monotonic()
-    while dense.engine.load() != {"streams": 0, "unfinished": 0}:
-        assert time.monotonic() - began < 1.0
-        await asyncio.sleep(0.01)
-    return time.monotonic() - began
+def made() -> float:
+    """Return how many tokens the engine has made so far."""
+    return counted("vllm:generation_tokens_total")
+
+
+async def freed(dense: Asker, before: float, asked: int = LONG) -> None:
+    """Wait until nothing runs. It was ended, and did not end by itself: fewer tokens were made than were asked for."""
+    await until_true(lambda: dense.engine.load() == {"streams": 0, "unfinished": 0}, limit_s=120.0)
+    assert made() - before < asked
 
 
 async def test_closing_a_stream_frees_its_place(dense: Asker) -> None:
+    before = made()
     stream = dense.engine.stream(
         dense.call(
             "chat",
             messages=[{"role": "user", "content": "x"}],
             stream=True,
-            max_tokens=400,
+            max_tokens=LONG,
             ignore_eos=True,
         )
     )
     await anext(stream)
     assert dense.engine.load() == {"streams": 1, "unfinished": 1}
     await stream.aclose()
-    await freed(dense)
+    await freed(dense, before)
 
 
 @pytest.mark.parametrize("route", ["chat", "responses"])
 async def test_a_cancelled_caller_of_a_whole_answer_frees_its_place(
     dense: Asker, route: str
 ) -> None:
+    before = made()
     task = asyncio.create_task(
         dense.ask(
             route,
             messages=[{"role": "user", "content": "x"}],
             input="x",
-            max_tokens=400,
-            max_output_tokens=400,
+            max_tokens=LONG,
+            max_output_tokens=LONG,
             ignore_eos=True,
         )
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         while not dense.engine.load()["unfinished"]:  # noqa: ASYNC110  # the engine tells nobody when it takes a request
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await freed(dense)
+    await freed(dense, before)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_cancelled_caller_of_several_prompts_is_cancelled_and_frees_their_places(
     dense: Asker, stream: bool
 ) -> None:
+    before = made()
     prompts = ["one", "two", "three"]
     task = asyncio.create_task(
-        dense.ask("completions", prompt=prompts, max_tokens=400, ignore_eos=True, stream=stream)
+        dense.ask("completions", prompt=prompts, max_tokens=LONG, ignore_eos=True, stream=stream)
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         while dense.engine.load()["unfinished"] < len(prompts):  # noqa: ASYNC110  # the engine tells nobody when it takes a request
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await freed(dense)
+    await freed(dense, before, LONG * len(prompts))
 
 
 async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_step_is_not(
@@ -320,9 +329,9 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
     monkeypatch.setattr(engine, "_generate_one", no_token)
     monkeypatch.setattr(
-        engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=2.0)
+        engine, "_settings", replace(engine._settings, idle_s=0.0, check_timeout_s=10.0)
     )
-    others = asyncio.create_task(dense.chat(max_tokens=400, ignore_eos=True))
+    others = asyncio.create_task(dense.chat(max_tokens=LONG, ignore_eos=True))
     await engine.check()
     await others
 
@@ -335,18 +344,19 @@ async def test_an_engine_that_reads_a_long_prompt_is_well_and_one_that_makes_no_
 
 
 async def test_a_full_batch_takes_the_next_when_one_leaves(dense: Asker) -> None:
+    before = made()
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": "x"}],
         "stream": True,
-        "max_tokens": 400,
+        "max_tokens": LONG,
         "ignore_eos": True,
     }
     streams = [dense.engine.stream(dense.call("chat", **body)) for _ in range(8)]
     await asyncio.gather(*(anext(stream) for stream in streams))
     waiting = asyncio.create_task(dense.chat(max_tokens=1))
     await streams[0].aclose()
-    assert (await asyncio.wait_for(waiting, 15.0)).tail.usage.completion_tokens == 1
+    assert (await asyncio.wait_for(waiting, 120.0)).tail.usage.completion_tokens == 1
     assert dense.engine.load()["unfinished"], "it did not wait for the others"
     for stream in streams:
         await stream.aclose()
-    await freed(dense)
+    await freed(dense, before, LONG * len(streams))

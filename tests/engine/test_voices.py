@@ -14,7 +14,7 @@ from consilium.demo import smollm, voice_files
 from consilium.demo.voice_files import VOICES
 from tests.word_counts import WordCounts
 
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 QUESTIONS = 20
 ROOT = Path(__file__).parents[2]
 

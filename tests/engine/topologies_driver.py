@@ -36,8 +36,8 @@ from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
 from consilium.supervisor import processes
 
-START_S = 300.0
-END_S = 30.0
+START_S = 600.0
+END_S = 120.0
 STORE = 100 * 2**20
 UNBOUND = {BIND: "nobind", "OMP_NUM_THREADS": "1"}
 """Both replicas would be bound to the same core, and already import there."""
@@ -205,7 +205,7 @@ def gone_after(ending: list[psutil.Process]) -> float | None:
 
 def wait_for(title: str, other_than: set[int]) -> psutil.Process | None:
     """Return a process with that title that is not one of those, once there is one."""
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + START_S
     while time.monotonic() < end:
         for process in ours(title):
             if process.pid not in other_than:
