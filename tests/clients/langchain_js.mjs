@@ -10,7 +10,7 @@ const made = (options) =>
     model: 'base',
     maxTokens: 1024,
     maxRetries: 0,
-    timeout: 60000,
+    timeout: 240000,
     configuration: { baseURL },
     useResponsesApi: process.env.RESPONSES === 'yes',
     ...options,

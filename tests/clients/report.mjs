@@ -21,7 +21,7 @@ export async function caught(work) {
 
 // The status of a turn whose reader has left, as the cluster saw it.
 export async function endOf(receipt) {
-  for (let tries = 0; tries < 100; tries += 1) {
+  for (let tries = 0; tries < 1000; tries += 1) {
     const answer = await fetch(`${baseURL}/receipts/${receipt}`, { headers: { authorization: `Bearer ${key}` } });
     if (answer.ok) return (await answer.json()).status;
     await new Promise((wake) => setTimeout(wake, 100));

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from pathlib import Path
 
 import pytest
 from tests.bench import cluster as clusters
@@ -12,9 +13,20 @@ from tests.real.control_plane import ControlPlane
 from tests.real.disks import Provisioner
 from tests.real.tools import tool
 
-SAYS_S = 60
+SAYS_S = 240
+TEST_S = 900
 QUICK = ("--set", "profiles.quick.thinking=false", "--set", "roles.quick.profile=quick")
 """A role that does not think: the tiny model has random weights, and would think until its answer is full."""
+
+
+def pytest_collection_modifyitems(items):
+    """What builds a cluster first, or a control plane, may take minutes of a busy machine: no test here is ended before."""
+    for item in items:
+        if (
+            Path(__file__).parent in item.path.parents
+            and item.get_closest_marker("timeout") is None
+        ):
+            item.add_marker(pytest.mark.timeout(TEST_S))
 
 
 @pytest.fixture
@@ -56,6 +68,6 @@ def plane(tmp_path_factory):
 def chart(tmp_path_factory):
     """The chart as it is handed out: packed by Helm."""
     folder = tmp_path_factory.mktemp("chart")
-    done = subprocess.run([tool("helm"), "package", str(CHART), "-d", str(folder)], capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run([tool("helm"), "package", str(CHART), "-d", str(folder)], capture_output=True, text=True, timeout=240, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.tgz"))

@@ -6,8 +6,8 @@ import subprocess
 from tests.real.tools import tool
 from tests.unit.chart.rendered import CHART, EXPECTED
 
-HELM_S = 120
-SCHEDULED_S = 60.0
+HELM_S = 600
+SCHEDULED_S = 240.0
 STORAGE = {
     "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "test.local/disks", "volumeBindingMode": "Immediate",
     "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},

@@ -12,6 +12,8 @@ import httpx
 from tests.real.tools import tool
 
 BESIDE = 4
+ROUNDS = 4
+"""So often Prometheus reads what has grown meanwhile: a rate is a difference of two looks."""
 TOKENS = 24
 PROMPT = "Say what you know of rivers, and of the towns that lie on them. " * 12
 """Long enough to fill blocks of the engine's cache, so that its beginning is found there when it comes again."""
@@ -57,24 +59,28 @@ class Page:
         self._thread.join()
 
 
-def play(cluster, seconds):
-    """Ask for so long, in several threads, and end when all have their answers. Fails the test where an answer is not what it should be."""
+def play(cluster, seconds, is_read):
+    """Ask for so long at least, in several threads, and end when all have their answers. Fails the test where an answer is not what it should be.
+
+    is_read  says whether Prometheus has read every page since a time
+    """
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(BESIDE + 1) as pool:
-        for done in [*(pool.submit(_chats, cluster, until, n) for n in range(BESIDE)), pool.submit(_others, cluster, until)]:  # fmt: skip
+        others = pool.submit(_others, cluster, until, is_read)
+        for done in [*(pool.submit(_chats, cluster, others, n) for n in range(BESIDE)), others]:
             done.result()
 
 
 def _client(cluster, key=None):
     headers = {"Authorization": f"Bearer {key or cluster.key}"}
-    return httpx.Client(base_url=f"{cluster.url}/v1", headers=headers, timeout=60)
+    return httpx.Client(base_url=f"{cluster.url}/v1", headers=headers, timeout=240)
 
 
-def _chats(cluster, until, number):
-    """Chat again and again, streamed and not, with the model and in a role."""
+def _chats(cluster, others, number):
+    """Chat until the others are done, streamed and not, with the model and in a role."""
     with _client(cluster) as client:
         turn = number
-        while time.monotonic() < until:
+        while not others.done():
             turn += 1
             model = ("base", "role/quick", "auto", "executor/core")[turn % 4]
             words = {"model": model, "messages": [{"role": "user", "content": f"{PROMPT}{turn % 5}"}], "max_tokens": TOKENS}  # fmt: skip
@@ -87,14 +93,17 @@ def _chats(cluster, until, number):
                 assert answer.status_code == 200, answer.text
 
 
-def _others(cluster, until):
-    """Ask for vectors, over gRPC, a room, for what there is not, without a key, and leave early."""
+def _others(cluster, until, is_read):
+    """Ask for vectors, over gRPC, a room, for what there is not, without a key, and leave early; each time once more after it was read."""
     hello = {"chat": {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "Hello"}]}]}}
     generate = {"model": "base", "sampling": {"max_tokens": 4}, **hello}
     body = {"model": "nobody", "messages": [{"role": "user", "content": "Hello"}]}
     long = {**body, "model": "base", "max_tokens": 200, "stream": True}
     with _client(cluster) as client, _client(cluster, "csl_none_none") as stranger:
-        while time.monotonic() < until:
+        rounds, since = 0, time.time()
+        while time.monotonic() < until or rounds < ROUNDS:
+            if is_read(since):
+                rounds, since = rounds + 1, time.time()
             vectors = client.post("/embeddings", json={"model": "minilm-e5", "input": ["a", "b"]})
             assert vectors.status_code == 200, vectors.text
             assert _grpc(cluster, "consilium.v1.GenerationService/Generate", generate) == 0
@@ -113,6 +122,14 @@ def _others(cluster, until):
 
 def _grpc(cluster, method, ask):
     """Call over gRPC, and return how grpcurl ended."""
-    words = ["-plaintext", "-H", f"authorization: Bearer {cluster.key}", "-d", json.dumps(ask)]
+    words = [
+        "-plaintext",
+        "-connect-timeout",
+        "120",
+        "-H",
+        f"authorization: Bearer {cluster.key}",
+        "-d",
+        json.dumps(ask),
+    ]
     words = [tool("grpcurl"), *words, cluster.grpc, method]
-    return subprocess.run(words, capture_output=True, timeout=60, check=False).returncode
+    return subprocess.run(words, capture_output=True, timeout=240, check=False).returncode

@@ -9,7 +9,7 @@ from tests.real.packages import CHECKOV, words
 from tests.unit.chart import rendered
 from tests.unit.chart.test_graph import CACHED, FULL
 
-TAKES_S = 300.0
+TAKES_S = 800.0
 SKIPPED = {
     "CKV_K8S_43": "digests are a setting (images.*.digest); an image that is built at home has a tag",
     "CKV_K8S_15": "versions are pinned, and a box without the internet must start what it has; images.*.pullPolicy is a setting",

@@ -20,7 +20,7 @@ def template(program, folder, *words, ok=True):
     """Return what `helm template` writes, or what it refuses with."""
     done = subprocess.run(
         [tool(program), "template", RELEASE, str(CHART), "-n", NAMESPACE, *SEEN, *words],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "HOME": str(folder)},
+        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "HOME": str(folder)},
     )  # fmt: skip
     assert (done.returncode == 0) is ok, done.stderr
     return done.stdout if ok else done.stderr

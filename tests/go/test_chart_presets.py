@@ -21,16 +21,21 @@ STAYS = 8
 """Looks in a row, a fifth of a second apart, at which a machine lends what it was told to."""
 
 
-def machines(plane, row):
-    """Add the machines that suffice for a preset, and wait until they are ready: until then KWOK writes what they lend."""
+def machines(plane, row, short):
+    """Add the machines that suffice for a preset, and wait until they are ready: until then KWOK writes what they lend.
+
+    short  a machine that lends one card too few from the start: a late word of KWOK's about it takes nothing back
+    """
     for wanted in row["nodes"]:
         node = {key: value for key, value in wanted.items() if key != "card"}
-        if node["gpus"]:  # as NVIDIA's discovery says it
+        if node["name"] == short:
+            node["gpus"] -= 1
+        if wanted["gpus"]:  # as NVIDIA's discovery says it
             node["labels"] = {"nvidia.com/gpu.present": "true", **node.get("labels", {})}
         plane.add_node(
             node.pop("name"), taints=[taint(text) for text in node.pop("taints", ())], **node
         )
-    plane.until(lambda: all(map(is_ready, plane.list("/api/v1/nodes"))), 30)
+    plane.until(lambda: all(map(is_ready, plane.list("/api/v1/nodes"))))
 
 
 def is_ready(node):
@@ -68,7 +73,7 @@ def space(plane, preset):
     made = Space(plane, f"preset-{preset}", EXPECTED[preset]["admitted"])
     yield made
     made.helm("uninstall", "mind", "--ignore-not-found")
-    plane.until(lambda: not made.pods(), 60)
+    plane.until(lambda: not made.pods())
     for plural in ("nodes", "persistentvolumes"):
         for found in plane.list(f"/api/v1/{plural}"):
             plane.api("DELETE", f"/api/v1/{plural}/{found['metadata']['name']}", ok=False)
@@ -131,9 +136,9 @@ def test_a_preset_runs_on_the_machines_it_is_for_and_on_nothing_smaller(
     row = EXPECTED[preset]
     assert row["admitted"] == "restricted" or row.get("because")
     put_needs(plane, space, row)
-    machines(plane, row)
-    wanted = sum(row["pods"].values())
     lent = [(node["name"], node["gpus"]) for node in row["nodes"] if node.get("gpus")]
+    machines(plane, row, lent[0][0] if lent else "")
+    wanted = sum(row["pods"].values())
     for node, cards in lent[:1]:
         lend(plane, node, cards - 1)
     said = space.helm("install", "mind", str(chart), *words_of(preset))
@@ -150,6 +155,5 @@ def test_a_preset_runs_on_the_machines_it_is_for_and_on_nothing_smaller(
     kinds = Counter(pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in running)
     assert kinds == {kind: count for kind, count in row["pods"].items() if count}
     assert sum(map(cards_of, running)) == row["cards"]
-    for claim in space.list("persistentvolumeclaims"):
-        assert claim["status"]["phase"] == "Bound", claim["metadata"]["name"]
-    plane.until(lambda: all(job["status"].get("succeeded") for job in space.list("jobs", "apis/batch/v1")), 60)  # fmt: skip
+    plane.until(lambda: all(claim["status"]["phase"] == "Bound" for claim in space.list("persistentvolumeclaims")))  # fmt: skip
+    plane.until(lambda: all(job["status"].get("succeeded") for job in space.list("jobs", "apis/batch/v1")))  # fmt: skip

@@ -11,7 +11,7 @@ from tests.unit.chart import rendered, test_refusals
 
 HELMS = ("helm", "helm3")
 TOLD = ("--kube-version", "1.34", "--api-versions", "ray.io/v1/RayService")
-SAYS_S = 30
+SAYS_S = 240
 REFUSED = (*test_refusals.UNKNOWN[::4], *test_refusals.FORM[::4], *test_refusals.TWO_KEYS[::4], *test_refusals.IN_CONFIG[::4])  # fmt: skip
 
 

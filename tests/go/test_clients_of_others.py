@@ -10,11 +10,11 @@ import os
 import pytest
 from tests.real.packages import NODE, PYTHON, words
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CITIES = ("Paris", "Rome")
 GONE = 499
-RUNS_S = 240
+RUNS_S = 600
 WIDTH = 768
 
 

@@ -79,7 +79,7 @@ def test_from_an_empty_cluster_to_a_release_that_waits_for_its_card(plane, docto
     )
     plane.create(deployment("coredns", "kube-system", "coredns:1", **{"k8s-app": "kube-dns"}))
     for space, name in (("kuberay-system", "kuberay-operator"), ("kube-system", "coredns")):
-        plane.until(lambda space=space, name=name: available(plane, space, name), 60)
+        plane.until(lambda space=space, name=name: available(plane, space, name))
     found = doctor("--cluster")
     failures = [one for one in found.values() if one["level"] == "failure"]
     assert not failures
@@ -94,10 +94,10 @@ def test_from_an_empty_cluster_to_a_release_that_waits_for_its_card(plane, docto
         plane.create({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"disk{number}"}, "spec": {"capacity": {"storage": "300Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "local-path", "hostPath": {"path": f"/disk{number}"}}})  # fmt: skip
     helm = subprocess.run(
         [tool("helm"), "install", "mind", str(CHART), "-f", str(CARD), "-n", SPACE, "--kubeconfig", str(plane.kubeconfig)],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=400, check=False, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert helm.returncode == 0, helm.stderr
-    plane.until(lambda: "no_card_offered" in doctor("--release", "mind"), 60)
+    plane.until(lambda: "no_card_offered" in doctor("--release", "mind"))
     said = doctor("--release", "mind")["no_card_offered"]
     assert "nvidia.com/gpu: 1" in said["sentence"]
     assert "install.sh" in said["way_out"]
@@ -110,8 +110,8 @@ def test_from_an_empty_cluster_to_a_release_that_waits_for_its_card(plane, docto
 
     # a card comes: the doctor of the cluster is content, and of the release nothing stands in the way
     plane.add_node("cards", cpus=32, memory="128Gi", gpus=1)
-    plane.until(lambda: "no_card_offered" not in doctor("--release", "mind"), 60)
-    plane.until(lambda: "not_ready_yet" in doctor("--release", "mind"), 60)
+    plane.until(lambda: "no_card_offered" not in doctor("--release", "mind"))
+    plane.until(lambda: "not_ready_yet" in doctor("--release", "mind"))
     assert "release_unknown" in doctor("--release", "mnid")
 
 

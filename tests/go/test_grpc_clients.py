@@ -14,14 +14,15 @@ ASK = {
     "sampling": {"max_tokens": 3},
 }
 CALLS = 200
+PLAIN = ("-plaintext", "-connect-timeout", "120")
 
 
 async def test_grpcurl_lists_the_service_and_plays_a_turn(gateway, said):
     bench = await gateway()
     at = f"127.0.0.1:{bench.grpc.port}"
-    assert SERVICE in await said("grpcurl", "-plaintext", at, "list")
-    assert "rpc Generate" in await said("grpcurl", "-plaintext", at, "describe", SERVICE)
-    words = ("-plaintext", "-H", f"authorization: Bearer {bench.key}", "-d", json.dumps(ASK))
+    assert SERVICE in await said("grpcurl", *PLAIN, at, "list")
+    assert "rpc Generate" in await said("grpcurl", *PLAIN, at, "describe", SERVICE)
+    words = (*PLAIN, "-H", f"authorization: Bearer {bench.key}", "-d", json.dumps(ASK))
     answers = objects(await said("grpcurl", *words, at, f"{SERVICE}/Generate"))
     assert answers[0]["metadata"]["executor"] == "core"
     assert answers[-1]["final"]["usage"]["completion_tokens"] == 3  # names as in the proto
@@ -30,7 +31,7 @@ async def test_grpcurl_lists_the_service_and_plays_a_turn(gateway, said):
 async def test_grpcurl_lists_models_of_both_kinds_and_asks_for_vectors(gateway, said):
     bench = await gateway()
     at = f"127.0.0.1:{bench.grpc.port}"
-    words = ("-plaintext", "-H", f"authorization: Bearer {bench.key}", "-d")
+    words = (*PLAIN, "-H", f"authorization: Bearer {bench.key}", "-d")
     (listed,) = objects(await said("grpcurl", *words, "{}", at, f"{SERVICE}/ListModels"))
     models = {model["id"]: model for model in listed["models"]}
     assert (models["base"]["kind"], models["base"]["root"]) == ("MODEL_KIND_CORE", "echo")
@@ -51,7 +52,7 @@ async def test_grpcurl_shows_why_a_call_is_refused(gateway, said):
         (bench.key, unknown, 5, "NotFound", "nope"),
         (bench.key, vectors, 3, "InvalidArgument", "gRPC: Embed"),
     ):
-        words = ("-plaintext", "-H", f"authorization: Bearer {key}", "-d", ask, at)
+        words = (*PLAIN, "-H", f"authorization: Bearer {key}", "-d", ask, at)
         told = await said("grpcurl", *words, f"{SERVICE}/Generate", code=64 + code)
         assert f"Code: {name}" in told
         assert says in told
@@ -59,7 +60,7 @@ async def test_grpcurl_shows_why_a_call_is_refused(gateway, said):
 
 async def test_grpcurl_that_leaves_early_stops_the_engine(gateway, said):
     bench = await gateway()
-    words = ["-plaintext", "-max-time", "1", "-H", f"authorization: Bearer {bench.key}", "-d"]
+    words = [*PLAIN, "-max-time", "8", "-H", f"authorization: Bearer {bench.key}", "-d"]
     waits = {"messages": [{"author": "AUTHOR_USER", "content": [{"text": "!wait"}]}]}
     at = f"127.0.0.1:{bench.grpc.port}"
     ask = json.dumps({"model": "base", "chat": waits})
@@ -72,7 +73,19 @@ async def test_ghz_sends_hundreds_of_turns_and_none_fails(gateway, said):
     bench = await gateway()
     key = json.dumps({"authorization": f"Bearer {bench.key}"})
     words = ["--insecure", "--call", f"{SERVICE}.Generate", "-m", key, "-d", json.dumps(ASK)]
-    words += ["-n", str(CALLS), "-c", "16", "-O", "json", f"127.0.0.1:{bench.grpc.port}"]
+    words += [
+        "-n",
+        str(CALLS),
+        "-c",
+        "16",
+        "--connect-timeout",
+        "120s",
+        "--timeout",
+        "120s",
+        "-O",
+        "json",
+        f"127.0.0.1:{bench.grpc.port}",
+    ]
     told = json.loads(await said("ghz", *words))
     assert told["statusCodeDistribution"] == {"OK": CALLS}
     assert len(bench.engines["core"].calls) == CALLS
@@ -85,5 +98,5 @@ async def test_grpcurl_is_served_by_each_version_of_reflection_alone(
     monkeypatch.setattr(grpc_reflection, "NAMES", (version,))
     bench = await gateway()
     at = f"127.0.0.1:{bench.grpc.port}"
-    assert SERVICE in await said("grpcurl", "-plaintext", at, "list")
-    assert "rpc Generate" in await said("grpcurl", "-plaintext", at, "describe", SERVICE)
+    assert SERVICE in await said("grpcurl", *PLAIN, at, "list")
+    assert "rpc Generate" in await said("grpcurl", *PLAIN, at, "describe", SERVICE)

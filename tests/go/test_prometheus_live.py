@@ -22,8 +22,9 @@ from tests.waiting import until
 from consilium.cli.metrics import catalogue
 from consilium.gpu_metrics import boards
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
+STARTS_S = 240
 QUIET_S = 15
 LOAD_S = 20
 TEN_MINUTES_S = 600
@@ -63,13 +64,19 @@ def watched(cluster, tmp_path_factory):
         well = (known["addresses"]["metrics"], healthy.url, said.url)
         config = exported(folder / "exported", (*well, sick.url, sliced.url))
         with Prometheus(folder / "server", only(config, well)) as server:
-            until(lambda: all(server.targets().values()) and server.targets(), 20)
+            until(lambda: all(server.targets().values()) and server.targets(), STARTS_S)
             begin = time.time()
             time.sleep(QUIET_S)
             quiet = time.time()
             server.reload(config)
-            play(cluster, LOAD_S)
-            time.sleep(3)  # what was counted last has been read, and the rules have run over it
+            play(cluster, LOAD_S, server.has_read)
+            for _ in range(
+                2
+            ):  # what was counted last has been read twice, and the rules have run over it
+                last = time.time()
+                until(lambda since=last: server.has_read(since), STARTS_S, "all pages were read")
+                last = time.time()
+                until(lambda since=last: server.has_reckoned(since), STARTS_S, "all rules have run")
             yield Watched(server, begin, quiet, time.time())
 
 

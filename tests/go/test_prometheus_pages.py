@@ -65,6 +65,6 @@ def test_every_page_of_a_cluster(cluster):
     pages["gateway"] = f"{cluster.url}/v1/metrics"
     for name, url in pages.items():
         key = {"Authorization": f"Bearer {cluster.key}"} if name == "gateway" else {}
-        answer = httpx.get(url, headers=key, timeout=30)
+        answer = httpx.get(url, headers=key, timeout=120)
         assert answer.status_code == 200, name
         assert complaints(answer.text) == [], name

@@ -59,4 +59,4 @@ def test_prometheus_takes_what_is_exported(tmp_path):
         wanted = set(telemetry.alerts(telemetry.RULES)) | telemetry.recorded(telemetry.RULES)
         assert loaded == wanted
         jobs = {job["job_name"] for job in told["scrape_configs"]}
-        until(lambda: set(server.targets()) == jobs, 10, "every job was taken")
+        until(lambda: set(server.targets()) == jobs, 120, "every job was taken")

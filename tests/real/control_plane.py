@@ -138,7 +138,7 @@ class ControlPlane:
             content_type="application/merge-patch+json",
         )  # fmt: skip
 
-    def until(self, what, seconds=60.0, said=""):
+    def until(self, what, seconds=240.0, said=""):
         """Wait until a question has a true answer, and return the answer."""
         ends = time.monotonic() + seconds
         while not (found := what()):
@@ -248,7 +248,7 @@ class ControlPlane:
         )
         for file in sorted(crds.glob("*.yaml")):
             self.create(yaml.safe_load(file.read_text()))
-        self.until(self._knows_rayservices, 60, "discovery of ray.io/v1 RayService")
+        self.until(self._knows_rayservices, 240, "discovery of ray.io/v1 RayService")
         names = ("unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0" "$@"') if hosts else ()  # fmt: skip
         self._run(
             "operator", *names, tool("ray-operator"), "--kubeconfig", str(self.kubeconfig), "--enable-leader-election=false",
@@ -278,6 +278,6 @@ def _trust():
 
 def _answers(url, token=""):
     try:
-        return httpx.get(url, headers={"Authorization": f"Bearer {token or TOKEN}"}, verify=_trust(), timeout=2).status_code == 200  # fmt: skip
+        return httpx.get(url, headers={"Authorization": f"Bearer {token or TOKEN}"}, verify=_trust(), timeout=10).status_code == 200  # fmt: skip
     except httpx.HTTPError:
         return False

@@ -45,4 +45,4 @@ class Provisioner(threading.Thread):
 
     def __exit__(self, *_):
         self._closing.set()
-        self.join(10)
+        self.join(60)

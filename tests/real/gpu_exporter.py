@@ -40,7 +40,7 @@ class GpuExporter(Server):
 
     def page(self):
         """Return what it says."""
-        return httpx.get(self.url, timeout=5).text
+        return httpx.get(self.url, timeout=60).text
 
     def answers(self):
         try:

@@ -57,7 +57,7 @@ def front_of(folder: Path, state: Path, origins: Origins, behind: int) -> Iterat
         config = as_ray_writes(folder, port, *others, behind)
         (script,) = haproxy.write_start_script(state, origins).values()
         process = subprocess.Popen([script, "-db", "-f", str(config)])
-        stack.callback(process.wait, 10)
+        stack.callback(process.wait, 60)
         stack.callback(process.kill)
         front = Front(port, config, log)
         until(front.answers, why="HAProxy did not start")

@@ -25,7 +25,7 @@ from tests.real.tools import tool
 CHART = Path(__file__).resolve().parents[2] / "helm" / "consilium"
 SPACE, RELEASE = "llm", "mind"
 NAME = f"{RELEASE}-consilium"
-HELM_S = 150.0
+HELM_S = 600.0
 CLASS = {
     "apiVersion": "storage.k8s.io/v1",
     "kind": "StorageClass",
@@ -104,7 +104,7 @@ class Chart:
             time.sleep(0.5)
         return found
 
-    def until_ready(self, seconds=200.0):
+    def until_ready(self, seconds=600.0):
         """Wait for the RayService."""
         self.until(self.is_ready, seconds, "RayService Ready, applications RUNNING")
 
@@ -126,7 +126,7 @@ class Chart:
         """Ask for a few tokens and return the answer, or None while nobody answers."""
         body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "Say one word."}], **fields}  # fmt: skip
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.post(f"{self.url(component)}/v1/chat/completions", json=body, headers=self.headers, timeout=60)  # fmt: skip
+            answer = httpx.post(f"{self.url(component)}/v1/chat/completions", json=body, headers=self.headers, timeout=240)  # fmt: skip
             return answer if answer.status_code == 200 else None
         return None
 

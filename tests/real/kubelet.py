@@ -39,7 +39,7 @@ def may_run() -> str:
         return "needs root and iproute2"
     tried = subprocess.run(
         ["unshare", "-m", "-n", "sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w /mnt/r && mount -t overlay o -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     return tried.stderr.strip() if tried.returncode else ""
 
@@ -85,11 +85,11 @@ class Kubelet:
 
     def __exit__(self, *_):
         self._ending.set()
-        self._thread.join(20)
+        self._thread.join(120)
         for pod in self.pods.values():
             pod.kill()
         for pod in self.pods.values():
-            pod.join(20)
+            pod.join(120)
         self.sweeper.close()
 
     def logs(self, start, container, most=3000):

@@ -22,5 +22,5 @@ def build(folder, source=SOURCE, *, old=False):
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / "libnvidia-ml.so.1"
     words = [compiler, "-shared", "-fPIC", "-w", *(["-DOLD"] if old else []), "-o", made, source]
-    subprocess.run(words, check=True, timeout=60)
+    subprocess.run(words, check=True, timeout=240)
     return folder

@@ -434,8 +434,8 @@ def now():
 
 
 def do(*words, ok=True):
-    subprocess.run(words, check=ok, capture_output=True, timeout=20)
+    subprocess.run(words, check=ok, capture_output=True, timeout=120)
 
 
 def words_of(*command):
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.split()  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout.split()  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 
 import httpx
 import yaml
@@ -12,8 +13,8 @@ from consilium.kernel.ports import free_port
 from tests.real.server import Server
 from tests.real.tools import tool
 
-ASKS_S = 30.0
-CHECKS_S = 120.0
+ASKS_S = 240.0
+CHECKS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,15 @@ class Prometheus(Server):
         """Return every rule with its state, as it stands now."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
+    def has_read(self, since):
+        """Say whether every page was read whole since a time."""
+        found = self.get("targets")["activeTargets"]
+        return all(one["health"] == "up" and _time(one["lastScrape"]) > since for one in found)
+
+    def has_reckoned(self, since):
+        """Say whether every group of rules was reckoned since a time."""
+        return all(_time(group["lastEvaluation"]) > since for group in self.get("rules")["groups"])
+
     def targets(self):
         """Return job -> whether all of its pages can be read."""
         found = {}
@@ -135,6 +145,11 @@ def promtool(*words, said=None, cwd=None):
         cwd=cwd,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def _time(written):
+    """Return a time of Prometheus' as time.time() has it."""
+    return datetime.fromisoformat(written).timestamp()
 
 
 def _selectors(node):

@@ -6,8 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-STARTS_S = 30.0
-ENDS_S = 10.0
+STARTS_S = 180.0
+ENDS_S = 60.0
 
 
 class Server:

@@ -7,7 +7,7 @@ with Sweeper() as sweeper:
 import contextlib
 import subprocess
 
-SWEEPS_S = 30.0
+SWEEPS_S = 120.0
 _SHELL = 'trap \'\' INT TERM HUP; all=; while read -r line; do all="$line; $all"; done; eval "$all"'
 
 
