@@ -14,8 +14,8 @@ from consilium.cli.answers import document
 from consilium.cli.endpoint import Endpoint
 from consilium.kernel.errors import ConsiliumError
 
-LIMIT_S: Final = 15.0
-"""A replica that was killed counts for some seconds more, and a new one needs a moment to say what it holds."""
+LIMIT_S: Final = 60.0
+"""A replica that was killed counts for some seconds more, a new one needs a moment to say what it holds, and a full machine takes seconds for anything."""
 _POLL_S: Final = 0.1
 
 
