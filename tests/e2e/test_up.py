@@ -338,7 +338,7 @@ async def told_by_grpc(client: GenerationClient) -> tuple[int, bool]:
     return tokens, ended
 
 
-def answers(url: str) -> bool:
+def is_answered(url: str) -> bool:
     """Say whether somebody answers there, whatever they say."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(url, timeout=SOON_S).status_code > 0
@@ -406,7 +406,7 @@ async def stopped_under_load(
             )
             await asyncio.to_thread(
                 until,
-                lambda: not answers(f"{openai}/models"),
+                lambda: not is_answered(f"{openai}/models"),
                 SOON_S,
                 "nobody listens any more",
             )
