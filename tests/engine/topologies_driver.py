@@ -34,6 +34,7 @@ from consilium.engine.config import EngineView
 from consilium.engine.placement import BIND
 from consilium.engine.ports import Call, ExecutorInfo
 from consilium.engine.ray_head import Head
+from consilium.kernel.ports import free_port
 from consilium.supervisor import processes
 
 START_S = 600.0
@@ -243,7 +244,8 @@ def main(state: Path) -> int:
     left: frozenset[Path] = frozenset()
     try:
         specs = app.plan(view(state / "made"), state / "models", machine.local(), ray.nodes())
-        serve.start(proxy_location="Disabled")
+        # Ray listens at Serve's port all the same: one that nobody else has.
+        serve.start(proxy_location="Disabled", http_options={"port": free_port()})
         app.submit(specs, drain_s=1.0)
         seen["states"] = wait_until_running({app_name(spec.name) for spec in specs})
         seen["start_s"] = round(time.monotonic() - began, 1)
