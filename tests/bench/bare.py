@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from consilium.kernel.ports import free_port
 
 SERVER = "vllm.entrypoints.openai.api_server"
 
@@ -49,12 +50,6 @@ def flags(arguments: Mapping[str, object]) -> list[str]:
     return out
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @contextlib.contextmanager
 def serve(
     model: Path,
@@ -66,7 +61,7 @@ def serve(
     wait_s: float = 300,
 ) -> Iterator[Bare]:
     """Start the server, wait for its first token, end it with its process group on leaving."""
-    port = _free_port()
+    port = free_port()
     begin = time.monotonic()
     command = [
         sys.executable,

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from consilium.kernel.origins import Origins
+from consilium.kernel.ports import free_port
 from consilium.supervisor import haproxy, haproxy_rules
 from tests.waiting import until
 
@@ -53,7 +54,7 @@ def front_of(folder: Path, state: Path, origins: Origins, behind: int) -> Iterat
         log = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         log.bind(str(folder / "log.sock"))
         log.setblocking(False)
-        port, *others = ports(3)
+        port, *others = (free_port() for _ in range(3))
         config = as_ray_writes(folder, port, *others, behind)
         (script,) = haproxy.write_start_script(state, origins).values()
         process = subprocess.Popen([script, "-db", "-f", str(config)])
@@ -62,17 +63,6 @@ def front_of(folder: Path, state: Path, origins: Origins, behind: int) -> Iterat
         front = Front(port, config, log)
         until(front.answers, why="HAProxy did not start")
         yield front
-
-
-def ports(count: int) -> list[int]:
-    """Return free ports."""
-    with ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            found.append(listener.getsockname()[1])
-        return found
 
 
 def as_ray_writes(folder: Path, port: int, stats: int, metrics: int, server: int) -> Path:
