@@ -37,6 +37,8 @@ _VERBS: Final = {
     "rm": "remove an adapter, or one version of it",
     "why": "say who would answer a question, and why",
 }
+_MUST_BE_SENT: Final = frozenset({"adapter_unknown", "data_damaged", "not_supported"})
+"""What the cluster says of content that it does not have whole; the last one is of a cluster that does not know the question."""
 _SETTINGS: Final = (
     "placement",
     "with_core",
@@ -128,15 +130,17 @@ def _add(args: argparse.Namespace) -> int:
     endpoint = endpoint_of(args)
     with progress.shown(args.name) as report:
         folder, said = _folder(args, report), _said(args)
-        stored = _stored_before(endpoint, folder, said)
-        if not stored:
+        stored = _taken_again(endpoint, folder, said)
+        is_new = not stored
+        if is_new:
             stored = str(adapter_upload.send(endpoint, folder, said, report)["stored"])
     adapter: Json = document(endpoint, _path(args.name))
     if args.output == "json":
         return _as_json(adapter)
     version = next(each for each in adapter["versions"] if each["sha"] == stored)
     told = f"{adapter['name']}:{version['sha'][: adapter_tables.SHOWN]}"
-    print(f"Stored {told}: {adapter_tables.size(version['size_bytes'])}, rank {version['rank']}.")
+    done = "Stored" if is_new else "Stored before, and its files are whole:"
+    print(f"{done} {told}: {adapter_tables.size(version['size_bytes'])}, rank {version['rank']}.")
     for remark in version["remarks"]:
         print(f"remark: {remark}")
     print(_next(adapter, version))
@@ -153,26 +157,22 @@ def _folder(args: argparse.Namespace, report: Any) -> Path:
     return folder
 
 
-def _stored_before(endpoint: Endpoint, folder: Path, said: Mapping[str, object]) -> str:
-    """Return the hash of what is stored already, so that nothing need be sent; "" where it is new, or more is said of it than its name."""
-    if said.keys() - {"name", "force"}:
-        return ""
+def _taken_again(endpoint: Endpoint, folder: Path, said: Mapping[str, object]) -> str:
+    """Return the hash of content that the name has already, after the cluster has hashed its files and taken them as if they had come again; "" = they must be sent."""
+    from consilium.cli.adapter_upload import TAKE_S
     from consilium.lora_router import adapter_files
 
     name, sha = str(said["name"]), adapter_files.content_sha(folder)
     try:
         versions: Any = document(endpoint, _path(name))["versions"]
+        if all(version["sha"] != sha or version["proof"] == "damaged" for version in versions):
+            return ""
+        path = f"adapters/_known/{sha}"
+        document(endpoint, path, method="POST", body=said, timeout_s=TAKE_S)
     except ConsiliumError as err:
-        if err.code != "adapter_unknown":
+        if err.code not in _MUST_BE_SENT:
             raise
         return ""
-    known = next((version for version in versions if version["sha"] == sha), None)
-    if known is None or not (known["fits"] or said["force"]):
-        return (
-            ""  # one that fits nowhere is asked for again: whether it may be stored is said there
-        )
-    if said["force"]:
-        _post(endpoint, f"{_path(name)}/switch", {"sha": sha, "force": True})
     return sha
 
 

@@ -184,13 +184,13 @@ class Desk:
     async def stored(self, version: StoredVersion, *, force: bool = False) -> None:
         """Take note of a version that was added: it answers once it was tried; at once where nobody tries, or its owner insists."""
         row, _ = self.library.get(version.name)
+        name = reference(version.name, version.sha)
+        self.fleet.forgive(name)  # its files may be whole again
         if force and not self.answers(version):
             version = await self._insisted(version)
         elif not self.answers(version) and version.proof is not Proof.UNPROVEN:
             # It was tried before, and whoever adds it again wants to know anew: a node may have been away, or an engine is another one now.
-            name = reference(version.name, version.sha)
             version = await self.library.set_proof(name, Proof.UNPROVEN)
-            self.fleet.forgive(name)
         if row.current != version.sha:
             self._waiting[version.name] = version.sha
             if self.answers(version):

@@ -130,6 +130,14 @@ class Library(Shelves):
         check_may_be_set(incoming, self._holdings.names.get(incoming.name))
         return await self._to_its_end(self._add(incoming))
 
+    async def add_known(self, incoming: Incoming, sha: str) -> StoredVersion:
+        """Take a version that the name has as if its files had come again, once those that are there were hashed. `incoming.source` is not looked at.
+
+        Raises ConsiliumError: adapter_unknown (the name has no such version) or data_damaged (its files are not what was stored): then they must be sent; and as `add` does.
+        """
+        check_name(incoming.name)
+        return await self._to_its_end(self._add_known(incoming, sha))
+
     async def add_sum(
         self,
         address: str,
@@ -207,11 +215,7 @@ class Library(Shelves):
         """Return a version after its files were hashed again. Raises ConsiliumError(data_damaged) if they are not what was stored, and what `find` raises."""
         version = self.find(text)
         if not await asyncio.to_thread(self._is_sound, version.sha):
-            raise ConsiliumError(
-                "data_damaged",
-                str(version.path),
-                reason=f"The files of {reference(version.name, version.sha)} are not what was stored. Add the adapter again: that puts them right.",
-            )
+            raise _damaged(reference(version.name, version.sha), version.path)
         return version
 
     async def hide(self, text: str) -> tuple[str, ...]:
@@ -260,6 +264,30 @@ class Library(Shelves):
                 await asyncio.to_thread(self._store.discard, aside)
         finally:
             self._incoming_bytes -= needed
+
+    async def _add_known(self, incoming: Incoming, sha: str) -> StoredVersion:
+        name = incoming.name
+        told = reference(name, sha)
+        if sha not in self._holdings.of(name):
+            raise ConsiliumError("adapter_unknown", name=told)
+        folder = self._store.folder(sha)
+        try:
+            described = await asyncio.to_thread(self._describe, folder)
+        except (OSError, ConsiliumError) as error:
+            raise _damaged(told, folder) from error
+        if described.sha != sha or sha in self._holdings.damaged:
+            raise _damaged(told, folder)
+        if incoming.demand is not None:
+            incoming.demand(described)
+        async with self._writing:
+            row = self._holdings.named(name)
+            check_may_be_set(incoming, row)
+            self._holdings.check_stays(name, sha)
+            held = self._holdings.of(name).get(sha)
+            if held is None:  # it was removed while it was hashed
+                raise ConsiliumError("adapter_unknown", name=told)
+            await self._save(Changes(names=(named_from(incoming, row, sha),)))
+            return held.version
 
     def _bring_in(self, incoming: Incoming) -> Path:
         if incoming.is_ours:
@@ -450,6 +478,14 @@ class Library(Shelves):
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+
+def _damaged(told: str, folder: Path) -> ConsiliumError:
+    return ConsiliumError(
+        "data_damaged",
+        str(folder),
+        reason=f"The files of {told} are not what was stored. Add the adapter again: that puts them right.",
+    )
 
 
 def _with_sizes(held: Held, sizes: Mapping[str, int]) -> Held:

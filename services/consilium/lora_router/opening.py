@@ -108,14 +108,17 @@ class Room:
 
         incoming = Incoming(
             said.name,
-            offered.folder,
+            offered.folder or Path(),
             settings,
             make_current=None if before is None else False,
             is_ours=True,
             demand=None if said.force else demand,
         )
         try:
-            version = await self.library.add(incoming)
+            if offered.known:
+                version = await self.library.add_known(incoming, offered.known)
+            else:
+                version = await self.library.add(incoming)
             await self.desk.stored(version, force=said.force)
             return {**self.told(said.name), "stored": version.sha}
         except ConsiliumError as error:

@@ -4,6 +4,7 @@ POST   /v1/adapters                      a form: `name`, settings as in the conf
 PUT    /v1/adapters/_uploads/ID/FILE     one of the two files, resumable (?offset=N); ID is the caller's choice
 HEAD   /v1/adapters/_uploads/ID/FILE     how much has come, in upload-offset
 POST   /v1/adapters/_uploads/ID          JSON: {"name": ..., settings}: both files are there, take it in; answers the adapter
+POST   /v1/adapters/_known/SHA           the same for content that the name has already: no file is sent, those that are there are hashed; 404 or 500 = send them
 DELETE /v1/adapters/_uploads/ID          forget it
 
 Knows requests. What a new adapter has to go through is the business of `Take`.
@@ -40,11 +41,15 @@ _MOST_SAID: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """An adapter whose files have come: they lie in `folder`, on the store's disk, and may be moved from there."""
+    """An adapter whose files have come: they lie in `folder`, on the store's disk, and may be moved from there.
+
+    known  hash of a version that the name has already; then no files have come, and `folder` is None
+    """
 
     said: Said
-    folder: Path
+    folder: Path | None
     principal: Principal
+    known: str = ""
 
 
 Take: TypeAlias = Callable[[Offered], Awaitable[Mapping[str, object]]]
@@ -94,15 +99,14 @@ class Face:
 
     async def finish(self, request: Request) -> Response:
         """Take in an upload whose files are there."""
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MOST_SAID:
-                raise ConsiliumError(
-                    "body_too_large", size=len(body), key="this path", limit=_MOST_SAID
-                )
-        said = from_body(bytes(body))
+        said = await _said(request)
         return await self._taken(request.scope["principal"], request.path_params["upload"], said)
+
+    async def known(self, request: Request) -> Response:
+        """Take in what is there already, as if its files had come again."""
+        principal: Principal = request.scope["principal"]
+        said, sha = await _said(request), request.path_params["sha"]
+        return await self._offered(Offered(said, None, principal, sha))
 
     async def forget(self, request: Request) -> Response:
         """Delete an upload."""
@@ -110,13 +114,16 @@ class Face:
         return Response(status_code=204)
 
     async def _taken(self, principal: Principal, upload: str, said: Said) -> Response:
-        result = "failed"
-        with (
-            self._arrivals.taken(principal.tenant, upload) as folder,
-            audit.change("adapter_added", principal, adapter=said.name, force=said.force) as told,
-        ):
+        with self._arrivals.taken(principal.tenant, upload) as folder:
+            return await self._offered(Offered(said, folder, principal))
+
+    async def _offered(self, offered: Offered) -> Response:
+        result, said = "failed", offered.said
+        with audit.change(
+            "adapter_added", offered.principal, adapter=said.name, force=said.force
+        ) as told:
             try:
-                answer = await self._take_in(Offered(said, folder, principal))
+                answer = await self._take_in(offered)
                 result = "stored"
             except ConsiliumError:
                 result = "refused"
@@ -125,6 +132,17 @@ class Face:
                 self._count(result)
             told["sha"] = answer.get("stored")
         return JSONResponse(dict(answer), 201)
+
+
+async def _said(request: Request) -> Said:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _MOST_SAID:
+            raise ConsiliumError(
+                "body_too_large", size=len(body), key="this path", limit=_MOST_SAID
+            )
+    return from_body(bytes(body))
 
 
 def application(
@@ -146,6 +164,7 @@ def application(
             Route(f"{upload}/{{file}}", face.head, methods=["HEAD"]),
             Route(upload, face.finish, methods=["POST"]),
             Route(upload, face.forget, methods=["DELETE"]),
+            Route("/v1/adapters/_known/{sha}", face.known, methods=["POST"]),
             *others,
         ]
     )

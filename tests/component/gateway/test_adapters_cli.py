@@ -199,12 +199,55 @@ async def test_what_is_stored_already_is_not_sent_again(command, tmp_path, monke
     assert code == 0, err
     monkeypatch.setattr(adapter_upload, "send", None)
     code, out, err = await command("add", adapter(tmp_path), "--name", "sport", "--force")
-    assert (code, "Stored sport:" in out) == (0, True), err
-    monkeypatch.undo()
+    assert (code, "Stored before, and its files are whole: sport:" in out) == (0, True), err
     code, _, err = await command("add", adapter(tmp_path), "--name", "sport", "--domain", "running")
     assert code == 0, err
     found = await shown(command)
     assert (found["domain"], len(found["versions"])) == ("running", 1)
+
+
+async def test_what_is_stored_already_and_damaged_is_sent_again(command, room, tmp_path):
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert code == 0, err
+    (file,) = (room.folder / "lora_router" / "store").rglob("adapter_model.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # its size says nothing
+    code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert (code, "Stored sport:" in out) == (0, True), err
+    assert file.read_bytes() == whole
+    room.kill()
+    file.unlink()
+    room.start()
+    (version,) = (await shown(command))["versions"]
+    assert version["proof"] == "damaged"
+    assert "adapter_model.safetensors is gone" in version["remarks"][0]
+    code, out, _ = await command("ls")
+    assert "damaged" in out
+    code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert (code, "Stored sport:" in out) == (0, True), err
+    assert file.read_bytes() == whole
+    assert (await shown(command))["versions"][0]["proof"] == "unproven"
+
+
+async def test_what_was_found_unsound_is_tried_anew_when_it_is_added_again(
+    command, replica, tmp_path, monkeypatch
+):
+    replica.canary = "PROOF_FAILED"
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert code == 0, err
+
+    async def has_failed():
+        return (await shown(command))["versions"][0]["proof"] == "failed"
+
+    async def is_sound():
+        return (await shown(command))["versions"][0]["proof"] == "ok"
+
+    await command.bench.eventually(has_failed, 60)
+    replica.canary = "PROOF_OK"
+    monkeypatch.setattr(adapter_upload, "send", None)
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport")
+    assert code == 0, err
+    await command.bench.eventually(is_sound, 60)
 
 
 async def test_what_goes_wrong_says_what_to_do(command, tmp_path):
