@@ -15,7 +15,7 @@ from consilium.cli.app import main
 
 PATHS = {
     "rayservices": "services", "rayclusters": "clusters", "pods": "pods", "jobs": "jobs", "statefulsets": "sets", "deployments": "deployments",
-    "persistentvolumeclaims": "claims", "events": "events", "storageclasses": "classes", "nodes": "nodes",
+    "persistentvolumeclaims": "claims", "events": "events", "storageclasses": "classes", "persistentvolumes": "volumes", "nodes": "nodes",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from consilium.cli.app import COMMANDS
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
 IMAGES_GUIDE = (ROOT / "k8s" / "images" / "README.md").read_text(encoding="utf-8")
+SHELL = (ROOT / "k8s" / "claim-shell.yaml").read_text(encoding="utf-8")
 FLAGS = {"-n", "-f", "--create-namespace", "-o"}
 
 
@@ -116,7 +117,16 @@ def test_nothing_goes_on_before_what_it_waits_for():
         assert not ("&&" in line and line.endswith("&")), "the whole line goes into the background"
 
 
+@pytest.mark.parametrize("guide", [GUIDE, SHELL], ids=["guide", "pod"])
+def test_the_pod_that_holds_a_claim_asks_the_registry_that_the_chart_asks(guide):
+    (old, new) = re.search(r"s/CLAIM/[\w-]+/; s\|([^|]+)\|([^|]+)\|'", guide).groups()
+    image = yaml.safe_load(SHELL)["spec"]["containers"][0]["image"]
+    assert image in asked_for({})
+    registry = {"global": {"imageRegistry": new.removesuffix("/")}}
+    assert image.replace(old, new) in asked_for(registry)
+
+
 @pytest.mark.parametrize("version", ["1.30", "1.35"])
 def test_the_pod_that_holds_a_claim_is_one(version):
-    pod = yaml.safe_load((ROOT / "k8s" / "claim-shell.yaml").read_text().replace("CLAIM", "c"))
+    pod = yaml.safe_load(SHELL.replace("CLAIM", "c"))
     kubernetes_validate.validate(pod, version, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from consilium.cli.cluster import volumes
 from consilium.cli.cluster.inventory import Inventory, version_of
 from consilium.cli.cluster.objects import Object, is_true, labels_of, name_of, quantity, status_of
 from consilium.cli.cluster.pins import (
@@ -136,15 +137,20 @@ def _operator_reach(has: Inventory, asks: Wanted) -> Verdict:
     return told(failure, f"our policies let pods of {dict(wanted)} ask the head, and the operator is in {space}: the RayService would never become ready", f"--set networkPolicy.operatorNamespace.kubernetes\\.io/metadata\\.name={space}")  # fmt: skip
 
 
-def _dns(has: Inventory, _asks: Wanted) -> Verdict:
-    found = [pod for pod in has.pods if labels_of(pod).get("k8s-app") == "kube-dns"]
+def _dns(has: Inventory, asks: Wanted) -> Verdict:
+    peers = asks.values["networkPolicy"]["egress"]["dns"]["to"]
+    wanted = [(one["podSelector"] or {}).get("matchLabels") or {} for one in peers if "podSelector" in one]  # fmt: skip
+    if not wanted:
+        return told(ok, "networkPolicy.egress.dns names no pods, so who answers is not looked at")
+    found = [pod for pod in has.pods if any(one.items() <= labels_of(pod).items() for one in wanted)]  # fmt: skip
     ready = [pod for pod in found if is_true(pod, "Ready")]
     if ready:
         return told(ok, f"{len(ready)} of {len(found)} pods are ready")
+    said = ",".join(f"{key}={value}" for key, value in wanted[0].items())
     if found:
-        return told(failure, f"none of {len(found)} DNS pods is ready, so no pod finds another", "kubectl -n kube-system describe pods -l k8s-app=kube-dns")  # fmt: skip
-    way_out = "Let the DNS pods carry k8s-app=kube-dns, as CoreDNS does everywhere, or set networkPolicy.enabled: false. microk8s: microk8s enable dns"  # fmt: skip
-    return told(failure, "no pod has the label k8s-app=kube-dns: there is no DNS, or our policies would not let pods ask it", way_out)  # fmt: skip
+        return told(failure, f"none of {len(found)} DNS pods is ready, so no pod finds another", f"kubectl describe pods -A -l {said}")  # fmt: skip
+    way_out = "Say in networkPolicy.egress.dns who answers names there, or set networkPolicy.enabled: false. microk8s: microk8s enable dns"  # fmt: skip
+    return told(failure, f"no pod has the label {said}: there is no DNS, or our policies would not let pods ask it", way_out)  # fmt: skip
 
 
 _ENFORCING: Final = {
@@ -246,6 +252,15 @@ def _scraped(has: Inventory, asks: Wanted, prometheus: Object) -> Verdict:
     return told(ok, f"{own}/{name_of(prometheus)} will read our pages")
 
 
+def _released(has: Inventory, _asks: Wanted) -> Verdict:
+    left = list(volumes.left_behind(has.volumes, has.namespace))
+    if not left:
+        return told(ok, "none is left from earlier claims")
+    first = name_of(left[0])
+    told_of = ", ".join(f"{name_of(one)} (of {volumes.claim_of(one)})" for one in left)
+    return told(note, f"Released in {has.namespace}: {told_of}; {volumes.NOBODYS}", f"{volumes.again(first)} gives it to the next claim of that name, so a release of the same name finds what it had. {volumes.forget(first)}")  # fmt: skip
+
+
 def _routes(has: Inventory, asks: Wanted) -> Verdict:
     wanted = ("HTTPRoute", "GRPCRoute")
     missing = [kind for kind in wanted if f"gateway.networking.k8s.io/v1 {kind}" not in has.kinds]
@@ -290,6 +305,7 @@ ROWS: Final = (
     ),
     row("pod_security", "PodSecurity", _pod_security, reads=("namespaces",)),
     row("storage_class", "StorageClass", _classes, reads=("classes",)),
+    row("released_volumes", "volumes", _released, reads=("volumes",)),
     row("quota", "ResourceQuota", _quota, reads=("quotas",)),
     row(
         "pod_monitor",

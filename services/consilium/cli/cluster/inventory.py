@@ -33,6 +33,7 @@ LISTS: Final = {
     "daemonsets": "/apis/apps/v1/daemonsets",
     "runtimes": "/apis/node.k8s.io/v1/runtimeclasses",
     "classes": "/apis/storage.k8s.io/v1/storageclasses",
+    "volumes": "/api/v1/persistentvolumes",
     "ingress_classes": "/apis/networking.k8s.io/v1/ingressclasses",
     "namespaces": "/api/v1/namespaces",
     "prometheuses": "/apis/monitoring.coreos.com/v1/prometheuses",
@@ -60,6 +61,7 @@ class Inventory:
     daemonsets: tuple[Object, ...] = ()
     runtimes: tuple[Object, ...] = ()
     classes: tuple[Object, ...] = ()
+    volumes: tuple[Object, ...] = ()
     ingress_classes: tuple[Object, ...] = ()
     namespaces: tuple[Object, ...] = ()
     prometheuses: tuple[Object, ...] = ()

@@ -38,6 +38,7 @@ KINDS: Final = {
     "claims": "/api/v1/namespaces/{space}/persistentvolumeclaims",
     "events": "/api/v1/namespaces/{space}/events",
     "classes": "/apis/storage.k8s.io/v1/storageclasses",
+    "volumes": "/api/v1/persistentvolumes",
     "nodes": "/api/v1/nodes",
 }
 OF_RELEASE: Final = ("services", "clusters", "pods", "jobs", "sets", "deployments", "claims")
@@ -64,6 +65,7 @@ class Release:
     claims: tuple[Object, ...] = ()
     events: tuple[Object, ...] = ()
     classes: tuple[Object, ...] = ()
+    volumes: tuple[Object, ...] = ()
     nodes: tuple[Object, ...] = ()
     logs: Mapping[tuple[str, str], str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
@@ -123,7 +125,7 @@ def read(api: Api, name: str, namespace: str) -> Release:
     }
     own = {kind: tuple(_own(found.get(kind, ()), name)) for kind in OF_RELEASE}
     own["clusters"] = tuple(_made_by(found.get("clusters", ()), own["services"]))
-    around = {kind: found.get(kind, ()) for kind in ("events", "classes", "nodes")}
+    around = {kind: found.get(kind, ()) for kind in ("events", "classes", "volumes", "nodes")}
     rows: dict[str, Any] = {**own, **around}
     plain = Release(name, namespace, **rows)
     return replace(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from consilium.cli.cluster import (
+    volumes,
     why_failed,
     why_no_image,
     why_pending,
@@ -22,6 +23,7 @@ from consilium.kernel.doctor import Finding, Level
 
 _RULES: Final = (
     why_refused.findings,
+    volumes.findings,
     why_pending.findings,
     why_no_image.findings,
     why_failed.findings,
@@ -84,4 +86,4 @@ def _stage(release: Release, service: object) -> str:
 
 def _unread(release: Release) -> Iterator[Finding]:
     for kind, why in release.unread.items():
-        yield Finding(f"unread_{kind}", kind, Level.WARNING, f"{kind} could not be read, so nothing is said of them: {why}", "Ask somebody who may read them, or take a role with get and list on them (view, and for nodes and storage classes a ClusterRole).")  # fmt: skip
+        yield Finding(f"unread_{kind}", kind, Level.WARNING, f"{kind} could not be read, so nothing is said of them: {why}", "Ask somebody who may read them, or take a role with get and list on them (view, and for nodes, volumes and storage classes a ClusterRole).")  # fmt: skip

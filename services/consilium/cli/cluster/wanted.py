@@ -42,6 +42,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "routes": {"enabled": False, "parents": []},
     "networkPolicy": {
         "enabled": True,
+        "egress": {"dns": {"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}, {"ipBlock": {"cidr": "169.254.20.10/32"}}]}},
         "operatorNamespace": {"kubernetes.io/metadata.name": "kuberay-system"},
         "monitoringNamespace": {"kubernetes.io/metadata.name": "monitoring"},
     },

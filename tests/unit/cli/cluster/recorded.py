@@ -11,7 +11,18 @@ from consilium.cli.cluster.objects import seconds
 from consilium.cli.cluster.release import Release
 
 FOLDER = Path(__file__).parent / "releases"
-KINDS = ("services", "clusters", "pods", "jobs", "sets", "claims", "events", "classes", "nodes")
+KINDS = (
+    "services",
+    "clusters",
+    "pods",
+    "jobs",
+    "sets",
+    "claims",
+    "events",
+    "classes",
+    "volumes",
+    "nodes",
+)
 
 
 def document(name: str) -> dict[str, Any]:

@@ -84,6 +84,15 @@ INGRESS = of_values({"ingress": {"enabled": True, "className": "nginx"}})
 GATEWAY_KINDS = RAY | {f"gateway.networking.k8s.io/v1 {kind}" for kind in ("HTTPRoute", "GRPCRoute")}  # fmt: skip
 
 
+OTHER_NAMES = of_values({"networkPolicy": {"egress": {"dns": {"to": [{"podSelector": {"matchLabels": {"dns": "mine"}}}]}}}})  # fmt: skip
+
+
+def volume(name, space="llm", claim="mind-consilium-models", phase="Released"):
+    """Return a PersistentVolume."""
+    spec = {"capacity": {"storage": "64Gi"}, "claimRef": {"namespace": space, "name": claim, "uid": "1"}}  # fmt: skip
+    return {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase}}
+
+
 def prometheus(labels, spaces=None, space="monitoring"):
     return named("prom", space, spec={"podMonitorSelector": {"matchLabels": labels}, "podMonitorNamespaceSelector": spaces})  # fmt: skip
 
@@ -119,6 +128,8 @@ FIRING = [
     ("card_figures", W, BOX, OWN_LABEL, "cards of box", "label node box cards=yes"),
     ("storage_class", F, replace(BOX, classes=()), PLAIN, "no default one", "local-path-provisioner"),
     ("storage_class", F, replace(BOX, classes=(named("nfs"),)), ONE_CARD, "models.storageClass is local-path", "Name one"),
+    ("released_volumes", N, replace(BOX, volumes=(volume("pv-1"), volume("pv-2", space="other"))), PLAIN, "Released in llm: pv-1 (of mind-consilium-models);", "kubectl patch pv pv-1"),
+    ("dns", F, BOX, OTHER_NAMES, "no pod has the label dns=mine", "networkPolicy.egress.dns"),
     ("quota", F, replace(BOX, quotas=(quota(**{"requests.memory": "4Gi"}),)), PLAIN, "requests.memory", "edit resourcequota small"),
     ("quota", F, replace(BOX, quotas=(quota(pods="2"),)), PLAIN, "leaves 2 of pods", "another namespace"),
     ("pod_monitor", F, BOX, MONITORED, "not here", "--monitoring"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.cli.cluster.recorded import FOLDER, release
+from tests.unit.cli.cluster.test_install_findings import volume
 
 from consilium.cli.cluster import last_words
 from consilium.cli.cluster.objects import quantity
@@ -59,6 +60,7 @@ CASES = {
     "adapters_newer": ("state_newer", ("lora-router of mind-consilium-lora-router", "version 2, and this program knows 1"), ("Do what the sentence says",)),
     "adapters_memory": ("out_of_memory", ("2Gi",), ("adapters.resources.limits.memory",)),
     "adapters_tainted": ("tainted", ("{dedicated: gpu}",), ("adapters.tolerations",)),
+    "volume_released": ("volume_released", ("mind-consilium-lora-router", "pvc-77aa", "64Gi"), ("kubectl patch pv pvc-77aa --type=json -p '[{\"op\": \"remove\", \"path\": \"/spec/claimRef/uid\"}]'", "kubectl delete pv pvc-77aa")),
     "suspended": ("suspended", ("mind-consilium is suspended",), ('{"spec":{"suspend":false}}',)),
     "gcs_cleanup_hangs": ("gcs_cleanup_hangs", ("cannot end",), ("finalizers",)),
 }  # fmt: skip
@@ -86,6 +88,23 @@ def test_a_healthy_release_says_so():
     found = findings(release("healthy"))
     assert [(one.id, one.level) for one in found] == [("answers", Level.OK), ("pods", Level.OK)]
     assert found[0].sentence == "mind-consilium answers at 1 pod"
+
+
+def volumes(release_volumes):
+    return [(one.level, one.sentence) for one in findings(release("healthy", volumes=release_volumes)) if one.id.startswith("volume_")]  # fmt: skip
+
+
+def test_a_volume_that_is_left_beside_a_release_that_is_well_is_a_note():
+    ((level, said),) = volumes((volume("old"),))
+    assert level is Level.NOTE
+    assert "mind-consilium-models has the volume" in said
+    ((level, said),) = volumes((volume("old", claim="mind-consilium-other"),))
+    assert level is Level.NOTE
+    assert "deleted claim mind-consilium-other" in said
+
+
+def test_volumes_of_others_and_those_that_are_bound_are_not_told():
+    assert not volumes((volume("a", space="other"), volume("b", claim="theirs"), volume("c", phase="Bound")))  # fmt: skip
 
 
 def test_every_recorded_release_is_a_case():
