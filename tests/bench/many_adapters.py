@@ -87,13 +87,13 @@ async def room(root: Path, count: int) -> Desk:
     """Return a room that knows so many adapters, and that one replica has reported to."""
     store = Store(root / "store")
     rows = [stored(store, number) for number in range(count)]
-    library = await Library.open(
+    library = await Library(
         store,
         Rows([named for named, _ in rows], [held for _, held in rows]),
         Limits(),
         lambda _folder: Described("", 8, 2, {}),
         clock=SystemClock(),
-    )
+    ).open()
     parts: dict[str, Any] = dict.fromkeys(Maker.__dataclass_fields__, fits)
     desk = Desk(
         library, Table("adapters"), LoraRouter(), Maker(**parts), SystemClock(), root / "scratch"

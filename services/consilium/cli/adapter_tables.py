@@ -92,6 +92,7 @@ def details(adapter: Json) -> list[str]:
         ("for", adapter["domain"]),
         ("threshold", adapter.get("threshold")),
         ("called by", ", ".join(adapter["triggers"])),
+        ("warning", left_out(adapter)),
     ]
     lines = [f"{key:10} {value}" for key, value in said if value not in ("", None)]
     lines += [f"{'example':10} {text}" for text in adapter.get("examples", ())]
@@ -102,6 +103,15 @@ def details(adapter: Json) -> list[str]:
             lines.append(f"{'canary':10} {told}: {version['proof_json']}")
         lines += [f"{'part':10} {told}: {part}" for part in version["parts"]]
     return lines
+
+
+def left_out(adapter: Json) -> str:
+    """Return why the files that the configuration names are not those that answer; "" where they are."""
+    why = str(adapter.get("not_taken_in", ""))
+    if not why:
+        return ""
+    meanwhile = "the version that is stored answers" if adapter["current"] else "nothing answers"
+    return f"adapters.{adapter['name']}.path could not be taken in, and {meanwhile}: {why}"
 
 
 def where(version: Json) -> str:

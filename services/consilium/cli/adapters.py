@@ -215,6 +215,8 @@ def _list(args: argparse.Namespace) -> int:
         print("No adapters. 'consilium adapters add PATH --name NAME' stores one.")
         return 0
     show(adapter_tables.adapters(rows, time.time()))
+    for why in filter(None, map(adapter_tables.left_out, rows)):
+        print(f"warning: {why}")
     stored, quota = int(str(found["stored_bytes"])), int(str(found["quota_bytes"]))
     print(f"{adapter_tables.size(stored)} of {adapter_tables.size(quota)} in the store")
     return 0

@@ -56,6 +56,7 @@ class Engine:
 def check_adapters(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
     """Raise ConsiliumError(config_invalid) if a role needs an adapter that can answer nowhere. Warn of every other one, and of names in roles that no adapter has."""
     _tell_unknown(tree, folder, say)
+    _tell_gone(tree, folder, say)
     candidates = _candidates(tree, folder)
     if not candidates:
         return
@@ -164,6 +165,20 @@ def _tell_unknown(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
                 say(
                     f"warning: roles.{name}.adapters: {sentence}. 'consilium adapters add PATH --name {adapter}' adds it while the cluster runs"
                 )
+
+
+def _tell_gone(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
+    """Warn of folders that the configuration names and that are not there, while something of them is stored: that answers."""
+    from consilium.lora_router import sources
+    from consilium.lora_router.backends.registry import peek
+
+    stored = peek(folder.root / "lora_router" / "registry.db")
+    for name, adapter in tree.adapters.items():
+        is_folder = adapter.path not in voice_files.PATHS and not sources.is_hub(adapter.path)
+        if is_folder and name in stored and stored[name].current and not Path(adapter.path).is_dir():  # fmt: skip
+            say(
+                f"warning: adapters.{name}.path: there is no folder {adapter.path}; the version that is stored answers until there is one"
+            )
 
 
 def _candidates(tree: ConsiliumConfig, folder: StateFolder) -> list[Candidate]:

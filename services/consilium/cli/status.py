@@ -18,8 +18,10 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any, Final, cast
 
+from consilium.cli import adapter_tables
 from consilium.cli.app import EXIT_DOWN, EXIT_UNHEALTHY
 from consilium.cli.endpoint import add_endpoint, add_output, endpoint_of, folder_of, is_elsewhere
 from consilium.kernel import steps_file
@@ -28,6 +30,7 @@ from consilium.supervisor.doctor import config_refusal
 from consilium.supervisor.executors_seen import NO_ANSWER, READY, executors_seen
 from consilium.supervisor.outside_look import Care, Outside, look, side_by_side
 from consilium.supervisor.part_memory import Replica, weigh
+from consilium.supervisor.probes import http_get
 from consilium.supervisor.state_folder import Cluster
 
 EXTRAS_S: Final = 0.4
@@ -64,9 +67,11 @@ def run(args: argparse.Namespace) -> int:
     )
     refusal = str(extras.get("refusal", ""))
     steps = steps_file.read(folder.root)
-    code = exit_code(seen)
+    left_out = cast("dict[str, str]", extras.get("adapters", {}))
+    code = exit_code(seen) or (EXIT_UNHEALTHY if left_out else 0)
     if args.output == "json":
         told = _told(seen, sizes, replicas, refusal)
+        told |= {"healthy": code == 0, "adapters_not_taken_in": left_out}
         told["steps"] = {name: asdict(step) for name, step in steps.items()}
         print(json.dumps(told, indent=2))
         return code
@@ -88,8 +93,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: the configuration cannot be used, and the last good one is kept: {refusal}")
     for name in ("openai", "grpc", "metrics"):
         print(f"{name:8} {cluster.addresses[name]}")
-    for line in ailing(seen, time.time()) if code else []:
+    for line in ailing(seen, time.time()) if exit_code(seen) else []:
         print(line)
+    for why in left_out.values():
+        print(f"degraded: {why}")
     return code
 
 
@@ -118,8 +125,17 @@ def _extras(cluster: Cluster) -> dict[str, object]:
     asked: dict[str, Callable[[], object]] = {
         "memory": lambda: weigh(cluster),
         "refusal": lambda: config_refusal(cluster),
+        "adapters": lambda: adapters_left_out(cluster),
     }
     return side_by_side(asked, EXTRAS_S)
+
+
+def adapters_left_out(cluster: Cluster) -> dict[str, str]:
+    """Return name -> why the files of a configured adapter could not be taken in; nothing where the room of adapters does not answer, or there is none."""
+    address = cluster.addresses.get("http", "")
+    status, page = http_get(f"{address}/v1/adapters", key=cluster.key, timeout_s=EXTRAS_S)
+    rows = json.loads(page).get("adapters", []) if status == HTTPStatus.OK else []
+    return {row["name"]: why for row in rows if (why := adapter_tables.left_out(row))}
 
 
 def _told(

@@ -268,6 +268,13 @@ TABLE: Final[tuple[Metric, ...]] = (
         "replicas",
     ),
     Metric(
+        "consilium_lora_not_taken_in",
+        "gauge",
+        (),
+        "Adapters of the configuration whose files could not be taken in; what is stored of them answers.",
+        "adapters",
+    ),
+    Metric(
         "consilium_lora_store_bytes",
         "gauge",
         (),

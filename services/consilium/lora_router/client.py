@@ -12,10 +12,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import ParseDict
 
 from consilium.kernel.grpc_channel import Channel
 from consilium.kernel.principals import CLUSTER
+from consilium.lora_router.grpc_messages import as_dict
 from consilium.lora_router.identity import MIX, Part, lora_int_id, parse, reference
 from consilium.v1 import lora_router_pb2 as pb
 from consilium.v1 import lora_router_pb2_grpc as rpc
@@ -51,7 +52,7 @@ class LoraRouterClient:
             timeout_s=request.wait_s + POLL_MARGIN_S,
             principal=CLUSTER,
         )
-        return _told(answer)
+        return as_dict(answer)
 
     async def files(self, sha: str) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield the pieces of the two files of a version, as (file, piece). Raises ConsiliumError."""
@@ -88,20 +89,3 @@ def content_sha(folder: Path, *, beat: Callable[[], None] = lambda: None) -> str
     from consilium.lora_router import adapter_files  # noqa: PLC0415  # only engines read files
 
     return adapter_files.content_sha(folder, beat=beat)
-
-
-def _told(message: Any) -> dict[str, Any]:
-    """Return a message as a dict, with 64-bit numbers as numbers."""
-    return dict(_numbers(MessageToDict(message, preserving_proto_field_name=True)))
-
-
-_LONG: Final = frozenset({"version", "size_bytes", "id"})
-"""Fields of 64 bits in a ReportResponse, which JSON writes as text."""
-
-
-def _numbers(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _numbers(inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner, key) for inner in value]
-    return int(value) if key in _LONG and isinstance(value, str) else value

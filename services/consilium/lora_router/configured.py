@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from consilium.kernel import logs
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import audit, sources
 from consilium.lora_router.incoming import Incoming
@@ -20,8 +19,6 @@ from consilium.lora_router.library import Library
 from consilium.lora_router.ports import Registered
 from consilium.lora_router.reconcile import Entry, plan, settings_of
 from consilium.lora_router.store import look_of
-
-_log = logs.get("lora_router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +83,6 @@ async def take_in(
             await asyncio.to_thread(forget, one.path)
         if library.get(name)[0].current != sha:
             switch.append((name, sha))
-    for name, why in refused.items():
-        _log.error("configured_adapter_refused", adapter=name, reason=why.public())
     return Outcome(tuple(stored), tuple(switch), todo.remove, refused)
 
 

@@ -63,7 +63,8 @@ class Maker:
 class Desk:
     """One per cluster.
 
-    scratch  folder on the store's disk for sums that are being made
+    scratch       folder on the store's disk for sums that are being made
+    not_taken_in  names of the configuration -> why their files could not be taken in: what is stored of them answers; set by whoever reads the configuration
     """
 
     def __init__(  # noqa: PLR0917  each is one thing that it stands on
@@ -88,6 +89,7 @@ class Desk:
             for row, versions in self.shown()
             if versions and row.current not in ("", versions[0].sha) and self._is_open(versions[0])
         }
+        self.not_taken_in: Mapping[str, str] = {}
         self._uses: dict[str, Uses] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(

@@ -1,4 +1,4 @@
-"""Checks of the adapters: their folder and registry, how full the store is, files that are gone, and adapters that answer nobody although engines are up.
+"""Checks of the adapters: their folder and registry, how full the store is, files that are gone, folders of the configuration that are, and adapters that answer nobody although engines are up.
 
 Knows the section `lora_router`, the room's folder and its page. Changes nothing, and asks for no lock: it may be run beside the room.
 """
@@ -16,14 +16,16 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from consilium.demo import voice_files
 from consilium.kernel.disk_quota import bytes_under
 from consilium.kernel.doctor import Fact, Facts, Row, Subject, Verdict, failure, ok, warning
+from consilium.lora_router import sources
 from consilium.lora_router.backends import registry_seen
 from consilium.lora_router.backends.registry_seen import RegistrySeen, VersionSeen
 from consilium.lora_router.config import AdaptersView
 from consilium.lora_router.identity import MIX
 from consilium.lora_router.ports import Proof
-from consilium.lora_router.store import DAMAGED
+from consilium.lora_router.store import DAMAGED, FILES
 
 GIB: Final = 2**30
 NEARLY_FULL: Final = 0.9
@@ -64,6 +66,14 @@ class LibrarySeen:
     aside: tuple[str, ...] = ()
     unsound: tuple[str, ...] = ()
     replicas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesSeen:
+    """How many folders the configuration names, and which of them lack an adapter's files."""
+
+    count: int = 0
+    gone: tuple[str, ...] = ()
 
 
 def _store(subject: Subject) -> StoreSeen:
@@ -154,6 +164,23 @@ def _root(subject: Subject) -> Path:
     return subject.state / "lora_router"
 
 
+def _sources(subject: Subject) -> SourcesSeen:
+    view = subject.view(AdaptersView)
+    rows = {} if view is None else view.adapters
+    paths = {
+        name: Path(row.path)
+        for name, row in rows.items()
+        if row.path not in voice_files.PATHS and not sources.is_hub(row.path)
+    }
+    gone = [f"adapters.{name}.path: {path}" for name, path in paths.items() if not _has_files(path)]
+    return SourcesSeen(len(paths), tuple(gone))
+
+
+def _has_files(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILES)
+
+
+SOURCES: Final = Fact("adapter_sources", "The folders of configured adapters", _sources)
 STORE: Final = Fact("adapter_store", "The store of adapters", _store, limit_s=4.0)
 FOLDER: Final = Fact("adapter_folder", "The folder of adapters", _folder)
 LIBRARY: Final = Fact("adapter_library", "The registry of adapters", _library, limit_s=2 * ANSWER_S)
@@ -196,6 +223,11 @@ def _put_away(facts: Facts) -> Verdict:
     found = facts[LIBRARY].aside
     folder = _root(facts.subject) / "store" / DAMAGED
     return warning(found=_listed(found), folder=str(folder)) if found else ok()
+
+
+def _at_hand(facts: Facts) -> Verdict:
+    seen = facts[SOURCES]
+    return warning(gone=_listed(seen.gone)) if seen.gone else ok(count=seen.count)
 
 
 def _sound(facts: Facts) -> Verdict:
@@ -259,6 +291,16 @@ ROWS: Final = (
         "they were not whole at a start and were moved to {folder}, which nothing empties: {found}",
         "A folder is named by its hash. Put back what can be saved while the cluster is down (STORE/3f/3f9c...), or add the adapter again; then delete the copy.",
         when=lambda facts: bool(facts[LIBRARY].aside),
+    ),
+    Row(
+        "adapter_sources",
+        "folders of adapters",
+        (SOURCES,),
+        _at_hand,
+        "the configuration names folders without an adapter's two files: {gone}",
+        "Put the folders back, or name others and run 'consilium apply'. What is stored of these adapters answers meanwhile; one of which nothing is stored answers nobody.",
+        "{count} folders",
+        when=lambda facts: facts[SOURCES].count > 0,
     ),
     Row(
         "adapter_proofs",

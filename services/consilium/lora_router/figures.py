@@ -41,6 +41,7 @@ class Figures:
         proofs[Proof.DAMAGED] = sum(len(library.holdings.holders(sha)) for sha in library.damaged)
         for proof in Proof:
             self._metrics.set("consilium_lora_versions", proofs[proof], proof=str(proof))
+        self._metrics.set("consilium_lora_not_taken_in", len(self._desk.not_taken_in))
         self._metrics.set("consilium_lora_store_bytes", library.stored_bytes)
         self._metrics.set("consilium_lora_store_quota_bytes", library.quota_bytes)
         replicas = Counter(report.executor for report in self._desk.fleet.speaking())

@@ -14,17 +14,17 @@ Bodies and answers are the messages of the proto as JSON, under their names ther
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.grpc_messages import as_dict
 from consilium.v1 import lora_router_pb2 as pb
 from consilium.v1 import lora_router_pb2_grpc as rpc
 
@@ -32,12 +32,6 @@ ADAPTERS: Final = "/v1/adapters"
 _MOST_BYTES: Final = 64 << 10
 _TRUE: Final = frozenset({"true", "1", "yes"})
 _ENUMS: Final = {"Tier": "TIER_", "Proof": "PROOF_"}
-_LONG: Final = frozenset(
-    {
-        FieldDescriptor.CPPTYPE_INT64,
-        FieldDescriptor.CPPTYPE_UINT64,
-    }
-)
 Method: TypeAlias = Callable[[Any, Any], Awaitable[Message]]
 
 
@@ -58,10 +52,7 @@ def routes(servicer: rpc.LoraRouterServiceServicer) -> list[Route]:
 
 def as_json(message: Message) -> dict[str, Any]:
     """Return a message as JSON has it: every field but those that are optional and not set, numbers as numbers, tiers and proofs as words."""
-    found = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return _plain(found, message.DESCRIPTOR)
+    return as_dict(message, every_field=True, word=_word)
 
 
 class _Calls:
@@ -151,23 +142,10 @@ def _wished(key: str, value: object, field: Any) -> object:
     return names[value]
 
 
-def _plain(found: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    plain = {}
-    for name, value in found.items():
-        field = kind.fields_by_name[name]
-        many = isinstance(value, list)
-        values = [_one(each, field) for each in (value if many else [value])]
-        plain[name] = values if many else values[0]
-    return plain
-
-
-def _one(value: Any, field: Any) -> Any:
-    if field.message_type is not None:
-        return _plain(value, field.message_type)
-    if field.enum_type is not None:
-        word = value.removeprefix(_ENUMS[field.enum_type.name]).lower()
-        return "" if word == "unspecified" else word
-    return int(value) if field.cpp_type in _LONG else value
+def _word(enum: str, value: str) -> str:
+    """Return a tier or a proof as a word: TIER_VRAM is `vram`, one that is not set is nothing."""
+    word = value.removeprefix(_ENUMS[enum]).lower()
+    return "" if word == "unspecified" else word
 
 
 def _listed(names: list[str]) -> str:

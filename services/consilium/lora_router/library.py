@@ -1,6 +1,6 @@
 """The adapters of a cluster: what is registered and what lies in the store, always the same.
 
-    library = await Library.open(store, registry, limits, describe, clock=clock)
+    library = await Library(store, registry, limits, describe, clock=clock).open()
     version = await library.add("sport", folder)
     held = library.find("sport")                       in memory, at once
 
@@ -84,29 +84,18 @@ class Library(Shelves):
         self.changed: Callable[[], None] = lambda: None
         self.dropped = self.changed  # called when sums were deleted to make room
 
-    @classmethod
-    async def open(
-        cls,
-        store: Store,
-        registry: Registry,
-        limits: Limits,
-        describe: Callable[[Path], Described],
-        *,
-        clock: Clock,
-        content_sha: Callable[[Path], str] | None = None,
-    ) -> Self:
-        """Return the library, after store and registry were brought together.
+    async def open(self) -> Self:
+        """Bring store and registry together, and return the library.
 
         Files that the registry does not name are deleted. A version whose files are gone or damaged stays, and answers nobody until it is added again.
         """
-        library = cls(store, registry, limits, describe, clock=clock, content_sha=content_sha)
-        names, versions = await registry.load()
-        library._holdings = Holdings().after(Changes(tuple(names), tuple(versions)))
-        swept = await asyncio.to_thread(store.sweep, library._holdings.files())
+        names, versions = await self._registry.load()
+        self._holdings = Holdings().after(Changes(tuple(names), tuple(versions)))
+        swept = await asyncio.to_thread(self._store.sweep, self._holdings.files())
         if swept.orphans:
             _log.warning("store_swept", bytes=swept.orphans)
-        await library._note_damaged(swept.damaged)
-        return library
+        await self._note_damaged(swept.damaged)
+        return self
 
     async def aclose(self) -> None:
         """Finish what has begun, and let go of the registry."""

@@ -73,14 +73,14 @@ class Room:
             settings.keep_versions,
         )
         registry = await SqliteRegistry.open(root / "registry.db", store.folder)
-        library = await Library.open(
+        library = await Library(
             store,
             registry,
             limits,
             adapter_files.describe,
             clock=clock,
             content_sha=adapter_files.content_sha,
-        )
+        ).open()
         table = Table("adapters")
         desk = Desk(
             library, table, settings, Maker(_fit, _outline, _compose), clock, root / "scratch"
@@ -164,6 +164,7 @@ class Room:
                 lambda path: sources.fetched(path, downloads, sources.Logged(path)),
                 lambda path: sources.forget(path, downloads),
             )
+            self._tell_refused(outcome.refused)
             self.desk.changed()
             for name, sha in outcome.switch:
                 await self.desk.stored(self.library.find(f"{name}:{sha}"))
@@ -176,6 +177,20 @@ class Room:
             return False
         _log.info("adapters_configured", adapters=len(entries), refused=len(outcome.refused))
         return not outcome.refused
+
+    def _tell_refused(self, refused: Mapping[str, ConsiliumError]) -> None:
+        """Say which adapters of the configuration could not be taken in, once for each reason, and what answers in their place."""
+        before = self.desk.not_taken_in
+        self.desk.not_taken_in = {name: why.public() for name, why in refused.items()}
+        for name, reason in self.desk.not_taken_in.items():
+            if before.get(name) != reason:
+                row = self.library.holdings.names.get(name)
+                answers = row.registered.current[:16] if row else ""
+                _log.error(
+                    "configured_adapter_refused", adapter=name, reason=reason, answers=answers
+                )
+        for name in before.keys() - refused.keys():
+            _log.info("configured_adapter_taken", adapter=name)
 
     async def drain(self, _grace_s: float) -> None:
         """Let go of the replicas: their polls would hold the end up until the grace is over."""

@@ -76,12 +76,18 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Any
     ) -> pb.ListAdaptersResponse:
-        """Return every adapter with its current version, or with its newest where none answers."""
+        """Return every adapter with its current version, or with its newest where none answers; those of the configuration that could not be taken in as well."""
         library = self._desk.library
         found = []
         for row, versions in self._desk.shown():
             shown = [each for each in versions if each.sha == row.current] or list(versions[:1])
             found.append(self._adapter(row, shown))
+        known = {row.name for row in library.names()}
+        found += [
+            pb.Adapter(name=name, from_config=True, not_taken_in=why)
+            for name, why in self._desk.not_taken_in.items()
+            if name not in known
+        ]
         if request.with_sums:
             sums = [each for each in library.versions() if each.name == MIX]
             if sums:
@@ -214,7 +220,13 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
 
     def adapter(self, name: str) -> pb.Adapter:
         """Return one adapter with all its versions. Raises ConsiliumError(adapter_unknown)."""
-        row, versions = self._desk.library.get(name)
+        try:
+            row, versions = self._desk.library.get(name)
+        except ConsiliumError as error:
+            why = self._desk.not_taken_in.get(name)
+            if why is None or error.code != "adapter_unknown":
+                raise
+            return pb.Adapter(name=name, from_config=True, not_taken_in=why)
         return self._adapter(row, versions)
 
     def _adapter(self, row: Registered, versions: Iterable[StoredVersion]) -> pb.Adapter:
@@ -231,6 +243,7 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
             examples=row.examples,
             threshold=row.threshold,
             executors=row.executors,
+            not_taken_in=self._desk.not_taken_in.get(row.name, ""),
         )
 
     def _version(self, version: StoredVersion) -> pb.Version:

@@ -159,6 +159,19 @@ def test_a_part_that_is_not_vital_leaves_it_degraded(
     assert "degraded: library has not answered since " in said
 
 
+def test_a_configured_adapter_that_cannot_be_taken_in_leaves_it_degraded(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"name": "sport", "current": "f" * 64, "not_taken_in": "/gone: there is no such folder"}
+    stage.write(stage.gateway(READY | {"adapters": [row, {"name": "a"}]}), stage.deaf())
+    code, said = stage.status(capsys)
+    assert code == 3
+    assert "degraded: adapters.sport.path could not be taken in, and the version that is" in said
+    told = stage.told(capsys)
+    assert told["healthy"] is False
+    assert list(told["adapters_not_taken_in"]) == ["sport"]  # type: ignore[call-overload]
+
+
 def test_an_executor_that_owes_an_answer_is_told(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:

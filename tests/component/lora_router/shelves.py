@@ -35,9 +35,9 @@ async def opened(root, limits=None, clock=None):
     """Yield a library over a folder."""
     store = Store(root / "store")
     registry = await SqliteRegistry.open(root / "registry.db", store.folder)
-    library = await Library.open(
+    library = await Library(
         store, registry, limits or Limits(), describe, clock=clock or SystemClock()
-    )
+    ).open()
     try:
         yield library
     finally:

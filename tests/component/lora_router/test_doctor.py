@@ -124,3 +124,12 @@ def test_the_page_of_the_room_is_read():
     assert doctor.read_page("") == 0
     with pytest.raises(ValueError, match=r"."):
         doctor.read_page("<html>{")
+
+
+async def test_folders_of_the_configuration_that_lack_their_files_are_named(house):
+    whole = house.files("whole")
+    rows = {"whole": {"path": str(whole)}, "gone": {"path": str(house.folder / "none")},
+            "voice": {"path": "demo:captain"}, "hub": {"path": "org/name"}}  # fmt: skip
+    found = doctor._sources(subject(house, adapters=rows))
+    assert (found.count, found.gone) == (2, (f"adapters.gone.path: {house.folder / 'none'}",))
+    assert doctor._sources(subject(house)).count == 0

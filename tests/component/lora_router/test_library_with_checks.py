@@ -29,14 +29,14 @@ OPERATIONS = 400
 async def library(tmp_path):
     store = Store(tmp_path / "store")
     registry = await SqliteRegistry.open(tmp_path / "registry.db", store.folder)
-    found = await Library.open(
+    found = await Library(
         store,
         registry,
         Limits(),
         adapter_files.describe,
         clock=SystemClock(),
         content_sha=adapter_files.content_sha,
-    )
+    ).open()
     yield found
     await found.aclose()
 

@@ -15,6 +15,7 @@ from consilium.lora_router.opening import Room
 from consilium.lora_router.ports import Placement, Proof, Uses
 from consilium.lora_router.reports import MoveKind, Report, SlotView, TriedNote, UseNote
 from consilium.lora_router.routes import Offered
+from consilium.v1 import lora_router_pb2 as pb
 
 
 class Replica:
@@ -53,6 +54,8 @@ class Replica:
             self.targets |= {target.reference: target for target in wanted.targets}
             for gone in wanted.gone:
                 self.targets.pop(gone, None)
+            firm = {n for n, each in self.targets.items() if each.placement is Placement.VRAM}
+            self.slots = [replace(slot, pinned=slot.reference in firm) for slot in self.slots]
             for move in wanted.moves:
                 self.seen.append((move.kind, move.reference))
                 self.obey(move)
@@ -379,3 +382,32 @@ async def test_a_sum_that_made_room_is_no_sum_any_more_also_if_what_came_was_ref
             Offered(Said("c"), house.files("d", 4, peft_type="OTHER", ranks=2), None)
         )
     assert made not in house.room.table
+
+
+async def test_a_configured_folder_that_is_gone_is_told_while_what_is_stored_answers(house):
+    folder = house.files("sport")
+    tree = {"lora_router": {"canary": False}, "adapters": {"sport": {"path": str(folder)}}}
+    room = await house.open(**tree)
+    view = View.model_validate(tree)
+    assert await room._configured(view)
+    current = house.row("sport")["current"]
+    aside = folder.rename(house.folder / "aside")
+    assert not await room._configured(view)
+    (told,) = (await room.servicer.ListAdapters(pb.ListAdaptersRequest(), None)).adapters
+    assert str(folder) in told.not_taken_in
+    assert "no such folder" in told.not_taken_in
+    assert room.told("sport")["not_taken_in"] == told.not_taken_in
+    assert house.row("sport")["current"] == told.current == current
+    aside.rename(folder)
+    assert await room._configured(view)
+    assert room.told("sport")["not_taken_in"] == ""
+
+
+async def test_a_configured_adapter_that_never_came_is_listed_with_the_reason(house):
+    tree = {"adapters": {"sport": {"path": str(house.folder / "none")}}}
+    room = await house.open(**tree)
+    assert not await room._configured(View.model_validate(tree))
+    (told,) = (await room.servicer.ListAdapters(pb.ListAdaptersRequest(), None)).adapters
+    assert (told.name, told.from_config, len(told.versions)) == ("sport", True, 0)
+    assert "no such folder" in told.not_taken_in
+    assert room.told("sport")["not_taken_in"] == told.not_taken_in

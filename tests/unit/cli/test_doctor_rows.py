@@ -24,7 +24,7 @@ from consilium.kernel.doctor_machine import Folder, Limits, Room, System
 from consilium.kernel.gpus import Gpu, Seen
 from consilium.lora_router import doctor as adapters
 from consilium.lora_router.backends.registry_seen import RegistrySeen, VersionSeen
-from consilium.lora_router.doctor import FolderSeen, LibrarySeen, StoreSeen
+from consilium.lora_router.doctor import FolderSeen, LibrarySeen, SourcesSeen, StoreSeen
 from consilium.lora_router.ports import Proof
 from consilium.supervisor import doctor as cluster
 from consilium.supervisor.doctor import ClusterSeen, GatewaySeen, Port
@@ -77,6 +77,7 @@ HEALTHY: dict[Any, Any] = {
     doctor_start.ADAPTERS: ok(),
     adapters.STORE: StoreSeen(GIB, 50 * GIB, 900 * GIB),
     adapters.FOLDER: FolderSeen(True),
+    adapters.SOURCES: SourcesSeen(1),
     adapters.LIBRARY: LibrarySeen(
         RegistrySeen(1, "", (VersionSeen("a:1", "1", Proof.OK, 0.0),)), replicas=2
     ),
@@ -162,10 +163,12 @@ FIRING: list[tuple[str, Level, dict[Any, Any], str]] = [
     ("adapter_cache", Level.WARNING, {engine.CACHE: CacheSeen(GIB, 20 * GIB, GIB // 2)}, "0.5 GiB free"),
     ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(46 * GIB, 50 * GIB, 900 * GIB)}, "46.0 GiB of the 50 GiB"),
     ("adapter_store", Level.WARNING, {adapters.STORE: StoreSeen(GIB, 50 * GIB, GIB // 2)}, "0.5 GiB free"),
+    ("adapter_sources", Level.WARNING, {adapters.SOURCES: SourcesSeen(2, ("adapters.a.path: /gone",))}, "/gone"),
     ("adapter_folder", Level.FAILURE, {adapters.FOLDER: FolderSeen(True, (("/s/lora_router", "written"),))}, "/s/lora_router cannot be written by this user"),
     ("adapter_registry", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(9))}, "has the version 9"),
     ("adapter_registry", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "file is not a database"))}, "not a database"),
     ("adapter_files", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "", (VersionSeen("a:1", "1", Proof.OK, 0.0),)), lost=("a:1",))}, "a:1"),
+    ("adapter_damaged", Level.WARNING, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1), aside=("3f9c",))}, "3f9c"),
     ("adapter_proofs", Level.WARNING, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "", (VersionSeen("a:1", "1", Proof.DEGENERATE, 0.0),)), unsound=("a:1 (degenerate)",), replicas=1)}, "a:1 (degenerate)"),
     ("hub", Level.FAILURE, {doctor_start.REACHED: HubSeen(("a/b",), ("a/b",), "no route")}, "a/b"),
     ("hub", Level.NOTE, {doctor_start.REACHED: HubSeen(("a/b",), (), "no route")}, "no route"),
