@@ -1,8 +1,10 @@
-"""What routing by meaning is measured with: eight adapters, 300 lines, 20 talks, and the vectors of all their texts.
+"""What routing by meaning is measured with: eight adapters, 484 lines, 40 talks, and the vectors of all their texts.
 
-    routing_domains.yaml    what each adapter is for, and six questions that it should answer
-    routing_questions.tsv   part, language, domain, text: 100 lines are nobody's
-    routing_talks.tsv       part, talk, language, domain, text: each talk changes its subject once
+    routing_domains.yaml         what each adapter is for, and six questions that it should answer
+    routing_questions.tsv        part, language, domain, text: 300 lines, 100 are nobody's
+    routing_more_questions.tsv   184 written later: 120 are nobody's, of everyday talk, translations, and follow-ups to nothing
+    routing_talks.tsv            part, talk, language, domain, text: 20 talks of five turns, each changes its subject once
+    routing_more_talks.tsv       20 written later, with more follow-ups; some change their subject twice
 
 Those of part `tune` were looked at when the rule and its limits were chosen, those of `held` were not. Vectors are made once and kept in .cache/routing.
 """
@@ -20,7 +22,7 @@ from consilium.embedding.client import Embedding, open_embeddings
 from consilium.gateway.adapter_rows import Row
 from consilium.gateway.adapters import texts_of
 from consilium.gateway.meaning import Prototypes
-from consilium.gateway.neutral_questions import NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
 
 HERE = Path(__file__).parent
 KEPT = HERE.parents[1] / ".cache" / "routing"
@@ -38,14 +40,14 @@ class Line:
     talk: str = ""
 
 
-def questions():
-    """Return the 300 lines."""
-    return _read("routing_questions.tsv")
+def questions(*, more=False):
+    """Return the 300 lines, or the 184 that were written later."""
+    return _read("routing_more_questions.tsv" if more else "routing_questions.tsv")
 
 
-def talks():
-    """Return the turns of the 20 talks, one talk after the other."""
-    return _read("routing_talks.tsv")
+def talks(*, more=False):
+    """Return the turns of 20 talks, one talk after the other: the first ones, or those that were written later."""
+    return _read("routing_more_talks.tsv" if more else "routing_talks.tsv")
 
 
 def domains(*, language="", with_examples=True):
@@ -97,11 +99,15 @@ class Vectors:
 
 def prototypes(vectors, rows, *, with_neutral=True):
     """Return the prototypes of adapters as the gateway makes them."""
-    neutral = vectors.of([(text, "query") for text in NEUTRAL]) if with_neutral else None
+    neutral, follow_ups = (
+        vectors.of([(text, "query") for text in texts]) if with_neutral else None
+        for texts in (NEUTRAL, FOLLOW_UPS)
+    )
     told = {name: texts_of(row) for name, row in rows.items()}
     return Prototypes.of(
         {name: (vectors.of(pairs), [text for text, _ in pairs]) for name, pairs in told.items()},
         neutral,
+        follow_ups,
     )
 
 

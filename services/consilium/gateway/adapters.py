@@ -20,7 +20,8 @@ from consilium.engine.ports import Json
 from consilium.gateway import adapter_choice, adapter_rows, meaning, turn_words
 from consilium.gateway.adapter_choice import PLAIN, Chosen
 from consilium.gateway.decision import Decision
-from consilium.gateway.neutral_questions import NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.subjects import subjects
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
@@ -30,6 +31,8 @@ from consilium.lora_router.client import Part
 BUDGET_S: Final = 1.0
 """A turn waits so long for the vector of its text; then the plain model answers."""
 MOST_CONVERSATIONS: Final = 10_000
+WITHOUT_EXAMPLES: Final = 0.07
+"""So much less likeness an adapter needs that has no examples, unless it says its own: a domain text alone is less like a question."""
 PAUSE_S: Final = 0.25
 AGAIN_S: Final = 5.0
 
@@ -181,7 +184,7 @@ class Adapters:
         return self._meant(text, vectors[0], conversation, notes)
 
     def _meant(self, text: str, vector: Any, conversation: str, notes: list[str]) -> Chosen:
-        present = self._conversations.get(conversation, "") if conversation else ""
+        present = self._conversations.get(conversation) if conversation else None
         words = len(text.split())
         found = meaning.nearest(vector, self._prototypes, self._rules, present=present, words=words)
         if conversation:
@@ -267,7 +270,7 @@ class Adapters:
             self._made.clear()
             self._prototypes, self._told = meaning.Prototypes.of({}), told
             return
-        wanted += [(text, "query") for text in NEUTRAL]
+        wanted += [(text, "query") for text in (*NEUTRAL, *FOLLOW_UPS)]
         for kind in ("passage", "query"):
             missing = [
                 text
@@ -289,22 +292,29 @@ class Adapters:
                 for name, pairs in told.items()
             },
             meaning.stacked([self._made[text, "query"] for text in NEUTRAL]),
+            meaning.stacked([self._made[text, "query"] for text in FOLLOW_UPS]),
         )
         self._told = told
 
 
 def texts_of(row: adapter_rows.Row) -> list[tuple[str, Kind]]:
-    """Return the texts that an adapter's prototypes are made of: its domain as what is looked for, its examples as questions."""
+    """Return the texts that an adapter's prototypes are made of: its domain as what is looked for, the subjects that it lists and its examples as questions."""
     domain: list[tuple[str, Kind]] = [(row.domain, "passage")] if row.domain else []
-    return [*domain, *((text, "query") for text in row.examples)]
+    return [*domain, *((text, "query") for text in (*subjects(row.domain), *row.examples))]
 
 
 def _rules(rows: Mapping[str, Mapping[str, Any]], known: adapter_rows.Known) -> meaning.Rules:
     told: Mapping[str, Any] = next((raw for raw in rows.values() if raw.get("kind") == "rules"), {})
     default = meaning.Rules()
-    own = {row.name: row.threshold for row in known.rows.values() if row.threshold is not None}
+    threshold = float(told.get("threshold", default.threshold))
+    own = {
+        row.name: max(0.0, threshold - WITHOUT_EXAMPLES)
+        for row in known.rows.values()
+        if not row.examples
+    }
+    own |= {row.name: row.threshold for row in known.rows.values() if row.threshold is not None}
     return meaning.Rules(
-        float(told.get("threshold", default.threshold)),
+        threshold,
         float(told.get("margin", default.margin)),
         float(told.get("sticky_margin", default.sticky_margin)),
         own,

@@ -7,7 +7,8 @@ Each adapter has several prototypes: what it is for, and questions that it shoul
 alike in being questions, those of one language are alike in their language, and by how much differs between embedding models. So what neutral questions have in common
 is taken off first: their mean, and the direction in which they differ most, which is the language where they are written in two. What is left is a likeness
 whose zero is "no more alike than any two questions". The likeness to an adapter is half that to its nearest prototype and half that to all of them together.
-A text goes to the first adapter if its likeness reaches the threshold, and is ahead of the second one's by the margin. Measured in README.md.
+A text goes to the first adapter if its likeness reaches what is needed: the threshold, and more for a text that is near to everyday questions which are no adapter's,
+less for one that is far from them. A text that reads as a follow-up ("And for how long?") stays with whoever has the conversation. Measured in README.md.
 Pure. Does not know where vectors come from.
 """
 
@@ -25,8 +26,20 @@ from consilium.gateway.shortlist import Grouped, Outline
 Vectors = NDArray[np.float32]
 
 NOTHING_SAID: Final = "no adapter that may answer says what it is for; 'consilium adapters ls' shows the proof of each"
-ENOUGH_WORDS: Final = 8
-"""A text of fewer words says less by itself ("And for how long?"), and a conversation holds on to its adapter more firmly: eight words over their number."""
+NEAREST: Final = 3
+"""So many of the nearest everyday questions, or follow-ups, tell how alike a text is to them: their mean."""
+USUAL: Final = 0.2
+"""Likeness of a text to everyday questions at which exactly the threshold is needed: half of nobody's questions have more."""
+SHARE: Final = 0.5
+"""Of the likeness to everyday questions above or below the usual one, this share is needed more or less."""
+CLAIMED: Final = 0.2
+"""Everyday questions to which some adapter is so alike are that adapter's, and hold no text back."""
+FOLLOWS: Final = 0.25
+"""Likeness to typical follow-ups from which a text reads as one."""
+FEW_WORDS: Final = 3
+"""A text of so many words or fewer reads as a follow-up in any case."""
+LEAD: Final = 0.25
+"""By how much an adapter must be ahead to take a conversation over at what reads as a follow-up."""
 LOOKED_AT: Final = 800
 """Characters of a text that are made a vector of: the offline models take 512 tokens, and twice the length costs twice the time."""
 SURELY_TAKEN: Final = 200
@@ -41,12 +54,12 @@ class Rules:
 
     threshold      least likeness of the adapter that answers; `own` has those of single adapters
     margin         by how much the first adapter must be ahead of the second
-    sticky_margin  by how much another one must be ahead of the adapter that a conversation has; that one may be as much below its threshold
+    sticky_margin  by how much another one must be ahead of the adapter that a conversation has; that one may be as much below what is needed
     """
 
     threshold: float = 0.22
-    margin: float = 0.01
-    sticky_margin: float = 0.1
+    margin: float = 0.0
+    sticky_margin: float = 0.02
     own: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -80,10 +93,12 @@ class Common:
 class Prototypes:
     """All prototypes as one matrix (prototypes, numbers), those of each adapter side by side.
 
-    places   name -> its place among the adapters
-    texts    what each row was made from
-    common   what is taken off a question, as it was off the prototypes; None = nothing
-    outline  of very many prototypes
+    places      name -> its place among the adapters
+    texts       what each row was made from
+    common      what is taken off a question, as it was off the prototypes; None = nothing
+    outline     of very many prototypes
+    everyday    everyday questions that are no adapter's: (texts, numbers)
+    follow_ups  typical follow-ups: (texts, numbers)
     """
 
     names: tuple[str, ...]
@@ -93,14 +108,17 @@ class Prototypes:
     texts: tuple[str, ...]
     common: Common | None = None
     outline: Outline | None = None
+    everyday: Vectors | None = None
+    follow_ups: Vectors | None = None
 
     @classmethod
     def of(
         cls,
         adapters: Mapping[str, tuple[Vectors, Sequence[str]]],
         neutral: Vectors | None = None,
+        follow_ups: Vectors | None = None,
     ) -> Prototypes:
-        """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts)."""
+        """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts). Follow-ups count only where there are neutral questions."""
         there = {name: found for name, found in adapters.items() if len(found[0])}
         common = None if neutral is None or not len(neutral) else Common.of(neutral)
         counts = np.array([len(vectors) for vectors, _ in there.values()], np.intp)
@@ -109,25 +127,38 @@ class Prototypes:
             matrix = _unit(together) if common is None else common.taken_off(together)
         else:
             matrix = np.zeros((0, 0), np.float32)
+        grouped = Grouped.of(matrix, counts)
+        nobodys = there and common is not None and neutral is not None
         return cls(
             tuple(there),
             {name: place for place, name in enumerate(there)},
             matrix,
-            Grouped.of(matrix, counts),
+            grouped,
             tuple(text for _, told in there.values() for text in told),
             common,
             Outline.of(matrix),
+            _unclaimed(common.taken_off(neutral), matrix, grouped) if nobodys else None,
+            None if common is None or follow_ups is None else common.taken_off(follow_ups),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One adapter that was looked at: its likeness, what it needs, and its nearest prototype."""
+    """One adapter that was looked at: its likeness, what it needs to answer this text, its nearest prototype, and what of the need is the text's own."""
 
     name: str
     score: float
     threshold: float
     text: str
+    more: float = 0.0
+
+    @property
+    def needs(self) -> str:
+        """Return what it needs, in words."""
+        if abs(self.more) < 0.0005:
+            return f"{self.threshold:.3f}"
+        why = "more for being like" if self.more > 0 else "less for being unlike"
+        return f"{self.threshold:.3f}, of which the text has {abs(self.more):.3f} {why} everyday questions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,53 +175,53 @@ def nearest(
     prototypes: Prototypes,
     rules: Rules,
     *,
-    present: str = "",
-    words: int = ENOUGH_WORDS,
+    present: str | None = None,
+    words: int = FEW_WORDS + 1,
     most: int = 5,
 ) -> Found:
     """Return who answers a text by its meaning.
 
-    present  adapter that the conversation has: it stays unless another one is clearly ahead, or the text is clearly about something else
+    present  who has the conversation: an adapter, "" = the plain model, None = nobody, since the text begins it or stands alone
     words    of the text
     """
     if not prototypes.names:
         return Found("", NOTHING_SAID)
-    asked = np.asarray(vector, np.float32)[None, :]
-    asked = _unit(asked) if prototypes.common is None else prototypes.common.taken_off(asked)
-    place = prototypes.places.get(present)
+    row = np.asarray(vector, np.float32)[None, :]
+    asked = (_unit(row) if prototypes.common is None else prototypes.common.taken_off(row))[0]
+    place = prototypes.places.get(present or "")
     grouped, adapters, rows = prototypes.grouped, None, None
     if prototypes.outline is not None:
-        adapters = prototypes.outline.leading(asked[0], grouped)
+        adapters = prototypes.outline.leading(asked, grouped)
         if place is not None:
             adapters = np.union1d(adapters, [place])
         grouped, rows = grouped.only(adapters)
-    products = (prototypes.matrix if rows is None else prototypes.matrix[rows]) @ asked[0]
+    products = (prototypes.matrix if rows is None else prototypes.matrix[rows]) @ asked
     scores = grouped.scores(products)
+    more = SHARE * (_likeness(asked, prototypes.everyday, USUAL) - USUAL)
 
     def candidate(at: int) -> Candidate:
         start, count = int(grouped.starts[at]), int(grouped.counts[at])
         row = start + int(np.argmax(products[start : start + count]))
         name = prototypes.names[at if adapters is None else int(adapters[at])]
         text = prototypes.texts[row if rows is None else int(rows[row])]
-        return Candidate(
-            name, float(scores[at]), rules.own.get(name, rules.threshold), text[:SHOWN]
-        )
+        needed = rules.own.get(name, rules.threshold) + more
+        return Candidate(name, float(scores[at]), needed, text[:SHOWN], more)
 
     candidates = tuple(candidate(int(at)) for at in _highest(scores, most))
-    if place is None:
+    if present is None:
         return _begun(candidates, rules)
-    margin = rules.sticky_margin * max(1.0, ENOUGH_WORDS / max(1, words))
+    follows = words <= FEW_WORDS or _likeness(asked, prototypes.follow_ups, 0.0) >= FOLLOWS
+    if place is None:
+        return _plain_before(candidates, rules, follows=follows)
     stays = candidate(place if adapters is None else int(np.searchsorted(adapters, place)))
-    return _continued(stays, candidates, rules, margin)
+    return _continued(stays, candidates, rules, follows=follows)
 
 
 def _begun(candidates: tuple[Candidate, ...], rules: Rules) -> Found:
-    """Decide for a text that stands alone, or follows one that nobody's adapter answered."""
+    """Decide for a text that stands alone."""
     first = candidates[0]
     if first.score < first.threshold:
-        why = (
-            f"{first.name} is nearest with {first.score:.2f}, and answers from {first.threshold:g}"
-        )
+        why = f"{first.name} is nearest with {first.score:.3f}, and answers from {first.needs}"
         return Found("", why, candidates)
     if len(candidates) > 1 and first.score - candidates[1].score < rules.margin:
         second = candidates[1]
@@ -199,19 +230,45 @@ def _begun(candidates: tuple[Candidate, ...], rules: Rules) -> Found:
     return Found(first.name, _nearest_to(first), candidates)
 
 
+def _plain_before(candidates: tuple[Candidate, ...], rules: Rules, *, follows: bool) -> Found:
+    """Decide for a text of a conversation in which the plain model answered last."""
+    first = candidates[0]
+    if follows and first.threshold <= first.score < first.threshold + LEAD:
+        why = f"the plain model goes on with what reads as a follow-up: {first.name} has {first.score:.2f}, and takes it over from {first.threshold + LEAD:.2f}"
+        return Found("", why, candidates)
+    return _begun(candidates, rules)
+
+
 def _continued(
-    stays: Candidate, candidates: tuple[Candidate, ...], rules: Rules, margin: float
+    stays: Candidate, candidates: tuple[Candidate, ...], rules: Rules, *, follows: bool
 ) -> Found:
     """Decide for a text of a conversation that has an adapter."""
     first = candidates[0]
     if first.name == stays.name and first.score >= first.threshold:
         return Found(first.name, _nearest_to(first), candidates)
-    if first.score >= first.threshold and first.score - stays.score >= margin:
+    lead = max(LEAD, rules.sticky_margin) if follows else rules.sticky_margin
+    if first.score >= first.threshold and first.score - stays.score >= lead:
         return _begun(candidates, rules)
-    if stays.score + margin >= stays.threshold:
-        why = f"{stays.name} goes on with {stays.score:.2f}: another one takes over when it is ahead by {margin:.2g}, and {first.name} has {first.score:.2f}"
+    if follows:
+        why = f"{stays.name} goes on with what reads as a follow-up: another one takes it over when it is ahead by {lead:g}, and {first.name} has {first.score:.2f} against {stays.score:.2f}"
+        return Found(stays.name, why, candidates)
+    if stays.score + lead >= stays.threshold:
+        why = f"{stays.name} goes on with {stays.score:.2f}: another one takes over when it is ahead by {lead:g}, and {first.name} has {first.score:.2f}"
         return Found(stays.name, why, candidates)
     return _begun(candidates, rules)
+
+
+def _likeness(asked: Vectors, texts: Vectors | None, otherwise: float) -> float:
+    """Return the mean likeness of a text to the nearest few of these, or `otherwise` where there are too few."""
+    if texts is None or len(texts) < NEAREST:
+        return otherwise
+    return float(np.partition(texts @ asked, -NEAREST)[-NEAREST:].mean())
+
+
+def _unclaimed(everyday: Vectors, matrix: Vectors, grouped: Grouped) -> Vectors:
+    """Return the everyday questions that are no adapter's."""
+    best = [float(grouped.scores(products).max()) for products in everyday @ matrix.T]
+    return everyday[np.array(best) < CLAIMED]
 
 
 def _nearest_to(found: Candidate) -> str:

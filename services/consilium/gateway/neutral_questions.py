@@ -1,7 +1,10 @@
 """Questions of everyday life on every subject, in English and Russian: what they have in common is what all questions have in common.
 
 It is taken off before a question is compared with adapters (meaning.py), so one threshold does for embedding models whose cosines lie high or low, and for both
-languages. None of them is compared with a question by itself: a subject may stand here and be an adapter's own.
+languages. A question that is near to some of them needs more likeness to an adapter; those that are near to an adapter themselves are left out of this, since a
+subject may stand here and be an adapter's own.
+
+What follows up on an answer says little by itself, and is told by how it reads.
 """
 
 from __future__ import annotations
@@ -90,3 +93,43 @@ NEUTRAL: Final[tuple[str, ...]] = (
     "Напиши стихотворение об осени.",
     "да, продолжай",
 )
+
+FOLLOW_UPS: Final[tuple[str, ...]] = (
+    "And for how long?",
+    "How often?",
+    "What about the second one?",
+    "Why is that?",
+    "Show me an example, please.",
+    "Can you explain it in more detail?",
+    "Make it shorter.",
+    "And if that does not work?",
+    "Is it dangerous?",
+    "Can I do it tomorrow instead?",
+    "How much of it do I need?",
+    "Thanks, that is clear.",
+    "Which of them is better?",
+    "I tried that already.",
+    "And after that?",
+    "Now do the same for the other one.",
+    "Are you sure?",
+    "What does it cost?",
+    "А как долго?",
+    "Как часто?",
+    "А второй вариант?",
+    "Почему так?",
+    "Покажи пример, пожалуйста.",
+    "Расскажи подробнее.",
+    "Сделай короче.",
+    "А если не получится?",
+    "Это опасно?",
+    "Можно сделать это завтра?",
+    "Сколько его нужно?",
+    "Спасибо, понятно.",
+    "Какой из них лучше?",
+    "Я это уже пробовал.",
+    "А потом?",
+    "Теперь то же самое для другого.",
+    "Ты уверен?",
+    "Сколько это стоит?",
+)
+"""Typical follow-ups, on no subject."""
