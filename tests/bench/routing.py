@@ -2,10 +2,11 @@
 
     python -m tests.bench.routing                       # the offline model that is the default
     python -m tests.bench.routing --model multilingual-e5-small
+    python -m tests.bench.routing --half tune           # what may be looked at while a rule is chosen
 
 Prints for the half that was tuned on and for the half that was not: macro F1 over eight adapters and nobody (aim 0.9), of the abstentions the share that is right
 (precision, aim 0.95) and of nobody's lines the share that abstains (recall), Russian against English, and what raw cosines would reach with the threshold
-that is best for them on the tuning half. Then risk against coverage, fewer examples, talks, and the time of a decision after the embedding: exits 1 when
+that is best for them on the tuning half; the same for lines that were written later, and which pairs are taken for each other. Then risk against coverage, fewer examples, talks, and the time of a decision after the embedding: exits 1 when
 its median is over the bar of 0.2 ms. The embedding is made once and kept in .cache/routing.
 """
 
@@ -16,11 +17,14 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
+from consilium.gateway.adapters import WITHOUT_EXAMPLES
 from consilium.gateway.meaning import Common, Prototypes, Rules, nearest
-from consilium.gateway.neutral_questions import NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
 from consilium.gateway.shortlist import DIRECTIONS, KEPT, Grouped, Outline
 from tests.bench.routing_lines import NOBODY, Vectors, domains, prototypes, questions, talks
 
@@ -80,37 +84,49 @@ def best_threshold(lines, vectors, made):
     return -max(scored)[1]
 
 
-def show_quality(vectors, rules):
+def confused(wanted, found):
+    """Return who was taken for whom, as words."""
+    pairs = Counter((w, f) for w, f in zip(wanted, found, strict=True) if w != f)
+    return ", ".join(f"{w} for {f} {count}" for (w, f), count in pairs.most_common())
+
+
+def show_quality(vectors, rules, halves):
     """Print how often the decision is right."""
     made, raw = (prototypes(vectors, domains(), with_neutral=told) for told in (True, False))
-    lines = questions()
-    tuned = [line for line in lines if line.part == "tune"]
+    first, later = questions(), questions(more=True)
+    tuned = [line for line in first if line.part == "tune"]
     of_raw = Rules(threshold=best_threshold(tuned, vectors, raw), margin=0)
-    print(f"\n{len(lines)} lines, threshold {rules.threshold:g}, margin {rules.margin:g}; {AIMS}")
-    for part in ("tune", "held"):
-        for language in ("", "ru", "en"):
-            some = [x for x in lines if x.part == part and language in ("", x.language)]
-            wanted = [line.domain for line in some]
-            found, _ = decided(some, vectors, made, rules)
-            print(f"  {part} {language or 'both'}: {told(wanted, found)}")
-        some = [line for line in lines if line.part == part]
+    print(f"\nthreshold {rules.threshold:g}, margin {rules.margin:g}; {AIMS}")
+    for part in halves:
+        for name, lines in {
+            "300 lines": first,
+            "184 later": later,
+            "all": first + later,
+        }.items():
+            for language in ("", "ru", "en"):
+                some = [x for x in lines if x.part == part and language in ("", x.language)]
+                wanted = [line.domain for line in some]
+                found, _ = decided(some, vectors, made, rules)
+                print(f"  {part}, {name} {language or 'both'}: {told(wanted, found)}")
+                if not language:
+                    print(f"    taken: {confused(wanted, found)}")
+        some = [line for line in first if line.part == part]
         found, _ = decided(some, vectors, raw, of_raw)
-        print(
-            f"  {part}, raw cosines at {of_raw.threshold:g}: {told([x.domain for x in some], found)}"
-        )
-    show_risk(tuned, vectors, made, "tune")
-    held = [line for line in lines if line.part == "held"]
-    show_risk(held, vectors, made, "held")
-    wanted = [line.domain for line in held]
-    for name, rows in {
-        "English examples only": domains(language="en"),
-        "Russian examples only": domains(language="ru"),
-        "domain texts only": domains(with_examples=False),
-    }.items():
-        fewer = prototypes(vectors, rows)
-        for limits in (rules, Rules(threshold=0.1, margin=rules.margin)):
-            found, _ = decided(held, vectors, fewer, limits)
-            print(f"  held, {name}, threshold {limits.threshold:g}: {told(wanted, found)}")
+        wanted = [line.domain for line in some]
+        print(f"  {part}, raw cosines at {of_raw.threshold:g}: {told(wanted, found)}")
+        show_risk(some, vectors, made, part)
+        for name, rows, limits in (
+            ("English examples only", domains(language="en"), rules),
+            ("Russian examples only", domains(language="ru"), rules),
+            ("domain texts only", domains(with_examples=False), without_examples(rules)),
+        ):
+            found, _ = decided(some, vectors, prototypes(vectors, rows), limits)
+            print(f"  {part}, {name}, threshold {limits.threshold:g}: {told(wanted, found)}")
+
+
+def without_examples(rules):
+    """Return the rules as they are for adapters that have no examples."""
+    return replace(rules, threshold=rules.threshold - WITHOUT_EXAMPLES)
 
 
 def show_risk(lines, vectors, made, part):
@@ -127,36 +143,44 @@ def show_risk(lines, vectors, made, part):
     )
 
 
-def show_talks(vectors, rules):
+def show_talks(vectors, rules, halves):
     """Print how many turns of talks are answered by whom they should be."""
     made = prototypes(vectors, domains())
-    turns = talks()
+    print("\ntalks: right turns of all, where the subject stays and where it is new")
+    for part in halves:
+        for more in (False, True):
+            for sticky in (True, False):
+                some = [turn for turn in talks(more=more) if turn.part == part]
+                seen = played(some, vectors, made, rules, sticky=sticky)
+                print(
+                    f"  {part}, {'20 later' if more else '20 first'}, {'in its talk' if sticky else 'each turn by itself'}: "
+                    + ", ".join(f"{kind} {sum(right)}/{len(right)}" for kind, right in seen.items())
+                )
+
+
+def played(turns, vectors, made, rules, *, sticky):
+    """Return which turns are answered rightly: kind -> a list of yes and no."""
+    seen = {"stays": [], "new": [], "new, not the first turn": []}
+    present = before = talk = None
     rows = vectors.of([(turn.text, "query") for turn in turns])
-    print("\n20 talks, 100 turns: right / all, where the subject stays and where it is new")
-    for part in ("tune", "held"):
-        for name, limits in {
-            f"sticky_margin {rules.sticky_margin:g}": rules,
-            "without": Rules(rules.threshold, rules.margin, 0),
-        }.items():
-            seen = {"stays": [], "new": []}
-            present = before = talk = ""
-            for turn, row in zip(turns, rows, strict=True):
-                if turn.part != part:
-                    continue
-                if turn.talk != talk:
-                    talk, present, before = turn.talk, "", ""
-                words = len(turn.text.split()) if limits.sticky_margin else 1000
-                found = nearest(row, made, limits, present=present, words=words)
-                kind = "stays" if turn.domain == before else "new"
-                seen[kind].append((found.name or NOBODY) == turn.domain)
-                present, before = found.name, turn.domain
-            print(f"  {part}, {name}: " + ", ".join(f"{k} {sum(v)}/{len(v)}" for k, v in seen.items()))  # fmt: skip
+    for turn, row in zip(turns, rows, strict=True):
+        if turn.talk != talk:
+            talk, present, before = turn.talk, None, None
+        words = len(turn.text.split())
+        found = nearest(row, made, rules, present=present if sticky else None, words=words)
+        right = (found.name or NOBODY) == turn.domain
+        seen["stays" if turn.domain == before else "new"].append(right)
+        if before not in (None, turn.domain):
+            seen["new, not the first turn"].append(right)
+        present, before = found.name, turn.domain
+    return seen
 
 
 def show_outline(vectors, seed=1, rounds=10):
     """Print how far down the right adapter stands when real questions are compared along a few directions only: adapters of four texts each, thrown together."""
     dice = np.random.default_rng(seed)
-    texts = list(dict.fromkeys(line.text for line in (*questions(), *talks())))
+    told = (*questions(), *talks(), *questions(more=True), *talks(more=True))
+    texts = list(dict.fromkeys(line.text for line in told))
     all_rows = vectors.of([(text, "query") for text in texts])
     common = Common.of(vectors.of([(text, "query") for text in NEUTRAL]))
     places = []
@@ -185,12 +209,13 @@ def measured(adapters, each, numbers=768, seed=1):
             f"a{n}": (dice.normal(size=(each, numbers)).astype(np.float32), ["text"] * each)
             for n in range(adapters)
         },
-        dice.normal(size=(80, numbers)).astype(np.float32),
+        dice.normal(size=(len(NEUTRAL), numbers)).astype(np.float32),
+        dice.normal(size=(len(FOLLOW_UPS), numbers)).astype(np.float32),
     )
     asked = dice.normal(size=(DECISIONS, numbers)).astype(np.float32)
     rules, taken = Rules(), []
     for number, row in enumerate(asked):
-        present = f"a{number % adapters}" if number % 2 else ""
+        present = f"a{number % adapters}" if number % 2 else None
         began = time.perf_counter()
         nearest(row, made, rules, present=present)
         taken.append((time.perf_counter() - began) * 1e3)
@@ -222,6 +247,7 @@ def main():
     """Print everything; return 1 when a decision takes too long."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="minilm-e5")
+    parser.add_argument("--half", choices=("tune", "held"), help="this half only")
     parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.time:
@@ -229,8 +255,9 @@ def main():
         return 0
     vectors, rules = Vectors(asked.model), Rules()
     print(asked.model)
-    show_quality(vectors, rules)
-    show_talks(vectors, rules)
+    halves = (asked.half,) if asked.half else ("tune", "held")
+    show_quality(vectors, rules, halves)
+    show_talks(vectors, rules, halves)
     show_outline(vectors)
     return 0 if show_time() else 1
 
