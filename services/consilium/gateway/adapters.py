@@ -186,7 +186,9 @@ class Adapters:
     def _meant(self, text: str, vector: Any, conversation: str, notes: list[str]) -> Chosen:
         present = self._conversations.get(conversation) if conversation else None
         words = len(text.split())
-        found = meaning.nearest(vector, self._prototypes, self._rules, present=present, words=words)
+        found = meaning.nearest(
+            vector, self._prototypes, self._rules, present=present, words=words, most=2
+        )
         if conversation:
             self._conversations[conversation] = found.name
             self._conversations.move_to_end(conversation)

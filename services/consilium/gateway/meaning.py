@@ -85,8 +85,10 @@ class Common:
 
     def taken_off(self, vectors: Vectors) -> Vectors:
         """Return vectors (n, numbers) without it, of length one."""
-        left = _unit(vectors) - self.mean
-        return _unit(left - np.outer(left @ self.axis, self.axis))
+        left: Vectors = _unit(vectors) - self.mean
+        along: Vectors = (left @ self.axis).astype(np.float32, copy=False)
+        left -= along[:, None] * self.axis
+        return _unit(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ class Prototypes:
         else:
             matrix = np.zeros((0, 0), np.float32)
         grouped = Grouped.of(matrix, counts)
-        nobodys = there and common is not None and neutral is not None
+        everyday = None
+        if there and common is not None and neutral is not None:
+            everyday = _unclaimed(common.taken_off(neutral), matrix, grouped)
         return cls(
             tuple(there),
             {name: place for place, name in enumerate(there)},
@@ -137,7 +141,7 @@ class Prototypes:
             tuple(text for _, told in there.values() for text in told),
             common,
             Outline.of(matrix),
-            _unclaimed(common.taken_off(neutral), matrix, grouped) if nobodys else None,
+            everyday,
             None if common is None or follow_ups is None else common.taken_off(follow_ups),
         )
 
@@ -183,6 +187,7 @@ def nearest(
 
     present  who has the conversation: an adapter, "" = the plain model, None = nobody, since the text begins it or stands alone
     words    of the text
+    most     candidates that are told; two decide
     """
     if not prototypes.names:
         return Found("", NOTHING_SAID)
@@ -192,12 +197,12 @@ def nearest(
     grouped, adapters, rows = prototypes.grouped, None, None
     if prototypes.outline is not None:
         adapters = prototypes.outline.leading(asked, grouped)
-        if place is not None:
-            adapters = np.union1d(adapters, [place])
+        if place is not None and place not in adapters:
+            adapters = np.append(adapters, place)
         grouped, rows = grouped.only(adapters)
     products = (prototypes.matrix if rows is None else prototypes.matrix[rows]) @ asked
     scores = grouped.scores(products)
-    more = SHARE * (_likeness(asked, prototypes.everyday, USUAL) - USUAL)
+    more = SHARE * (max(0.0, _likeness(asked, prototypes.everyday, USUAL)) - USUAL)
 
     def candidate(at: int) -> Candidate:
         start, count = int(grouped.starts[at]), int(grouped.counts[at])
@@ -213,7 +218,7 @@ def nearest(
     follows = words <= FEW_WORDS or _likeness(asked, prototypes.follow_ups, 0.0) >= FOLLOWS
     if place is None:
         return _plain_before(candidates, rules, follows=follows)
-    stays = candidate(place if adapters is None else int(np.searchsorted(adapters, place)))
+    stays = candidate(place if adapters is None else int(np.flatnonzero(adapters == place)[0]))
     return _continued(stays, candidates, rules, follows=follows)
 
 
@@ -262,7 +267,7 @@ def _likeness(asked: Vectors, texts: Vectors | None, otherwise: float) -> float:
     """Return the mean likeness of a text to the nearest few of these, or `otherwise` where there are too few."""
     if texts is None or len(texts) < NEAREST:
         return otherwise
-    return float(np.partition(texts @ asked, -NEAREST)[-NEAREST:].mean())
+    return float(np.partition(texts @ asked, -NEAREST)[-NEAREST:].sum()) / NEAREST
 
 
 def _unclaimed(everyday: Vectors, matrix: Vectors, grouped: Grouped) -> Vectors:
@@ -284,8 +289,8 @@ def _highest(scores: Vectors, most: int) -> NDArray[np.intp]:
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    found: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32, copy=False)
     return found
 
 

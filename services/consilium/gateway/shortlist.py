@@ -45,10 +45,12 @@ class Grouped:
 
     def scores(self, products: Vectors) -> Vectors:
         """Return the likeness of each adapter from the products of its prototypes: half the nearest, half all of them together."""
-        best = np.maximum.reduceat(products, self.starts)
-        together = np.add.reduceat(products, self.starts) * self.shares
-        found: Vectors = ((best + together) / 2).astype(np.float32)
-        return found
+        best: Vectors = np.maximum.reduceat(products, self.starts)
+        together = np.add.reduceat(products, self.starts)
+        together *= self.shares
+        best += together
+        best *= 0.5
+        return best
 
     def only(self, adapters: NDArray[np.intp]) -> tuple[Grouped, NDArray[np.intp]]:
         """Return these adapters alone, and their rows in the whole matrix."""
@@ -83,6 +85,6 @@ class Outline:
     def leading(self, asked: Vectors, grouped: Grouped) -> NDArray[np.intp]:
         """Return the adapters that lead along these directions, in no order."""
         scores = grouped.scores(self.rows @ (self.axes @ asked))
-        return (
-            np.argpartition(-scores, KEPT)[:KEPT] if len(scores) > KEPT else np.arange(len(scores))
-        )
+        if len(scores) <= KEPT:
+            return np.arange(len(scores))
+        return np.argpartition(scores, len(scores) - KEPT)[-KEPT:]

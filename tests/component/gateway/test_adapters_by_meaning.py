@@ -5,6 +5,7 @@ How often 300 lines are answered rightly is a benchmark's to say: tests/bench/ro
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,9 @@ from tests.bench.routing_lines import NOBODY, domains, talks
 from tests.waiting import until_true
 
 from consilium.embedding.client import Embedding, open_embeddings
-from consilium.gateway.adapters import Adapters
+from consilium.gateway.adapters import WITHOUT_EXAMPLES, Adapters
 from consilium.gateway.decision import Decision
+from consilium.gateway.meaning import Rules
 from consilium.gateway.models import Target
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.tables import Held
@@ -120,6 +122,18 @@ async def test_of_a_long_text_the_question_is_found_at_its_beginning_or_end(mode
             assert (name, notes) == ("sport", [])
         name, notes = await answers(adapters, "如何" * 2000)
         assert (name, notes) == (NOBODY, [])
+
+
+async def test_an_adapter_without_examples_needs_less(model):
+    by_domain = [replace(row, examples=()) for row in domains().values() if row.name == "garden"]
+    rows = [row for row in domains().values() if row.name != "garden"]
+    async with opened([*rows, *by_domain], model) as adapters:
+        await ready(adapters)
+        found = await adapters.explain("When do I sow tomatoes and peppers?")
+        assert found.chosen.names[0].startswith("garden")
+        needed = {each.name: each.threshold - each.more for each in found.candidates}
+        assert needed["garden"] == pytest.approx(Rules().threshold - WITHOUT_EXAMPLES)
+        assert needed["cooking"] == pytest.approx(Rules().threshold)
 
 
 async def test_no_vector_is_made_while_no_adapter_says_what_it_is_for():

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from consilium.gateway.meaning import (
+    LEAD,
     LOOKED_AT,
+    SHARE,
+    USUAL,
     Common,
     Prototypes,
     Rules,
     looked_at,
     nearest,
 )
-from consilium.gateway.neutral_questions import NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
 
 RULES = Rules(threshold=0.5, margin=0.05, sticky_margin=0.2)
 
@@ -99,6 +102,92 @@ def test_a_conversation_keeps_its_adapter_somewhat_below_its_threshold():
     assert not nearest(vector(0.2, 0, 1), prototypes(), RULES, present="sport").name
 
 
+def told(*, sport=0.0, law=0.0, household=0.0, other=0.0, language=2):
+    """Return a vector: all lie close together (first number), in two languages (second); the others say what is asked."""
+    return vector(10, language, sport, law, household, other)
+
+
+def adapters_and_everyday(**more):
+    """Return two adapters among everyday questions of the household, and follow-ups that are like nothing else."""
+    neutral = [
+        told(household=h, language=language) for h in (1, 0.8, -1, -0.8) for language in (2, -2)
+    ]
+    follow_ups = [told(other=other) for other in (1, 0.9, 0.8)]
+    subjects = {"sport": told(sport=1), "law": told(law=1)} | more
+    return Prototypes.of(
+        {name: (row[None, :], [name]) for name, row in subjects.items()},
+        np.stack(neutral),
+        np.stack(follow_ups),
+    )
+
+
+def test_a_text_that_is_like_everyday_questions_needs_more():
+    made = adapters_and_everyday()
+    near, far = told(sport=0.8, household=0.6), told(sport=0.8, law=0.6)
+    found, first = nearest(near, made, RULES), nearest(near, made, RULES).candidates[0]
+    assert first.threshold == pytest.approx(0.5 + SHARE * (0.6 - USUAL), abs=1e-3)
+    assert found.name == "sport"
+    strict = replace(RULES, threshold=0.7)
+    found = nearest(near, made, strict)
+    assert not found.name
+    assert "0.200 more for being like everyday questions" in found.why
+    assert nearest(far, made, strict).name == "sport"
+    assert nearest(far, made, strict).candidates[0].threshold == pytest.approx(0.6, abs=1e-3)
+
+
+def test_everyday_questions_that_are_an_adapters_own_hold_no_text_back():
+    made = adapters_and_everyday(household=told(household=1))
+    first = nearest(told(household=0.8, sport=0.6), made, RULES).candidates[0]
+    assert first.name == "household"
+    assert first.threshold == pytest.approx(0.5 - SHARE * USUAL, abs=1e-3)
+
+
+def test_without_everyday_questions_exactly_the_threshold_is_needed():
+    found = nearest(vector(0.1, 0.1, 1), prototypes(), RULES)
+    assert found.why.endswith("answers from 0.500")
+
+
+def test_a_follow_up_stays_with_who_has_the_conversation():
+    made = adapters_and_everyday()
+    follows, stands_alone = told(other=0.8, sport=0.6), told(household=0.8, sport=0.6)
+    assert nearest(follows, made, RULES).name == "sport"
+    kept = nearest(follows, made, RULES, present="sport", words=9)
+    assert kept.name == "sport"
+    vague = told(other=1, sport=0.2)
+    kept = nearest(vague, made, RULES, present="law", words=9)
+    assert kept.name == "law"
+    assert "reads as a follow-up" in kept.why
+    assert not nearest(stands_alone, made, RULES, present="law", words=9).name
+
+
+def test_a_follow_up_goes_to_another_adapter_only_when_that_is_far_ahead():
+    made = adapters_and_everyday()
+    little, far = told(other=0.7, sport=0.55, law=0.4), told(other=0.5, sport=0.85)
+    rules = Rules(threshold=0.2)
+    assert nearest(little, made, rules, present="law", words=9).name == "law"
+    assert nearest(far, made, rules, present="law", words=9).name == "sport"
+    assert LEAD > 0.55 - 0.4
+
+
+def test_the_plain_model_keeps_a_follow_up_too():
+    made, rules = adapters_and_everyday(), Rules(threshold=0.4)
+    little, far = told(other=0.9, sport=0.45), told(other=0.5, sport=0.85)
+    assert nearest(little, made, rules).name == "sport"
+    kept = nearest(little, made, rules, present="", words=9)
+    assert not kept.name
+    assert "the plain model goes on" in kept.why
+    assert nearest(far, made, rules, present="", words=9).name == "sport"
+
+
+def test_a_text_that_stands_alone_lets_go_of_a_conversation_at_once():
+    made, rules = adapters_and_everyday(), Rules(threshold=0.4)
+    asked = told(sport=0.7, law=0.66)
+    assert nearest(asked, made, rules, present="law", words=9).name == "sport"
+    assert nearest(asked, made, replace(rules, sticky_margin=0.1), present="law", words=9).name == (
+        "law"
+    )
+
+
 def test_a_short_text_leaves_a_conversation_where_it_is():
     away = vector(0.2, 0, 1)
     assert nearest(away, prototypes(), RULES, present="sport", words=3).name == "sport"
@@ -133,10 +222,11 @@ def test_of_a_long_text_beginning_and_end_are_looked_at():
     assert looked_at("short") == "short"
 
 
-def test_neutral_questions_are_in_two_languages_each_once():
-    russian = [text for text in NEUTRAL if any("а" <= letter <= "я" for letter in text.lower())]
-    assert len(russian) == len(NEUTRAL) / 2
-    assert len(set(NEUTRAL)) == len(NEUTRAL)
+@pytest.mark.parametrize("texts", [NEUTRAL, FOLLOW_UPS])
+def test_neutral_texts_are_in_two_languages_each_once(texts):
+    russian = [text for text in texts if any("а" <= letter <= "я" for letter in text.lower())]
+    assert len(russian) == len(texts) / 2
+    assert len(set(texts)) == len(texts)
 
 
 def test_among_very_many_only_the_leading_ones_are_compared_in_full():
