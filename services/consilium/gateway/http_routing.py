@@ -37,7 +37,7 @@ async def explain(visit: Visit) -> None:
                 {
                     "name": each.name,
                     "score": round(each.score, 4),
-                    "threshold": each.threshold,
+                    "threshold": round(each.threshold, 4),
                     "nearest": each.text,
                 }
                 for each in told.candidates

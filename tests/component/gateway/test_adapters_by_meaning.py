@@ -91,7 +91,7 @@ async def ready(adapters):
 
 
 async def test_talks_keep_their_adapter_and_change_it_with_the_subject(model):
-    """Of 60 turns that go on, most are too short to say what they are about; of 40 that are new, some are between two adapters. Measured: 46 and 29."""
+    """Of 60 turns that go on, most are too short to say what they are about; of 40 that are new, some are between two adapters. Measured: 45 and 33."""
     kept, changed, alone = [], [], []
     turns = talks()
     async with opened(domains().values(), model) as adapters:
@@ -105,9 +105,9 @@ async def test_talks_keep_their_adapter_and_change_it_with_the_subject(model):
                 if turn.domain == begun:
                     alone.append((await answers(adapters, turn.text))[0] == turn.domain)
     assert (len(kept), len(changed)) == (60, 40)
-    assert sum(kept) >= 44
-    assert sum(changed) >= 27
-    assert sum(kept) >= sum(alone) + 14, "what a conversation adds"
+    assert sum(kept) >= 43
+    assert sum(changed) >= 31
+    assert sum(kept) >= sum(alone) + 12, "what a conversation adds"
 
 
 async def test_of_a_long_text_the_question_is_found_at_its_beginning_or_end(model):
@@ -129,7 +129,7 @@ async def test_an_adapter_without_examples_needs_less(model):
     rows = [row for row in domains().values() if row.name != "garden"]
     async with opened([*rows, *by_domain], model) as adapters:
         await ready(adapters)
-        found = await adapters.explain("When do I sow tomatoes and peppers?")
+        found = await adapters.explain("How do I prune roses, and which pests eat their leaves?")
         assert found.chosen.names[0].startswith("garden")
         needed = {each.name: each.threshold - each.more for each in found.candidates}
         assert needed["garden"] == pytest.approx(Rules().threshold - WITHOUT_EXAMPLES)
