@@ -36,7 +36,8 @@ from consilium.lora_router.ports import (
 )
 from consilium.lora_router.refusal import nowhere
 from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
-from consilium.lora_router.sums import Parts, Stage, Sums
+from consilium.lora_router.sums import Stage, Sums
+from consilium.lora_router.told import Told
 
 REMOVE_S: Final = 30.0
 SWITCH_S: Final = 120.0
@@ -83,6 +84,7 @@ class Desk:
             library,
             Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed),
         )
+        self._told = Told(library, self._fitting, self.sums, lambda: self.settings)
         # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
         self._waiting = {
             row.name: versions[0].sha
@@ -105,13 +107,7 @@ class Desk:
 
     def answers(self, version: StoredVersion) -> bool:
         """Say whether a version may answer: it was tried and is sound, or its owner wants no canary, or insists."""
-        if version.sha in self.library.damaged:
-            return False
-        if version.proof is Proof.OK:
-            return True
-        if version.proof is not Proof.UNPROVEN:
-            return rows.is_forced(version)
-        return not self.settings.canary or rows.is_forced(version) or version.name == MIX
+        return self._told.answers(version)
 
     def shown(self) -> Iterator[tuple[Registered, tuple[StoredVersion, ...]]]:
         """Yield each name with its versions, but for sums and for what is being removed."""
@@ -125,9 +121,7 @@ class Desk:
 
     def fits(self, version: StoredVersion) -> dict[str, str]:
         """Return executor -> why a version does not fit there; "" = it fits. Of one that is damaged nobody can tell."""
-        if version.sha in self.library.damaged:
-            return {}
-        return self._fitting.of(version, self._rows_in(version))
+        return self._told.fits(version)
 
     def demand_fit(self, described: Described, executors: Sequence[str]) -> None:
         """Raise ConsiliumError(adapter_refused) if an adapter fits none of the engines that were heard; where none was, nobody can tell yet.
@@ -139,27 +133,8 @@ class Desk:
             raise nowhere(why)
 
     def targets(self, executor: str) -> Mapping[str, Target]:
-        """Return what replicas of an executor may be asked for, by reference. Only versions that answer are kept in slots and memory."""
-        found, standing = {}, self.sums.standing()
-        for version in self.library.versions():
-            if version.name == MIX and not self.answers(version):
-                continue  # it was tried, and it is not sound
-            if self.fits(version).get(executor, "?"):
-                continue
-            name = reference(version.name, version.sha)
-            found[name] = Target(
-                name,
-                version.sha,
-                version.lora_int_id,
-                version.rank,
-                version.size_bytes,
-                str(version.path),
-                self._placement(version, standing),
-                version.is_3d,
-                version.fingerprint,
-                version.proof if self._is_to_be_tried(version) else Proof.OK,
-            )
-        return found
+        """Return what replicas of an executor may be asked for, by reference. Only versions that answer are kept in slots and memory. Not to be kept: the next question changes it."""
+        return self._told.targets(executor)
 
     def places(self, version: StoredVersion) -> tuple[Place, ...]:
         """Return where a version is now."""
@@ -169,18 +144,7 @@ class Desk:
 
     def changed(self) -> None:
         """Tell gateways and replicas what the library holds now."""
-        made: dict[str, Mapping[str, object]] = {rows.RULES: rows.rules(self.settings)}
-        for row, versions in self.shown():
-            current = next((each for each in versions if each.sha == row.current), None)
-            answers = current is not None and self.answers(current)
-            made[row.name] = rows.adapter(
-                replace(row, current=row.current if answers else ""),
-                [(each, self.fits(each), self.answers(each)) for each in versions],
-            )
-        for version in self.library.versions():
-            if version.name == MIX and self.answers(version):
-                made[reference(MIX, version.sha)] = rows.sum_(version, self.fits(version))
-        self._table.replace(made)
+        self._told.tell(self._table)
         self.fleet.changed()
 
     async def stored(self, version: StoredVersion, *, force: bool = False) -> None:
@@ -221,7 +185,7 @@ class Desk:
     async def evict(self, text: str) -> tuple[Place, ...]:
         """Take a version out of slots and memory. Raises ConsiliumError: adapter_unknown, conflict (its placement would bring it back)."""
         version = self.library.find(text)
-        placement = self._placement(version, self.sums.standing())
+        placement = self._told.placement(version)
         if placement is not Placement.SSD:
             reason = f"{version.name!r} is kept in {placement}, so it would come back at once: 'consilium adapters place {version.name} ssd' first"
             raise ConsiliumError("conflict", reason=reason)
@@ -320,42 +284,12 @@ class Desk:
 
     # how
 
-    def _placement(self, version: StoredVersion, standing: Mapping[Parts, Placement]) -> Placement:
-        """Return where a version is to be: where its adapter is, if it is the one that answers; a sum of an adapter with its core where that one is."""
-        if version.name != MIX:
-            row = self._row_of(version)
-            current = row is not None and row.current == version.sha and self.answers(version)
-            has_sum = row is not None and bool(row.with_core)
-            if row is None or not current:
-                return Placement.SSD
-            return Placement.SSD if has_sum else row.placement
-        return standing.get(version.parts, Placement.SSD)
-
     def _is_open(self, version: StoredVersion) -> bool:
         return version.proof is Proof.UNPROVEN and not self.answers(version)
-
-    def _is_to_be_tried(self, version: StoredVersion) -> bool:
-        if not self.settings.canary or version.proof is not Proof.UNPROVEN:
-            return False
-        return version.name != MIX or self.sums.is_to_be_tried(version)
 
     def _found_again(self, text: str, references: Sequence[str]) -> None:
         self.library.unhide((*references, text))
         self.changed()
-
-    def _rows_in(self, version: StoredVersion) -> list[Registered]:
-        """Return what is said of the name of a version, or of the names of a sum's parts."""
-        names = [part.partition(":")[0] for part, _ in version.parts] or [version.name]
-        rows = map(self.library.holdings.names.get, names)
-        return [row.registered for row in rows if row is not None]
-
-    def _row_of(self, version: StoredVersion) -> Registered | None:
-        if version.name == MIX:
-            return None
-        try:
-            return self.library.get(version.name)[0]
-        except ConsiliumError:
-            return None  # hidden: it is being removed
 
     def _check_removable(self, text: str) -> None:
         name, _, beginning = text.partition(":")

@@ -62,6 +62,11 @@ class Fitting:
         """Return the largest rank that an engine holds; 0 = none has said."""
         return max((engine.max_rank for engine in self._engines.values()), default=0)
 
+    @property
+    def engines(self) -> tuple[tuple[str, Engine], ...]:
+        """Return executor and engine of all that were heard."""
+        return tuple(self._engines.items())
+
     async def weighed(self, report: Report) -> None:
         """Return when it is known what fits the engine of a replica that reports."""
         engine = self._engine(report)

@@ -304,7 +304,7 @@ class Fleet:
         touched = [
             reference
             for reference in (*new, *(gone for gone in old if gone not in new))
-            if old.get(reference) != new.get(reference)
+            if (known := old.get(reference)) is not (now := new.get(reference)) and known != now
         ]
         self._targets[executor] = new
         # A verdict that stands in a target is written down; what is gone is tried like a new one if it comes back.
