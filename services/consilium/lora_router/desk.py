@@ -82,7 +82,7 @@ class Desk:
         self._fitting = Fitting(maker.fit, maker.outline, library.versions)
         self.sums = Sums(
             library,
-            Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed),
+            Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed, clock),
         )
         self._told = Told(library, self._fitting, self.sums, lambda: self.settings)
         # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
@@ -332,7 +332,7 @@ class Desk:
         """
         used = {name: uses.last_used_at for name, uses in self._uses.items()}
         standing = self.sums.standing()
-        made = await self.sums.renewed(name, version, used, self._clock.now())
+        made = await self.sums.renewed(name, version, used)
         for old, new in made.items():
             try:
                 await self._bring_beside(old, new)

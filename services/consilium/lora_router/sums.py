@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from consilium.kernel import logs
+from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import rows
 from consilium.lora_router.identity import MIX, reference, sum_sha
@@ -32,6 +33,9 @@ USED_S: Final = 86_400.0
 MOST_RENEWED: Final = 16
 """At most so many of them, those that were used last: weights come from anybody's requests, and each sum takes seconds."""
 
+RENEW_S: Final = 30.0
+"""The switch waits no longer than this for the next of them: the rest are made when somebody asks, as new ones are."""
+
 _log = logs.get("lora_router")
 
 
@@ -43,12 +47,14 @@ class Stage:
     scratch       folder on the store's disk
     largest_rank  what engines hold; 0 = none has said
     changed       called once a sum is stored
+    clock         says how long the making has taken
     """
 
     compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
     scratch: Path
     largest_rank: Callable[[], int]
     changed: Callable[[], None]
+    clock: Clock
 
 
 class Sums:
@@ -107,21 +113,28 @@ class Sums:
                     _log.error("sum_not_made", adapter=row.name, reason=error.public())
 
     async def renewed(
-        self, name: str, version: StoredVersion, used_at: Mapping[str, float], now: float
+        self, name: str, version: StoredVersion, used_at: Mapping[str, float]
     ) -> dict[str, str]:
         """Make the sums in which a name's current version is anew, with `version` in its place; return old reference -> new one.
 
         used_at  reference -> when it was used last, where that is not written down yet
 
-        Sums of adapters with their cores are made all, the others where they were used lately; one of those that cannot be made is told in the log.
+        Sums of adapters with their cores are made all, the others where they were used lately and as long as there is time (RENEW_S); one of those that cannot be made is
+        told in the log.
         Raises ConsiliumError(adapter_refused) where an adapter could not be added to its core any more.
         """
         row, _ = self._library.get(name)
         if row.current in ("", version.sha):
             return {}
         old, new = reference(name, row.current), reference(name, version.sha)
-        standing, made = self.standing(), {}
-        for parts in self._in_use(old, standing, used_at, now):
+        standing = self.standing()
+        made: dict[str, str] = {}
+        clock = self._stage.clock
+        ends = clock.monotonic() + RENEW_S
+        for parts in self._in_use(old, standing, used_at, clock.now()):
+            if parts not in standing and clock.monotonic() >= ends:
+                _log.warning("sums_left_to_callers", adapter=name, made=len(made))
+                break
             after = [(new if part == old else part, weight) for part, weight in parts]
             try:
                 found = await self.of(after)

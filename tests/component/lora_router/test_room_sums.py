@@ -74,6 +74,25 @@ async def test_a_sum_that_was_used_lately_is_made_before_the_new_version_answers
     assert dict(house.row(made)["parts"])[f"sport:{new[:16]}"] == 0.7
 
 
+async def test_a_switch_leaves_sums_to_their_callers_once_they_take_too_long(house, monkeypatch):
+    monkeypatch.setattr("consilium.lora_router.sums.RENEW_S", 0.0)
+    await house.open(lora_router={"canary": False})
+    replica = house.replica(slots=8)
+    for number, name in enumerate(("core", "sport", "law")):
+        await house.add(name, number, **({"with_core": "core"} if name == "law" else {}))
+    await until(lambda: sums(house))
+    standing = sums(house)
+    used = await house.room.desk.compose(parts(house, core=1.0, sport=0.7))
+    replica.uses = (UseNote(used, uses=Uses(1, 0, 0, house.room.desk._clock.now())),)
+    await until(lambda: not replica.uses)
+    seen = watch(house)
+    new = (await house.add("core", 5))["stored"]
+    await until(lambda: house.row("core")["current"] == new)
+    ((_, there, _),) = seen
+    (made,) = there - standing - {used}
+    assert {part.partition(":")[0] for part, _ in house.row(made)["parts"]} == {"core", "law"}
+
+
 async def test_a_new_version_that_could_not_be_added_to_its_core_does_not_answer(house):
     await house.open(lora_router={"canary": False})
     house.replica(max_rank=16)
