@@ -132,6 +132,15 @@ def test_slices_of_a_card_have_their_own_memory(exporter):
     assert "consilium_gpu_utilization_ratio{" not in said
 
 
+def test_what_a_card_with_slices_draws_is_told_once_of_the_whole_card(exporter):
+    said = exporter("a100mig").until(up).page()
+    for figure in ("power_watts", "power_limit_watts", "energy_joules_total"):
+        rows = [line for line in said.splitlines() if line.startswith(f"consilium_gpu_{figure}{{")]
+        assert len(rows) == 1, rows
+        assert 'uuid="GPU-0"' in rows[0]
+    assert "NVML tells none of a MIG slice" in said
+
+
 def test_an_old_driver_says_less_and_nothing_breaks(exporter, tmp_path):
     old = nvml.build(tmp_path / "old", old=True)
     page = exporter("4090", library=old).until(up)
