@@ -21,6 +21,7 @@ from consilium.gateway import adapter_choice, adapter_rows, meaning, turn_words
 from consilium.gateway.adapter_choice import PLAIN, Chosen
 from consilium.gateway.decision import Decision
 from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.new_sums import NewSums
 from consilium.gateway.subjects import subjects
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
@@ -94,6 +95,7 @@ class Adapters:
         self._made: dict[tuple[str, Kind], Any] = {}
         self._told: Mapping[str, Sequence[tuple[str, Kind]]] = {}
         self._conversations: OrderedDict[str, str] = OrderedDict()
+        self._new_sums = NewSums(clock)
 
     @property
     def known(self) -> adapter_rows.Known:
@@ -108,14 +110,22 @@ class Adapters:
                 held.rows, heard=table.age_s is not None, before=self._known
             )
             self._rules = _rules(held.rows, self._known)
+            self._new_sums.heard(held.rows)
         return self._known
 
     async def chosen(
-        self, decision: Decision, body: Json, conversation: str, notes: list[str]
+        self,
+        decision: Decision,
+        body: Json,
+        conversation: str,
+        notes: list[str],
+        asker: str = "",
     ) -> Decision:
         """Return the decision with its adapter, and with those executors only that can answer with it.
 
-        Raises ConsiliumError: invalid_request, adapter_unknown, adapter_refused, adapter_down.
+        asker  id of the key that asks
+
+        Raises ConsiliumError: invalid_request, adapter_unknown, adapter_refused, adapter_down, adapter_sums_full, rate_limited (too many new sums).
         """
         chosen = self._named(decision, body)
         if chosen is None:
@@ -124,7 +134,7 @@ class Adapters:
             return replace(decision, adapter_why=chosen.why)
         if chosen.parts and not chosen.reference:
             try:
-                chosen = await self._composed(chosen)
+                chosen = await self._composed(chosen, asker)
             except ConsiliumError as error:
                 if not _is_free(decision, chosen):
                     raise
@@ -203,10 +213,14 @@ class Adapters:
             notes.append(f"{found.name} would have answered and cannot: {error}")
             return PLAIN
 
-    async def _composed(self, chosen: Chosen) -> Chosen:
+    async def _composed(self, chosen: Chosen, asker: str) -> Chosen:
         """Have the sum made. Raises ConsiliumError."""
         if self._router is None:
             raise adapter_choice.down(chosen.names)
+        if (
+            chosen.by == "request"
+        ):  # any weights can be asked for, and each sum costs seconds and bytes
+            self._new_sums.demand(asker)
         told = [f"{reference}@{weight:.6f}" for reference, weight in chosen.parts]
         try:
             reference = await self._router.compose(told)

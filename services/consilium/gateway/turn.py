@@ -46,7 +46,9 @@ async def play(cast: Cast, ask: Ask) -> Answer:
         )
         course.decision = decision
         if ask.route in GENERATING:
-            decision = await cast.adapters.chosen(decision, ask.body, _talk(ask), course.notes)
+            decision = await cast.adapters.chosen(
+                decision, ask.body, _talk(ask), course.notes, ask.key_id
+            )
             course.decision = decision
         if ask.route in GENERATING and cast.contributors.each:
             asked, began = _question(ask, decision, deadline), cast.clock.monotonic()

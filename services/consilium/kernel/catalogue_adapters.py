@@ -20,6 +20,15 @@ ADAPTERS: Final[tuple[Row, ...]] = (
         "The store of adapters is full.",
     ),
     Row(
+        "adapter_sums_full",
+        "RESOURCE_EXHAUSTED",
+        429,
+        "rate_limit_error",
+        True,
+        "The sum needs {needed}, and of the {limit} and {count} places that sums of requests' own weights may take none is free: all are in use. Try again in {retry_after} s, ask for weights that others use, or raise lora_router.adhoc_sums_gib and lora_router.adhoc_sums.",
+        "No place is free for another sum of adapters. Try again shortly.",
+    ),
+    Row(
         "adapter_cache_full",
         "RESOURCE_EXHAUSTED",
         503,

@@ -60,6 +60,21 @@ class LoraRouter(Section):
     """The section `lora_router`."""
 
     store_gib: float = Field(50.0, gt=0, description="Most that stored adapters may take.")
+    adhoc_sums_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Most of it that sums may take which only requests name, such as adapter/a@1+b@0.7; empty = a tenth. Sums with a core and those of roles do not count, and make no room for them.",
+    )
+    adhoc_sums: int = Field(
+        256,
+        ge=1,
+        description="Most of those sums; the ones that nobody uses go, the one that was used longest ago first.",
+    )
+    new_sums_per_minute: int = Field(
+        20,
+        ge=1,
+        description="How many of those sums one key may have made in a minute, at each gateway replica. Sums that are stored cost nothing.",
+    )
     max_adapter_gib: float = Field(8.0, gt=0, description="Largest adapter that is taken.")
     threshold: float = Field(
         0.22,
@@ -140,7 +155,22 @@ class AdaptersView(Section):
         return self
 
 
+class RoleAdapters(Section):
+    """What this room reads of a role."""
+
+    model_config = Section.model_config | {"extra": "ignore"}
+
+    adapters: tuple[str, ...] = ()
+
+
 class View(AdaptersView, ServicesView):
     """What the process reads of the tree."""
 
     model_config = Section.model_config | {"extra": "ignore"}
+
+    roles: dict[str, RoleAdapters] = Field(default_factory=dict, json_schema_extra=LIVE)
+
+    @property
+    def adapters_of_roles(self) -> tuple[tuple[str, ...], ...]:
+        """Return the adapters of each role that has any."""
+        return tuple(role.adapters for role in self.roles.values() if role.adapters)

@@ -191,6 +191,10 @@ class Holdings:
             if held.version.sha not in spared and not is_busy(reference_of(held))
         )
 
+    def sums(self) -> tuple[Held, ...]:
+        """Return every sum."""
+        return tuple(self.of(MIX).values())
+
     def idle_sums(self, is_busy: Callable[[str], bool]) -> tuple[Held, ...]:
         """Return the sums that nobody uses, the one that was used longest ago first."""
         idle = [held for held in self.of(MIX).values() if not is_busy(reference_of(held))]

@@ -19,11 +19,16 @@ GIB: Final = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be stored."""
+    """What may be stored.
+
+    adhoc_bytes, adhoc_sums  of sums that only requests name, together
+    """
 
     store_bytes: int = 50 * GIB
     adapter_bytes: int = 8 * GIB
     keep_versions: int = 3
+    adhoc_bytes: int = 5 * GIB
+    adhoc_sums: int = 256
 
 
 @dataclass(frozen=True, slots=True)

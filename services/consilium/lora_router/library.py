@@ -11,7 +11,7 @@ files, and the next start deletes them. Reading never waits. Does not know forma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,10 +19,10 @@ from typing import Any, Self, TypeVar
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router import sum_room
 from consilium.lora_router.holdings import Holdings, reference_of
 from consilium.lora_router.identity import MIX, reference
 from consilium.lora_router.incoming import (
-    GIB,
     Incoming,
     Limits,
     check_may_be_set,
@@ -44,6 +44,7 @@ from consilium.lora_router.ports import (
 )
 from consilium.lora_router.shelves import Shelves
 from consilium.lora_router.store import Store
+from consilium.lora_router.sum_room import Need
 
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class Library(Shelves):
     describe     folder -> what its files say; reads both files, raises ConsiliumError(adapter_refused); called in threads
     content_sha  folder -> the hash alone, where that is quicker than describing
     is_busy      whether an engine uses a version now: set by whoever knows, so that nothing in use is deleted to make room
+    standing     the parts of each sum that is no request's alone: set by whoever knows; those never make room for one that is
     changed      called after each change, with nothing: set by whoever tells others
     """
 
@@ -81,6 +83,7 @@ class Library(Shelves):
         self._incoming_bytes = 0
         self._running: set[asyncio.Task[Any]] = set()
         self.is_busy: Callable[[str], bool] = _nobody
+        self.standing: Callable[[], Collection[object]] = tuple
         self.changed: Callable[[], None] = lambda: None
         self.dropped = self.changed  # called when sums were deleted to make room
 
@@ -241,7 +244,8 @@ class Library(Shelves):
     ) -> StoredVersion:
         sizes = await asyncio.to_thread(self._store.sizes, incoming.source)
         needed = sum(sizes.values())
-        await self._make_room(needed)
+        is_adhoc = incoming.name == MIX and parts not in self.standing()
+        await self._make_room(needed, is_adhoc=is_adhoc)
         self._incoming_bytes += needed
         try:
             aside = await asyncio.to_thread(self._bring_in, incoming)
@@ -355,23 +359,13 @@ class Library(Shelves):
         except (OSError, ConsiliumError):
             return False
 
-    async def _make_room(self, needed: int) -> None:
-        """Delete sums that nobody uses until so many bytes fit. Raises ConsiliumError(adapter_store_full)."""
-        limit = self._limits.store_bytes
+    async def _make_room(self, needed: int, *, is_adhoc: bool) -> None:
+        """Delete sums that nobody uses until so many bytes fit. Raises ConsiliumError: adapter_store_full, adapter_sums_full."""
         async with self._writing:
-            sums = list(self._holdings.idle_sums(self.is_busy))
-            going: list[Held] = []
-            over = self.stored_bytes + self._incoming_bytes + needed - limit
-            while over > 0 and sums:
-                going.append(sums.pop(0))
-                over -= going[-1].version.size_bytes
-            if over > 0:
-                raise ConsiliumError(
-                    "adapter_store_full",
-                    needed=f"{needed / 2**20:.1f} MiB",
-                    free=f"{max(0, limit - self.stored_bytes - self._incoming_bytes) / 2**20:.1f} MiB",
-                    limit=f"{limit / GIB:g} GiB",
-                )
+            need = Need(needed, self.stored_bytes + self._incoming_bytes, is_adhoc)
+            going = sum_room.going(
+                self._holdings, need, self._limits, self.is_busy, self.standing()
+            )
             if await self._delete(going):
                 self.dropped()
 

@@ -71,6 +71,8 @@ class Room:
             int(settings.store_gib * GIB),
             int(settings.max_adapter_gib * GIB),
             settings.keep_versions,
+            int((settings.adhoc_sums_gib or settings.store_gib / 10) * GIB),
+            settings.adhoc_sums,
         )
         registry = await SqliteRegistry.open(root / "registry.db", store.folder)
         library = await Library(
@@ -88,6 +90,8 @@ class Room:
         library.is_busy = lambda reference: any(
             place.in_use for place in desk.fleet.places(reference)
         )
+        desk.sums.roles = view.adapters_of_roles
+        library.standing = desk.sums.lasting
         library.dropped = desk.changed
         arrivals = Arrivals(root / "uploads", limits.adapter_bytes, clock=clock)
         desk.changed()
@@ -153,6 +157,7 @@ class Room:
     async def _configured(self, view: View) -> bool:
         """Return whether everything could be taken in."""
         self.desk.settings, downloads = view.lora_router, self._root / "downloads"
+        self.desk.sums.roles = view.adapters_of_roles
         entries = {
             name: configured.entry(registered(name, adapter, from_config=True), adapter.path)
             for name, adapter in view.adapters.items()

@@ -57,12 +57,13 @@ def sum_(version: StoredVersion, fits: Mapping[str, str]) -> Row:
 
 
 def rules(settings: LoraRouter) -> Row:
-    """Return the row with the limits of choosing by meaning."""
+    """Return the row with the limits of choosing by meaning, and of sums that requests may have made."""
     return {
         "kind": "rules",
         "threshold": settings.threshold,
         "margin": settings.margin,
         "sticky_margin": settings.sticky_margin,
+        "new_sums_per_minute": settings.new_sums_per_minute,
     }
 
 

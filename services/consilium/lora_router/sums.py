@@ -21,7 +21,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router import rows
-from consilium.lora_router.identity import MIX, reference, sum_sha
+from consilium.lora_router.identity import MIX, Part, parse, reference, sum_sha
 from consilium.lora_router.library import Library
 from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
 
@@ -30,6 +30,8 @@ Parts: TypeAlias = tuple[tuple[str, float], ...]
 
 USED_S: Final = 86_400.0
 """A sum that was used within so long is made for a new version of a part before that version answers."""
+MOST_AT_ONCE: Final = 2
+"""So many sums that only requests name are made at once: each takes a core and its own bytes beside the store."""
 MOST_RENEWED: Final = 16
 """At most so many of them, those that were used last: weights come from anybody's requests, and each sum takes seconds."""
 
@@ -58,10 +60,12 @@ class Stage:
 
 
 class Sums:
-    """One per room."""
+    """One per room. `roles` are the adapters of each role, as the configuration says them."""
 
     def __init__(self, library: Library, stage: Stage) -> None:
         self._library, self._stage = library, stage
+        self.roles: tuple[tuple[str, ...], ...] = ()
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._making: dict[str, asyncio.Future[str]] = {}
 
     async def of(self, parts: Sequence[tuple[str, float]]) -> str:
@@ -88,6 +92,29 @@ class Sums:
             if row.with_core:
                 found.setdefault(self._standing_of(row), row.placement)
         return found
+
+    def lasting(self) -> frozenset[Parts]:
+        """Return the sums that are no request's alone: of adapters with their cores, and of roles. They make no room for one that is."""
+        found = {*self.standing(), *map(self._of_role, self.roles)}
+        return frozenset(found - {()})
+
+    def _of_role(self, adapters: tuple[str, ...]) -> Parts:
+        """Return the parts of what answers in a role, as the gateway adds them up; nothing where one of them is not there."""
+        try:
+            told = parse("+".join(adapters), param="roles") if adapters else ()
+            rows_of = {part.name: self._library.get(part.name)[0] for part in told}
+            weights = {
+                str(Part(part.name, part.sha)): part.weight
+                if part.is_weighed
+                else rows_of[part.name].weight
+                for part in told
+            }
+            if len(told) == 1 and (core := rows_of[told[0].name].with_core):
+                weights[core] = rows_of[told[0].name].core_weight
+            found = [(self._library.find(text), weight) for text, weight in weights.items()]
+        except ConsiliumError:
+            return ()
+        return tuple(sorted((reference(v.name, v.sha), weight) for v, weight in found))
 
     def is_to_be_tried(self, version: StoredVersion) -> bool:
         """Say whether an engine should try a sum: nobody has, and nobody insists on one of its parts, whatever that does."""
@@ -193,14 +220,22 @@ class Sums:
             if row is not None and row.registered.isolated and len(parts) > 1:
                 reason = f"{version.name!r} is isolated, so it is never added to another one"
                 raise ConsiliumError("adapter_refused", reason=reason)
+        told = tuple(sorted((reference(each.name, each.sha), weight) for each, weight in parts))
+        if told in self.lasting():
+            return await self._composed(address, parts, told)
+        async with self._places:
+            return await self._composed(address, parts, told)
+
+    async def _composed(
+        self, address: str, parts: list[tuple[StoredVersion, float]], told: Parts
+    ) -> str:
         stage = self._stage
         stage.scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="sum-", dir=stage.scratch))
         try:
             given = [(version.path, weight) for version, weight in parts]
             await asyncio.to_thread(stage.compose, given, folder, stage.largest_rank())
-            told = [(reference(version.name, version.sha), weight) for version, weight in parts]
-            stored = await self._library.add_sum(address, sorted(told), folder)
+            stored = await self._library.add_sum(address, told, folder)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         stage.changed()
