@@ -6,22 +6,25 @@ adapters.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from consilium.gateway.backends.memory import MemoryQuotas
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 
 DEFAULT: Final = 20
 """Until the room has said lora_router.new_sums_per_minute."""
+MOST_KEYS: Final = 10_000
+MINUTE_S: Final = 60.0
 
 
 class NewSums:
-    """One per gateway replica."""
+    """One per gateway replica: a bucket for each key, which fills up within a minute."""
 
     def __init__(self, clock: Clock) -> None:
-        self._quotas, self._per_minute = MemoryQuotas(clock), DEFAULT
+        self._clock, self._per_minute = clock, DEFAULT
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def heard(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what the table of adapters says of it."""
@@ -30,11 +33,16 @@ class NewSums:
 
     def demand(self, key: str) -> None:
         """Count one. Raises ConsiliumError(rate_limited)."""
-        verdict = self._quotas.take(key, self._per_minute, 0, 0)
-        if not verdict.allowed:
+        most, now = self._per_minute, self._clock.monotonic()
+        left, at = self._left.pop(key, (float(most), now))
+        left = min(float(most), left + (now - at) * most / MINUTE_S)
+        self._left[key] = (left - 1 if left >= 1 else left), now
+        while len(self._left) > MOST_KEYS:
+            self._left.popitem(last=False)
+        if left < 1:
             raise ConsiliumError(
                 "rate_limited",
-                limit=self._per_minute,
+                limit=most,
                 unit="new sums of adapters",
-                retry_after_s=verdict.retry_after_s,
+                retry_after_s=(1 - left) * MINUTE_S / most,
             )

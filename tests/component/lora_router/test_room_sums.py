@@ -56,6 +56,23 @@ async def test_a_sum_with_the_core_is_made_and_loaded_before_the_new_version_ans
     await until(lambda: any(s.reference == made and s.pinned for s in replica.slots))
 
 
+async def test_the_sums_of_cores_and_roles_are_no_requests_alone(house):
+    roles = {"coach": {"adapters": ["sport", "law@0.5"], "frame": "..."}, "plain": {}}
+    room = await house.open(lora_router={"canary": False, "adhoc_sums": 1}, roles=roles)
+    house.replica(slots=8)
+    await house.add("core", 1)
+    await house.add("law", 2)
+    await house.add("sport", 3, with_core="core", weight=0.9)
+    await until(lambda: len(sums(house)) == 1, 60)  # sport with its core
+    asked = parts(house, sport=0.9, law=0.5)
+    made = await room.desk.compose(asked)
+    assert len(room.desk.sums.lasting()) == 2
+    for weight in (0.1, 0.2, 0.3):
+        last = await room.desk.compose(parts(house, core=1.0, law=weight))
+    assert sums(house) >= {made, last}
+    assert len(sums(house)) == 3, "one place for what only requests name"
+
+
 async def test_a_sum_that_was_used_lately_is_made_before_the_new_version_answers(house):
     await house.open(lora_router={"canary": False})
     replica = house.replica()

@@ -130,6 +130,43 @@ async def test_a_sum_that_nobody_insisted_on_stops_nobody_while_the_room_is_away
     assert caught.value.code == "adapter_down"
 
 
+class Composing:
+    """A room that makes every sum."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def compose(self, parts):
+        self.asked.append(parts)
+        return "mix:" + "f" * 16
+
+
+async def test_one_key_has_only_so_many_new_sums_made_in_a_minute():
+    rules = {"kind": "rules", "new_sums_per_minute": 3}
+    needed = [["core:" + B[:16], 1.0], ["sport:" + A[:16], 0.7]]
+    stored = {"kind": "sum", "reference": "mix:1", "parts": needed, "fits": {"core": ""}}
+    told = {"#rules": rules, "sport": SPORT, "core": CORE, "mix:1": stored}
+    room, clock = Composing(), FakeClock()
+    table = SimpleNamespace(held=Held("e", 1, told), age_s=0.0)
+    adapters = Adapters(table, None, room, clock)
+
+    async def ask(weight, key):
+        target = Target("adapter", f"core+sport@{weight}")
+        return await adapters.chosen(Decision(target, ("core",)), {}, "", [], key)
+
+    for weight in ("0.1", "0.2", "0.3"):
+        await ask(weight, "k1")
+    with pytest.raises(ConsiliumError) as caught:
+        await ask("0.4", "k1")
+    assert caught.value.code == "rate_limited"
+    assert "3 new sums of adapters per minute" in caught.value.public()
+    assert len(room.asked) == 3
+    assert (await ask("0.7", "k1")).adapter == "mix:1", "one that is stored costs nothing"
+    await ask("0.4", "k2")
+    clock.advance(60)
+    await ask("0.4", "k1")
+
+
 async def test_a_role_that_can_do_without_its_adapter_says_why_it_did():
     table = SimpleNamespace(held=Held("e", 1, {"core": CORE}), age_s=0.0)
     frame = SimpleNamespace(role="coach", adapters=("sport",), adapters_optional=True)
