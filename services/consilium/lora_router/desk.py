@@ -19,7 +19,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
-from consilium.lora_router import audit, fitting, pinning, rows
+from consilium.lora_router import audit, fitting, pinning, rows, trials
 from consilium.lora_router.config import LoraRouter
 from consilium.lora_router.fitting import Engine, Fitting
 from consilium.lora_router.fleet import Fleet, Place
@@ -32,6 +32,7 @@ from consilium.lora_router.ports import (
     Refusal,
     Registered,
     StoredVersion,
+    Trial,
     Uses,
 )
 from consilium.lora_router.refusal import nowhere
@@ -84,7 +85,13 @@ class Desk:
             library,
             Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed, clock),
         )
-        self._told = Told(library, self._fitting, self.sums, lambda: self.settings)
+        self._told = Told(
+            library,
+            self._fitting,
+            self.sums,
+            lambda: self.settings,
+            lambda: self.fleet.revisions(),  # noqa: PLW0108  there is no fleet yet
+        )
         # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
         self._waiting = {
             row.name: versions[0].sha
@@ -123,6 +130,10 @@ class Desk:
         """Return executor -> why a version does not fit there; "" = it fits. Of one that is damaged nobody can tell."""
         return self._told.fits(version)
 
+    def told_fits(self, version: StoredVersion) -> dict[str, str]:
+        """Return executor -> why a version does not answer there: it does not fit, or the model of that executor has not shown that it is sound."""
+        return self._told.told_fits(version)
+
     def demand_fit(self, described: Described, executors: Sequence[str]) -> None:
         """Raise ConsiliumError(adapter_refused) if an adapter fits none of the engines that were heard; where none was, nobody can tell yet.
 
@@ -154,9 +165,9 @@ class Desk:
         self.fleet.forgive(name)  # its files may be whole again
         if force and not self.answers(version):
             version = await self._insisted(version)
-        elif not self.answers(version) and version.proof is not Proof.UNPROVEN:
+        elif trials.is_doubted(version) and not rows.is_forced(version):
             # It was tried before, and whoever adds it again wants to know anew: a node may have been away, or an engine is another one now.
-            version = await self.library.set_proof(name, Proof.UNPROVEN)
+            version = await self.library.set_proof(name, Proof.UNPROVEN, trials={})
         if row.current != version.sha:
             self._waiting[version.name] = version.sha
             if self.answers(version):
@@ -366,9 +377,9 @@ class Desk:
 
     def _tried(self, executor: str, tried: TriedNote) -> None:
         _log.info("adapter_tried", reference=tried.reference, executor=executor, proof=tried.proof)
-        self._later(self._proved(tried))
+        self._later(self._proved(tried, self.fleet.revision(executor)))
 
-    async def _proved(self, tried: TriedNote) -> None:
+    async def _proved(self, tried: TriedNote, revision: str) -> None:
         try:
             known = self.library.find(tried.reference)
             if known.name == MIX and tried.proof is Proof.FAILED:
@@ -376,8 +387,11 @@ class Desk:
             figures = tried.figures
             if rows.is_forced(known):  # its owner's word outlives what a canary finds
                 figures = rows.forced(replace(known, proof_json=figures))
+            trial = Trial(tried.proof, tried.fingerprint)
+            seen = trials.after(known, revision, trial, self.fleet.revisions().values())
+            proof = trials.all_in_all(seen, tried.proof)
             version = await self.library.set_proof(
-                tried.reference, tried.proof, figures, tried.fingerprint
+                tried.reference, proof, figures, tried.fingerprint, seen
             )
         except ConsiliumError as error:
             _log.warning("proof_not_kept", reference=tried.reference, reason=error.public())

@@ -91,6 +91,14 @@ class Fleet:
         self._forget_silent()
         return {each.report.executor: each.report for each in self._replicas.values()}
 
+    def revision(self, executor: str) -> str:
+        """Return the short fingerprint of an executor's model; "" = nobody has told."""
+        return self._bases.get(executor, (("", ""),))[0][0]
+
+    def revisions(self) -> Mapping[str, str]:
+        """Return executor -> short fingerprint of its model, for all that were ever heard."""
+        return {executor: self.revision(executor) for executor in self._bases}
+
     def replicas(self, executors: Iterable[str] = ()) -> dict[str, Report]:
         """Return the replicas that nobody has given up, of these executors or of all."""
         self._forget_silent()
@@ -290,9 +298,8 @@ class Fleet:
         self._wake()
 
     def _learn_engine(self, report: Report) -> None:
-        told = (report.base_revision, report.base_config)
-        if not report.base_config:  # sent once
-            told = self._bases.get(report.executor, (("", ""),))[0]
+        revision, config = self._bases.get(report.executor, (("", ""),))[0]
+        told = (report.base_revision or revision, report.base_config or config)  # sent once
         base = (told, report.max_rank, report.target_modules, report.mixed_experts)
         if self._bases.get(report.executor) != base:
             self._bases[report.executor] = base
@@ -418,6 +425,7 @@ class Fleet:
             (MoveKind.TRY, target.reference) in each.asked
             for name, each in self._replicas.items()
             if name != report.replica
+            and self.revision(each.report.executor) == self.revision(report.executor)
         )
 
     def _forget_silent(self) -> None:

@@ -40,6 +40,7 @@ from consilium.lora_router.ports import (
     Registered,
     Registry,
     StoredVersion,
+    Trial,
     Uses,
 )
 from consilium.lora_router.shelves import Shelves
@@ -172,15 +173,24 @@ class Library(Shelves):
         return registered
 
     async def set_proof(
-        self, text: str, proof: Proof, proof_json: str = "", fingerprint: str = ""
+        self,
+        text: str,
+        proof: Proof,
+        proof_json: str = "",
+        fingerprint: str = "",
+        trials: Mapping[str, Trial] | None = None,
     ) -> StoredVersion:
-        """Keep what a canary found. Raises as `find` does."""
+        """Keep what a canary found; the trials stay as they are where none are given. Raises as `find` does."""
 
         async def write() -> StoredVersion:
             async with self._writing:
                 held = self._holdings.find(text)
                 version = replace(
-                    held.version, proof=proof, proof_json=proof_json, fingerprint=fingerprint
+                    held.version,
+                    proof=proof,
+                    proof_json=proof_json,
+                    fingerprint=fingerprint,
+                    trials=held.version.trials if trials is None else trials,
                 )
                 await self._save(Changes(versions=(replace(held, version=version),)))
                 return version

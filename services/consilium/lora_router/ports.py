@@ -74,11 +74,20 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What one model has shown of a version: whether it is sound there, and what it shows when it is."""
+
+    proof: Proof = Proof.UNPROVEN
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredVersion:
     """One content in the store.
 
     path      its folder: adapter_model.safetensors and adapter_config.json, nothing else
     parts     of a sum: (reference, weight) each
+    trials    revision of a model -> what it has shown there; `proof` is all in all
     """
 
     name: str
@@ -95,6 +104,7 @@ class StoredVersion:
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()
     parts: tuple[tuple[str, float], ...] = ()
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

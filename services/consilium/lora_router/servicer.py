@@ -249,7 +249,7 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
     def _version(self, version: StoredVersion) -> pb.Version:
         name = reference(version.name, version.sha)
         uses = self._desk.library.uses(name)
-        fits = self._desk.fits(version)
+        fits = self._desk.told_fits(version)
         remarks = [*version.remarks, *(f"{e}: {why}" for e, why in fits.items() if why)]
         failure, damage = (
             self._desk.fleet.failure(name),

@@ -117,9 +117,7 @@ class Sums:
         return tuple(sorted((reference(v.name, v.sha), weight) for v, weight in found))
 
     def is_to_be_tried(self, version: StoredVersion) -> bool:
-        """Say whether an engine should try a sum: nobody has, and nobody insists on one of its parts, whatever that does."""
-        if version.proof is not Proof.UNPROVEN:
-            return False
+        """Say whether an engine that has not tried a sum should: not where somebody insists on one of its parts, whatever that does."""
         try:
             parts = [self._library.find(part) for part, _ in version.parts]
         except ConsiliumError:

@@ -10,25 +10,34 @@ from dataclasses import replace
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
-from consilium.lora_router import rows
+from consilium.lora_router import rows, trials
 from consilium.lora_router.config import LoraRouter
 from consilium.lora_router.derived import Changes, Derived
 from consilium.lora_router.fitting import Fitting
 from consilium.lora_router.holdings import Holdings
 from consilium.lora_router.identity import MIX, reference
 from consilium.lora_router.library import Library
-from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
+from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion, Trial
 from consilium.lora_router.reports import Target
 from consilium.lora_router.sums import Parts, Sums
 
 
 class Told:
-    """One per room. `settings` are asked at each change: the configuration lives."""
+    """One per room. `settings` are asked at each change: the configuration lives.
+
+    revisions  executor -> short fingerprint of its model
+    """
 
     def __init__(
-        self, library: Library, fitting: Fitting, sums: Sums, settings: Callable[[], LoraRouter]
+        self,
+        library: Library,
+        fitting: Fitting,
+        sums: Sums,
+        settings: Callable[[], LoraRouter],
+        revisions: Callable[[], Mapping[str, str]],
     ) -> None:
         self._library, self._fitting, self._sums, self._settings = library, fitting, sums, settings
+        self._revisions = revisions
         self._changes = Changes(library)
         self._targets: dict[str, Derived[Target]] = {}
         self._told: tuple[Holdings, object] | None = None
@@ -51,6 +60,18 @@ class Told:
         if version.sha in self._library.damaged:
             return {}
         return self._fitting.of(version, self._rows_in(version))
+
+    def told_fits(self, version: StoredVersion) -> dict[str, str]:
+        """Return executor -> why a version does not answer there: it does not fit, or the model of that executor has not shown that it is sound."""
+        fits, revisions = self.fits(version), self._revisions()
+        if not self._settings().canary or rows.is_forced(version) or not version.trials:
+            return fits
+        for executor in [executor for executor, why in fits.items() if not why]:
+            revision = revisions.get(executor, "")
+            is_open = trials.of(version, revision).proof is Proof.UNPROVEN
+            if version.name != MIX or not is_open:
+                fits[executor] = trials.why_not(version, revision)
+        return fits
 
     def placement(self, version: StoredVersion) -> Placement:
         """Return where a version is to be: where its adapter is, if it is the one that answers; a sum of an adapter with its core where that one is."""
@@ -85,6 +106,7 @@ class Told:
             return None  # it was tried, and it is not sound
         if self.fits(version).get(executor, "?"):
             return None
+        trial = trials.of(version, self._revisions().get(executor, ""))
         return Target(
             reference(version.name, version.sha),
             version.sha,
@@ -94,12 +116,12 @@ class Told:
             str(version.path),
             self.placement(version),
             version.is_3d,
-            version.fingerprint,
-            version.proof if self._is_to_be_tried(version) else Proof.OK,
+            trial.fingerprint,
+            Proof.UNPROVEN if self._is_to_be_tried(version, trial) else Proof.OK,
         )
 
-    def _is_to_be_tried(self, version: StoredVersion) -> bool:
-        if not self._settings().canary or version.proof is not Proof.UNPROVEN:
+    def _is_to_be_tried(self, version: StoredVersion, trial: Trial) -> bool:
+        if not self._settings().canary or trial.proof is not Proof.UNPROVEN:
             return False
         return version.name != MIX or self._sums.is_to_be_tried(version)
 
@@ -140,7 +162,8 @@ class Told:
     @property
     def _basis(self) -> object:
         """Return what rows and targets are made of besides what is held."""
-        return self._settings(), self._fitting.engines, frozenset(self._library.damaged)
+        damaged = frozenset(self._library.damaged)
+        return self._settings(), self._fitting.engines, damaged, dict(self._revisions())
 
     def _rows(
         self, names: Iterable[str], versions: Mapping[str, StoredVersion | None]
@@ -159,13 +182,13 @@ class Told:
         answers = current is not None and self.answers(current)
         return rows.adapter(
             replace(row, current=row.current if answers else ""),
-            [(each, self.fits(each), self.answers(each)) for each in versions],
+            [(each, self.told_fits(each), self.answers(each)) for each in versions],
         )
 
     def _sum_row(self, version: StoredVersion | None) -> rows.Row | None:
         if version is None or not self.answers(version):
             return None
-        return rows.sum_(version, self.fits(version))
+        return rows.sum_(version, self.told_fits(version))
 
     def _rows_in(self, version: StoredVersion) -> list[Registered]:
         """Return what is said of the name of a version, or of the names of a sum's parts."""

@@ -411,3 +411,33 @@ async def test_a_configured_adapter_that_never_came_is_listed_with_the_reason(ho
     assert (told.name, told.from_config, len(told.versions)) == ("sport", True, 0)
     assert "no such folder" in told.not_taken_in
     assert room.told("sport")["not_taken_in"] == told.not_taken_in
+
+
+async def test_each_model_tries_an_adapter_and_answers_with_it_only_if_it_is_sound_there(house):
+    await house.open()
+    house.replica(name="r1", base_revision="one")
+    coder = house.replica(name="r2", executor="coder", base_revision="two")
+    coder.verdict = Proof.NO_EFFECT
+    await house.add("sport")
+    await until(lambda: house.row("sport")["versions"][0]["fits"].get("coder"))
+    (version,) = house.row("sport")["versions"]
+    assert version["answers"]
+    assert version["fits"]["core"] == ""
+    assert "tried on this model, it is no_effect" in version["fits"]["coder"]
+
+
+async def test_another_model_of_the_same_shapes_tries_every_adapter_again(house):
+    await house.open()
+    old = house.replica(name="r1", base_revision="one")
+    await house.add("sport")
+    await until(lambda: house.row("sport")["versions"][0]["answers"])
+    old.task.cancel()
+    await house.room.aclose()
+    await house.open()
+    new = house.replica(name="r1", base_revision="two")
+    new.verdict = Proof.DEGENERATE
+    await until(lambda: "degenerate" in house.row("sport")["versions"][0]["fits"].get("core", ""))
+    assert [kind for kind, _ in new.seen].count(MoveKind.TRY) == 1
+    new.verdict = Proof.OK
+    await house.add("sport", 1)
+    await until(lambda: house.row("sport")["versions"][0]["fits"]["core"] == "")

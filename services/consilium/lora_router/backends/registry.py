@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from consilium.kernel.sqlite import SqliteFile, Step
+from consilium.lora_router import trials
 from consilium.lora_router.ports import (
     Changes,
     Held,
@@ -70,6 +71,7 @@ STEPS: Final = (
         ) STRICT;
         """,
     ),
+    Step(2, "ALTER TABLE versions ADD COLUMN trials TEXT NOT NULL DEFAULT '{}';"),
 )
 """`standing` waits for the guard: it belongs to a content, not to a name. What was said of a name is JSON, read with defaults for what it lacks."""
 
@@ -89,7 +91,7 @@ _LISTS: Final = frozenset({"executors", "examples", "triggers"})
 _NAME_COLUMNS: Final = "name, current, placement, from_config, settings, origin, entry"
 _VERSION_COLUMNS: Final = (
     "name, sha, lora_int_id, rank, file_bytes, stored_at, is_3d, base, proof, proof_json, fingerprint, remarks, address, "
-    "slot_hits, ram_hits, misses, last_used_at"
+    "slot_hits, ram_hits, misses, last_used_at, trials"
 )
 
 
@@ -177,7 +179,7 @@ class SqliteRegistry:
 
     def _held(self, row: Sequence[Any], parts: Sequence[tuple[str, float]]) -> Held:
         (name, sha, number, rank, file_bytes, stored_at, is_3d, base, proof) = row[:9]
-        (proof_json, fingerprint, remarks, address, slot_hits, ram_hits, misses, used) = row[9:]
+        (proof_json, fingerprint, remarks, address, slot_hits, ram_hits, misses, used) = row[9:17]
         sizes: dict[str, int] = json.loads(file_bytes)
         version = StoredVersion(
             name=name,
@@ -194,6 +196,7 @@ class SqliteRegistry:
             fingerprint=fingerprint,
             remarks=tuple(json.loads(remarks)),
             parts=tuple(parts),
+            trials=trials.from_text(row[17]),
         )
         return Held(version, sizes, address, Uses(slot_hits, ram_hits, misses, used))
 
@@ -275,4 +278,5 @@ def _version_row(held: Held) -> tuple[object, ...]:
         uses.ram_hits,
         uses.misses,
         uses.last_used_at,
+        trials.as_text(version.trials),
     )

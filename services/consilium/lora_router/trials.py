@@ -1,0 +1,58 @@
+"""What each model has shown of an adapter: one that is sound on one model may do nothing, or harm, on another of the same shapes.
+
+A trial belongs to the revision of a model: a short fingerprint of its files, as its replicas tell it. Pure. Does not know who tries, or when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+
+from consilium.lora_router.ports import Proof, StoredVersion, Trial
+
+
+def of(version: StoredVersion, revision: str) -> Trial:
+    """Return what a model has shown of a version. One that was tried before it was written down on which model counts as tried on all."""
+    if not version.trials:
+        return Trial(version.proof, version.fingerprint)
+    return version.trials.get(revision, Trial())
+
+
+def is_doubted(version: StoredVersion) -> bool:
+    """Say whether a trial, on any model, has found that a version is not sound."""
+    found = {version.proof, *(each.proof for each in version.trials.values())}
+    return bool(found - {Proof.OK, Proof.UNPROVEN})
+
+
+def after(
+    version: StoredVersion, revision: str, trial: Trial, living: Collection[str]
+) -> dict[str, Trial]:
+    """Return the trials of a version with one more; those on models that no engine has any more are forgotten."""
+    kept = {name: each for name, each in version.trials.items() if name in living}
+    return {**kept, revision: trial}
+
+
+def all_in_all(trials: Mapping[str, Trial], last: Proof) -> Proof:
+    """Return what is said of a version that is asked about without a model: sound if it is so on one."""
+    return Proof.OK if any(each.proof is Proof.OK for each in trials.values()) else last
+
+
+def why_not(version: StoredVersion, revision: str) -> str:
+    """Return why a version that answers elsewhere may not answer on a model; "" = it may."""
+    trial = of(version, revision)
+    if trial.proof is Proof.OK:
+        return ""
+    if trial.proof is Proof.UNPROVEN:
+        return "it was tried on another model and not on this one yet; that is done as soon as an engine of it is idle"
+    return f"tried on this model, it is {trial.proof}"
+
+
+def as_text(trials: Mapping[str, Trial]) -> str:
+    """Return trials as the registry keeps them."""
+    return json.dumps({name: [str(t.proof), t.fingerprint] for name, t in sorted(trials.items())})
+
+
+def from_text(text: str) -> dict[str, Trial]:
+    """Return the trials that the registry has kept."""
+    rows: dict[str, tuple[str, str]] = json.loads(text)
+    return {name: Trial(Proof(proof), mark) for name, (proof, mark) in rows.items()}
