@@ -59,7 +59,12 @@ class Replica:
             for move in wanted.moves:
                 self.seen.append((move.kind, move.reference))
                 self.obey(move)
+            self.slots = [replace(slot, pinned=self.is_pinned(slot)) for slot in self.slots]
             await asyncio.sleep(0.005)
+
+    def is_pinned(self, slot):
+        target = self.targets.get(slot.reference)
+        return target is not None and target.placement is Placement.VRAM
 
     def obey(self, move):
         if move.reference in self.broken:
@@ -68,8 +73,7 @@ class Replica:
             self.tried += (TriedNote(move.reference, self.verdict, "{}", "f"),)
         elif move.kind is MoveKind.SLOT:
             free = next(n for n, slot in enumerate(self.slots) if not slot.reference)
-            pinned = self.targets[move.reference].placement is Placement.VRAM
-            self.slots[free] = SlotView(free, move.reference, pinned)
+            self.slots[free] = SlotView(free, move.reference)
         elif move.kind is MoveKind.RAM:
             self.ram.append(move.reference)
         elif move.kind is MoveKind.EVICT and not self.in_use.get(move.reference):
@@ -419,10 +423,12 @@ async def test_each_model_tries_an_adapter_and_answers_with_it_only_if_it_is_sou
     coder = house.replica(name="r2", executor="coder", base_revision="two")
     coder.verdict = Proof.NO_EFFECT
     await house.add("sport")
-    await until(lambda: house.row("sport")["versions"][0]["fits"].get("coder"))
+    await until(lambda: house.row("sport")["current"])
+    (version,) = house.row("sport")["versions"]
+    assert version["fits"]["core"] == ""
+    await until(lambda: "no_effect" in house.row("sport")["versions"][0]["fits"]["coder"])
     (version,) = house.row("sport")["versions"]
     assert version["answers"]
-    assert version["fits"]["core"] == ""
     assert "tried on this model, it is no_effect" in version["fits"]["coder"]
 
 
