@@ -244,6 +244,23 @@ def test_adapters_are_packed_before_they_are_kept_and_no_further() -> None:
     assert "self._adapter_manager._validate_moe_lora_format(lora)" in ast.unparse(load)
 
 
+def test_a_step_adds_each_of_its_adapters_and_does_nothing_more_for_one_in_a_slot() -> None:
+    """We say that those are there, and leave out what vLLM does then: look, and note the order of use."""
+    (held,) = (
+        node
+        for node in ast.walk(tree_of("vllm.lora.worker_manager"))
+        if isinstance(node, ast.ClassDef) and node.name == "LRUCacheWorkerLoRAManager"
+    )
+    bodies = {node.name: node for node in held.body if isinstance(node, ast.FunctionDef)}
+    assert "for lora in loras_map.values():\n        self.add_adapter(lora)" in ast.unparse(bodies["_apply_adapters"])  # fmt: skip
+    (loaded,) = (node for node in ast.walk(bodies["add_adapter"]) if isinstance(node, ast.If) and node.orelse)  # fmt: skip
+    assert [ast.unparse(line) for line in loaded.orelse] == [
+        "loaded = self._adapter_manager.get_adapter(lora_request.lora_int_id) is not None"
+    ]
+    last = ast.unparse(bodies["add_adapter"])
+    assert last.endswith("self._adapter_manager.activate_adapter(lora_request.lora_int_id)\n    return loaded")  # fmt: skip
+
+
 def test_the_serving_classes_look_adapters_up_in_the_table_that_we_fill() -> None:
     looked = ast.unparse(tree_of("vllm.entrypoints.serve.engine.serving"))
     assert "return self.models.lora_requests[request.model]" in looked

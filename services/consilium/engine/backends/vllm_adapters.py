@@ -42,6 +42,10 @@ class VllmHolder:
     def __init__(self, engine: TappedLLM, read_s: float = SILENT_S) -> None:
         self._engine, self._read_s = engine, read_s
 
+    async def begin(self) -> None:
+        """Prepare the workers, once."""
+        await self._call("consilium_begin")
+
     async def look(self) -> SlotMap:
         """Say what is held."""
         return await self._map("consilium_slots")
@@ -130,8 +134,10 @@ async def open_desk(
     """Return the desk of an engine that was started with slots for adapters."""
     lora = engine.vllm_config.lora_config
     slots = Slots(int(lora.max_loras), int(lora.max_cpu_loras), max_wait_s=max_wait_s)
+    holder = VllmHolder(engine, read_s)
+    await holder.begin()
     desk = AdapterDesk(
-        VllmHolder(engine, read_s),
+        holder,
         slots,
         files=read_through,
         counts=LoraCounts(executor),

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -28,6 +30,25 @@ class _Reading:
         self.done = threading.Event()
 
 
+class _Readers:
+    """Threads that read, one thing each. They stay: to start one holds up the engine's loop until it runs. One more is started where none is free, as when a folder hangs."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+
+    def do(self, read: Callable[[], None]) -> None:
+        """Let a thread call this, which raises nothing."""
+        if not self._free.acquire(blocking=False):
+            threading.Thread(target=self._run, name="reads adapters", daemon=True).start()
+        self._asked.put(read)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.get()()
+            self._free.release()
+
+
 class SlotProbe:
     """Mixed into each worker (`worker_extension_cls`); `collective_rpc` calls it in the engine's loop, between two steps.
 
@@ -35,6 +56,23 @@ class SlotProbe:
     """
 
     model_runner: Any
+
+    def consilium_begin(self) -> None:
+        """Let each step take the adapters of its requests for loaded where they are in slots.
+
+        vLLM copies its table of all adapters in memory to look one up, for each adapter of each step: with 64 in memory that is 0.03 ms, with 1000 it is 0.4.
+        And it notes which was used last, which nobody asks here: who leaves is chosen elsewhere.
+        """
+        manager = self._consilium_manager()
+        add = manager.add_adapter
+
+        def add_unless_active(request: LoRARequest) -> bool:
+            active = manager._adapter_manager._active_adapters  # noqa: SLF001
+            if request.lora_int_id in active and not request.load_inplace:
+                return True
+            return bool(add(request))
+
+        manager.add_adapter = add_unless_active
 
     def consilium_slots(self) -> dict[str, list[int | None]]:
         """Say what is held."""
@@ -49,7 +87,7 @@ class SlotProbe:
         def load() -> None:
             self._consilium_load(name, number, paths, reading, is_3d=is_3d)
 
-        threading.Thread(target=load, name=f"read {name}", daemon=True).start()
+        self._consilium_readers().do(load)
 
     def consilium_reading(self, number: int) -> str | None:
         """Say how a reading stands: None while it goes on, then what went wrong, or an empty text."""
@@ -129,3 +167,6 @@ class SlotProbe:
     def _consilium_readings(self) -> dict[int, _Reading]:
         # A class that is mixed in has no start of its own.
         return vars(self).setdefault("consilium_readings_now", {})  # type: ignore[no-any-return]
+
+    def _consilium_readers(self) -> _Readers:
+        return vars(self).setdefault("consilium_readers_now", _Readers())  # type: ignore[no-any-return]
