@@ -1,6 +1,6 @@
 """What many adapters cost one engine: throughput with a thousand registered, with more in use than there are slots, and what a load costs others.
 
-    python -m tests.bench.adapters [--slots 8] [--requests 240] [--rounds 3] [--only fewer,thousand,eightfold,tiers]
+    python -m tests.bench.adapters [--slots 8] [--ram 64] [--requests 240] [--rounds 3] [--only fewer,thousand,eightfold,tiers]
 
 One engine on this machine's cores, tiny model, 8 slots, 64 in memory, 32 tokens, 16 callers. Each throughput is a ratio of runs that take turns, with the peer against
 itself as the noise: by the clock, and by the processor time of the engine's core, which others on this machine cannot take. What we expected before the first run:
@@ -234,7 +234,7 @@ async def bench(args: argparse.Namespace) -> None:
             {
                 "model": str(model), "served_model_name": "tiny", "enforce_eager": True,
                 "max_model_len": 1024, "max_num_seqs": CALLERS + 2, "enable_lora": True,
-                "max_loras": args.slots, "max_cpu_loras": RAM, "max_lora_rank": max(RANKS) if "tiers" in args.only else 8,
+                "max_loras": args.slots, "max_cpu_loras": args.ram, "max_lora_rank": max(RANKS) if "tiers" in args.only else 8,
                 "kv_cache_memory_bytes": 2**28,
             },
         )  # fmt: skip
@@ -269,6 +269,7 @@ async def bench(args: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("--slots", type=int, default=SLOTS, help="slots of the engine")
+    parser.add_argument("--ram", type=int, default=RAM, help="adapters that fit into its memory")
     parser.add_argument("--requests", type=int, default=240, help="calls of one run")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs")
     parser.add_argument(
