@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 from tests.component.gateway.greeter import TOKEN, free_port
+from tests.waiting import LIMIT_S
 
 from consilium.gateway.forwarding import Reached
 from consilium.kernel.grpc_channel import Channel
@@ -50,10 +51,10 @@ class AdaptersRoom:
             [sys.executable, "-m", LORA_ROUTER.module, "--config", str(config)],
             env={**os.environ, "CONSILIUM_STATE": str(self.folder)},
         )
-        url, until = f"http://127.0.0.1:{self.http}/v1/adapters", time.monotonic() + 30
+        url, until = f"http://127.0.0.1:{self.http}/v1/adapters", time.monotonic() + LIMIT_S
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                if httpx.get(url, headers={TOKEN_KEY: TOKEN}).status_code == 200:
+                if httpx.get(url, headers={TOKEN_KEY: TOKEN}, timeout=LIMIT_S).status_code == 200:
                     return self
             except httpx.TransportError:
                 time.sleep(0.05)

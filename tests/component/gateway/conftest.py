@@ -16,7 +16,7 @@ import pytest
 import structlog
 import uvicorn
 from tests.component.gateway.greeter import TOKEN, Greeter, open_greeter
-from tests.waiting import until_true
+from tests.waiting import LIMIT_S, until_true
 
 from consilium.embedding.backends.cl100k import Cl100k
 from consilium.embedding.client import Embeddings, Fingerprint, Vectors
@@ -70,6 +70,19 @@ class QuickServer(uvicorn.Server):
             await asyncio.sleep(0.005)
 
 
+class HeldEngine(EchoEngine):
+    """Says no word after `!slow` until `go_on`, however long a test takes for what it does meanwhile."""
+
+    def __init__(self, name: str = "core", **options: Any) -> None:
+        super().__init__(name, **options)
+        self.go_on = asyncio.Event()
+
+    async def _pause(self, word: str) -> None:
+        if word == "!slow":
+            await self.go_on.wait()
+        await super()._pause("" if word == "!slow" else word)
+
+
 @dataclass
 class Bench:
     """One running gateway and everything behind it."""
@@ -102,7 +115,7 @@ class Bench:
         made = httpx.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {key or self.key}"},
-            timeout=20,
+            timeout=LIMIT_S,
             verify=False,
             **options,
         )  # no TLS, so no certificates are read
@@ -111,7 +124,7 @@ class Bench:
 
     def openai(self, key: str | None = None) -> openai.AsyncOpenAI:
         made = openai.AsyncOpenAI(
-            base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=20
+            base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=LIMIT_S
         )
         self.opened.append(made.close)
         return made
@@ -119,7 +132,7 @@ class Bench:
     def channel(self, key: str | None = None, **options: Any) -> Channel:
         known = {} if "token" in options else {"key": key or self.key}
         made = Channel(
-            f"127.0.0.1:{self.grpc.port}", name="gateway", timeout_s=20, **known, **options
+            f"127.0.0.1:{self.grpc.port}", name="gateway", timeout_s=LIMIT_S, **known, **options
         )
         self.opened.append(made.aclose)
         return made
@@ -129,15 +142,13 @@ class Bench:
         await self.stores.keys.put(record)
         return text
 
-    async def eventually(
-        self, condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0
-    ) -> None:
-        async with asyncio.timeout(limit_s):
+    async def eventually(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(LIMIT_S):
             while not await condition():  # noqa: ASYNC110  the condition is another process's state
                 await asyncio.sleep(0.05)
 
-    async def until(self, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
-        await until_true(condition, limit_s)
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await until_true(condition)
 
     async def close(self) -> None:
         for close in self.opened:
@@ -148,7 +159,7 @@ class Bench:
         self.watching.cancel()
         await self.public.aclose()
         with suppress(asyncio.CancelledError):
-            await asyncio.wait_for(self.serving, 10)
+            await asyncio.wait_for(self.serving, LIMIT_S)
         await turn.finish_background()
         await self.stores.close()
 

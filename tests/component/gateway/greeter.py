@@ -11,11 +11,22 @@ from pathlib import Path
 
 import httpx
 from tests.greeter.room import ROOM
+from tests.waiting import LIMIT_S, sooner_than
 
 from consilium.gateway.forwarding import Reached
 from consilium.kernel.principals import DEFAULT_TENANT, TOKEN_KEY
 
 TOKEN = "internal-token-of-a-test"
+STOP_S = 90.0
+PATIENT = f"""
+import sys
+from dataclasses import replace
+from tests.greeter import room
+room.ROOM = replace(room.ROOM, stop_s={STOP_S + 30})
+from tests.greeter.app import main
+sys.exit(main())
+"""
+"""The greeter, with far longer to end what it is doing than a test takes."""
 
 
 def free_port() -> int:
@@ -52,26 +63,25 @@ class Greeter:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                *("-m", ROOM.module, "--config", str(config)),
+                *("-c", PATIENT, "--config", str(config)),
                 *("--listen", f"127.0.0.1:{self.grpc}", "--http", f"127.0.0.1:{self.http}"),
             ],
             env={**os.environ, "CONSILIUM_STATE": str(self.folder)},
         )
-        url, until = f"http://127.0.0.1:{self.http}/v1/greeter/whoami", time.monotonic() + 30
+        url, until = f"http://127.0.0.1:{self.http}/v1/greeter/whoami", time.monotonic() + LIMIT_S
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                if httpx.get(url, headers={TOKEN_KEY: TOKEN}).status_code == 200:
+                if httpx.get(url, headers={TOKEN_KEY: TOKEN}, timeout=LIMIT_S).status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.02)
         raise AssertionError("the greeter did not start")
 
-    def terminate(self) -> float:
-        """Ask it to end, and return the seconds that it took."""
-        began = time.monotonic()
-        self.process.terminate()
-        self.process.wait(20)
-        return time.monotonic() - began
+    def ends_idle(self) -> None:
+        """End it, and hold that nothing runs in it: what did would be waited for."""
+        with sooner_than(STOP_S, "a call still ran"):
+            self.process.terminate()
+            self.process.wait(STOP_S)
 
     def kill(self) -> None:
         if self.process is not None:

@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 from tests.real.haproxy import front_of
+from tests.waiting import LIMIT_S
 
 from consilium.gateway import asgi, request_body
 from consilium.gateway.request_body import Pace
@@ -15,7 +16,6 @@ from consilium.supervisor import haproxy_rules
 from .conftest import chat
 
 CHAT = "/v1/chat/completions"
-LIMIT_S = 6
 PAGE = {"origin": "http://localhost:3000"}
 
 
@@ -62,13 +62,13 @@ async def test_who_trickles_is_answered_and_let_go(behind, key, size, status, st
     said = await trickled(front.port, key or bench.key, size, stops=stops)
     assert said.startswith(b"HTTP/1.1 %d " % status), said
     assert "error" in json.loads(said.partition(b"\r\n\r\n")[2])
-    assert bench.http.streams == 0
+    await bench.until(lambda: bench.http.streams == 0)
 
 
 async def test_who_sends_all_and_then_reads_gets_its_answer(behind):
     _, front = behind
     body = b"x" * 9_000_000
-    async with httpx.AsyncClient(base_url=front.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=front.url, timeout=60) as client:
         for headers in ({"authorization": "Bearer none"}, {}):
             answer = await client.post(CHAT, content=body, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthenticated")
@@ -76,7 +76,7 @@ async def test_who_sends_all_and_then_reads_gets_its_answer(behind):
 
 async def test_a_page_reads_what_either_of_them_says(behind):
     bench, front = behind
-    async with httpx.AsyncClient(base_url=front.url, timeout=10, headers=PAGE) as client:
+    async with httpx.AsyncClient(base_url=front.url, timeout=60, headers=PAGE) as client:
         keyed = {"authorization": f"Bearer {bench.key}"}
         answers = [
             await client.post(CHAT, json=chat(stream=True), headers=keyed),

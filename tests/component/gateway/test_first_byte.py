@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import time
 from dataclasses import replace
 
 import grpc
 import pytest
 from tests.component.gateway.conftest import chat, events
 from tests.component.gateway.greeter import TOKEN
+from tests.waiting import LIMIT_S
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.gateway.client import TurnClient
@@ -55,7 +55,7 @@ async def _is_kept(bench, name):
 )
 async def test_headers_come_when_the_call_is_accepted(gateway, path, body):
     bench = await gateway()
-    async with bench.client().stream("POST", path, json=body, timeout=15) as answer:
+    async with bench.client().stream("POST", path, json=body) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["x-consilium-receipt"]
@@ -177,14 +177,12 @@ async def test_who_leaves_before_the_first_byte_pays_for_the_prompt_only(gateway
 async def test_grpc_has_its_initial_metadata_at_acceptance(gateway):
     bench = await gateway()
     request = pb.GenerateRequest(prompt="!wait")
-    began = time.monotonic()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.grpc.port}") as channel:
         call = rpc.GenerationServiceStub(channel).Generate(
-            request, metadata=(("authorization", f"Bearer {bench.key}"),), timeout=20
+            request, metadata=(("authorization", f"Bearer {bench.key}"),), timeout=LIMIT_S
         )
         found = dict(await call.initial_metadata())
         assert found["x-consilium-receipt"]
-        assert time.monotonic() - began < 15
         first = asyncio.ensure_future(call.read())
         await asyncio.wait({first}, timeout=0.2)
         assert not first.done()

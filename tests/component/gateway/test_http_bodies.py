@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 import zstandard
 from tests.greeter.room import WRITE
+from tests.waiting import LIMIT_S
 
 from consilium.gateway import asgi, request_body
 from consilium.gateway.request_body import Pace
@@ -108,7 +109,7 @@ async def _trickled(bench, path, key, size=1000):
         return found
 
     said = asyncio.ensure_future(heard())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         while not said.done():
             writer.write(b" ")
             await asyncio.sleep(0.05)
@@ -135,15 +136,13 @@ async def test_who_has_no_key_is_not_read(gateway, monkeypatch, size):
     wrong = bench.key[:-1] + ("0" if bench.key[-1] != "0" else "1")
     monkeypatch.setattr(asgi, "LINGER_SILENCE_S", 0.5)
     for key in ("none", wrong):
-        begun = asyncio.get_running_loop().time()
         said = await _trickled(bench, CHAT, key, size=size)
-        assert said.startswith(b"HTTP/1.1 401 ")
+        assert said.startswith(b"HTTP/1.1 401 "), "one that was read would end with 408"
         assert b"connection: close" in said.lower()
-        assert asyncio.get_running_loop().time() - begun < 2
 
 
-@pytest.mark.usefixtures("hurried")
-async def test_a_body_that_keeps_its_pace_may_take_long(gateway):
+async def test_a_body_that_keeps_its_pace_may_take_long(gateway, monkeypatch):
+    monkeypatch.setattr(request_body.read, "__defaults__", (Pace(60.0, 0.4, 100.0), None))
     bench = await gateway()
     raw = json.dumps(chat("x " * 20_000)).encode()
 

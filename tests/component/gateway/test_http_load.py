@@ -11,8 +11,9 @@ import openai
 import pytest
 
 from consilium.engine.backends.echo import EchoEngine
+from consilium.gateway import turn
 
-from .conftest import chat, events
+from .conftest import HeldEngine, chat, events
 
 
 async def test_more_than_the_places_get_429_with_retry_after(gateway):
@@ -37,13 +38,24 @@ async def test_more_than_the_places_get_429_with_retry_after(gateway):
 
 async def test_overload_of_twice_the_capacity_keeps_the_goodput(gateway):
     """Eight come for four places, again and again: each time all places work, however fast this machine is. The open loop is in tests/e2e/test_faults.py."""
-    bench = await gateway(engines=[EchoEngine(delay_s=0.1)], places=4)
+    engine = HeldEngine()
+    bench = await gateway(engines=[engine], places=4)
+    gate = bench.face.cast.gate
     client = bench.client(limits=httpx.Limits(max_connections=500))
     refused = []
     for _ in range(12):
-        answers = await asyncio.gather(
-            *(client.post("/v1/chat/completions", json=chat("!slow")) for _ in range(8))
+        engine.go_on.clear()
+        asked = [
+            asyncio.create_task(client.post("/v1/chat/completions", json=chat("!slow")))
+            for _ in range(8)
+        ]
+        await bench.until(
+            lambda asked=asked: (
+                sum(one.done() for one in asked) + gate.running("core") + gate.waiting("core") == 8
+            )
         )
+        engine.go_on.set()
+        answers = await asyncio.gather(*asked)
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) <= {200, 429}
         assert statuses.count(200) >= 4
@@ -73,7 +85,7 @@ async def test_quotas_of_requests_and_tokens(gateway):
     first = await spent.post("/v1/chat/completions", json=chat(max_tokens=400))
     left = int(first.headers["x-ratelimit-remaining-tokens"])
     assert left <= 200
-    await asyncio.sleep(0.05)
+    await turn.finish_background()
     second = await spent.post(
         "/v1/chat/completions", json=chat(max_tokens=400)
     )  # the estimate was far too high, and has been settled
@@ -108,12 +120,12 @@ async def test_what_was_reserved_comes_back_when_the_turn_does_not_begin(gateway
     for _ in range(5):
         lost = await client.post("/v1/chat/completions", json=chat(model="none", max_tokens=900))
         assert lost.status_code == 404
-        await asyncio.sleep(0.02)
+        await turn.finish_background()
     assert (await client.post("/v1/chat/completions", json=chat(max_tokens=900))).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_stops_the_engine_within_a_second(gateway, stream):
+async def test_a_client_that_goes_stops_the_engine(gateway, stream):
     bench = await gateway()
     engine = bench.engines["core"]
     text = "one two !wait" if stream else "!wait"
@@ -122,12 +134,10 @@ async def test_a_client_that_goes_stops_the_engine_within_a_second(gateway, stre
     )
     await bench.until(lambda: bool(engine.running))
     await asyncio.sleep(0.05)
-    began = time.monotonic()
     asking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asking
     await bench.until(lambda: not engine.running)
-    assert time.monotonic() - began < 1
     assert engine.aborted
     await bench.until(lambda: bench.face.cast.gate.running("core") == 0)
 
@@ -146,16 +156,16 @@ async def test_a_slow_reader_holds_up_nobody_else(gateway):
         assert bench.engines["core"].running, (
             "the answer was taken from the engine faster than it was read"
         )
-        began = time.monotonic()
         assert (await bench.client().post("/v1/chat/completions", json=chat())).status_code == 200
-        assert time.monotonic() - began < 1
+        assert bench.engines["core"].running, "the slow one has not been read to its end"
     finally:
         line.close()
     await bench.until(lambda: not bench.engines["core"].running)
 
 
 async def test_a_stopping_server_finishes_32_live_streams(gateway):
-    bench = await gateway(engines=[EchoEngine(delay_s=0.05)])
+    engine = HeldEngine()
+    bench = await gateway(engines=[engine])
     text = " ".join(["!slow"] * 12)
     client = bench.client(limits=httpx.Limits(max_connections=64))
     live = [
@@ -165,6 +175,7 @@ async def test_a_stopping_server_finishes_32_live_streams(gateway):
     await bench.until(lambda: len(bench.engines["core"].running) == 32)
     bench.http.draining = True
     bench.server.should_exit = True
+    engine.go_on.set()
     answers = await asyncio.gather(*live)
     assert [answer.status_code for answer in answers] == [200] * 32
     for answer in answers:
@@ -178,7 +189,8 @@ async def test_a_stopping_server_finishes_32_live_streams(gateway):
 
 
 async def test_one_key_that_floods_leaves_the_others_their_share(gateway):
-    bench = await gateway(engines=[EchoEngine(delay_s=0.2)], places=32)
+    engine = HeldEngine()
+    bench = await gateway(engines=[engine], places=32)
     gate = bench.face.cast.gate
     gate.set_limit("core", 32, 16)
     flood, other = bench.client(), bench.client(await bench.new_key(tenant="other"))
@@ -193,6 +205,7 @@ async def test_one_key_that_floods_leaves_the_others_their_share(gateway):
     answer = await other.post("/v1/chat/completions", json=chat("hello"))
     assert answer.status_code == 200
     assert gate.waiting("core"), "the other key was answered before the flood was over"
+    engine.go_on.set()
     answers = await asyncio.gather(*hundred)
     assert {one.status_code for one in answers} == {200, 429}
     notes = [

@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 from tests.component.gateway.conftest import chat, events
+from tests.waiting import until_true
 
 from consilium.engine.backends.echo import EchoEngine
 from consilium.engine.backends.openai import RemoteEngine, RemoteSettings
@@ -121,8 +122,7 @@ async def test_a_comment_never_stands_in_the_middle_of_an_event():
         await asyncio.sleep(0.1)
         assert COMMENT not in sent
         await kept.request.send(body(b"}\r\n\r\n"))
-        await asyncio.sleep(0.1)
-        assert COMMENT in sent
+        await until_true(lambda: COMMENT in sent)
 
 
 async def test_nothing_is_said_before_the_head_after_the_end_and_to_who_does_not_read():

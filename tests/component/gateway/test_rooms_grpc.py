@@ -34,7 +34,7 @@ async def test_a_method_is_handed_on_for_the_key_that_asks(gateway, greeter):
     key = await bench.new_key(name="ann's", scopes=frozenset({READ}), tenant="lab", owner="ann")
     channel = bench.channel(key)
     answer = await stub(channel).Greet(
-        pb.GreetRequest(), timeout=5, metadata=bearer(key, (REQUEST_ID_KEY, "mine-1"))
+        pb.GreetRequest(), timeout=60, metadata=bearer(key, (REQUEST_ID_KEY, "mine-1"))
     )
     assert answer.text == "Hello, ann's"
     assert (answer.key_id, answer.tenant, list(answer.scopes)) == (key.split("_")[1], "lab", [READ])
@@ -50,10 +50,10 @@ async def test_the_trace_of_a_caller_is_handed_on_and_one_that_is_none_begins_an
     key = await bench.new_key(scopes=frozenset({READ}))
     greet = stub(bench.channel(key)).Greet
     told = bearer(key, ("traceparent", parent), ("tracestate", "vendor=one"))
-    answer = await greet(pb.GreetRequest(), timeout=5, metadata=told)
+    answer = await greet(pb.GreetRequest(), timeout=60, metadata=told)
     assert (answer.traceparent, answer.tracestate) == (parent, "vendor=one")
     wrong = bearer(key, ("traceparent", parent.upper()))
-    answer = await greet(pb.GreetRequest(), timeout=5, metadata=wrong)
+    answer = await greet(pb.GreetRequest(), timeout=60, metadata=wrong)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answer.traceparent)
     assert "ab" * 16 not in answer.traceparent.lower()
 
@@ -62,7 +62,7 @@ async def test_a_stream_is_handed_on(gateway, greeter):
     bench = await gateway(rooms=[greeter.reached])
     key = await bench.new_key(scopes=frozenset({READ}))
     count = stub(bench.channel(key)).Count(
-        pb.CountRequest(numbers=500), timeout=10, metadata=bearer(key)
+        pb.CountRequest(numbers=500), timeout=60, metadata=bearer(key)
     )
     assert [answer.number async for answer in count] == list(range(500))
 
@@ -98,7 +98,7 @@ async def test_what_is_shown_from_outside_opens_nothing(gateway, greeter):
 
     async def code(*metadata: tuple[str, str]) -> str:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await greet(pb.GreetRequest(), timeout=5, metadata=metadata)
+            await greet(pb.GreetRequest(), timeout=60, metadata=metadata)
         return dict(caught.value.trailing_metadata())[ERROR_KEY]
 
     assert await code() == "unauthenticated"
@@ -108,7 +108,7 @@ async def test_what_is_shown_from_outside_opens_nothing(gateway, greeter):
     # The token alone is no key: rooms are asked directly inside, not through the face.
     assert await code((TOKEN_KEY, TOKEN)) == "unauthenticated"
     answer = await greet(
-        pb.GreetRequest(), timeout=5, metadata=bearer(key, (PRINCIPAL_KEY, forged))
+        pb.GreetRequest(), timeout=60, metadata=bearer(key, (PRINCIPAL_KEY, forged))
     )
     assert answer.key_id == key.split("_")[1]
 
@@ -124,7 +124,7 @@ async def test_an_error_of_the_room_comes_through(gateway, greeter, code):
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rpc.GreeterServiceStub(channel).Fail(
-                pb.FailRequest(code=code), timeout=5, metadata=metadata
+                pb.FailRequest(code=code), timeout=60, metadata=metadata
             )
         trailing = dict(caught.value.trailing_metadata())
         kept = {name: trailing.get(name) for name in (ERROR_KEY, FIELDS_KEY, RETRY_KEY)}
@@ -176,8 +176,8 @@ async def test_a_caller_that_leaves_ends_the_rooms_call(gateway, own_greeter):
     await call.read()
     assert bench.grpc.running == 1
     call.cancel()
-    await bench.until(lambda: bench.grpc.running == 0, limit_s=1.0)
-    assert own_greeter.terminate() < ROOM.stop_s / 2, "a call that still ran would be waited for"
+    await bench.until(lambda: bench.grpc.running == 0)
+    own_greeter.ends_idle()
 
 
 async def test_a_room_that_is_down_is_named_and_comes_back(gateway, own_greeter):
@@ -186,7 +186,7 @@ async def test_a_room_that_is_down_is_named_and_comes_back(gateway, own_greeter)
     health = health_pb2_grpc.HealthStub(channel.raw)
 
     async def serves() -> bool:
-        told = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)
+        told = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
         return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def is_down() -> bool:
@@ -221,7 +221,7 @@ async def test_a_method_that_is_not_in_the_row_is_not_handed_on(gateway, greeter
     assert "Relay" in caught.value.public()
     tables = channel.raw.unary_unary("/consilium.v1.TableService/WatchTable")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await tables(b"", timeout=5)
+        await tables(b"", timeout=60)
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -258,7 +258,7 @@ async def test_reflection_shows_what_is_public_and_nothing_else(gateway, greeter
     )
 
     async def told(**question: str) -> reflection_pb2.ServerReflectionResponse:
-        call = ask(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=5)
+        call = ask(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=60)
         return await call.read()
 
     listed = {one.name for one in (await told(list_services="")).list_services_response.service}

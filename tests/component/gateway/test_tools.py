@@ -66,12 +66,12 @@ async def test_grpc_says_the_same(gateway):
     metadata = (("authorization", f"Bearer {bench.key}"),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{bench.grpc.port}") as channel:
         stub = rpc.GenerationServiceStub(channel)
-        call = stub.Generate(asked, metadata=metadata, timeout=20)
+        call = stub.Generate(asked, metadata=metadata, timeout=60)
         messages = [message async for message in call]
         assert dict(await call.initial_metadata())["x-consilium-tools"] == "left-out"
         assert "engine.tool_parser" in messages[-1].final.receipt.json
         asked.tool_choice = pb.TOOL_CHOICE_REQUIRED
-        refused = stub.Generate(asked, metadata=metadata, timeout=20)
+        refused = stub.Generate(asked, metadata=metadata, timeout=60)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             [message async for message in refused]
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -49,6 +49,6 @@ async def test_a_turn_over_grpc_takes_its_trace_along(gateway):
     request = pb.GenerateRequest(prompt="one two")
     told = (("authorization", f"Bearer {bench.key}"), *TRACE.items())
     stub = rpc.GenerationServiceStub(bench.channel().raw)
-    async for _ in stub.Generate(request, timeout=10, metadata=told):
+    async for _ in stub.Generate(request, timeout=60, metadata=told):
         pass
     assert bench.engines["core"].calls[-1].trace == TRACE

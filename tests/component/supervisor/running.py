@@ -95,7 +95,7 @@ class Running:
 
     def stop(self) -> int | None:
         self.supervisor.ask_to_stop()
-        self.thread.join(30)
+        self.thread.join(60)
         return self.code
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from consilium.supervisor import factories
 from consilium.supervisor.failures import failure_of
@@ -62,10 +62,7 @@ def test_an_engine_that_serve_has_given_up_ends_the_part_with_its_reason(
             )
             work = factories.CoreWork(factories.Site(folder, cluster, {}, "x"))
             work.start()
-            end = time.monotonic() + 30
-            while work.ended() is None and time.monotonic() < end:
-                work.answer(0.05)
-                time.sleep(0.02)
+            until(lambda: work.answer(0.05) and work.ended() is not None)
             server.shutdown()
     finally:
         shutil.rmtree(folder.ray_temp.parent, ignore_errors=True)

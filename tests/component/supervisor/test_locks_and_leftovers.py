@@ -69,7 +69,7 @@ def test_a_supervisor_takes_the_lock_that_it_is_handed(site: Site) -> None:
             pass_fds=(lock.fileno(),),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 1
@@ -88,7 +88,7 @@ def test_a_second_supervisor_of_the_same_folder_is_refused(site: Site) -> None:
             [sys.executable, "-m", "consilium.supervisor.app", "--state", str(site.folder.root)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         assert done.returncode == 70

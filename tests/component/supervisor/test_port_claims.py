@@ -44,7 +44,7 @@ def test_two_draws_that_race_share_no_port(round_: int) -> None:
         drawn = [set(process.stdout.readline().split()) for process in racing if process.stdout]
     finally:
         for process in racing:
-            process.communicate("\n", timeout=10)
+            process.communicate("\n", timeout=60)
     assert len(drawn[0]) == len(drawn[1]) == sum(place.count for place in TABLE)
     assert not drawn[0] & drawn[1]
 
@@ -61,7 +61,7 @@ def test_every_port_stays_claimed_in_the_process_that_inherits_the_claims() -> N
     try:
         assert not any(is_open(port) for port in every)
     finally:
-        heir.communicate(b"\n", timeout=10)
+        heir.communicate(b"\n", timeout=60)
     assert all(is_open(port) for port in every)
 
 

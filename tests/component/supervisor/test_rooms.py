@@ -13,10 +13,10 @@ import pytest
 from tests.component.supervisor.running import Running, Site
 from tests.greeter.faults import FILE
 from tests.greeter.room import ROOM
-from tests.waiting import until
+from tests.waiting import sooner_than, until
 
 from consilium.kernel.ports import free_port
-from consilium.supervisor import factories, processes, silence
+from consilium.supervisor import factories, gateway_link, processes, silence
 from consilium.supervisor.gateway_link import wait_until_idle
 from consilium.supervisor.loop import Supervisor
 from consilium.supervisor.part_process import ProbeWork
@@ -65,30 +65,26 @@ def came_up(running: Running, phase: str = "up") -> None:
     until(lambda: running.supervisor.cluster.phase == phase)
 
 
-def test_a_killed_room_is_back_in_two_seconds(site: Site) -> None:
+def test_a_killed_room_is_back(site: Site) -> None:
     running = Running(with_greeter(site))
     came_up(running)
     room = running.supervisor.cluster.parts[ROOM.name].pids[0]
     processes.send(room, signal.SIGKILL)
-    killed = time.monotonic()
-    until(lambda: running.part(ROOM.name).restarts == 1 and running.state(ROOM.name) == "up")
-    spent = time.monotonic() - killed
+    spent = until(
+        lambda: running.part(ROOM.name).restarts == 1 and running.state(ROOM.name) == "up"
+    )
     print(f"back after {spent:.2f} s")
-    assert spent < 3.0  # 2 s where the test machine does nothing else
     assert running.stop() == 0
     assert processes.marked(site.cluster.mark) == ()
 
 
-def test_a_stopped_room_is_ended_and_started_again_within_its_limit(site: Site) -> None:
+def test_a_stopped_room_is_ended_and_started_again(site: Site) -> None:
     running = Running(with_greeter(site))
     came_up(running)
     room = running.part(ROOM.name).pids[0]
     processes.send(room, signal.SIGSTOP)
-    stopped = time.monotonic()
-    until(lambda: running.part(ROOM.name).restarts == 1)
-    spent = time.monotonic() - stopped
+    spent = until(lambda: running.part(ROOM.name).restarts == 1)
     print(f"started again after {spent:.2f} s of {ROOM.silent_s} s")
-    assert spent < ROOM.silent_s + 2.0  # its backoff, and a look
     assert not processes.is_alive(room)
     assert "did not answer for" in running.part(ROOM.name).why or (running.state(ROOM.name) == "up")
     came_up(running)
@@ -117,13 +113,13 @@ def test_a_room_that_says_that_it_is_starting_is_left_alone(
 ) -> None:
     """Its migrations may take minutes. It was ended once START_S had passed, and again, for ever."""
     monkeypatch.setattr(silence, "START_S", 0.5)
-    supervisor = with_greeter(site, "hang")
+    supervisor = with_greeter(site, "hang", silent_s=10.0)
     works = dict(supervisor._works)
     running = Running(supervisor)
     until(lambda: works[ROOM.name].answer(0.1).heard)
     first = works[ROOM.name].pids()
-    time.sleep(ROOM.silent_s + 2.0)
-    assert running.part(ROOM.name).detail == "starting"
+    time.sleep(12.0)
+    until(lambda: running.part(ROOM.name).detail == "starting")
     assert running.part(ROOM.name).restarts == 0
     assert works[ROOM.name].pids() == first
     processes.send(first[0], signal.SIGSTOP)  # now it says nothing at all
@@ -181,7 +177,7 @@ def test_a_room_that_refuses_is_shown_with_its_sentence_and_tried_again_once_tha
 
 
 def test_each_part_gets_its_own_grace_and_those_above_end_first(site: Site) -> None:
-    """`worker` claims and stands on `store`; it takes a second of its two, and nobody tells it twice. `deaf` is ended when its grace is over."""
+    """`worker` claims and stands on `store`; it takes a second of its time, and nobody tells it twice. `deaf` is ended when its grace is over."""
     works = {
         name: site.process(
             name,
@@ -194,17 +190,15 @@ def test_each_part_gets_its_own_grace_and_those_above_end_first(site: Site) -> N
     }
     supervisor = site.supervisor(
         works,
-        Part("store", stop_s=5.0),
-        Part("worker", needs=("store",), vital=False, stop_s=3.0, claims=True),
+        Part("store", stop_s=30.0),
+        Part("worker", needs=("store",), vital=False, stop_s=30.0, claims=True),
         Part("deaf", vital=False, stop_s=0.5),
     )
     running = Running(supervisor)
     came_up(running)
-    begun = time.monotonic()
     supervisor.ask_to_stop()
     supervisor.ask_to_stop()
-    assert running.stop() == 0
-    spent = time.monotonic() - begun
+    assert running.stop() == 0, "`deaf` would take ten minutes"
     said = {
         name: dict(
             line.split() for line in (site.folder.root / f"{name}.said").read_text().splitlines()
@@ -215,17 +209,15 @@ def test_each_part_gets_its_own_grace_and_those_above_end_first(site: Site) -> N
     assert "ended" not in said["deaf"]
     assert float(said["worker"]["ended"]) < float(said["store"]["told"])
     assert float(said["worker"]["ended"]) < float(said["deaf"]["told"])
-    assert spent < 8.0
     assert processes.marked(site.cluster.mark) == ()
 
 
 def test_a_process_that_was_stopped_keeps_nobody_waiting_at_the_end(site: Site) -> None:
-    running = Running(site.supervisor({"ray": site.head()}, Part("ray", stop_s=20.0)))
+    running = Running(site.supervisor({"ray": site.head()}, Part("ray", stop_s=50.0)))
     came_up(running)
     processes.send(running.part("ray").pids[0], signal.SIGSTOP)
-    begun = time.monotonic()
-    assert running.stop() == 0
-    assert time.monotonic() - begun < 5.0
+    with sooner_than(50.0):
+        assert running.stop() == 0
 
 
 def test_those_who_claim_work_are_told_before_the_gateway_refuses(site: Site) -> None:
@@ -236,8 +228,10 @@ def test_those_who_claim_work_are_told_before_the_gateway_refuses(site: Site) ->
     assert closing - draining >= 0.4
 
 
-def test_where_nobody_claims_work_the_gateway_refuses_at_once(site: Site) -> None:
-    begun = time.monotonic()
-    wait_until_idle(site.folder, {}, claims=False)
+def test_where_nobody_claims_work_the_gateway_refuses_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_link, "_CLAIMERS_S", 60.0)
+    with sooner_than(60.0):
+        wait_until_idle(site.folder, {}, claims=False)
     assert site.folder.closing.exists()
-    assert time.monotonic() - begun < 0.4

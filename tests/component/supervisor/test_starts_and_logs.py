@@ -60,7 +60,7 @@ def test_the_sockets_of_killed_engines_are_gone_when_ray_is_started_again(
 
 def test_a_start_that_takes_too_long_is_given_up_and_undone(folder: StateFolder) -> None:
     words = (*WORDS, "up", "--model", "tiny", "--wait", "1", "--state", str(folder.root))
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=100)
     assert done.returncode == 72, done.stderr
     assert "not ready in time (--wait)" in done.stderr
     nothing_is_left(folder)
@@ -120,7 +120,7 @@ def test_logs_are_followed_also_into_a_file_that_is_new_and_one_that_begins_agai
         until(lambda: "anew" in said.read_text())
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=10)
+        _, complaint = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
