@@ -163,7 +163,7 @@ async def embedder(request, server, cluster):
     if kind in MODELS:
         made = open_offline(kind, batch=4, threads=1)
     elif kind == "openai":
-        made = OpenAI(server.url, "pairs", key="sk-right", batch=4, timeout_s=5)
+        made = OpenAI(server.url, "pairs", key="sk-right", batch=4, timeout_s=60)
     elif kind == "gateway":
         made = GatewayEmbedder(await cluster())
     else:
@@ -408,5 +408,5 @@ async def test_an_engine_that_says_nothing_is_not_waited_for_for_ever():
 
     made = EngineEmbedder(EngineClient({"vectors": Silent()}), "vectors", "pairs", timeout_s=0.1)
     with pytest.raises(ConsiliumError) as caught:
-        await asyncio.wait_for(made.embed(["a"]), 5)
+        await asyncio.wait_for(made.embed(["a"]), 60)
     assert caught.value.code == "deadline"

@@ -20,7 +20,7 @@ GOOD, REVOKED = OLD["keys"]["good"], OLD["keys"]["revoked"]
 async def stores(own_valkey):
     own_valkey.start()
     found = open_stores(
-        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=5), receipt_ttl_s=600
+        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=60), receipt_ttl_s=600
     )
     put = {
         "hash": lambda redis, name, value: redis.hset(name, mapping=value),

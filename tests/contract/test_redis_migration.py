@@ -40,7 +40,7 @@ asyncio.run(main())
 
 @contextlib.asynccontextmanager
 async def opened(url, steps=STEPS):
-    settings = RedisSettings(url=SecretStr(url), timeout_s=5)
+    settings = RedisSettings(url=SecretStr(url), timeout_s=60)
     server = RedisServer(settings, room="test", steps=steps)
     try:
         yield server

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from pydantic import SecretStr
+from tests.waiting import LIMIT_S, sooner_than
 
 from consilium.gateway.authority import RETRY_S, Authority
 from consilium.gateway.backends.redis import open_stores
@@ -23,7 +24,7 @@ PEPPER = b"pepper"
 async def stores(own_valkey):
     own_valkey.start()
     found = open_stores(
-        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3), receipt_ttl_s=60
+        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=4.0), receipt_ttl_s=60
     )
     yield found
     await found.close()
@@ -31,7 +32,7 @@ async def stores(own_valkey):
 
 @pytest.fixture
 def authority(stores):
-    return Authority(stores.keys, pepper=PEPPER, clock=SystemClock(), cache_s=60)
+    return Authority(stores.keys, pepper=PEPPER, clock=SystemClock(), cache_s=600)
 
 
 async def new_key(stores):
@@ -41,10 +42,9 @@ async def new_key(stores):
 
 
 async def _back(authority, header):
-    ends = time.monotonic() + 5
-    while (await authority.authenticate(header, 1)).source != "redis":
-        assert time.monotonic() < ends
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(LIMIT_S):
+        while (await authority.authenticate(header, 1)).source != "redis":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_killed_and_started_again(stores, authority, own_valkey):
@@ -77,14 +77,9 @@ async def test_a_server_that_hangs_costs_one_wait_and_not_one_for_each(
     await authority.authenticate(header, 5)
     own_valkey.hold()
     try:
-        began = time.monotonic()
-        assert (await authority.authenticate(header, 5)).source == "cache"
-        first_s = time.monotonic() - began
-        began = time.monotonic()
-        for _ in range(100):
-            assert (await authority.authenticate(header, 5)).source == "cache"
-        assert time.monotonic() - began < 15  # one wait for each would be ten times that
-        assert first_s < 15
+        with sooner_than(100 * 4.0, "one wait for each"):
+            for _ in range(101):
+                assert (await authority.authenticate(header, 5)).source == "cache"
     finally:
         own_valkey.go_on()
     await _back(authority, header)
@@ -95,14 +90,14 @@ async def test_the_gauge_says_whether_it_answers(own_valkey):
     metrics = Metrics()
     meter = GatewayMeter(metrics, Gate(1))
     stores = open_stores(
-        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=0.3),
+        RedisSettings(url=SecretStr(own_valkey.url), timeout_s=4.0),
         receipt_ttl_s=60,
         on_state=meter.redis,
     )
     watching = asyncio.ensure_future(stores.watch())
 
     async def until(value):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while f"consilium_gateway_redis_up {value}" not in metrics.page():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
@@ -128,7 +123,7 @@ async def test_functions_are_loaded_again_after_a_flush(stores, authority):
 async def test_a_wrong_password_is_an_outage_and_not_a_traceback(own_valkey):
     own_valkey.start()
     stores = open_stores(
-        RedisSettings(url=SecretStr(own_valkey.url.replace("secret", "wrong")), timeout_s=0.3),
+        RedisSettings(url=SecretStr(own_valkey.url.replace("secret", "wrong")), timeout_s=4.0),
         receipt_ttl_s=60,
     )
     with pytest.raises(ConsiliumError) as caught:

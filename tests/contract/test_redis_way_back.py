@@ -23,7 +23,7 @@ COPY = "csl:before:test:2:test:7"
 @pytest.fixture
 def settings(own_valkey):
     own_valkey.start()
-    return RedisSettings(url=own_valkey.url, timeout_s=5)
+    return RedisSettings(url=own_valkey.url, timeout_s=60)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from contextlib import closing, suppress
 
 import pytest
@@ -98,16 +97,18 @@ async def test_a_reader_sees_one_moment_and_may_not_write(opened):
     file = await opened()
     await file.write(add("one"))
 
+    begun, written = threading.Event(), threading.Event()
+
     def twice(db):
         first = count(db)
-        time.sleep(0.3)
+        begun.set()
+        assert written.wait(60), "a writer does not wait for readers"
         return first, count(db)
 
     reading = asyncio.ensure_future(file.read(twice))
-    await asyncio.sleep(0.1)
-    began = time.monotonic()
+    await asyncio.to_thread(begun.wait, 60)
     await file.write(add("two"))
-    assert time.monotonic() - began < 0.2, "a writer does not wait for readers"
+    written.set()
     assert await reading == (1, 1)
     assert await file.read(count) == 2
     error = await refused(file.read(add("three")))
@@ -117,26 +118,30 @@ async def test_a_reader_sees_one_moment_and_may_not_write(opened):
 
 async def test_the_loop_never_waits(opened):
     file = await opened()
-    slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < 3000000) SELECT count(*) FROM c"
+    let_on = threading.Event()
     work = [
-        asyncio.ensure_future(file.write(lambda db: db.execute(slow).fetchone())),
-        *(asyncio.ensure_future(file.read(lambda db: db.execute(slow).fetchone())) for _ in "ab"),
+        asyncio.ensure_future(file.write(lambda _db: let_on.wait(60))),
+        *(asyncio.ensure_future(file.read(lambda _db: let_on.wait(60))) for _ in "ab"),
     ]
-    ticks = 0
-    while not all(task.done() for task in work):
+    for _ in range(10):
         await asyncio.sleep(0.005)
-        ticks += 1
-    assert ticks > 10
+    assert not any(task.done() for task in work)
+    let_on.set()
+    assert all(await asyncio.gather(*work))
 
 
 async def test_who_is_cancelled_in_the_queue_writes_nothing(opened):
     file = await opened()
-    first = asyncio.ensure_future(file.write(lambda db: (time.sleep(0.2), add("one")(db))))
+    begun, let_on = threading.Event(), threading.Event()
+    first = asyncio.ensure_future(
+        file.write(lambda db: (begun.set(), let_on.wait(60), add("one")(db)))
+    )
     second = asyncio.ensure_future(file.write(add("two")))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(begun.wait, 60)
     second.cancel()
     first.cancel()
     assert await file.read(count) == 0
+    let_on.set()
     await file.write(add("three"))
     texts = await file.read(lambda db: db.execute("SELECT text FROM talk").fetchall())
     assert texts == [("one",), ("three",)], "what has begun goes on to its end"
@@ -146,7 +151,7 @@ async def test_a_second_process_is_refused_by_name_and_gets_it_when_the_first_is
     opened, tmp_path
 ):
     words = "import asyncio, sys, time\nfrom tests.contract.test_sqlite import *\n"
-    words += "async def main():\n f = await SqliteFile.open(Path(sys.argv[1]), STEPS)\n await f.write(add('one'))\n print('held', flush=True)\n time.sleep(60)\n"
+    words += "async def main():\n f = await SqliteFile.open(Path(sys.argv[1]), STEPS)\n await f.write(add('one'))\n print('held', flush=True)\n time.sleep(600)\n"
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -166,7 +171,7 @@ async def test_a_second_process_is_refused_by_name_and_gets_it_when_the_first_is
 
 
 async def test_a_program_that_asks_for_no_lock_is_waited_for(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("consilium.kernel.sqlite.BUSY_S", 0.5)
+    monkeypatch.setattr("consilium.kernel.sqlite.BUSY_S", 60.0)
     file = await opened()
     with closing(sqlite3.connect(tmp_path / "talks.db", isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")
@@ -175,6 +180,9 @@ async def test_a_program_that_asks_for_no_lock_is_waited_for(opened, tmp_path, m
         await asyncio.sleep(0.1)
         foreign.execute("COMMIT")
         await write
+        await file.aclose()
+        monkeypatch.setattr("consilium.kernel.sqlite.BUSY_S", 0.5)
+        file = await opened()
         foreign.execute("BEGIN IMMEDIATE")
         error = await refused(file.write(add("two")))
         assert error.code == "concurrent_change"

@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from consilium.kernel import sqlite
 from consilium.kernel.sqlite import SqliteFile, Step
@@ -96,10 +97,9 @@ def child(path, last_line=0):
     )
 
 
-def wait_for_lock(path):
-    ends = time.monotonic() + 20
-    while not path.with_name(f"{path.name}.lock").exists() and time.monotonic() < ends:
-        time.sleep(0.001)
+def wait_for_lock(path, process):
+    lock = path.with_name(f"{path.name}.lock")
+    until(lambda: lock.exists() or process.poll() is not None, every_s=0.001)
 
 
 async def after_a_kill(path):
@@ -155,14 +155,14 @@ async def test_killed_at_moments(fresh):
     left = []
     path = fresh("whole")
     process = child(path)
-    await asyncio.to_thread(wait_for_lock, path)
+    await asyncio.to_thread(wait_for_lock, path, process)
     began = time.monotonic()
     process.communicate(timeout=60)
     whole_s = time.monotonic() - began
     for number in range(MOMENTS):
         path = fresh(f"moment-{number}")
         process = child(path)
-        await asyncio.to_thread(wait_for_lock, path)
+        await asyncio.to_thread(wait_for_lock, path, process)
         await asyncio.sleep(dice.uniform(0, whole_s))
         process.kill()
         process.communicate(timeout=60)

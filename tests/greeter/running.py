@@ -21,6 +21,7 @@ from consilium.kernel.ports import free_port
 from consilium.kernel.principals import PRINCIPAL_KEY, TOKEN_KEY, Principal, sign
 from consilium.kernel.rooms import Room
 from tests.greeter.room import ROOM
+from tests.waiting import LIMIT_S
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOKEN = "of-this-test"
@@ -28,13 +29,17 @@ TOKEN = "of-this-test"
 
 @dataclass
 class Running:
-    """One room. `start` again after its end, and it listens at the same addresses."""
+    """One room. `start` again after its end, and it listens at the same addresses.
+
+    stop_s  seconds that the greeter gets to end what it is doing; None = what its row says
+    """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
     room: Room = ROOM
+    stop_s: float | None = None
 
     def __post_init__(self) -> None:
         self.grpc, self.http, self.metrics = (free_port() for _ in range(3))
@@ -58,10 +63,13 @@ class Running:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("CONSILIUM_")
         }
+        module = ("-m", self.room.module)
+        if self.stop_s is not None:
+            module = ("-m", "tests.greeter.patient", str(self.stop_s))
         paths = [str(REPOSITORY / "services"), str(REPOSITORY)]
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.room.module, "--config", str(self.folder / "config.json"),
+                [sys.executable, *module, "--config", str(self.folder / "config.json"),
                  *self.words],
                 cwd=self.folder,
                 env={
@@ -75,13 +83,11 @@ class Running:
             )  # fmt: skip
         return self
 
-    async def until_up(self, limit_s: float = 30.0) -> Running:
-        end = time.monotonic() + limit_s
-        async with httpx.AsyncClient() as client:
+    async def until_up(self) -> Running:
+        async with httpx.AsyncClient(timeout=LIMIT_S) as client, asyncio.timeout(LIMIT_S):
             while True:
                 assert self.process is not None
                 assert self.process.poll() is None, self.log
-                assert time.monotonic() < end, self.log
                 try:
                     if (await client.get(self.url("/healthz", self.metrics))).status_code == 200:
                         return self
@@ -93,10 +99,10 @@ class Running:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def ended(self, limit_s: float = 20.0) -> int:
+    async def ended(self) -> int:
         """Return the exit code."""
         assert self.process is not None
-        return await asyncio.to_thread(self.process.wait, limit_s)
+        return await asyncio.to_thread(self.process.wait, LIMIT_S)
 
     def url(self, path: str, port: int | None = None) -> str:
         return f"http://127.0.0.1:{port or self.http}{path}"

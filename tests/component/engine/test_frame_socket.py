@@ -32,7 +32,7 @@ from consilium.kernel import trace_context
 from consilium.kernel.errors import ConsiliumError
 
 MIB = 2**20
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ async def lost(run):
     told = asyncio.Queue()
     followers = multinode.Followers({1: run}, [], group=None)
     followers.watch(told.put_nowait)
-    return followers, await asyncio.wait_for(told.get(), 2)
+    return followers, await asyncio.wait_for(told.get(), 60)
 
 
 async def test_a_follower_whose_rank_ended_is_reported_by_name():

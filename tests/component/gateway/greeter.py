@@ -18,15 +18,7 @@ from consilium.kernel.principals import DEFAULT_TENANT, TOKEN_KEY
 
 TOKEN = "internal-token-of-a-test"
 STOP_S = 90.0
-PATIENT = f"""
-import sys
-from dataclasses import replace
-from tests.greeter import room
-room.ROOM = replace(room.ROOM, stop_s={STOP_S + 30})
-from tests.greeter.app import main
-sys.exit(main())
-"""
-"""The greeter, with far longer to end what it is doing than a test takes."""
+"""Far longer than a test takes: what still runs is waited for, and seen by that."""
 
 
 def free_port() -> int:
@@ -63,7 +55,7 @@ class Greeter:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                *("-c", PATIENT, "--config", str(config)),
+                *("-m", "tests.greeter.patient", str(STOP_S + 30), "--config", str(config)),
                 *("--listen", f"127.0.0.1:{self.grpc}", "--http", f"127.0.0.1:{self.http}"),
             ],
             env={**os.environ, "CONSILIUM_STATE": str(self.folder)},

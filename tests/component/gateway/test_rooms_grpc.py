@@ -39,7 +39,7 @@ async def test_a_method_is_handed_on_for_the_key_that_asks(gateway, greeter):
     assert answer.text == "Hello, ann's"
     assert (answer.key_id, answer.tenant, list(answer.scopes)) == (key.split("_")[1], "lab", [READ])
     assert answer.request_id == "mine-1"
-    assert 3 < answer.rest_s < 5
+    assert 0 < answer.rest_s < 60
 
 
 async def test_the_trace_of_a_caller_is_handed_on_and_one_that_is_none_begins_anew(

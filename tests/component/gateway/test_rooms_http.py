@@ -91,20 +91,20 @@ async def test_without_a_key_nothing_is_handed_on(gateway, greeter, headers, sta
 async def test_an_upload_goes_on_where_it_broke_off(gateway, greeter):
     bench = await gateway(rooms=[greeter.reached])
     client = await client_of(bench)
-    body = bytes(range(256)) * 4096
+    body = bytes(range(256)) * 4 * 4096
 
     async def has_some() -> bool:
         return int((await client.head(f"{FILES}/resumed")).headers["upload-offset"]) > 0
 
     async def breaking():
-        yield body[:600_000]
+        yield body[:2_600_000]
         await bench.eventually(has_some)
         raise RuntimeError("the line went down")
 
     with pytest.raises(RuntimeError):
         await client.put(f"{FILES}/resumed", content=breaking())
     there = int((await client.head(f"{FILES}/resumed")).headers["upload-offset"])
-    assert 0 < there <= 600_000
+    assert 0 < there <= 2_600_000
     ranged = {"content-range": f"bytes {there}-{len(body) - 1}/{len(body)}"}
     done = await client.put(f"{FILES}/resumed", content=body[there:], headers=ranged)
     assert done.json() == {"bytes": len(body)}
@@ -221,14 +221,14 @@ async def test_a_caller_that_leaves_while_it_sends_ends_the_upload(gateway, gree
     reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
     writer.write(
         f"PUT {FILES}/left HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
-        "content-length: 1000000\r\n\r\n".encode()
+        "content-length: 4000000\r\n\r\n".encode()
     )
-    writer.write(b"y" * 5000)
+    writer.write(b"y" * 2_000_000)
     await writer.drain()
     client = bench.client(key)
 
     async def is_kept() -> bool:
-        return (await client.head(f"{FILES}/left")).headers["upload-offset"] == "5000"
+        return int((await client.head(f"{FILES}/left")).headers["upload-offset"]) > 0
 
     await bench.eventually(is_kept)  # what was sent has come through two sockets
     assert bench.http.streams == 1

@@ -51,7 +51,7 @@ class Script(rpc.GenerationServiceServicer):
         if request.prompt in self.raises:
             raise self.raises[request.prompt]
         if request.prompt == "sleep":
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         return pb.CountTokensResponse(tokens=len(request.prompt))
 
 

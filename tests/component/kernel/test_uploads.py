@@ -8,6 +8,7 @@ import httpx
 import psutil
 import pytest
 from tests.greeter.running import Running
+from tests.waiting import LIMIT_S
 
 FILE = "/v1/greeter/files/book"
 MIB = 1 << 20
@@ -32,6 +33,12 @@ async def offset(client: httpx.AsyncClient) -> int:
     return int((await client.head(FILE)).headers["upload-offset"])
 
 
+async def until_there(client: httpx.AsyncClient, size: int) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while await offset(client) < size:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.02)
+
+
 async def test_a_body_is_on_the_disk_and_comes_back_as_it_was(client, greeter):
     book = os.urandom(3 * MIB + 7)
     assert await offset(client) == 0
@@ -49,30 +56,27 @@ async def test_what_broke_off_goes_on_where_it_ended(client, greeter, until, spe
     book = os.urandom(5 * MIB)
 
     async def breaking_off():
-        yield book[: 2 * MIB + 11]
-        await asyncio.sleep(0.2)
+        yield book[: 3 * MIB]
+        await until_there(client, MIB)
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
         await client.put(FILE, content=breaking_off(), headers={"content-length": str(len(book))})
-    for _ in range(200):
-        there = await offset(client)
-        if there == 2 * MIB + 11:
-            break
-        await asyncio.sleep(0.02)
-    assert there == 2 * MIB + 11, "what has come is kept"
+    there = await offset(client)
+    assert MIB <= there <= 3 * MIB, "what has come is kept"
     query = {"offset": there} if spelling == "query" else {}
     header = f"bytes {there}-{len(book) - 1}/{len(book)}" if spelling == "header" else None
-    for _ in range(100):
-        answer = await client.put(
-            FILE,
-            params=query,
-            content=book[there:],
-            headers={"content-range": header} if header else {},
-        )
-        if answer.status_code != 409:
-            break
-        await asyncio.sleep(0.02)  # the first has not been let go of yet
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            answer = await client.put(
+                FILE,
+                params=query,
+                content=book[there:],
+                headers={"content-range": header} if header else {},
+            )
+            if answer.status_code != 409:
+                break
+            await asyncio.sleep(0.02)  # the first has not been let go of yet
     assert answer.json() == {"bytes": len(book)}
     assert (await client.get(FILE)).content == book
     assert "Traceback" not in greeter.log
@@ -109,17 +113,17 @@ async def test_a_hole_a_second_writer_and_odd_words_are_refused(client, greeter)
     goes_on = asyncio.Event()
 
     async def slow():
-        yield b"a"
+        yield b"a" * 2 * MIB
         await goes_on.wait()
         yield b"b"
 
     first = asyncio.create_task(client.put(FILE, content=slow()))
-    await asyncio.sleep(0.3)
+    await until_there(client, MIB)
     answer = await client.put(FILE, content=b"other")
     assert answer.status_code == 409
     goes_on.set()
-    assert (await first).json() == {"bytes": 2}
-    assert (await client.get(FILE)).content == b"ab"
+    assert (await first).json() == {"bytes": 2 * MIB + 1}
+    assert (await client.get(FILE)).content == b"a" * 2 * MIB + b"b"
 
 
 async def test_a_body_over_the_limit_is_refused_and_250_mib_cost_little_memory(client, greeter):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.unit.lora_router import made
+from tests.waiting import LIMIT_S, until_true
 
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
@@ -263,9 +264,10 @@ async def test_uses_are_counted_and_kept(house):
     await until(lambda: replica.ram)
     replica.uses = (UseNote(replica.ram[0], uses=Uses(3, 2, 1, 1000.0)),)
     await until(lambda: not replica.uses)
-    await asyncio.sleep(0.05)
-    await house.room.desk.flush()
-    assert house.room.library.uses("sport").slot_hits == 3
+    async with asyncio.timeout(LIMIT_S):
+        while house.room.library.uses("sport").slot_hits != 3:
+            await house.room.desk.flush()
+            await asyncio.sleep(0.01)
 
 
 async def test_pinning_leaves_a_slot_free(house):

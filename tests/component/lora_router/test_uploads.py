@@ -13,7 +13,9 @@ from tests.component.lora_router.shelves import (
     opened,
     write_adapter,
 )
+from tests.waiting import LIMIT_S
 
+from consilium.kernel import uploads
 from consilium.kernel.clock import CountedIds, FakeClock, SystemClock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.http_server import HttpServer
@@ -63,7 +65,7 @@ async def room(tmp_path):
         def client(tenant="home"):
             who = Principal("k1", "kate", frozenset({"admin"}), tenant=tenant)
             headers = {TOKEN_KEY: TOKEN, PRINCIPAL_KEY: sign(who, TOKEN, time.time())}
-            return httpx.AsyncClient(base_url=url, headers=headers, timeout=20)
+            return httpx.AsyncClient(base_url=url, headers=headers, timeout=LIMIT_S)
 
         yield type("Room", (), {"library": library, "arrivals": arrivals, "client": staticmethod(client), "root": tmp_path / "r"})  # fmt: skip
         await server.stop(1)
@@ -97,13 +99,24 @@ async def test_a_form_brings_everything(room, files, tmp_path):
     assert_same(room.root, room.library)
 
 
-async def test_an_upload_goes_on_where_it_broke_off(room, files, tmp_path):
+async def until_there(client):
+    """Return how many bytes of the weights have come, once some have."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            head = await client.head(f"{UPLOAD}/{WEIGHTS}")
+            if there := int(head.headers["upload-offset"]):
+                return there
+            await asyncio.sleep(0.02)
+
+
+async def test_an_upload_goes_on_where_it_broke_off(room, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "PIECE_BYTES", 32 * KIB)  # on the disk before it is whole
     sent = files("a")
     async with room.client() as client:
 
         async def breaking_off():
             yield sent[WEIGHTS][: 100 * KIB]
-            await asyncio.sleep(0.1)
+            await until_there(client)
             raise ConnectionError
 
         with pytest.raises(ConnectionError):
@@ -112,12 +125,8 @@ async def test_an_upload_goes_on_where_it_broke_off(room, files, tmp_path):
                 content=breaking_off(),
                 headers={"content-length": str(len(sent[WEIGHTS]))},
             )
-        for _ in range(200):
-            there = int((await client.head(f"{UPLOAD}/{WEIGHTS}")).headers["upload-offset"])
-            if there:
-                break
-            await asyncio.sleep(0.02)
-        assert there == 100 * KIB
+        there = await until_there(client)
+        assert there <= 100 * KIB
         answer = await client.put(
             f"{UPLOAD}/{WEIGHTS}?offset={there}", content=sent[WEIGHTS][there:]
         )

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from tests.waiting import until_true
 
 from consilium.engine.adapter_agent import AdapterAgent, Replica
 from consilium.engine.adapter_desk import AdapterDesk
@@ -53,9 +54,7 @@ class Room:
         return {"version": report["version"]}
 
     async def until(self, holds):
-        async with asyncio.timeout(5):
-            while not any(holds(report) for report in self.reports):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until_true(lambda: any(holds(report) for report in self.reports))
         return next(report for report in reversed(self.reports) if holds(report))
 
 
@@ -316,9 +315,7 @@ async def test_an_adapter_that_shows_another_fingerprint_is_taken_out_and_told()
             lambda report: any(use.get("failure") for use in report["uses"])
         )
         assert [use["reference"] for use in told["uses"] if use.get("failure")] == ["a1:sha"]
-        async with asyncio.timeout(2):
-            while 1 in stage.engine._ram:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until_true(lambda: 1 not in stage.engine._ram)
         with pytest.raises(ConsiliumError, match="does not show"):
             async with stage.desk.hold("a1:sha"):
                 pass
