@@ -61,7 +61,9 @@ async def test_nothing_is_lost_and_nothing_left_over(tmp_path):
         room.kill()
         await asyncio.gather(*callers)
         room.start()
-        async with httpx.AsyncClient(headers={TOKEN_KEY: TOKEN}, base_url=url) as client:
+        async with httpx.AsyncClient(
+            headers={TOKEN_KEY: TOKEN}, base_url=url, timeout=60
+        ) as client:
             names = [row["name"] for row in (await client.get("/v1/adapters")).json()["adapters"]]
             listed = {}
             for name in names:

@@ -25,7 +25,7 @@ async def preflight(bench, origin, path="/v1/chat/completions", **more):
         "access-control-request-headers": "authorization,content-type,x-stainless-os",
         **more,
     }
-    async with httpx.AsyncClient(base_url=bench.url) as client:
+    async with httpx.AsyncClient(base_url=bench.url, timeout=60) as client:
         return await client.options(path, headers=headers)
 
 
@@ -59,7 +59,7 @@ async def test_errors_can_be_read(gateway):
     bench = await gateway()
     key = await bench.new_key(rpm=1)
     headers = {"origin": PAGE}
-    async with httpx.AsyncClient(base_url=bench.url, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=bench.url, headers=headers, timeout=60) as client:
         answers = [
             await client.post("/v1/chat/completions", json=chat()),
             await client.get("/nope"),

@@ -28,7 +28,7 @@ async def test_each_request_is_counted_once(gateway):
     await client.get("/v1/responses/none")
     await client.post("/v1/chat/completions", json=chat(model="none"))
     await client.post("/v1/chat/completions", content=b"{")
-    async with httpx.AsyncClient(base_url=bench.url) as stranger:
+    async with httpx.AsyncClient(base_url=bench.url, timeout=60) as stranger:
         for path in ("/v1/chat/completions", "/v1/embeddings"):
             assert (await stranger.post(path, json={})).status_code == 401
         await stranger.get("/v1/models")

@@ -67,7 +67,7 @@ async def test_keys(gateway):
     await bench.stores.keys.revoke(revoked.split("_")[1], 1.0)
     unscoped = await bench.new_key(scopes=frozenset({"read"}))
     wrong = bench.key[:-1] + ("0" if bench.key[-1] != "0" else "1")
-    async with httpx.AsyncClient(base_url=bench.url) as client:
+    async with httpx.AsyncClient(base_url=bench.url, timeout=60) as client:
         for header, status in [(None, 401), ("", 401), ("Bearer x", 401), ("Basic eDp5", 401), (f"Bearer {expired}", 401), (f"Bearer {revoked}", 401),
                                (f"Bearer {wrong}", 401), (f"Bearer {unscoped}", 403), (f"bearer {bench.key}", 200)]:  # fmt: skip
             headers = {} if header is None else {"authorization": header}

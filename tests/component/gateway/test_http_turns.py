@@ -352,7 +352,7 @@ async def test_without_keys_anyone_may_ask(gateway):
     import httpx
 
     bench = await gateway(auth=False)
-    async with httpx.AsyncClient(base_url=bench.url) as client:
+    async with httpx.AsyncClient(base_url=bench.url, timeout=60) as client:
         answer = await client.post("/v1/chat/completions", content=json.dumps(chat()))
     assert answer.status_code == 200
 

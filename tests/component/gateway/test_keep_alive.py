@@ -78,7 +78,7 @@ async def test_another_cluster_takes_none_of_them_for_the_answer(gateway):
         RemoteSettings("far", f"{bench.url}/v1", "auto", key_env="FAR_KEY", timeout_s=20)
     )
     remote._client = httpx.AsyncClient(
-        base_url=f"{bench.url}/v1/", headers={"authorization": f"Bearer {bench.key}"}
+        base_url=f"{bench.url}/v1/", headers={"authorization": f"Bearer {bench.key}"}, timeout=60
     )
     call = Call("r1", "chat", {**SLOW, "consilium": {"receipt": False}})
     frames = [frame async for frame in remote.stream(call)]

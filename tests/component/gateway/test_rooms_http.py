@@ -83,7 +83,7 @@ async def test_methods_have_their_scopes(gateway, greeter, scopes, method, statu
 )
 async def test_without_a_key_nothing_is_handed_on(gateway, greeter, headers, status):
     bench = await gateway(rooms=[greeter.reached])
-    async with httpx.AsyncClient(base_url=bench.url, verify=False) as client:
+    async with httpx.AsyncClient(base_url=bench.url, verify=False, timeout=60) as client:
         answer = await client.get("/v1/greeter/whoami", headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, "unauthenticated")
 

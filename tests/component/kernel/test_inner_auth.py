@@ -57,7 +57,7 @@ async def http():
     page = Page(lambda: "figures 1\n" * 100, lambda: "ok")
     server = HttpServer(InnerHttp(app, InnerAuth(TOKEN), page, CountedIds("made")), "127.0.0.1", 0)
     port = await server.start()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield client
     await server.stop(0)
 

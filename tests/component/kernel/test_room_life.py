@@ -49,7 +49,7 @@ def shared(tmp_path_factory):
 
 
 async def test_it_serves_grpc_http_tables_health_and_a_page_and_ends_well(up):
-    async with up.channel() as channel, httpx.AsyncClient() as client:
+    async with up.channel() as channel, httpx.AsyncClient(timeout=60) as client:
         stub = rpc.GreeterServiceStub(channel.raw)
         told = await channel.ask(stub.Greet, pb.GreetRequest(), principal=ANNA, timeout_s=60)
         assert (told.text, told.key_id, told.tenant) == ("Hello, Анна", "k1", "lab")
@@ -109,7 +109,7 @@ async def test_what_may_not_be_repeated_is_called_once_and_the_rest_up_to_three_
 
 @pytest.mark.parametrize("code", [row.code for row in ROWS])
 async def test_each_error_means_the_same_over_grpc_and_inner_http(shared, code):
-    async with shared.channel() as channel, httpx.AsyncClient() as client:
+    async with shared.channel() as channel, httpx.AsyncClient(timeout=60) as client:
         with pytest.raises(ConsiliumError) as told:
             await channel.ask(rpc.GreeterServiceStub(channel.raw).Fail, pb.FailRequest(code=code))
         assert told.value.code == code
@@ -123,7 +123,7 @@ async def test_each_error_means_the_same_over_grpc_and_inner_http(shared, code):
 
 
 async def test_what_nobody_expected_tells_the_request_id_alone(shared):
-    async with shared.channel() as channel, httpx.AsyncClient() as client:
+    async with shared.channel() as channel, httpx.AsyncClient(timeout=60) as client:
         with pytest.raises(ConsiliumError) as told:
             await channel.ask(
                 rpc.GreeterServiceStub(channel.raw).Fail, pb.FailRequest(code="unexpected")
@@ -192,7 +192,7 @@ async def test_a_second_signal_ends_it_at_once(greeter):
 
 
 async def test_work_is_not_taken_any_more_once_the_cluster_drains_though_calls_are_served(up):
-    async with httpx.AsyncClient() as client, up.channel() as channel:
+    async with httpx.AsyncClient(timeout=60) as client, up.channel() as channel:
 
         async def claims() -> dict:
             url = up.url("/v1/greeter/claims")
@@ -264,7 +264,7 @@ async def test_a_port_that_is_taken_ends_it_with_its_number(greeter, port):
 async def test_while_it_starts_its_page_says_so_and_a_signal_ends_it(greeter):
     (greeter.folder / "greeter_fault").write_text("hang")
     greeter.start()
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         async with asyncio.timeout(LIMIT_S):
             while True:
                 try:
@@ -289,7 +289,7 @@ async def test_yaml_and_flags_do_as_well_as_the_resolved_tree(greeter):
     async with greeter.channel() as channel:
         stub = rpc.GreeterServiceStub(channel.raw)
         assert (await channel.ask(stub.Greet, pb.GreetRequest(name="x"))).text == "Привет, x"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get(greeter.url("/healthz"))
 

@@ -69,7 +69,7 @@ async def room():
     who = Principal("k1", "kate", frozenset({"admin"}))
     headers = {TOKEN_KEY: TOKEN, PRINCIPAL_KEY: sign(who, TOKEN, time.time())}
     url = f"http://127.0.0.1:{await server.start()}/v1/adapters"
-    async with httpx.AsyncClient(headers=headers) as client:
+    async with httpx.AsyncClient(headers=headers, timeout=60) as client:
         client.recorder, client.url = recorder, url
         yield client
     await server.stop(1)

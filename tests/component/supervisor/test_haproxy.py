@@ -84,7 +84,7 @@ def told(answer: httpx.Response) -> dict[str, object]:
 
 def test_what_the_gateway_answers_goes_through(front):
     for method in ("GET", "HEAD"):
-        assert httpx.request(method, f"{front.url}/v1/models").status_code == 200
+        assert httpx.request(method, f"{front.url}/v1/models", timeout=60).status_code == 200
     text = front.config.read_text()
     assert text.count(haproxy_rules.MARK) == 2
     assert text.index("errorfile 503") < text.rindex("errorfile 503")
@@ -92,10 +92,13 @@ def test_what_the_gateway_answers_goes_through(front):
 
 def test_headers_that_are_too_long(front):
     for size in (20_000, 60_000):
-        answer = httpx.get(f"{front.url}/v1/models", headers={"x": "y" * size})
+        answer = httpx.get(f"{front.url}/v1/models", headers={"x": "y" * size}, timeout=60)
         assert (answer.status_code, told(answer)["code"]) == (400, "invalid_request")
         assert "16000 bytes" in str(told(answer)["message"])
-    assert httpx.get(f"{front.url}/v1/models", headers={"x": "y" * 15_000}).status_code == 200
+    assert (
+        httpx.get(f"{front.url}/v1/models", headers={"x": "y" * 15_000}, timeout=60).status_code
+        == 200
+    )
 
 
 def test_slow_headers_are_not_waited_for(front):
@@ -133,10 +136,10 @@ def test_an_idle_connection_outlives_the_time_for_headers(front):
 @pytest.mark.parametrize("method", ["FOO1", "TRACE", "PROPFIND"])
 def test_odd_methods_are_refused_and_not_told_to_ray(front, method):
     front.lines()
-    answer = httpx.request(method, f"{front.url}/v1/models")
+    answer = httpx.request(method, f"{front.url}/v1/models", timeout=60)
     assert (answer.status_code, told(answer)["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-    httpx.get(f"{front.url}/end")
+    httpx.get(f"{front.url}/end", timeout=60)
     lines = []
     until(lambda: lines.extend(front.lines()) or lines, why="HAProxy told nothing")
     assert not [line for line in lines if method in line]
@@ -144,10 +147,10 @@ def test_odd_methods_are_refused_and_not_told_to_ray(front, method):
 
 @pytest.mark.parametrize("path", ["/-/routes", "/-/ROUTES", "/-/x"])
 def test_pages_of_serve_are_hidden(front, path):
-    answer = httpx.get(f"{front.url}{path}")
+    answer = httpx.get(f"{front.url}{path}", timeout=60)
     assert (answer.status_code, told(answer)["code"]) == (404, "route_unknown")
     assert "gateway" not in answer.text
-    assert httpx.get(f"{front.url}/-/healthz").status_code == 200
+    assert httpx.get(f"{front.url}/-/healthz", timeout=60).status_code == 200
 
 
 def test_a_target_without_a_path(front):
@@ -160,21 +163,23 @@ def test_a_target_without_a_path(front):
 
 def test_a_gateway_that_is_gone(start):
     front = start(LOCAL, with_replica=False)
-    answer = httpx.get(f"{front.url}/v1/models", headers={"origin": "http://localhost:3000"})
+    answer = httpx.get(
+        f"{front.url}/v1/models", headers={"origin": "http://localhost:3000"}, timeout=60
+    )
     assert (answer.status_code, told(answer)["code"]) == (503, "upstream_down")
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
 
 
 def test_a_gateway_that_answers_no_http(front):
-    answer = httpx.get(f"{front.url}/gone")
+    answer = httpx.get(f"{front.url}/gone", timeout=60)
     assert (answer.status_code, told(answer)["code"]) == (503, "upstream_down")
     assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_only_pages_that_may_call_read_what_haproxy_says(front, start):
     def allowed(at: Front, origin: str) -> str | None:
-        answer = httpx.request("FOO", f"{at.url}/", headers={"origin": origin})
+        answer = httpx.request("FOO", f"{at.url}/", headers={"origin": origin}, timeout=60)
         return answer.headers.get("access-control-allow-origin")
 
     for origin in ("http://localhost:3000", "https://127.0.0.1", "http://[::1]:1"):

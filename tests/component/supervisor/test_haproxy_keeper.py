@@ -144,7 +144,7 @@ async def test_killed_haproxy_is_back_at_once_and_ray_goes_on_as_before(
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     async with proxy(folder, port, monkeypatch) as (api, rays):
         await api.start()
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             assert is_told_to_come_back(await http.get(url))  # no route is known yet: no 404
         api.set_backend_configs(backends(rays, replica))
         await api.reload()
@@ -209,7 +209,7 @@ async def test_the_port_is_never_closed_while_rays_haproxy_comes(
     stand_in = haproxy_stand_in.StandIn(HAPROXY, folder, "127.0.0.1", port)
     stand_in.start()
     try:
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             async with asyncio.timeout(LIMIT_S):
                 while True:
                     with suppress(httpx.ConnectError):

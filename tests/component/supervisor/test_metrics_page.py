@@ -72,7 +72,9 @@ def test_the_metrics_page_says_which_parts_are_up(site: Site) -> None:
             assert b'consilium_part_up{part="ray"} 1' in body
             assert b'consilium_part_up{part="redis"} 0' in body
             assert probes.http_get(f"http://127.0.0.1:{port}/other")[0] == 404
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", verify=False, timeout=60
+            ) as client:
                 packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
                 assert packed.headers["content-encoding"] == "gzip"
                 assert packed.content == body
