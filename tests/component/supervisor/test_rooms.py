@@ -49,7 +49,10 @@ def _importable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_greeter(site: Site, fault: str = "", **row: float) -> Supervisor:
-    """A vital part, and the greeter beside it with a way not to start."""
+    """A vital part, and the greeter beside it with a way not to start.
+
+    row  what its row says otherwise; without a word of it no busy machine is silent for too long
+    """
     site.folder.make_secrets()
     if fault:
         (site.folder.root / FILE).write_text(fault)
@@ -58,7 +61,7 @@ def with_greeter(site: Site, fault: str = "", **row: float) -> Supervisor:
     site.folder.config.write_text(json.dumps({"services": services((ROOM,), drawn)}))
     made = factories.Site(site.folder, site.cluster, {}, "x", (ROOM,))
     works = {"vital": ProbeWork(lambda: (True, "")), ROOM.name: factories.room_work(ROOM)(made)}
-    return site.supervisor(works, replace(row_of_room(ROOM), **row))  # type: ignore[arg-type]
+    return site.supervisor(works, replace(row_of_room(ROOM), **{"silent_s": 60.0, **row}))  # type: ignore[arg-type]
 
 
 def came_up(running: Running, phase: str = "up") -> None:
@@ -79,11 +82,11 @@ def test_a_killed_room_is_back(site: Site) -> None:
 
 
 def test_a_stopped_room_is_ended_and_started_again(site: Site) -> None:
-    running = Running(with_greeter(site))
+    running = Running(with_greeter(site, silent_s=ROOM.silent_s))
     came_up(running)
     room = running.part(ROOM.name).pids[0]
     processes.send(room, signal.SIGSTOP)
-    spent = until(lambda: running.part(ROOM.name).restarts == 1)
+    spent = until(lambda: running.part(ROOM.name).restarts >= 1)
     print(f"started again after {spent:.2f} s of {ROOM.silent_s} s")
     assert not processes.is_alive(room)
     assert "did not answer for" in running.part(ROOM.name).why or (running.state(ROOM.name) == "up")
@@ -123,14 +126,14 @@ def test_a_room_that_says_that_it_is_starting_is_left_alone(
     assert running.part(ROOM.name).restarts == 0
     assert works[ROOM.name].pids() == first
     processes.send(first[0], signal.SIGSTOP)  # now it says nothing at all
-    until(lambda: running.part(ROOM.name).restarts == 1)
+    until(lambda: running.part(ROOM.name).restarts >= 1)
     assert running.stop() == 0
 
 
 def test_a_room_that_says_for_ever_that_it_is_starting_is_started_again(site: Site) -> None:
     running = Running(with_greeter(site, "hang", not_ready_s=2.0))
     until(lambda: running.state(ROOM.name) == "starting")
-    until(lambda: running.part(ROOM.name).restarts == 1)
+    until(lambda: running.part(ROOM.name).restarts >= 1)
     assert "said for 2 s that it is not ready (starting)" in running.part(ROOM.name).why
     assert running.stop() == 0
 
@@ -155,7 +158,7 @@ def test_a_stopped_room_is_shown_before_its_limit_is_over(site: Site) -> None:
     came_up(running)
     processes.send(running.part(ROOM.name).pids[0], signal.SIGSTOP)
     until(lambda: running.state(ROOM.name) == "silent")
-    assert running.supervisor.cluster.phase == "degraded"
+    until(lambda: running.supervisor.cluster.phase == "degraded")
     assert running.part(ROOM.name).restarts == 0
     assert running.stop() == 0
 
@@ -192,7 +195,7 @@ def test_each_part_gets_its_own_grace_and_those_above_end_first(site: Site) -> N
         works,
         Part("store", stop_s=30.0),
         Part("worker", needs=("store",), vital=False, stop_s=30.0, claims=True),
-        Part("deaf", vital=False, stop_s=0.5),
+        Part("deaf", vital=False, stop_s=4.0),
     )
     running = Running(supervisor)
     came_up(running)
