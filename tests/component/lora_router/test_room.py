@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.unit.lora_router import made
-from tests.waiting import LIMIT_S, until_true
+from tests.waiting import LIMIT_S
 
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
