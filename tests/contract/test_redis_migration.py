@@ -119,7 +119,7 @@ async def test_a_step_that_fails_is_told_and_leaves_the_version_before(own_valke
     assert shape(own_valkey.url) == WHOLE[0]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_kill_9_of_the_server_at_20_moments(own_valkey):
     dice = random.Random(5)
     own_valkey.start()
@@ -148,7 +148,7 @@ async def test_kill_9_of_the_server_at_20_moments(own_valkey):
     print(f"killed {KILLS} times: version 1 {left.count(1)} times, 2 {left.count(2)} times")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_kill_9_of_who_asked(own_valkey):
     dice = random.Random(6)
     own_valkey.start()

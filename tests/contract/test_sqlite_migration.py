@@ -128,7 +128,7 @@ async def fresh(tmp_path):
     return copied
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_killed_at_lines(fresh):
     whole = child(fresh("whole"))
     lines = int(whole.communicate(timeout=60)[0].split()[-1])
@@ -149,7 +149,7 @@ async def test_killed_at_lines(fresh):
     assert set(left) >= {1, 3}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_killed_at_moments(fresh):
     dice = random.Random(12)
     left = []

@@ -8,6 +8,7 @@ import httpx
 from tests.component.gateway.adapters_room import AdaptersRoom
 from tests.component.gateway.greeter import TOKEN
 from tests.unit.lora_router import made
+from tests.waiting import until_true
 
 from consilium.kernel.principals import TOKEN_KEY
 from consilium.lora_router.adapter_files import content_sha
@@ -18,7 +19,7 @@ SEED = 15
 
 async def add_and_remove(url, folder, rng, told, leaving):
     """Add adapters, and remove some, until the room is gone. `told` is what was acknowledged: name -> hash; of names that are `leaving` nobody knows."""
-    async with httpx.AsyncClient(headers={TOKEN_KEY: TOKEN}, base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(headers={TOKEN_KEY: TOKEN}, base_url=url, timeout=60) as client:
         for number in itertools.count():
             name, seed = f"a{rng.randrange(6)}", rng.randrange(1000)
             source = made.write(
@@ -57,6 +58,8 @@ async def test_nothing_is_lost_and_nothing_left_over(tmp_path):
             asyncio.create_task(add_and_remove(url, tmp_path / f"{kill}-{who}", rng, told, leaving))
             for who in range(2)
         ]
+        if kill % 2:  # some kills come while the first is being stored, others after one that is
+            await until_true(lambda: bool(told))
         await asyncio.sleep(rng.uniform(0.1, 0.6))
         room.kill()
         await asyncio.gather(*callers)
