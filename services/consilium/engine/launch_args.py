@@ -348,7 +348,7 @@ def _check_experts(lora: LoraSettings | None, facts: ModelFacts, device: str, ke
     """Raise ConsiliumError(config_invalid) for room for adapters where it would end the engine."""
     if lora is not None and device == "cpu" and facts.shape.is_moe:
         # vLLM 0.32 takes its Triton kernels for every mixture of experts with LoRA on (fused_moe/oracle/unquantized.py), used or not; without a card there are none.
-        reason = f"{facts.name} is a mixture of experts, and on processors vLLM dies at its first token with room for adapters. Serve adapters on a dense model, and name its executor in adapters.NAME.executors"
+        reason = f"{facts.name} is a mixture of experts, and on processors vLLM dies at its first token with room for adapters. Serve adapters on a dense model and name its executor in adapters.NAME.executors, or set {key}.lora.slots to 0: then this one starts and serves none"
         raise _invalid(f"{key}.lora", reason)
 
 

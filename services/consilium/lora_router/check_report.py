@@ -20,6 +20,7 @@ from consilium.planner.lora import Slots, slot_bytes
 from consilium.planner.sharding import Cut
 
 Verdict = Literal["good", "remark", "refused"]
+ON_CARDS: Final = "a mixture of experts serves adapters on cards alone: on processors vLLM dies with room for them, and 'up' refuses it"
 MIB: Final = 1 << 20
 LOOKED_AT: Final = 4
 """Modules whose matrices are read out of the base's weights."""
@@ -90,7 +91,10 @@ def _against(described: Described, base: Base, wanted: fit.Wanted) -> Iterator[R
     yield from (_row("refused", refusal) for refusal in result.refusals)
     yield from (_row("remark", remark) for remark in result.remarks)
     if result.is_good and base.modules:
-        yield Row("good", "fits", base.name, f"every module is one of {base}, with its widths")
+        cards = f"; {ON_CARDS}" if base.shape.is_moe else ""
+        yield Row(
+            "good", "fits", base.name, f"every module is one of {base}, with its widths{cards}"
+        )
         yield _cost(described, base, wanted)
 
 

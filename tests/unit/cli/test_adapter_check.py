@@ -60,6 +60,12 @@ def test_is_my_30b_lora_good_for_other_models(of_30b, capsys):
         assert rules(capsys, of_30b, "--base", other)["shape_differs"] == "refused"
 
 
+def test_where_a_mixture_of_experts_serves_adapters_is_said(of_30b, capsys):
+    _, out = told(capsys, of_30b, "--base", "Qwen3-30B-A3B", "--output", "json")
+    (fits,) = [row for row in json.loads(out)["rows"] if row["code"] == "fits"]
+    assert "serves adapters on cards alone" in fits["reason"]
+
+
 def test_both_shapes_are_printed(of_30b, capsys):
     code, out = told(capsys, of_30b, "--base", "Qwen3-32B")
     assert code == 1

@@ -254,6 +254,8 @@ def test_no_slots_for_a_mixture_of_experts_on_processors():
     with pytest.raises(ConsiliumError) as error:
         build(model=experts, device="cpu", lora=LoraSettings(4))
     assert error.value.fields["key"] == "engine.lora"
+    assert "mixture of experts" in error.value.fields["reason"]
+    assert "adapters.NAME.executors, or set engine.lora.slots to 0" in error.value.fields["reason"]
     assert build(model=experts, lora=LoraSettings(4))["max_loras"] == 4
     assert "max_loras" not in build(model=experts, device="cpu")
 
