@@ -53,11 +53,13 @@ class Maker:
     """What formats are asked.
 
     fit      (what an adapter is, an engine) -> why it does not fit; empty = it fits
+    sum_fit  (what the parts of a sum are, an engine) -> why their sum does not fit, where each part does
     outline  version -> what it is; reads its header, raises ConsiliumError
     compose  ((folder, weight) each, folder to write into, largest rank) -> None; blocks. Raises ConsiliumError(adapter_refused)
     """
 
     fit: Callable[[Described, Engine], Sequence[Refusal]]
+    sum_fit: Callable[[Sequence[Described], Engine], Sequence[Refusal]]
     outline: Callable[[StoredVersion], Described]
     compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
 
@@ -79,7 +81,7 @@ class Desk:
         scratch: Path,
     ) -> None:
         self.library, self.settings = library, settings
-        self._table, self._clock = table, clock
+        self._table, self._maker, self._clock = table, maker, clock
         self._fitting = Fitting(maker.fit, maker.outline, library.versions)
         self.sums = Sums(
             library,
@@ -134,12 +136,19 @@ class Desk:
         """Return executor -> why a version does not answer there: it does not fit, or the model of that executor has not shown that it is sound."""
         return self._told.told_fits(version)
 
-    def demand_fit(self, described: Described, executors: Sequence[str]) -> None:
+    def demand_fit(self, described: Described, executors: Sequence[str], core: str = "") -> None:
         """Raise ConsiliumError(adapter_refused) if an adapter fits none of the engines that were heard; where none was, nobody can tell yet.
 
         executors  that may hold it; empty = all
+        core       adapter that is always added to it: the sum of both must fit as well
         """
-        why = self._fitting.misfit(described, executors)
+        beside = self._core_of(core)
+
+        def refuses(engine: Engine) -> list[Refusal]:
+            alone = self._maker.fit(described, engine)
+            return [*alone, *(self._maker.sum_fit((described, beside), engine) if beside else ())]
+
+        why = self._fitting.misfit(refuses, executors)
         if why:
             raise nowhere(why)
 
@@ -294,6 +303,15 @@ class Desk:
         await self.flush()
 
     # how
+
+    def _core_of(self, name: str) -> Described | None:
+        """Return what a core is, or None where there is none yet, or its files cannot be read now."""
+        if not name:
+            return None
+        try:
+            return self._maker.outline(self.library.find(name))
+        except ConsiliumError:
+            return None
 
     def _is_open(self, version: StoredVersion) -> bool:
         return version.proof is Proof.UNPROVEN and not self.answers(version)

@@ -107,16 +107,19 @@ class Fitting:
             found[executor] = self._found[key]
         return found
 
-    def misfit(self, described: Described, executors: Sequence[str]) -> dict[str, Refusal]:
+    def misfit(
+        self, refuses: Callable[[Engine], Sequence[Refusal]], executors: Sequence[str]
+    ) -> dict[str, Refusal]:
         """Return executor -> why an adapter does not fit there, if it fits none of those that were heard; else nothing.
 
+        refuses    engine -> what refuses it there
         executors  that may hold it; empty = all
         """
         found: dict[str, Refusal] = {}
         for executor, engine in list(self._engines.items()):
             if executors and executor not in executors:
                 continue
-            refusals = self._fit(described, engine)
+            refusals = refuses(engine)
             if not refusals:
                 return {}
             found[executor] = refusals[0]

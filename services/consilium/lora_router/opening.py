@@ -85,7 +85,12 @@ class Room:
         ).open()
         table = Table("adapters")
         desk = Desk(
-            library, table, settings, Maker(_fit, _outline, _compose), clock, root / "scratch"
+            library,
+            table,
+            settings,
+            Maker(_fit, _sum_fit, _outline, _compose),
+            clock,
+            root / "scratch",
         )
         library.is_busy = lambda reference: any(
             place.in_use for place in desk.fleet.places(reference)
@@ -105,10 +110,10 @@ class Room:
         if settings is not None and (before is None or before.placement is not settings.placement):
             self.desk.check_place(said.name, settings.placement)
         named = settings or before
-        executors = named.executors if named else ()
+        executors, core = (named.executors, named.with_core) if named else ((), "")
 
         def demand(described: Described) -> None:
-            self.desk.demand_fit(described, executors)
+            self.desk.demand_fit(described, executors, core)
 
         incoming = Incoming(
             said.name,
@@ -205,6 +210,10 @@ class Room:
         """Write down what is not yet, and let go."""
         await self.desk.aclose()
         await self.library.aclose()
+
+
+def _sum_fit(parts: Sequence[Described], engine: Engine) -> Sequence[Refusal]:
+    return tuple(fit.sum_refusals(parts, fit.Wanted(engine.max_rank or None)))
 
 
 def _outline(version: StoredVersion) -> Described:

@@ -161,3 +161,16 @@ async def test_an_engine_that_says_other_modules_is_heard(house):
     await offer(house, attention())
     house.replicas[0].engine["target_modules"] = ("down_proj",)
     await until(lambda: "module_no_slot" in house.row("sport")["versions"][0]["fits"]["core"])
+
+
+async def test_the_sum_with_its_core_must_fit_as_well(house):
+    await heard(house, base_config=DENSE, max_rank=8)
+    folder = made.write(house.folder / "core", attention())
+    await house.room.take(Offered(Said("core"), folder, None))
+    with pytest.raises(ConsiliumError) as caught:
+        await offer(house, attention(), with_core="core")
+    assert caught.value.fields["check"] == "rank_too_large"
+    assert "with its core the ranks add up to 16" in caught.value.public()
+    house.replicas[0].engine["max_rank"] = 16
+    await until(lambda: house.room.desk.fleet.executors()["core"].max_rank == 16)
+    assert (await offer(house, attention(), with_core="core"))["with_core"] == "core"

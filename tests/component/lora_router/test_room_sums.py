@@ -121,7 +121,7 @@ async def test_a_new_version_that_could_not_be_added_to_its_core_does_not_answer
     from consilium.lora_router.http_fields import Said
     from consilium.lora_router.routes import Offered
 
-    stored = (await house.room.take(Offered(Said("sport"), folder, None)))["stored"]
+    stored = (await house.room.take(Offered(Said("sport", force=True), folder, None)))["stored"]
     with pytest.raises(ConsiliumError) as caught:
         await house.room.desk.switch("sport", stored)
     assert caught.value.fields["check"] == "rank_too_large"
