@@ -74,7 +74,11 @@ imagePullSecrets:
 {{- end -}}
 {{- /* The first adapter turns LoRA on where engine.lora does not; those that follow are loaded while engines run. */}}
 {{- $adapters := and .Values.config.adapters (kindIs "invalid" (default dict .Values.config.engine).lora) | empty | not -}}
-{{- list $said $texts $adapters | toJson | sha256sum | trunc 16 -}}
+{{- /* Engines with adapters are told at their start where the room of adapters is, and whether there is one. */}}
+{{- $lora := or $adapters (kindIs "map" (default dict .Values.config.engine).lora) -}}
+{{- range values (default dict .Values.config.executors) -}}{{- $lora = or $lora (kindIs "map" (default dict .engine).lora) -}}{{- end -}}
+{{- $keeper := ternary (printf "%s-lora-router" (include "consilium.fullname" .)) "" (and $lora (or .Values.adapters.enabled (hasKey .Values.services "lora_router"))) -}}
+{{- list $said $texts $adapters $keeper | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 {{- define "consilium.gatewayRevision" -}}
 {{- list (omit .Values.config "roles" "profiles" "adapters") (include "consilium.rooms" .) (include "consilium.gatewayReplicas" .) | toJson | sha256sum | trunc 16 -}}

@@ -1,6 +1,7 @@
 """serveConfigV2 and consilium.yaml of a render, read by the code that reads them in the pods."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from consilium.engine import app as engine_app
 from consilium.engine.backends.serve import app_name
 from consilium.engine.config import EngineExecutor, EngineView
 from consilium.engine.ports import CORE
+from consilium.engine.topology import DeploymentSpec
 from consilium.gateway import app as gateway_app
 from consilium.kernel import config_revision
 from consilium.kernel.config import load
@@ -182,6 +184,51 @@ def test_further_adapters_start_no_engine_again():
         before = revisions({"config": config})
         more = {**config.get("adapters", {}), **OTHERWISE["adapters"]}
         assert revisions({"config": {**config, "adapters": more}}) == before
+
+
+WITH_SLOTS = {
+    "slots of the core": {"engine": {"lora": {"slots": 2}}},
+    "slots of an executor": {
+        "topology": {"kind": "hybrid"},
+        "executors": {"near": {"model": "tiny", "engine": {"lora": {}}}},
+    },
+}
+
+
+def linked(values, folder):
+    """Return where a render's engines report what they hold; nothing where there is no room."""
+    view = view_of(rendered.render(values), engine_app._View, folder)
+    shape = {"replicas": 1, "tensor_parallel": 1, "pipeline_parallel": 1, "nodes": 1}
+    spec = DeploymentSpec("core", "/models/demo", "demo", "", "", device="cpu", bundles=({},), strategy="PACK", launch_args={}, env={}, max_num_seqs=1, max_ongoing_requests=1, lora_wait_s=1.0, **shape)  # fmt: skip
+    (found,) = engine_app.linked([spec], view, Path(SHOWN))
+    return found.router.get("address", "")
+
+
+@pytest.mark.parametrize("name", WITH_SLOTS)
+def test_a_room_of_adapters_that_comes_goes_or_moves_starts_engines_with_slots_again(
+    name, tmp_path
+):
+    values = {"config": WITH_SLOTS[name]}
+    ways = (
+        values,
+        values | {"adapters": {"enabled": False}},
+        values | {"fullnameOverride": "elsewhere"},
+    )
+    addresses = [linked(way, tmp_path) for way in ways]
+    told = [revisions(way)["executor-core"] for way in ways]
+    assert len(set(addresses)) == len(set(told)) == len(ways)
+
+
+def test_a_room_that_is_told_of_in_services_is_the_same_room_to_engines(tmp_path):
+    values = {"config": WITH_SLOTS["slots of the core"]}
+    own = {"services": {"lora_router": {"module": "consilium.lora_router.app"}}, "adapters": {"enabled": False}}  # fmt: skip
+    assert linked(values, tmp_path) == linked(values | own, tmp_path)
+    assert revisions(values)["executor-core"] == revisions(values | own)["executor-core"]
+
+
+def test_a_room_of_adapters_starts_no_engine_again_that_has_no_slots():
+    without = {"adapters": {"enabled": False}}
+    assert revisions({})["executor-core"] == revisions(without)["executor-core"]
 
 
 def test_a_chart_knows_the_live_sections_of_today():
