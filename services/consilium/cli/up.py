@@ -108,6 +108,8 @@ def _checked(
     preflight.check_gpus(wanted, cards, why_none, lambda line: print(line, file=sys.stderr))
     preflight.check_fit(wanted, folder, cards, lambda line: print(line, file=sys.stderr))
     preflight_adapters.check_adapters(wanted, folder, lambda line: print(line, file=sys.stderr))
+    for sentence in wanted.slots_by_adapters().values():
+        print(f"{sentence}.", file=sys.stderr)
     preflight.check_redis(wanted)
     return wanted
 

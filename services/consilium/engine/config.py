@@ -323,6 +323,21 @@ class EngineView(Section):
             raise WrongValueError(place, reason)
         return found
 
+    def slots_by_adapters(self) -> dict[str, str]:
+        """Return a sentence for each engine of our own that has slots only because `adapters` names some: what that takes, and how to limit it."""
+        told = {}
+        for name in (CORE, *self.executors):
+            found, row = self.lora(name), self.executors.get(name)
+            own = row.engine if isinstance(row, EngineExecutor) else None
+            if found is None or self.engine.lora is not None or (own and own.lora is not None):
+                continue
+            key = "engine" if name == CORE else f"executors.{name}.engine"
+            told[name] = (
+                f"{name} has {found.slots} slots for adapters of rank {found.max_rank}, because the configuration names adapters. Each takes memory, used or not; "
+                f"'consilium plan -c FILE' says how much (LoRA slots). {key}.lora limits it (slots, max_rank; slots: 0 = none), and adapters.NAME.executors says which engines may hold one"
+            )
+        return told
+
     @model_validator(mode="after")
     def _slots_are_left(self) -> EngineView:
         for name in (CORE, *self.executors):

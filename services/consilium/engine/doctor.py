@@ -240,6 +240,15 @@ def _fetched(facts: Facts) -> Verdict:
     return warning(**values) if is_over or is_short else ok(**values)
 
 
+def _slots(facts: Facts) -> Verdict:
+    return note(told=". ".join(_slots_by_adapters(facts)))
+
+
+def _slots_by_adapters(facts: Facts) -> tuple[str, ...]:
+    view = _view(facts)
+    return () if view is None else tuple(view.slots_by_adapters().values())
+
+
 def _has_cards(facts: Facts) -> bool:
     return bool(facts[GPUS].cards)
 
@@ -297,6 +306,15 @@ ROWS: Final = (
         "Check the address, the key and the network; meanwhile their fallbacks answer.",
         "{count} answer",
         when=_has_remotes,
+    ),
+    Row(
+        "adapter_slots",
+        "slots for adapters",
+        (),
+        _slots,
+        "{told}",
+        "Nothing has to be done where that is what you want.",
+        when=lambda facts: bool(_slots_by_adapters(facts)),
     ),
     Row(
         "adapter_cache",

@@ -37,6 +37,20 @@ def test_adapters_of_other_executors_take_no_slots():
     assert (found.lora("core"), found.lora("hand").slots, found.lora("far")) == (None, 8, None)
 
 
+def test_slots_that_nobody_asked_for_are_told_with_what_limits_them():
+    told = view(adapters={"a": {"path": "x"}}).slots_by_adapters()
+    assert set(told) == {"core"}
+    for words in ("4 slots", "rank 16", "consilium plan -c FILE", "engine.lora limits it", "slots: 0", "adapters.NAME.executors"):  # fmt: skip
+        assert words in told["core"]
+    tree = {"topology": {"kind": "hybrid"}, "executors": {"hand": {"model": "tiny"}}}
+    hand = view(**tree, adapters=pins(6, executors=["hand"])).slots_by_adapters()
+    assert set(hand) == {"hand"}
+    assert "executors.hand.engine.lora" in hand["hand"]
+    for asked in ({"slots": 4}, {"slots": 0}):
+        assert not view(adapters={"a": {"path": "x"}}, engine={"lora": asked}).slots_by_adapters()
+    assert not view().slots_by_adapters()
+
+
 def test_an_executor_overrides_single_keys():
     tree = {
         "topology": {"kind": "hybrid"},

@@ -152,6 +152,18 @@ def test_an_executor_with_a_url_is_not_planned_and_is_explained_as_remote(capsys
     assert "No such key" not in out
 
 
+def test_slots_that_only_adapters_ask_for_are_told_beside_what_they_take(capsys, tmp_path):
+    file = tmp_path / "consilium.yaml"
+    file.write_text("model: demo\nadapters: {captain: {path: 'demo:captain'}}\n")
+    _, out, _ = run(capsys, "plan", "-c", str(file), "--ram", "16GB")
+    assert "LoRA slots" in out
+    assert "engine.lora limits it" in out
+    file.write_text(file.read_text() + "engine: {lora: {slots: 4}}\n")
+    _, out, _ = run(capsys, "plan", "-c", str(file), "--ram", "16GB")
+    assert "LoRA slots" in out
+    assert "limits it" not in out
+
+
 def test_a_typo_in_the_file_is_told_and_not_planned_as_the_default(capsys, tmp_path):
     file = tmp_path / "consilium.yaml"
     file.write_text("modle: Qwen/Qwen3-8B\n")

@@ -21,7 +21,8 @@ def answer(args: argparse.Namespace) -> int:
     if args.model is not None:
         raise wrong("model", "the file names the models; give -c or --model, not both")
     cards, ram, _ = hardware(args)
-    planned = question_file.engines(_tree(Path(args.config)), cards, ram, args.vllm)
+    tree, slots = _tree(Path(args.config))
+    planned = question_file.engines(tree, cards, ram, args.vllm)
     idle = topologies.idle_cards(cards[planned[-1].cards[1] :], (), 1)
     if args.output == "json":
         print(
@@ -31,6 +32,7 @@ def answer(args: argparse.Namespace) -> int:
                         "engine": engine.name,
                         "replicas": engine.replicas,
                         "note": engine.note,
+                        "slots_by_adapters": slots.get(engine.name, ""),
                         **report.as_dict(engine.plan),
                     }
                     for engine in planned
@@ -44,6 +46,8 @@ def answer(args: argparse.Namespace) -> int:
             print_plan(engine.plan, engine.replicas)
             if engine.note:
                 print(engine.note)
+            if engine.name in slots:
+                print(f"{slots[engine.name]}.")
             print_changes(
                 engine.plan, list(search.changes(engine.ask)) if engine.plan.verdict == "no" else []
             )
@@ -55,8 +59,11 @@ def answer(args: argparse.Namespace) -> int:
     return EXIT_OK if all(engine.plan.verdict != "no" for engine in planned) else EXIT_DOES_NOT_FIT
 
 
-def _tree(path: Path) -> dict[str, Any]:
-    """Return model, topology, engine, executors and adapters of the file as plain values, checked as in `up`. A file that is none is a wrong question."""
+def _tree(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return model, topology, engine, executors and adapters of the file as plain values, checked as in `up`, and what is said of slots that nobody asked for.
+
+    A file that is none is a wrong question.
+    """
     from consilium.cli.config_tree import ConsiliumConfig
     from consilium.kernel.config import load
 
@@ -66,4 +73,5 @@ def _tree(path: Path) -> dict[str, Any]:
         if str(err.fields["key"]).startswith(str(path)):  # the file itself, not one of its keys
             raise wrong("config", f"{err.public()}; give a consilium.yaml") from err
         raise
-    return loaded.value.model_dump(include={"model", "topology", "engine", "executors", "adapters"})
+    kept = {"model", "topology", "engine", "executors", "adapters"}
+    return loaded.value.model_dump(include=kept), loaded.value.slots_by_adapters()
