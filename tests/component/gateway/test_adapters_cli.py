@@ -143,7 +143,7 @@ async def test_what_fits_no_engine_is_refused_and_force_stores_it(command, room,
     other = json.dumps(made.TINY | {"hidden_size": 128})
     task = await reporting(Replica(room, base_config_json=other))
     try:
-        await command.bench.eventually(lambda: heard(room), 60)
+        await command.bench.eventually(lambda: heard(room))
         code, out, err = await command("add", adapter(tmp_path), "--name", "sport")
         assert (code, out) == (1, ""), err
         assert "core: model.layers.0" in err or "core: layers.0" in err
@@ -179,12 +179,12 @@ async def test_a_replica_that_dies_is_told_as_silent_and_then_not_at_all(command
         found = (await shown(command))["versions"][0]["residences"]
         return bool(found) and found[0]["silent_since"] > 0
 
-    await command.bench.eventually(is_silent, 60)
+    await command.bench.eventually(is_silent)
 
     async def is_gone():
         return not (await shown(command))["versions"][0]["residences"]
 
-    await command.bench.eventually(is_gone, 60)
+    await command.bench.eventually(is_gone)
 
 
 async def test_why_says_who_would_answer(command, room):
@@ -242,12 +242,12 @@ async def test_what_was_found_unsound_is_tried_anew_when_it_is_added_again(
     async def is_sound():
         return (await shown(command))["versions"][0]["proof"] == "ok"
 
-    await command.bench.eventually(has_failed, 60)
+    await command.bench.eventually(has_failed)
     replica.canary = "PROOF_OK"
     monkeypatch.setattr(adapter_upload, "send", None)
     code, _, err = await command("add", adapter(tmp_path), "--name", "sport")
     assert code == 0, err
-    await command.bench.eventually(is_sound, 60)
+    await command.bench.eventually(is_sound)
 
 
 async def test_what_goes_wrong_says_what_to_do(command, tmp_path):
