@@ -141,7 +141,10 @@ def _with_cores(parts: Sequence[Part], known: Known) -> list[Part]:
         found[part.name] = _weighted(part, row)
     for row in [known.rows[part.name] for part in parts]:
         core = row.with_core
-        if core and core in known.rows and core not in found and len(parts) == 1:
+        if core and core not in found and len(parts) == 1:
+            if core not in known.rows:
+                reason = f"adapter {row.name!r} is always added to {core!r}, and there is no such adapter. Add {core!r}, or take with_core from {row.name!r}"
+                raise ConsiliumError("adapter_refused", reason=reason)
             found[core] = Part(core, "", row.core_weight)
     return list(found.values())
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from consilium.kernel.config_refusal import no_such
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import MIX, lora_int_id, parse, reference
-from consilium.lora_router.ports import Changes, Held, Named, Proof, StoredVersion
+from consilium.lora_router.ports import Changes, Held, Named, Proof, Registered, StoredVersion
 
 SHOWN: Final = 12
 """Characters of a hash that are enough for a person."""
@@ -84,6 +85,21 @@ class Holdings:
                 "conflict",
                 reason=f"The files of {told} are damaged: {why}. Add it again: the same content puts them right.",
             )
+
+    def check_core(self, said: Registered) -> None:
+        """Raise ConsiliumError(invalid_request) where what is said of a name cannot be: it answers with no core then, or never. The configuration is held to the same (config.py)."""
+        name, core = said.name, said.with_core
+        known = {other for other in self.names if not self.is_hidden(other)}
+        if core == name:
+            raise _wrong("with_core", "an adapter is never added to itself; name another one, or leave with_core out")  # fmt: skip
+        if core and core not in known:
+            raise _wrong("with_core", no_such(core, "adapter", known - {name})[0])
+        if core and (said.isolated or self.names[core].registered.isolated):
+            alone = name if said.isolated else core
+            raise _wrong("with_core", f"{alone!r} is isolated, so it is never added to another one")
+        leaning = [r.registered.name for r in self.names.values() if r.registered.with_core == name]
+        if said.isolated and leaning:
+            raise _wrong("isolated", f"{name!r} is the core of {', '.join(sorted(leaning))}, so it is always added to them")  # fmt: skip
 
     def is_hidden(self, name: str) -> bool:
         """Say whether a name with all its versions is being removed."""
@@ -258,6 +274,10 @@ class Holdings:
         return ConsiliumError(
             "adapter_unknown", name=told, nearest=f"{name}:{shas[near[0]][:SHOWN]}"
         )
+
+
+def _wrong(field_: str, reason: str) -> ConsiliumError:
+    return ConsiliumError("invalid_request", field=field_, reason=reason, param=field_)
 
 
 def reference_of(held: Held) -> str:

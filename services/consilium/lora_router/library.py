@@ -117,10 +117,10 @@ class Library(Shelves):
     async def add(self, incoming: Incoming) -> StoredVersion:
         """Store an adapter, and return its version; the same content under the same name is stored once.
 
-        Raises ConsiliumError: invalid_request (name), conflict (the configuration holds the name), adapter_refused, adapter_store_full, disk_full.
+        Raises ConsiliumError: invalid_request (name, core), conflict (the configuration holds the name), adapter_refused, adapter_store_full, disk_full.
         """
         check_name(incoming.name)
-        check_may_be_set(incoming, self._holdings.names.get(incoming.name))
+        self._check_said(incoming)
         return await self._to_its_end(self._add(incoming))
 
     async def add_known(self, incoming: Incoming, sha: str) -> StoredVersion:
@@ -268,6 +268,13 @@ class Library(Shelves):
         finally:
             self._incoming_bytes -= needed
 
+    def _check_said(self, incoming: Incoming) -> None:
+        """Raise ConsiliumError: conflict (the configuration holds the name), invalid_request (its core cannot be one). An entry of the configuration was held against its other entries."""
+        check_may_be_set(incoming, self._holdings.names.get(incoming.name))
+        said = incoming.settings
+        if said is not None and not said.from_config:
+            self._holdings.check_core(said)
+
     async def _add_known(self, incoming: Incoming, sha: str) -> StoredVersion:
         name = incoming.name
         told = reference(name, sha)
@@ -284,7 +291,7 @@ class Library(Shelves):
             incoming.demand(described)
         async with self._writing:
             row = self._holdings.named(name)
-            check_may_be_set(incoming, row)
+            self._check_said(incoming)
             self._holdings.check_stays(name, sha)
             held = self._holdings.of(name).get(sha)
             if held is None:  # it was removed while it was hashed
@@ -317,7 +324,7 @@ class Library(Shelves):
         address: str,
         parts: tuple[tuple[str, float], ...],
     ) -> StoredVersion:
-        check_may_be_set(incoming, self._holdings.names.get(incoming.name))
+        self._check_said(incoming)
         name, sha = incoming.name, described.sha
         self._holdings.check_stays(name, sha, parts)
         held = self._holdings.of(name).get(sha)

@@ -141,6 +141,26 @@ async def until(what, seconds=30.0):
             await asyncio.sleep(0.01)
 
 
+async def test_a_core_is_held_to_what_the_configuration_is_held_to(house):
+    await house.open(lora_router={"canary": False})
+    await house.add("core", 1)
+    await house.add("alone", 2, isolated=True)
+    for seed, said, told in (
+        (3, {"with_core": "cor"}, "'core'"),
+        (4, {"with_core": "sport"}, "never added to itself"),
+        (5, {"with_core": "alone"}, "'alone' is isolated"),
+        (6, {"with_core": "core", "isolated": True}, "'sport' is isolated"),
+    ):
+        with pytest.raises(ConsiliumError) as caught:
+            await house.add("sport", seed, **said)
+        assert (caught.value.code, told in caught.value.public()) == ("invalid_request", True)
+    assert {row.name for row in house.room.library.names()} == {"core", "alone"}
+    await house.add("sport", 7, with_core="core")
+    with pytest.raises(ConsiliumError) as caught:
+        await house.add("core", 8, isolated=True)
+    assert "core of sport" in caught.value.public()
+
+
 async def test_a_new_adapter_answers_once_it_was_tried(house):
     await house.open()
     told = await house.add("sport")

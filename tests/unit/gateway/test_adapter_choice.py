@@ -130,6 +130,20 @@ async def test_a_sum_that_nobody_insisted_on_stops_nobody_while_the_room_is_away
     assert caught.value.code == "adapter_down"
 
 
+async def test_a_core_that_is_not_there_is_told_and_never_left_out_in_silence():
+    told = {"sport": row(A, name="sport", with_core="core", triggers=["<s>"])}
+    adapters = Adapters(
+        SimpleNamespace(held=Held("e", 1, told), age_s=0.0), None, None, FakeClock()
+    )
+    with pytest.raises(ConsiliumError) as caught:
+        await adapters.chosen(Decision(Target("adapter", "sport"), ("core",)), {}, "", [])
+    assert caught.value.code == "adapter_refused"
+    assert "always added to 'core', and there is no such adapter" in caught.value.public()
+    body, notes = {"messages": [{"role": "user", "content": "<s> hi"}]}, []
+    decision = await adapters.chosen(Decision(Target("auto", ""), ("core",)), body, "", notes)
+    assert (decision.adapter, "always added to 'core'" in notes[0]) == ("", True)
+
+
 class Composing:
     """A room that makes every sum."""
 
