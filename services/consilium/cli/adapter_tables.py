@@ -111,7 +111,7 @@ def left_out(adapter: Json) -> str:
     if not why:
         return ""
     meanwhile = "the version that is stored answers" if adapter["current"] else "nothing answers"
-    return f"adapters.{adapter['name']}.path could not be taken in, and {meanwhile}: {why}"
+    return f"adapters.{adapter['name']} is not as the configuration says, and {meanwhile}: {why}"
 
 
 def where(version: Json) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from consilium.cli import config_tree, gateway_config, preflight_adapters
+from consilium.cli import apply_adapters, config_tree, gateway_config, preflight_adapters
 from consilium.cli.app import EXIT_USAGE, complain
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.cli.endpoint import (
@@ -78,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
     plain = dump(tree, masked=False)
     wanted = target.take({name: plain[name] for name in plain if name in changed})
     page = gateway_config.wait(endpoint, wanted)
-    _tell(page, time.monotonic() - begun, changes, args)
+    took_s = time.monotonic() - begun
+    left_out = apply_adapters.left_out(endpoint, wanted["adapters"]) if "adapters" in changed else ()  # fmt: skip
+    _tell(page, took_s, changes, left_out, args)
+    for line in left_out:
+        print(line, file=sys.stderr)
     return 0
 
 
@@ -274,11 +278,20 @@ def shown(value: Any) -> str:
 
 
 def _tell(
-    page: gateway_config.Page, seconds: float, changes: Sequence[Change], args: argparse.Namespace
+    page: gateway_config.Page,
+    seconds: float,
+    changes: Sequence[Change],
+    left_out: Sequence[str],
+    args: argparse.Namespace,
 ) -> None:
     """Print who has taken it over, and how long that took."""
     if args.output == "json":
-        done = {"applied": True, "took_s": round(seconds, 2), "replicas": list(page.replicas)}
+        done: dict[str, Any] = {
+            "applied": True,
+            "took_s": round(seconds, 2),
+            "replicas": list(page.replicas),
+        }
+        done["adapters_left_out"] = list(left_out)
         print(json.dumps({**_document(changes), **done}, indent=2, ensure_ascii=False))
         return
     count = len(page.replicas)

@@ -68,6 +68,7 @@ class Desk:
     """One per cluster.
 
     scratch       folder on the store's disk for sums that are being made
+    configuration  digest of the section `adapters` that was worked through last, set likewise
     not_taken_in  names of the configuration -> why their files could not be taken in: what is stored of them answers; set by whoever reads the configuration
     """
 
@@ -101,6 +102,7 @@ class Desk:
             if versions and row.current not in ("", versions[0].sha) and self._is_open(versions[0])
         }
         self.not_taken_in: Mapping[str, str] = {}
+        self.configuration = ""
         self._uses: dict[str, Uses] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(

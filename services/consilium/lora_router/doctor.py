@@ -58,6 +58,7 @@ class LibrarySeen:
 
     lost     references of versions whose files are gone or have another size
     aside    folders of versions that were not whole, which a start has moved away
+    refused  adapters of the configuration that are not as it says, as the room's page counts them
     unsound  references with proof, of versions that should answer and do not, while replicas report
     """
 
@@ -66,6 +67,7 @@ class LibrarySeen:
     aside: tuple[str, ...] = ()
     unsound: tuple[str, ...] = ()
     replicas: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,15 @@ def _library(subject: Subject) -> LibrarySeen:
     registry = registry_seen.seen(root / "registry.db")
     view = subject.view(AdaptersView)
     lost = [one.reference for one in registry.versions if not _is_whole(one, root / "store")]
-    replicas = _replicas(subject) if registry.versions else 0
+    replicas, refused = _page(subject) if registry.version else (0, 0)
     tries = view is None or view.lora_router.canary
     unsound = [
         f"{one.reference} ({one.proof})"
         for one in registry.versions
         if replicas and one.answers and _is_kept_back(one, time.time(), tries=tries)
     ]
-    return LibrarySeen(registry, tuple(lost), _aside(root / "store"), tuple(unsound), replicas)
+    aside = _aside(root / "store")
+    return LibrarySeen(registry, tuple(lost), aside, tuple(unsound), replicas, refused)
 
 
 def _aside(store: Path) -> tuple[str, ...]:
@@ -143,21 +146,23 @@ def _is_kept_back(version: VersionSeen, now: float, *, tries: bool) -> bool:
     return True
 
 
-def _replicas(subject: Subject) -> int:
-    """Return how many replicas report to the room, by its page; 0 where it does not run."""
+def _page(subject: Subject) -> tuple[int, int]:
+    """Return how many replicas report to the room, and how many configured adapters it could not have so, by its page; 0 where it does not run."""
     try:
         tree = json.loads((subject.state / "config.json").read_text(encoding="utf-8"))
         address = tree["services"]["lora_router"]["metrics"]
         with urllib.request.urlopen(f"{address}/metrics", timeout=ANSWER_S) as answer:  # noqa: S310  an address that `up` wrote
             return read_page(answer.read().decode())
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return 0, 0
 
 
-def read_page(text: str) -> int:
-    """Return how many replicas a page of the room counts. Raises ValueError for one that is none."""
-    rows = (row for family in text_string_to_metric_families(text) for row in family.samples)
-    return int(sum(row.value for row in rows if row.name == "consilium_lora_replicas"))
+def read_page(text: str) -> tuple[int, int]:
+    """Return how many replicas, and how many adapters that are not as configured, a page of the room counts. Raises ValueError for one that is none."""
+    rows = [row for family in text_string_to_metric_families(text) for row in family.samples]
+    replicas = sum(row.value for row in rows if row.name == "consilium_lora_replicas")
+    refused = sum(row.value for row in rows if row.name == "consilium_lora_not_taken_in")
+    return int(replicas), int(refused)
 
 
 def _root(subject: Subject) -> Path:
@@ -217,6 +222,11 @@ def _readable(facts: Facts) -> Verdict:
 def _whole(facts: Facts) -> Verdict:
     lost = facts[LIBRARY].lost
     return failure(lost=_listed(lost)) if lost else ok()
+
+
+def _as_configured(facts: Facts) -> Verdict:
+    count = facts[LIBRARY].refused
+    return warning(count=count) if count else ok()
 
 
 def _put_away(facts: Facts) -> Verdict:
@@ -282,6 +292,15 @@ ROWS: Final = (
         "files are gone or have another size: {lost}",
         "Add these again ('consilium adapters add'): the same content puts them right. Until then they stay registered, are shown as damaged, and answer nobody.",
         when=_has_versions,
+    ),
+    Row(
+        "adapters_configured",
+        "adapters of the configuration",
+        (LIBRARY,),
+        _as_configured,
+        "{count} of them are not as the configuration says: their files could not be taken in, or they could not be removed",
+        "'consilium adapters ls' and 'consilium apply' name each with its reason; the room looks again every minute.",
+        when=lambda facts: facts[LIBRARY].refused > 0,
     ),
     Row(
         "adapter_damaged",

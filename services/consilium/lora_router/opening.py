@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.config import load_view
 from consilium.kernel.errors import ConsiliumError
-from consilium.kernel.live_config import Live, Reading
+from consilium.kernel.live_config import Live, Reading, versions
 from consilium.kernel.tables import Table
 from consilium.lora_router import (
     adapter_files,
@@ -174,19 +174,43 @@ class Room:
                 lambda path: sources.fetched(path, downloads, sources.Logged(path)),
                 lambda path: sources.forget(path, downloads),
             )
-            self._tell_refused(outcome.refused)
             self.desk.changed()
-            for name, sha in outcome.switch:
-                await self.desk.stored(self.library.find(f"{name}:{sha}"))
-            for name in outcome.remove:
-                gone = ",".join(await self.desk.remove(name, from_config=True))
-                audit.note("adapter_removed", by=audit.CONFIGURATION, adapter=name, references=gone)
+            refused = dict(outcome.refused)
+            refused |= await self._each(outcome.switch, self._stored)
+            refused |= await self._each(((name,) for name in outcome.remove), self._removed)
+            self._tell_refused(refused)
+            self.desk.configuration = versions(view)["adapters"]
             await self.desk.sums.prepare()
         except ConsiliumError as error:
             _log.error("adapters_not_configured", reason=error.public())
             return False
-        _log.info("adapters_configured", adapters=len(entries), refused=len(outcome.refused))
-        return not outcome.refused
+        _log.info("adapters_configured", adapters=len(entries), refused=len(refused))
+        return not refused
+
+    async def _each(
+        self, rows: Iterable[tuple[str, ...]], do: Callable[..., Awaitable[None]]
+    ) -> dict[str, ConsiliumError]:
+        """Do something for each name, and return name -> why it could not be done: one that is refused keeps no other one waiting."""
+        refused = {}
+        for row in rows:
+            try:
+                await do(*row)
+            except ConsiliumError as error:
+                refused[row[0]] = error
+        return refused
+
+    async def _stored(self, name: str, sha: str) -> None:
+        await self.desk.stored(self.library.find(f"{name}:{sha}"))
+
+    async def _removed(self, name: str) -> None:
+        try:
+            gone = ",".join(await self.desk.remove(name, from_config=True))
+        except ConsiliumError as error:
+            reason = (
+                f"it stands in the configuration no more and could not be removed: {error.public()}"
+            )
+            raise ConsiliumError("conflict", error.detail, reason=reason) from error
+        audit.note("adapter_removed", by=audit.CONFIGURATION, adapter=name, references=gone)
 
     def _tell_refused(self, refused: Mapping[str, ConsiliumError]) -> None:
         """Say which adapters of the configuration could not be taken in, once for each reason, and what answers in their place."""

@@ -96,6 +96,7 @@ class LoraRouter(rpc.LoraRouterServiceServicer):
             adapters=found,
             stored_bytes=library.stored_bytes,
             quota_bytes=library.quota_bytes,
+            configuration=self._desk.configuration,
         )
 
     async def GetAdapter(

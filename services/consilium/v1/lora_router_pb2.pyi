@@ -293,7 +293,7 @@ class Adapter(_message.Message):
     threshold: _builtins.float
     """Least likeness for it to answer by meaning; not set = the cluster's."""
     not_taken_in: _builtins.str
-    """Why the files that the configuration names could not be taken in; what is stored answers meanwhile. Empty = they could, or it names none."""
+    """Why it is not as the configuration says: its files could not be taken in, or it could not be removed; what is stored answers meanwhile. Empty = it is so."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
         """Versions, the newest first; a list of adapters brings the current one only."""
@@ -368,10 +368,13 @@ class ListAdaptersResponse(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     QUOTA_BYTES_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
     stored_bytes: _builtins.int
     """Bytes that the store takes."""
     quota_bytes: _builtins.int
     """Bytes that it may take."""
+    configuration: _builtins.str
+    """Digest of the configuration's section adapters that was worked through last; empty before the first time."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
         """Adapters, by name."""
@@ -382,10 +385,11 @@ class ListAdaptersResponse(_message.Message):
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
         stored_bytes: _builtins.int = ...,
         quota_bytes: _builtins.int = ...,
+        configuration: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "quota_bytes", b"quota_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "configuration", b"configuration", "quota_bytes", b"quota_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

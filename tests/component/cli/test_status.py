@@ -171,7 +171,9 @@ def test_a_configured_adapter_that_cannot_be_taken_in_leaves_it_degraded(
     stage.write(stage.gateway(READY | {"adapters": [row, {"name": "a"}]}), stage.deaf())
     code, said = stage.status(capsys)
     assert code == 3
-    assert "degraded: adapters.sport.path could not be taken in, and the version that is" in said
+    assert (
+        "degraded: adapters.sport is not as the configuration says, and the version that is" in said
+    )
     told = stage.told(capsys)
     assert told["healthy"] is False
     assert list(told["adapters_not_taken_in"]) == ["sport"]  # type: ignore[call-overload]

@@ -99,7 +99,7 @@ async def test_what_answers_nobody_is_told_while_replicas_report(house, monkeypa
     await house.add("sport")
     await until(lambda: house.room.library.find("sport").proof is Proof.DEGENERATE)
     assert doctor._library(subject(house)).unsound == ()  # no page says that engines are up
-    monkeypatch.setattr(doctor, "_replicas", lambda _: 2)
+    monkeypatch.setattr(doctor, "_page", lambda _: (2, 0))
     (told,) = doctor._library(subject(house)).unsound
     assert told.startswith("sport:")
     assert told.endswith("(degenerate)")
@@ -110,7 +110,7 @@ async def test_what_answers_nobody_is_told_while_replicas_report(house, monkeypa
 
 async def test_one_that_nobody_tried_is_told_after_a_while(house, monkeypatch):
     await house.add("sport")
-    monkeypatch.setattr(doctor, "_replicas", lambda _: 1)
+    monkeypatch.setattr(doctor, "_page", lambda _: (1, 0))
     assert doctor._library(subject(house)).unsound == ()
     monkeypatch.setattr(doctor, "TRIED_WITHIN_S", -1.0)
     assert doctor._library(subject(house)).unsound[0].endswith("(unproven)")
@@ -120,8 +120,15 @@ async def test_one_that_nobody_tried_is_told_after_a_while(house, monkeypatch):
 
 def test_the_page_of_the_room_is_read():
     text = 'consilium_lora_replicas{executor="core"} 2.0\nconsilium_lora_replicas{executor="quick"} 1.0\n'
-    assert doctor.read_page(text) == 3
-    assert doctor.read_page("") == 0
+    assert doctor.read_page(text + "consilium_lora_not_taken_in 2.0\n") == (3, 2)
+    assert doctor.read_page("") == (0, 0)
+    seen = doctor.LibrarySeen(refused=2)
+    told = [
+        row.test(Facts(None, {doctor.LIBRARY: seen}))
+        for row in doctor.ROWS
+        if row.id == "adapters_configured"
+    ]
+    assert [(verdict.level, verdict.values["count"]) for verdict in told] == [(Level.WARNING, 2)]
     with pytest.raises(ValueError, match=r"."):
         doctor.read_page("<html>{")
 

@@ -10,6 +10,7 @@ from tests.waiting import LIMIT_S
 
 from consilium.kernel.clock import SystemClock
 from consilium.kernel.errors import ConsiliumError
+from consilium.kernel.live_config import versions
 from consilium.lora_router.config import View
 from consilium.lora_router.http_fields import Said
 from consilium.lora_router.opening import Room
@@ -427,6 +428,28 @@ async def test_a_configured_folder_that_is_gone_is_told_while_what_is_stored_ans
     aside.rename(folder)
     assert await room._configured(view)
     assert room.told("sport")["not_taken_in"] == ""
+
+
+async def test_one_that_cannot_be_removed_keeps_no_other_one_and_no_sum_waiting(house):
+    folders = {name: house.files(name, seed) for seed, name in enumerate(("a", "b", "c", "core"))}
+    every = {name: {"path": str(folder)} for name, folder in folders.items()}
+    tree = {"lora_router": {"canary": False}, "adapters": every}
+    room = await house.open(**tree)
+    assert await room._configured(View.model_validate(tree))
+    await house.add("mine", 9, with_core="a")
+    kept = {"core": every["core"], "b": every["b"] | {"with_core": "core"}}
+    view = View.model_validate(tree | {"adapters": kept})
+    assert not await room._configured(view), "it is tried again"
+    assert {row.name for row in room.library.names()} == {"a", "b", "core", "mine"}
+    assert "could not be removed" in room.told("a")["not_taken_in"]
+    assert "core of mine" in room.told("a")["not_taken_in"]
+    assert any(parts[0][0].startswith("b:") for parts in room.desk.sums.standing())
+    listed = await room.servicer.ListAdapters(pb.ListAdaptersRequest(with_sums=True), None)
+    assert listed.configuration == versions(view)["adapters"]
+    assert len(next(each for each in listed.adapters if each.name == "mix").versions) == 2
+    await room.desk.remove("mine")
+    assert await room._configured(view)
+    assert {row.name for row in room.library.names()} == {"b", "core"}
 
 
 async def test_a_configured_adapter_that_never_came_is_listed_with_the_reason(house):

@@ -22,7 +22,9 @@ def test_a_room_of_an_older_release_does_not_say_who_is_silent():
 def test_what_could_not_be_taken_in_is_told_with_what_answers():
     adapter = {"name": "sport", "current": "f" * 64, "not_taken_in": "/x: there is no such folder"}
     told = adapter_tables.left_out(adapter)
-    assert told.startswith("adapters.sport.path could not be taken in, and the version that is")
+    assert told.startswith(
+        "adapters.sport is not as the configuration says, and the version that is"
+    )
     assert told.endswith("/x: there is no such folder")
     assert "nothing answers" in adapter_tables.left_out(adapter | {"current": ""})
     assert adapter_tables.left_out({"name": "sport", "current": ""}) == ""
