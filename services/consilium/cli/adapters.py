@@ -281,7 +281,10 @@ def _why(args: argparse.Namespace) -> int:
             table.add_column(head, overflow="fold")
         for one in candidates:
             table.add_row(
-                one["name"], f"{one['score']:.3f}", f"{one['threshold']:.3f}", one["nearest"]
+                one["name"],
+                f"{one['score']:.3f}",
+                f"{one['threshold']:.3f}",
+                one.get("nearest", ""),
             )
         show(table)
     return 0

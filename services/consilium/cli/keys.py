@@ -50,7 +50,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         type=_words,
         default=[["generate"]],
         metavar="SCOPE",
-        help="what it may do: generate (and read), read, metrics.read (the figures of the whole cluster), admin (all), or a scope of a room (default: generate)",
+        help="what it may do: generate (and read), read, metrics.read (the figures of the whole cluster), admin (all), or a scope of a room (default: generate). Adapters belong to the whole cluster, not to a tenant: lora_router.read shows what everybody has said of theirs, lora_router.write may change and remove anybody's, and with a trigger answer anybody's 'auto'",
     )
     create.add_argument(
         "--tenant",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from consilium.kernel.config_refusal import no_such
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import MIX, lora_int_id, parse, reference
 from consilium.lora_router.ports import Changes, Held, Named, Proof, Registered, StoredVersion
@@ -93,7 +92,8 @@ class Holdings:
         if core == name:
             raise _wrong("with_core", "an adapter is never added to itself; name another one, or leave with_core out")  # fmt: skip
         if core and core not in known:
-            raise _wrong("with_core", no_such(core, "adapter", known - {name})[0])
+            near = difflib.get_close_matches(core, known - {name}, n=1, cutoff=0.5)
+            raise _wrong("with_core", f"there is no adapter {core!r}" + (f"; the nearest one is {near[0]!r}" if near else ""))  # fmt: skip
         if core and (said.isolated or self.names[core].registered.isolated):
             alone = name if said.isolated else core
             raise _wrong("with_core", f"{alone!r} is isolated, so it is never added to another one")
