@@ -13,10 +13,11 @@ from threading import Thread
 
 import httpx
 import pytest
-from tests.real.haproxy import Front, as_ray_writes, front_of, ports
+from tests.real.haproxy import Front, as_ray_writes, front_of
 from tests.waiting import until
 
 from consilium.kernel.origins import Origins, origins_of
+from consilium.kernel.ports import free_port
 from consilium.supervisor import haproxy, haproxy_rules
 
 HEADERS_S = 4
@@ -196,7 +197,7 @@ def test_only_pages_that_may_call_read_what_haproxy_says(front, start):
 
 def test_rules_that_haproxy_does_not_take_are_left_out(binary, tmp_path, monkeypatch):
     monkeypatch.setattr(haproxy_rules, "MARK", "no-such-word # Consilium's own rules")
-    config = as_ray_writes(tmp_path, *ports(3), 1)
+    config = as_ray_writes(tmp_path, *(free_port() for _ in range(3)), 1)
     before = config.read_text()
     (script,) = haproxy.write_start_script(tmp_path, LOCAL).values()
     done = subprocess.run([script, "-c", "-f", str(config)], capture_output=True, text=True)
