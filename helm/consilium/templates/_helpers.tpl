@@ -77,7 +77,7 @@ imagePullSecrets:
 {{- /* Engines with adapters are told at their start where the room of adapters is, and whether there is one. */}}
 {{- $lora := or $adapters (kindIs "map" (default dict .Values.config.engine).lora) -}}
 {{- range values (default dict .Values.config.executors) -}}{{- $lora = or $lora (kindIs "map" (default dict .engine).lora) -}}{{- end -}}
-{{- $keeper := ternary (printf "%s-lora-router" (include "consilium.fullname" .)) "" (and $lora (or .Values.adapters.enabled (hasKey .Values.services "lora_router"))) -}}
+{{- $keeper := ternary (printf "%s-lora-router" (include "consilium.fullname" .)) "" (and $lora (include "consilium.keepsAdapters" . | empty | not)) -}}
 {{- list $said $texts $adapters $keeper | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 {{- define "consilium.gatewayRevision" -}}
@@ -111,6 +111,10 @@ services.NAME may say something else.
 {{- toYaml $rooms -}}
 {{- end -}}
 
+{{/* Whether anybody keeps adapters; empty = no. */}}
+{{- define "consilium.keepsAdapters" -}}
+{{- if or .Values.adapters.enabled (hasKey .Values.services "lora_router") }}yes{{ end -}}
+{{- end -}}
 {{- define "consilium.storeSize" -}}
 {{- $said := default dict (default dict .Values.services.lora_router).storage -}}
 {{- default .Values.adapters.storage.size $said.size -}}
@@ -338,6 +342,10 @@ spec:
         {{- include "consilium.rayEnvironment" $root | nindent 8 }}
         # How long Ray waits for its engines to move to another pod. Where there is none they cannot, and what asks them was waited for by preStop.
         - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ ternary "0" "30" (or (eq .kind "head") $isAlone) | quote }}}
+        {{- if and (eq .kind "worker") (include "consilium.keepsAdapters" $root) }}
+        # Most that copies of adapters take. It stands in the pod, as the limit of its disk does: both change together.
+        - {name: CONSILIUM_ENGINE__ADAPTER_CACHE_GIB, value: {{ printf "%.9g" (divf (include "consilium.bytes" $root.Values.adapters.cacheSize | float64) 1073741824.0) | quote }}}
+        {{- end }}
         {{- range $name, $value := default dict $group.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
@@ -418,8 +426,8 @@ spec:
     - {name: models-on-disk, emptyDir: {sizeLimit: {{ include "consilium.quantity" $root.Values.models.cache.size | quote }}}}
     {{- end }}
     {{- end }}
-    {{- if and (eq .kind "worker") $root.Values.adapters.enabled }}
-    # Copies of adapters lie beside the rest.
+    {{- if and (eq .kind "worker") (include "consilium.keepsAdapters" $root) }}
+    # Copies of adapters lie beside the rest, as many as engines are told by the variable above.
     - {name: state, emptyDir: {sizeLimit: {{ add 2147483648 (include "consilium.bytes" $root.Values.adapters.cacheSize | int64) | include "consilium.wholeBytes" | quote }}}}
     {{- else }}
     - {name: state, emptyDir: {sizeLimit: 2Gi}}

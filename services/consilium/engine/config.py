@@ -6,6 +6,7 @@ Knows shapes of the configuration. Does not know whether it fits the machine (to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -70,11 +71,6 @@ class Lora(Section):
         gt=0,
         le=3600,
         description="Longest that a start waits for the next adapter with placement vram; then the engine is not ready, and says which one is missing and why.",
-    )
-    cache_gib: float = Field(
-        CACHE_GIB,
-        gt=0,
-        description="Most that adapters take on a node that does not see their store and fetches them; those used longest ago go.",
     )
 
     @model_validator(mode="after")
@@ -144,6 +140,11 @@ class EngineSettings(Section):
         None,
         description="Slots for adapters; empty = as many as `adapters` needs, none where it names none.",
     )
+    adapter_cache_gib: float = Field(
+        CACHE_GIB,
+        gt=0,
+        description="Most that adapters take on a node that does not see their store and fetches them, in one folder for all its engines; those used longest ago go.",
+    )
     extra_args: dict[str, object] = Field(
         default_factory=dict,
         description="Further vLLM engine arguments by name, checked against the installed version.",
@@ -166,7 +167,6 @@ class LoraOverride(Section):
     max_wait_s: float | None = Field(None, gt=0, le=600)
     read_s: float | None = Field(None, gt=0, le=600)
     ready_s: float | None = Field(None, gt=0, le=3600)
-    cache_gib: float | None = Field(None, gt=0)
 
     def over(self, base: Lora | None) -> Lora:
         """Return `base` with the keys that are set here. Raises WrongValueError if they contradict each other."""
@@ -175,7 +175,7 @@ class LoraOverride(Section):
 
 
 class EngineOverride(Section):
-    """The same keys as `engine:`, each optional."""
+    """The same keys as `engine:`, each optional, but for what holds for a whole node."""
 
     max_model_len: int | None = Field(None, ge=16)
     max_num_seqs: int | None = Field(None, ge=1, le=4096)
@@ -314,6 +314,8 @@ class EngineView(Section):
         adapters = {name: _plain(row) for name, row in self.adapters.items()}
         block = None if settings.lora is None else settings.lora.model_dump()
         found = lora_settings.counted(block, adapters, executor)
+        if found is not None:
+            found = replace(found, cache_gib=self.engine.adapter_cache_gib)
         held = lora_settings.pinned(adapters, executor)
         if found is not None and held and len(held) >= found.slots:
             reason = (

@@ -322,7 +322,7 @@ ROWS: Final = (
         (CACHE,),
         _fetched,
         "this node holds {stored} of the {limit} that they may take, and its disk has {free} free",
-        "Free the disk, or change engine.lora.cache_gib; those used longest ago go when the next one is fetched.",
+        "Free the disk, or change engine.adapter_cache_gib (in the chart adapters.cacheSize); those used longest ago go when the next one is fetched.",
         "{stored} of {limit}, {free} free on their disk",
         when=lambda facts: facts[CACHE].limit > 0,
     ),

@@ -88,7 +88,6 @@ def counted(
         float(said.get("max_wait_s", DEFAULT_WAIT_S)),
         float(said.get("read_s", READ_S)),
         float(said.get("ready_s", READY_S)),
-        float(said.get("cache_gib", CACHE_GIB)),
     )
 
 

@@ -6,10 +6,12 @@ import pytest
 from helm_python import HelmError
 from tests.unit.chart import rendered
 from tests.unit.chart.reach import Place, network, places
-from tests.unit.chart.rendered import PRESETS
+from tests.unit.chart.rendered import PRESETS, WORKERS
 from tests.unit.chart.test_presets import GIB, amount
 from tests.unit.chart.told_in_pods import config_file, environment, own_container
 
+from consilium.engine.config import EngineView
+from consilium.engine.ports import CORE
 from consilium.kernel.config import folder_of, load
 from consilium.kernel.rooms import LORA_ROUTER
 from consilium.lora_router.config import View
@@ -180,11 +182,24 @@ def test_adapters_are_live_and_start_it_not_again():
     assert mark(lora_router={"canary": False}) != mark()
 
 
-def test_copies_on_nodes_find_room_in_the_pods_of_engines():
+def disk(pod):
+    """Return the limit of the disk on which a pod of Ray keeps what is its own."""
+    (found,) = [one for one in pod.spec["volumes"] if one["name"] == "state"]
+    return found["emptyDir"]["sizeLimit"]
+
+
+def test_copies_on_nodes_find_room_in_the_pods_of_engines(tmp_path):
     def limits(**values):
         render = rendered.render(values)
+        # What engines are told leaves the pod its own 2Gi, to the byte: else the kubelet would end it, cards and all.
+        for pod in rendered.pods(render):
+            if pod.kind == "worker" and "lora-router" in render.text:
+                told = environment(render, own_container(pod))
+                view = load(EngineView, path=config_file(render, tmp_path), env=told).value
+                size = amount(disk(pod))
+                assert size - 2 * GIB == pytest.approx(view.engine.adapter_cache_gib * GIB, abs=1)
         return {
-            pod.name: next(v["emptyDir"]["sizeLimit"] for v in pod.spec["volumes"] if v["name"] == "state")
+            pod.name: disk(pod)
             for pod in rendered.pods(render)
             if pod.kind in {"head", "worker"}
         }  # fmt: skip
@@ -193,6 +208,38 @@ def test_copies_on_nodes_find_room_in_the_pods_of_engines():
     assert limits(adapters={"cacheSize": "512Mi"})["worker main"] == "2560Mi"
     assert limits(adapters={"cacheSize": "1G"})["worker main"] == "3147483648"
     assert limits(adapters={"enabled": False})["worker main"] == "2Gi"
+    own = {NAME: {"module": LORA_ROUTER.module}}
+    assert limits(adapters={"enabled": False}, services=own)["worker main"] == "12Gi"
+
+
+@pytest.mark.parametrize("name", ["default", *PRESETS])
+def test_no_preset_lets_engines_fetch_more_than_the_disk_of_their_pod_holds(name, tmp_path):
+    render = rendered.preset(name)
+    for pod in rendered.pods(render):
+        if pod.kind == "worker":
+            told = environment(render, own_container(pod))
+            view = load(EngineView, path=config_file(render, tmp_path), env=told).value
+            assert view.engine.adapter_cache_gib * GIB <= amount(disk(pod)) - 2 * GIB + 1
+
+
+def test_the_limit_of_copies_turns_no_slots_on_and_reaches_engines_that_have_some(tmp_path):
+    for lora, cache in ((None, None), ({}, 3.0)):
+        render = rendered.render(
+            {"adapters": {"cacheSize": "3Gi"}, "config": {"engine": {"lora": lora}}}
+        )
+        told = environment(render, own_container(rendered.pod(render, "worker main")))
+        found = load(EngineView, path=config_file(render, tmp_path), env=told).value.lora(CORE)
+        assert (found and found.cache_gib) == cache
+
+
+def test_the_limit_of_copies_is_said_in_one_place():
+    with pytest.raises(
+        HelmError, match=r"config\.engine\.adapter_cache_gib: .* adapters\.cacheSize"
+    ):
+        rendered.render({"config": {"engine": {"adapter_cache_gib": 5}}})
+    group = WORKERS | {"env": {"CONSILIUM_ENGINE__ADAPTER_CACHE_GIB": "5"}}
+    with pytest.raises(HelmError, match=r"workers\.main\.env\.CONSILIUM_ENGINE__ADAPTER_CACHE_GIB"):
+        rendered.render({"workers": [group]})
 
 
 def test_more_than_its_limit_is_refused_by_its_key():

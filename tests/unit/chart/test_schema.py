@@ -83,6 +83,7 @@ def test_a_whole_consilium_yaml_is_taken():
     config = yaml.safe_load(example())
     for key in ("host", "port", "grpc_port"):
         del config["gateway"][key]
+    del config["engine"]["adapter_cache_gib"]
     rendered.render({"config": config})
 
 

@@ -236,7 +236,7 @@ async def test_what_is_in_use_never_goes(sized, tmp_path):
     async with AsyncExitStack() as stack:
         for name in "abc":
             await stack.enter_async_context(files.held(one(name)))
-        with pytest.raises(ConsiliumError, match=r"engine\.lora\.cache_gib") as told:
+        with pytest.raises(ConsiliumError, match=r"engine\.adapter_cache_gib") as told:
             await verified(files, one("d"))
         assert told.value.code == "adapter_cache_full"
         assert shas(tmp_path / "cache") == {name * 64 for name in "abc"}

@@ -23,7 +23,7 @@ from consilium.kernel.disk_quota import bytes_under
 from consilium.kernel.errors import ConsiliumError
 
 GIB: Final = 2**30
-SETTING: Final = "engine.lora.cache_gib"
+SETTING: Final = "engine.adapter_cache_gib (in the chart adapters.cacheSize)"
 _ASIDE: Final = ".fetch-"
 _GOING: Final = ".going-"
 _LOCK: Final = ".lock"
