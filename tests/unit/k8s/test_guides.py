@@ -87,6 +87,22 @@ def test_kubectl_names_what_the_chart_makes():
     assert claims == {"consilium-models", "data-consilium-redis-0", "consilium-lora-router"}
 
 
+def test_nothing_is_copied_before_the_pod_that_writes_it_is_gone():
+    """After each scaling down the next command waits for exactly the pods of what was scaled, for longer than they may take to end."""
+    pods = rendered.pods(rendered.render(release="consilium"))
+    found = list(lines())
+    stopped = [place for place, line in enumerate(found) if line.endswith("--replicas=0")]
+    assert len(stopped) == 3
+    for place in stopped:
+        kind, name = re.search(r"scale (\w+) ([\w-]+)", found[place]).groups()
+        told = re.fullmatch(r"kubectl -n llm wait --for=delete pod -l (\S+) --timeout=(\d+)s", found[place + 1])  # fmt: skip
+        assert told, found[place + 1]
+        wanted = dict(pair.split("=") for pair in told[1].split(","))
+        meant = [one for one in pods if wanted.items() <= one.labels.items()]
+        assert [one.owner.lower() for one in meant] == [f"{kind}/{name}"]
+        assert int(told[2]) > meant[0].spec["terminationGracePeriodSeconds"]
+
+
 def named_images(guide, registry):
     """Return the images of a registry that commands of a guide build or copy, `$target` and `$image` filled in."""
     found = set(re.findall(rf"-t ({re.escape(registry)}/\S+:[\w.-]+)", guide))
