@@ -5,7 +5,7 @@ Pure. Knows the shape of the rows that lora_router streams. Does not know who as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -64,11 +64,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A sum that is stored: its parts are told as (reference, weight), in order of references."""
+    """A sum that is stored: its parts are told as (reference, weight), in order of references; `alike` are other parts that come to the same content."""
 
     reference: str
     parts: tuple[tuple[str, float], ...]
     fits: Mapping[str, str] = field(default_factory=dict)
+    alike: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def read(
                 continue
         read_from[key] = raw, one
         if isinstance(one, Sum):
-            sums[one.parts] = one
+            sums |= dict.fromkeys((one.parts, *one.alike), one)
         else:
             known[key] = one
     called = tuple(row for row in known.values() if row.current and row.triggers)
@@ -129,8 +130,12 @@ def read(
 
 
 def _sum(raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Sum:
-    parts = tuple(sorted((str(ref), float(weight)) for ref, weight in raw["parts"]))
-    return Sum(str(raw["reference"]), parts, _fits(raw, fitted))
+    alike = tuple(map(_parts, raw.get("alike") or ()))
+    return Sum(str(raw["reference"]), _parts(raw["parts"]), _fits(raw, fitted), alike)
+
+
+def _parts(told: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((str(ref), float(weight)) for ref, weight in told))
 
 
 def _row(name: str, raw: Mapping[str, Any], fitted: Mapping[str, Mapping[str, str]]) -> Row:

@@ -113,5 +113,5 @@ def lora_int_id(sha: str) -> int:
 
 def sum_sha(parts: Sequence[tuple[str, float]]) -> str:
     """Return the address of a sum: of (whole hash, weight) of each part, in any order."""
-    told = "|".join(f"{sha}@{weight:.6f}" for sha, weight in sorted(parts))
+    told = "|".join(f"{sha}@{weight + 0.0:.6f}" for sha, weight in sorted(parts))  # no -0
     return hashlib.sha256(f"{RECIPE}|{told}".encode()).hexdigest()

@@ -338,7 +338,7 @@ class Library(Shelves):
                 now=self._clock.now(),
                 parts=parts,
             )
-        held = replace(held, address=address or held.address)
+        held = replace(held, address=held.address or address)
         held = await self._publish(aside, held)
         names = (named_from(incoming, self._holdings.names.get(name), sha),)
         try:

@@ -46,12 +46,17 @@ def adapter(
     }
 
 
-def sum_(version: StoredVersion, fits: Mapping[str, str]) -> Row:
-    """Return the row of a sum."""
+def sum_(
+    version: StoredVersion,
+    fits: Mapping[str, str],
+    alike: Sequence[Sequence[tuple[str, float]]] = (),
+) -> Row:
+    """Return the row of a sum. `alike` are other parts that come to the same content."""
     return {
         "kind": "sum",
         "reference": reference(version.name, version.sha),
         "parts": [[name, weight] for name, weight in version.parts],
+        "alike": [[[name, weight] for name, weight in parts] for parts in alike],
         "fits": dict(fits),
     }
 

@@ -32,6 +32,7 @@ USED_S: Final = 86_400.0
 """A sum that was used within so long is made for a new version of a part before that version answers."""
 MOST_AT_ONCE: Final = 2
 """So many sums that only requests name are made at once: each takes a core and its own bytes beside the store."""
+MOST_ALIKE: Final = 1024
 MOST_RENEWED: Final = 16
 """At most so many of them, those that were used last: weights come from anybody's requests, and each sum takes seconds."""
 
@@ -65,6 +66,8 @@ class Sums:
     def __init__(self, library: Library, stage: Stage) -> None:
         self._library, self._stage = library, stage
         self.roles: tuple[tuple[str, ...], ...] = ()
+        # address -> (hash, parts): weights so near to those of a stored sum that its content is the same; found again once after a start
+        self._same: dict[str, tuple[str, Parts]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._making: dict[str, asyncio.Future[str]] = {}
 
@@ -75,7 +78,7 @@ class Sums:
         """
         found = [(self._library.find(name), weight) for name, weight in parts]
         address = sum_sha([(version.sha, weight) for version, weight in found])
-        there = self._library.find_sum(address)
+        there = self._library.find_sum(address) or self._alike(address)
         if there is not None:
             _demand_sound(there)
             return reference(MIX, there.sha)
@@ -92,6 +95,19 @@ class Sums:
             if row.with_core:
                 found.setdefault(self._standing_of(row), row.placement)
         return found
+
+    def alike(self, sha: str) -> list[Parts]:
+        """Return other parts that come to the content of a stored sum."""
+        return [parts for other, parts in self._same.values() if other == sha]
+
+    def _alike(self, address: str) -> StoredVersion | None:
+        if address not in self._same:
+            return None
+        try:
+            return self._library.find(reference(MIX, self._same[address][0]))
+        except ConsiliumError:  # it has made room
+            del self._same[address]
+            return None
 
     def lasting(self) -> frozenset[Parts]:
         """Return the sums that are no request's alone: of adapters with their cores, and of roles. They make no room for one that is."""
@@ -234,6 +250,10 @@ class Sums:
             given = [(version.path, weight) for version, weight in parts]
             await asyncio.to_thread(stage.compose, given, folder, stage.largest_rank())
             stored = await self._library.add_sum(address, told, folder)
+            if stored.parts != told:
+                self._same[address] = stored.sha, told
+                while len(self._same) > MOST_ALIKE:
+                    del self._same[next(iter(self._same))]
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         stage.changed()

@@ -188,7 +188,7 @@ class Told:
     def _sum_row(self, version: StoredVersion | None) -> rows.Row | None:
         if version is None or not self.answers(version):
             return None
-        return rows.sum_(version, self.told_fits(version))
+        return rows.sum_(version, self.told_fits(version), self._sums.alike(version.sha))
 
     def _rows_in(self, version: StoredVersion) -> list[Registered]:
         """Return what is said of the name of a version, or of the names of a sum's parts."""

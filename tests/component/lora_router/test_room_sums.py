@@ -1,10 +1,13 @@
 """Sums in the life of a room: made and loaded before a new version of a part answers, tried like a single adapter, and not served where they do nothing."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 from tests.component.lora_router.test_room import House, until
 
+from consilium.gateway import adapter_rows
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.ports import Proof, Uses
 from consilium.lora_router.reports import MoveKind, UseNote
@@ -54,6 +57,29 @@ async def test_a_sum_with_the_core_is_made_and_loaded_before_the_new_version_ans
     assert sha == new
     assert made in in_slots
     await until(lambda: any(s.reference == made and s.pinned for s in replica.slots))
+
+
+async def test_weights_that_come_to_one_content_are_one_sum_and_are_made_once_each(house):
+    room = await house.open(lora_router={"canary": False})
+    house.replica(slots=8)
+    await house.add("core", 1)
+    await house.add("sport", 2)
+    stage, made = room.desk.sums._stage, []
+
+    def counted(given, folder, largest):
+        made.append(given)
+        return stage.compose(given, folder, largest)
+
+    room.desk.sums._stage = replace(stage, compose=counted)
+    asked = [parts(house, core=1.0, sport=weight) for weight in (1.0, 1.000001, 1.000002)]
+    asked += [parts(house, core=1.0, sport=weight) for weight in (0.5, 0.500001)]
+    for _ in range(3):
+        found = [await room.desk.compose(each) for each in asked]
+        assert [len({*found[:3]}), len({*found[3:]}), len({*found})] == [1, 1, 2]
+    assert len(made) == len(asked)
+    told = [json.loads(raw) for raw in room.table.since("", 0).changed.values()]
+    rows = adapter_rows.read({str(n): row for n, row in enumerate(told) if row["kind"] == "sum"}, heard=True).sums  # fmt: skip
+    assert [rows[tuple(sorted(each))].reference for each in asked] == found, "gateways need not ask"
 
 
 async def test_the_sums_of_cores_and_roles_are_no_requests_alone(house):
