@@ -312,7 +312,7 @@ class AdapterAgent:
         tried, self._tried = self._tried, []
         taken = self._desk.slots.take_figures()
         report = {**self._report(wait_s), "uses": self._uses(taken), "done": done, "tried": tried}
-        told_base = bool(report["base_config_json"])
+        told_base = report["base_config_json"] == self._replica.base_config
         try:
             answer = await self._router.report(report)
         except BaseException as error:

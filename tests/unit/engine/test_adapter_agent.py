@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from tests.waiting import until_true
@@ -457,3 +458,11 @@ async def test_what_nobody_told_of_while_the_router_is_away_is_not_unknown_but_a
             async with stage.desk.hold("a1:sha"):
                 pass
         assert raised.value.code == "adapter_unknown"
+
+
+async def test_a_model_without_a_readable_configuration_is_told_of_adapters_too():
+    async with Stage() as stage:
+        stage.agent._replica = replace(stage.agent._replica, base_config="")
+        stage.room.answers.put_nowait({"version": 3, "whole": True, "targets": [row(1)]})
+        await stage.agent.prepare()
+        assert set(stage.desk.targets) == {"a1:sha"}
