@@ -167,6 +167,7 @@ FIRING: list[tuple[str, Level, dict[Any, Any], str]] = [
     ("adapter_registry", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(9))}, "has the version 9"),
     ("adapter_registry", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "file is not a database"))}, "not a database"),
     ("adapter_files", Level.FAILURE, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "", (VersionSeen("a:1", "1", Proof.OK, 0.0),)), lost=("a:1",))}, "a:1"),
+    ("adapters_configured", Level.WARNING, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1), refused=2)}, "2 of them are not as the configuration says"),
     ("adapter_damaged", Level.WARNING, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1), aside=("3f9c",))}, "3f9c"),
     ("adapter_proofs", Level.WARNING, {adapters.LIBRARY: LibrarySeen(RegistrySeen(1, "", (VersionSeen("a:1", "1", Proof.DEGENERATE, 0.0),)), unsound=("a:1 (degenerate)",), replicas=1)}, "a:1 (degenerate)"),
     ("hub", Level.FAILURE, {doctor_start.REACHED: HubSeen(("a/b",), ("a/b",), "no route")}, "a/b"),
