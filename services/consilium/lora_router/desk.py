@@ -178,7 +178,7 @@ class Desk:
             version = await self._insisted(version)
         elif trials.is_doubted(version) and not rows.is_forced(version):
             # It was tried before, and whoever adds it again wants to know anew: a node may have been away, or an engine is another one now.
-            version = await self.library.set_proof(name, Proof.UNPROVEN, trials={})
+            version = await self.library.judge(name, trials.forgotten)
         if row.current != version.sha:
             self._waiting[version.name] = version.sha
             if self.answers(version):
@@ -335,11 +335,9 @@ class Desk:
 
     async def _insisted(self, version: StoredVersion) -> StoredVersion:
         """Write down that the owner wants a version to answer, whatever a canary says."""
-        return await self.library.set_proof(
+        return await self.library.judge(
             reference(version.name, version.sha),
-            version.proof,
-            rows.forced(version),
-            version.fingerprint,
+            lambda now: replace(now, proof_json=rows.forced(now)),
         )
 
     async def _load_beside(self, row: Registered, version: StoredVersion, *, force: bool) -> None:
@@ -404,14 +402,9 @@ class Desk:
             known = self.library.find(tried.reference)
             if known.name == MIX and tried.proof is Proof.FAILED:
                 return  # a load that failed says nothing of the numbers: the next call tries again
-            figures = tried.figures
-            if rows.is_forced(known):  # its owner's word outlives what a canary finds
-                figures = rows.forced(replace(known, proof_json=figures))
-            trial = Trial(tried.proof, tried.fingerprint)
-            seen = trials.after(known, revision, trial, self.fleet.revisions().values())
-            proof = trials.all_in_all(seen, tried.proof)
-            version = await self.library.set_proof(
-                tried.reference, proof, figures, tried.fingerprint, seen
+            living = frozenset(self.fleet.revisions().values())
+            version = await self.library.judge(
+                tried.reference, lambda version: _judged(version, tried, revision, living)
             )
         except ConsiliumError as error:
             _log.warning("proof_not_kept", reference=tried.reference, reason=error.public())
@@ -429,3 +422,18 @@ class Desk:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _judged(
+    version: StoredVersion, tried: TriedNote, revision: str, living: Collection[str]
+) -> StoredVersion:
+    """Return a version with one more trial. Its owner's word outlives what a canary finds."""
+    after = trials.after(version, revision, Trial(tried.proof, tried.fingerprint), living)
+    now = replace(
+        version,
+        proof=trials.all_in_all(after, tried.proof),
+        proof_json=tried.figures,
+        fingerprint=tried.fingerprint,
+        trials=after,
+    )
+    return replace(now, proof_json=rows.forced(now)) if rows.is_forced(version) else now

@@ -36,11 +36,9 @@ from consilium.lora_router.ports import (
     Held,
     Named,
     Placement,
-    Proof,
     Registered,
     Registry,
     StoredVersion,
-    Trial,
     Uses,
 )
 from consilium.lora_router.shelves import Shelves
@@ -172,26 +170,15 @@ class Library(Shelves):
         await self._to_its_end(self._drop_surplus(name))
         return registered
 
-    async def set_proof(
-        self,
-        text: str,
-        proof: Proof,
-        proof_json: str = "",
-        fingerprint: str = "",
-        trials: Mapping[str, Trial] | None = None,
+    async def judge(
+        self, text: str, anew: Callable[[StoredVersion], StoredVersion]
     ) -> StoredVersion:
-        """Keep what a canary found; the trials stay as they are where none are given. Raises as `find` does."""
+        """Keep what a canary found; `anew` gets the version as it is then, so that of two verdicts at once none is lost. Raises as `find` does."""
 
         async def write() -> StoredVersion:
             async with self._writing:
                 held = self._holdings.find(text)
-                version = replace(
-                    held.version,
-                    proof=proof,
-                    proof_json=proof_json,
-                    fingerprint=fingerprint,
-                    trials=held.version.trials if trials is None else trials,
-                )
+                version = anew(held.version)
                 await self._save(Changes(versions=(replace(held, version=version),)))
                 return version
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from consilium.lora_router.ports import Proof, StoredVersion, Trial
 
@@ -30,6 +31,11 @@ def after(
     """Return the trials of a version with one more; those on models that no engine has any more are forgotten."""
     kept = {name: each for name, each in version.trials.items() if name in living}
     return {**kept, revision: trial}
+
+
+def forgotten(version: StoredVersion) -> StoredVersion:
+    """Return a version as if nobody had tried it."""
+    return replace(version, proof=Proof.UNPROVEN, proof_json="", fingerprint="", trials={})
 
 
 def all_in_all(trials: Mapping[str, Trial], last: Proof) -> Proof:

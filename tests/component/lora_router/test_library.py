@@ -19,7 +19,7 @@ from consilium.kernel.clock import FakeClock
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import lora_int_id, reference, sum_sha
 from consilium.lora_router.incoming import Incoming, Limits
-from consilium.lora_router.ports import Placement, Proof, Registered, Uses
+from consilium.lora_router.ports import Placement, Proof, Registered, Trial, Uses
 
 ADAPTER_BYTES = 4096 + len('{"mark": "a"}')
 
@@ -71,7 +71,13 @@ async def test_what_was_stored_is_there_after_a_restart(root, folder):
             Incoming("sport", folder("a"), said, origin="/loras/sport", entry="{}")
         )
         text = reference("sport", version.sha)
-        await library.set_proof(text, Proof.OK, '{"delta": 1.5}', "f1")
+        found = {
+            "proof": Proof.OK,
+            "proof_json": '{"delta": 1.5}',
+            "fingerprint": "f1",
+            "trials": {"r1": Trial(Proof.OK, "f1")},
+        }
+        await library.judge(text, lambda version: replace(version, **found))
         await library.count({text: Uses(3, 2, 1, 17.0), "gone:abcd": Uses(1)})
         await library.count({text: Uses(1, 0, 0, 16.0)})
         before = library.holdings

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from dataclasses import replace
 
 import pytest
 from tests.component.lora_router.shelves import assert_same, opened, refused, write_adapter
@@ -40,7 +41,7 @@ async def test_a_version_whose_files_are_gone_answers_nobody_until_it_is_added_a
     async with opened(root) as library:
         version = await library.add(Incoming("sport", folder("a"), origin="/loras/sport"))
         kept = await library.add(Incoming("core", folder("b")))
-        await library.set_proof("sport", Proof.OK)
+        await library.judge("sport", lambda version: replace(version, proof=Proof.OK))
     shutil.rmtree(version.path)
     (root / "store" / "stray").mkdir()
     (root / "store" / "stray" / "x").write_text("x")

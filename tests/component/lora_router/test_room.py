@@ -477,6 +477,21 @@ async def test_each_model_tries_an_adapter_and_answers_with_it_only_if_it_is_sou
     assert "tried on this model, it is no_effect" in version["fits"]["coder"]
 
 
+async def test_of_two_verdicts_at_once_none_is_lost(house):
+    room = await house.open()
+    stored = (await house.add("sport"))["stored"]
+    reports = [
+        Report(name, name, base_revision=name, tried=(TriedNote(f"sport:{stored[:16]}", proof),))
+        for name, proof in (("core", Proof.OK), ("coder", Proof.NO_EFFECT))
+    ]
+    for report in reports:
+        await room.desk.fleet.report(replace(report, tried=()))
+    await asyncio.gather(*map(room.desk.fleet.report, reports))
+    await until(lambda: house.row("sport")["current"])
+    await until(lambda: "no_effect" in house.row("sport")["versions"][0]["fits"]["coder"])
+    assert house.row("sport")["versions"][0]["fits"]["core"] == ""
+
+
 async def test_another_model_of_the_same_shapes_tries_every_adapter_again(house):
     await house.open()
     old = house.replica(name="r1", base_revision="one")

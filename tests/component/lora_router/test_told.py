@@ -3,6 +3,7 @@
 import json
 import random
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from tests.component.lora_router.shelves import opened, write_adapter
@@ -21,7 +22,7 @@ NAMES = ["core", "sport", "law", "song"]
 
 
 def desk_of(library, root):
-    maker = Maker(lambda *_: (), lambda *_: None, lambda *_: None)
+    maker = Maker(lambda *_: (), lambda *_: (), lambda *_: None, lambda *_: None)
     return Desk(library, Table("adapters"), LoraRouter(), maker, SystemClock(), root / "scratch")
 
 
@@ -59,7 +60,8 @@ async def one_change(library, draw, root, number):
         return
     elif kind == "proof":
         one = draw.choice(versions)
-        await library.set_proof(reference(one.name, one.sha), draw.choice(list(Proof)))
+        proof = draw.choice(list(Proof))
+        await library.judge(reference(one.name, one.sha), lambda now: replace(now, proof=proof))
     elif kind == "switch":
         one = draw.choice(versions)
         await library.switch(one.name, one.sha)
