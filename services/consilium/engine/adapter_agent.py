@@ -105,7 +105,7 @@ class AdapterAgent:
         self._sleep, self._ready_s = sleep, ready_s
         self._version = 0
         self._knows_base = False
-        self._doing: set[int] = set()
+        self._doing: set[tuple[int, str, str]] = set()  # number, kind, reference
         self._done: list[int] = []
         self._tried: list[dict[str, Any]] = []
         self._verdicts: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -282,7 +282,7 @@ class AdapterAgent:
             "sees_store": self._sees,
             "target_modules": list(replica.target_modules),
             "mixed_experts": replica.mixed_experts,
-            "doing": sorted(self._doing),
+            "doing": sorted({number for number, _, _ in self._doing}),
             "tells_doing": True,
         }
 
@@ -343,12 +343,12 @@ class AdapterAgent:
             self._version = int(answer.get("version", 0))
             self._desk.told(targets, gone)
         for move in answer.get("moves", ()):
-            number = int(move["id"])
+            asked = int(move["id"]), str(move["kind"]), str(move["reference"])
             self._urgent.set()  # that it has arrived is told at once: what is lost on its way is asked for again
-            if number in self._doing:
-                continue
-            self._doing.add(number)
-            task = self._spawn(self._move(number, str(move["kind"]), str(move["reference"])))
+            if asked in self._doing:
+                continue  # the same number for something else is of a router that began anew
+            self._doing.add(asked)
+            task = self._spawn(self._move(*asked))
             if move["kind"] == "MOVE_KIND_TRY":
                 self._trials.add(task)
                 task.add_done_callback(self._trials.discard)
@@ -375,8 +375,9 @@ class AdapterAgent:
             Exception
         ) as error:  # the next report says what is held; a failed load is in it with its reason
             _log.warning("adapter_move_failed", adapter=reference, kind=kind, cause=repr(error))
-        self._doing.discard(number)
-        self._done.append(number)
+        self._doing.discard((number, kind, reference))
+        if all(other != number for other, _, _ in self._doing):
+            self._done.append(number)
         self._urgent.set()
 
     async def _try(self, reference: str) -> None:

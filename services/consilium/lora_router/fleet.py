@@ -69,15 +69,14 @@ class Fleet:
         self._on_tried, self._on_uses, self._on_executor = on_tried, on_uses, on_executor
         self._before = before
         self._replicas: dict[str, Replica] = {}
-        # Versions begin at the time, so that those of a former life are never ours.
-        self._begun = self._version = int(clock.now() * 1000)
+        # Versions and numbers of moves begin at the time, so that those of a former life are never ours.
+        self._begun = self._version = self._next_move = int(clock.now() * 1000)
         self._begun_at = clock.monotonic()
         self._targets: dict[str, dict[str, Target]] = {}
         self._changed_at: dict[str, dict[str, int]] = {}
         self._bases: dict[str, tuple[tuple[str, str], int, tuple[str, ...], bool]] = {}
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
-        self._next_move = 0
         self._tried: set[str] = (
             set()
         )  # a verdict is being written down, so the target still says that nobody has tried it

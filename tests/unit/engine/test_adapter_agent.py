@@ -349,6 +349,30 @@ async def test_a_move_that_has_arrived_is_told_at_once_and_done_once_though_it_c
         assert seen == ["a1:sha"]
 
 
+async def test_a_number_that_a_new_router_gives_to_another_move_is_no_move_that_is_under_way():
+    async with Stage() as stage:
+        held, real, seen = asyncio.Event(), stage.desk.place, []
+
+        async def place(reference, tier):
+            seen.append(reference)
+            if reference == "a1:sha":
+                await held.wait()
+            await real(reference, tier)
+
+        stage.desk.place = place
+        old, new = ({"id": 7, "kind": "MOVE_KIND_RAM", "reference": f"a{n}:sha"} for n in (1, 2))
+        stage.run()
+        stage.room.answers.put_nowait({"version": 1, "whole": True, "targets": [row(1), row(2)], "moves": [old]})  # fmt: skip
+        await stage.room.until(lambda each: each["doing"] == [7])
+        stage.room.answers.put_nowait({"version": 1, "moves": [new]})
+        await stage.room.until(lambda each: "a2:sha" in each["ram"])
+        assert seen == ["a1:sha", "a2:sha"]
+        assert all(not each["done"] for each in stage.room.reports), "one of them is under way"
+        held.set()
+        report = await stage.room.until(lambda each: each["done"])
+        assert (report["done"], report["doing"]) == ([7], [])
+
+
 # What is pinned is a promise
 
 

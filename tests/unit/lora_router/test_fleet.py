@@ -214,3 +214,14 @@ async def test_a_room_that_has_just_begun_waits_for_the_replicas_before_it_says_
     assert not removal.done()
     await house.hears(told.version, slots=pinned(free=2), done=(told.moves[0].id,))
     assert await removal == ()
+
+
+async def test_a_room_that_began_anew_gives_no_number_of_a_move_twice():
+    numbers = []
+    for now in (0.0, 60.0):
+        house = House()
+        house.clock.passed += now
+        house = House(house.clock)
+        house.keep(*(target(name, placement=Placement.RAM) for name in "abc"))
+        numbers += [move.id for move in (await house.hears()).moves]
+    assert len(set(numbers)) == 6
