@@ -343,7 +343,10 @@ class Fleet:
             return ()
         now = self._clock.monotonic()
         found = []
-        for kind, reference in self._open_moves(report, targets, known):
+        wanted = self._open_moves(report, targets, known)
+        if known.give_up(wanted, now):
+            self._wake()
+        for kind, reference in wanted:
             number = known.ask((kind, reference), now, self._next_move + 1)
             if number:
                 self._next_move = max(self._next_move, number)

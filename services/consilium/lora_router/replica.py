@@ -80,6 +80,22 @@ class Replica:
             if each.number in doing:
                 each.at, each.is_heard = now, True
 
+    def give_up(self, wanted: Collection[What], now: float) -> bool:
+        """Forget moves that are wanted no more and never came to be done, for nobody sends them again; return whether there were any.
+
+        Of a replica that does not tell what it does nothing is forgotten: it may be at it.
+        """
+        lost = [
+            what
+            for what, each in self.asked.items()
+            if self.report.tells_doing
+            and what not in wanted
+            and now - each.at >= (AGAIN_S if each.is_heard else UNHEARD_S)
+        ]
+        for what in lost:
+            del self.asked[what]
+        return bool(lost)
+
     def forgive(self, references: Collection[str]) -> None:
         """Let what was done in vain for these be asked for at once."""
         self.ended = {what: at for what, at in self.ended.items() if what[1] not in references}

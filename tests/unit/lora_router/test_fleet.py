@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from tests.waiting import LIMIT_S
 
 from consilium.kernel.clock import FakeClock, SystemClock
 from consilium.lora_router.fleet import MEETING_S, Fleet
@@ -225,3 +226,42 @@ async def test_a_room_that_began_anew_gives_no_number_of_a_move_twice():
         house.keep(*(target(name, placement=Placement.RAM) for name in "abc"))
         numbers += [move.id for move in (await house.hears()).moves]
     assert len(set(numbers)) == 6
+
+
+async def test_a_lost_move_that_nobody_wants_any_more_keeps_nothing_from_being_removed():
+    house = House()
+    house.clock.passed += MEETING_S
+    house.keep(target("sport"))
+    house.fleet.hint(["sport:sha"], house.clock.now() + 1)
+    first = await house.hears(tells_doing=True)
+    assert [move.kind for move in first.moves] == [MoveKind.RAM]
+    house.clock.passed += 1.5  # the hint is over
+    house.keep()
+    removal = asyncio.create_task(house.fleet.bring("sport:sha", MoveKind.EVICT))
+    told = await house.hears(first.version, tells_doing=True)
+    await house.hears(told.version, tells_doing=True)
+    await asyncio.sleep(0)
+    assert not removal.done(), "it may be on its way"
+    house.clock.passed += UNHEARD_S
+    await house.hears(told.version, tells_doing=True)
+    async with asyncio.timeout(LIMIT_S):
+        assert await removal == ()
+
+
+async def test_a_move_that_is_under_way_is_waited_for_though_nobody_wants_it_any_more():
+    house = House()
+    house.clock.passed += MEETING_S
+    house.keep(target("sport", placement=Placement.RAM))
+    first = await house.hears(tells_doing=True)
+    house.keep()
+    removal = asyncio.create_task(house.fleet.bring("sport:sha", MoveKind.EVICT, wait_s=600.0))
+    doing = frozenset(move.id for move in first.moves)
+    for _ in range(5):
+        told = await house.hears(first.version, tells_doing=True, doing=doing)
+        house.clock.passed += 30.0
+        await house.hears(told.version, tells_doing=True, doing=doing)
+        await asyncio.sleep(0)
+        assert not removal.done()
+    await house.hears(told.version, tells_doing=True, done=tuple(doing))
+    async with asyncio.timeout(LIMIT_S):
+        assert await removal == ()
