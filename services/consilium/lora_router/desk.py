@@ -42,6 +42,8 @@ from consilium.lora_router.told import Told
 
 REMOVE_S: Final = 30.0
 SWITCH_S: Final = 120.0
+AGAIN_S: Final = 60.0
+"""A version that waits to take over, and could not, is looked at again so often."""
 FLUSH_S: Final = 5.0
 """Uses are written to the disk so often: they are counted, not accounted."""
 
@@ -95,16 +97,11 @@ class Desk:
             lambda: self.settings,
             lambda: self.fleet.revisions(),  # noqa: PLW0108  there is no fleet yet
         )
-        # name -> hash of a version that is to answer once it is tried: after a restart, the newest one that nobody has tried
-        self._waiting = {
-            row.name: versions[0].sha
-            for row, versions in self.shown()
-            if versions and row.current not in ("", versions[0].sha) and self._is_open(versions[0])
-        }
         self.not_taken_in: Mapping[str, str] = {}
         self.configuration = ""
         self._uses: dict[str, Uses] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._switching: set[str] = set()
         self.fleet = Fleet(
             clock,
             targets=self.targets,
@@ -178,11 +175,10 @@ class Desk:
             version = await self._insisted(version)
         elif trials.is_doubted(version) and not rows.is_forced(version):
             # It was tried before, and whoever adds it again wants to know anew: a node may have been away, or an engine is another one now.
-            version = await self.library.judge(name, trials.forgotten)
+            version = await self.library.judge(name, trials.without_doubts)
         if row.current != version.sha:
-            self._waiting[version.name] = version.sha
-            if self.answers(version):
-                self._later(self._switch_quietly(version.name, version.sha))
+            await self.library.wait(version.name, version.sha)
+            self._later(self._take_over(version.name))
         elif self.answers(version):
             self._later(self.sums.prepare([version.name]))
         self.changed()
@@ -227,7 +223,6 @@ class Desk:
             raise ConsiliumError("adapter_refused", reason=reason)
         await self._load_beside(row, version, force=force)
         await self._sums_beside(name, version)
-        self._waiting.pop(name, None)
         await self.library.switch(name, version.sha)
         self.changed()
         self._later(self.sums.prepare([name]))
@@ -255,9 +250,6 @@ class Desk:
         except ConsiliumError:
             self._found_again(text, going)
             raise
-        name = text.partition(":")[0]
-        if reference(name, self._waiting.get(name, "")) in gone:
-            del self._waiting[name]
         self.changed()
         _log.info("adapter_removed", references=",".join(gone))
         return gone
@@ -278,10 +270,15 @@ class Desk:
         self.fleet.hint(known, until)
 
     async def run(self) -> None:
-        """Write down what was used, until cancelled."""
+        """Write down what was used, and let versions take over that wait for it, until cancelled."""
+        looked = self._clock.monotonic()
         while True:
             await self._clock.sleep(FLUSH_S)
             await self.flush()
+            if self._clock.monotonic() - looked >= AGAIN_S:
+                looked = self._clock.monotonic()
+                for name in [row.registered.name for row in self.library.waiting()]:
+                    await self._take_over(name)
 
     async def flush(self) -> None:
         """Write down what was used."""
@@ -344,8 +341,7 @@ class Desk:
         """Load a version on every replica that holds the one that answers now. Raises ConsiliumError(adapter_refused) where the old one fits and the new one does not, unless its owner insists."""
         if not row.current or row.current == version.sha:
             return
-        old = self.library.find(f"{row.name}:{row.current}")
-        lost = fitting.lost(self.fits(old), self.fits(version))
+        lost = self._lost(version)
         if lost and not force:
             told = "; ".join(f"{executor}: {why}" for executor, why in sorted(lost.items()))
             reason = f"{row.name}:{version.sha[:8]} does not fit everywhere where {row.name}:{row.current[:8]} answers ({told}), so it does not take over. Name the executors that shall have it in adapters.{row.name}.executors, or insist with 'consilium adapters switch {row.name} {version.sha[:8]} --force'"
@@ -377,6 +373,36 @@ class Desk:
             if executors:
                 await self.fleet.bring(new, kind, executors, wait_s=SWITCH_S)
 
+    def _lost(self, version: StoredVersion) -> dict[str, str]:
+        """Return the executors that are up and on which the version that answers now does so, and this one would not, with the reason."""
+        row, versions = self.library.get(version.name)
+        old = next((each for each in versions if each.sha == row.current), None)
+        if old is None or not self.answers(old):
+            return {}
+        up = self.fleet.executors()
+        lost = fitting.lost(self.told_fits(old), self.told_fits(version))
+        return {executor: why for executor, why in lost.items() if executor in up}
+
+    async def _take_over(self, name: str) -> None:
+        """Let the version of a name answer that waits for it, if it may, and every engine that is to lose the old one has tried it."""
+        try:
+            version = self.library.find(f"{name}:{self.library.holdings.named(name).waiting}")
+        except ConsiliumError:
+            return  # none waits, or it is gone
+        lost = self._lost(version) if self.answers(version) else {}
+        is_open = any(
+            trials.of(version, self.fleet.revision(executor)).proof is Proof.UNPROVEN
+            for executor in lost
+            if not self.fits(version).get(executor)
+        )
+        if not self.answers(version) or is_open or name in self._switching:
+            return
+        self._switching.add(name)
+        try:
+            await self._switch_quietly(name, version.sha)
+        finally:
+            self._switching.discard(name)
+
     async def _switch_quietly(self, name: str, sha: str) -> None:
         try:
             await self.switch(name, sha)
@@ -395,7 +421,13 @@ class Desk:
 
     def _tried(self, executor: str, tried: TriedNote) -> None:
         _log.info("adapter_tried", reference=tried.reference, executor=executor, proof=tried.proof)
-        self._later(self._proved(tried, self.fleet.revision(executor)))
+        self._later(self._kept(tried, self.fleet.revision(executor)))
+
+    async def _kept(self, tried: TriedNote, revision: str) -> None:
+        try:
+            await self._proved(tried, revision)
+        finally:
+            self.fleet.noted(tried.reference, revision)
 
     async def _proved(self, tried: TriedNote, revision: str) -> None:
         try:
@@ -413,8 +445,8 @@ class Desk:
         self.changed()
         if name == MIX:
             return
-        if tried.proof is Proof.OK and self._waiting.get(name) == version.sha:
-            await self._switch_quietly(name, version.sha)
+        if self.library.holdings.named(name).waiting == version.sha:
+            await self._take_over(name)
         elif tried.proof is Proof.OK:
             await self.sums.prepare([name])
 

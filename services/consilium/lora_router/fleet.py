@@ -77,9 +77,8 @@ class Fleet:
         self._bases: dict[str, tuple[tuple[str, str], int, tuple[str, ...], bool]] = {}
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
-        self._tried: set[str] = (
-            set()
-        )  # a verdict is being written down, so the target still says that nobody has tried it
+        # (revision of a model, reference): a verdict is being written down, so the target still says that nobody has tried it
+        self._tried: set[tuple[str, str]] = set()
         self._event = asyncio.Event()
         self._is_closed = False
 
@@ -152,6 +151,11 @@ class Fleet:
         for each in self._replicas.values():
             each.failures.pop(reference, None)
             each.forgive({reference})
+
+    def noted(self, reference: str, revision: str) -> None:
+        """Take note that a verdict on a version is written down, or lost: what its target says counts again."""
+        self._tried.discard((revision, reference))
+        self._wake()
 
     def hint(self, references: Iterable[str], until: float) -> None:
         """Have these in memory, where there is room, until then (Unix seconds)."""
@@ -290,7 +294,7 @@ class Fleet:
         self._forget_silent()
         self._on_uses(report.uses)
         for tried in report.tried:
-            self._tried.add(tried.reference)
+            self._tried.add((self.revision(report.executor), tried.reference))
             self._on_tried(report.executor, tried)
         if report.executor not in self._targets:
             self._renew(report.executor)
@@ -313,8 +317,6 @@ class Fleet:
             if (known := old.get(reference)) is not (now := new.get(reference)) and known != now
         ]
         self._targets[executor] = new
-        # A verdict that stands in a target is written down; what is gone is tried like a new one if it comes back.
-        self._tried -= {name for name in touched if name not in new or new[name].proof is Proof.OK}
         if touched:
             for each in self._replicas.values():
                 if each.report.executor == executor:
@@ -397,7 +399,7 @@ class Fleet:
             target.reference
             for target in targets.values()
             if target.proof is Proof.UNPROVEN
-            and target.reference not in self._tried
+            and (self.revision(report.executor), target.reference) not in self._tried
             and target.reference not in known.failures
             and not self._is_tried_elsewhere(report, target)
             and (target.reference in held or not target.reference.startswith(f"{MIX}:"))

@@ -84,11 +84,13 @@ def named_from(incoming: Incoming, row: Named | None, sha: str) -> Named:
     current = row.registered.current if row else ""
     if incoming.make_current or (incoming.make_current is None and not current):
         current = sha
+    waiting = "" if current == sha else sha
     if incoming.settings is None and row is not None:
-        return replace(row, registered=replace(row.registered, current=current))
+        registered = replace(row.registered, current=current)
+        return replace(row, registered=registered, waiting=waiting)
     said = incoming.settings or Registered(incoming.name, "")
     said = replace(said, name=incoming.name, current=current)
-    return Named(said, incoming.origin, incoming.entry)
+    return Named(said, incoming.origin, incoming.entry, waiting)
 
 
 def held_from(

@@ -159,16 +159,24 @@ class Library(Shelves):
 
         def anew(row: Named) -> Named:
             said = replace(settings, current=row.registered.current)
-            return Named(said, origin, entry)
+            return replace(row, registered=said, origin=origin, entry=entry)
 
         return await self._change_name(settings.name, anew)
 
     async def switch(self, name: str, sha: str) -> Registered:
         """Let another stored version answer. Raises ConsiliumError: adapter_unknown, conflict (several begin so)."""
         found = self._holdings.find(f"{name}:{sha}").version.sha
-        registered = await self._rename_row(name, lambda said: replace(said, current=found))
+        registered = await self._change_name(
+            name,
+            lambda row: replace(row, registered=replace(row.registered, current=found), waiting=""),
+        )
         await self._to_its_end(self._drop_surplus(name))
         return registered
+
+    async def wait(self, name: str, sha: str) -> None:
+        """Keep which stored version is to take over as soon as it may; a switch ends that."""
+        if self._holdings.named(name).waiting != sha:
+            await self._change_name(name, lambda row: replace(row, waiting=sha))
 
     async def judge(
         self, text: str, anew: Callable[[StoredVersion], StoredVersion]

@@ -160,11 +160,13 @@ class Named:
 
     origin  where the files of a configured adapter came from, and how they looked then; another origin means: read them again
     entry   what the configuration said of it, to tell a change of the file from a change by the CLI
+    waiting  hash of the version that is to take over as soon as it may, or ""
     """
 
     registered: Registered
     origin: str = ""
     entry: str = ""
+    waiting: str = ""
 
 
 @dataclass(frozen=True, slots=True)

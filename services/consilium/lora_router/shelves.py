@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from consilium.lora_router.holdings import Holdings, reference_of
-from consilium.lora_router.ports import Proof, Registered, StoredVersion, Uses
+from consilium.lora_router.ports import Named, Proof, Registered, StoredVersion, Uses
 
 
 class Shelves:
@@ -41,6 +41,11 @@ class Shelves:
         """Return the names, in order, but for those that are being removed."""
         names = sorted(self._holdings.names.items())
         return tuple(row.registered for name, row in names if not self._holdings.is_hidden(name))
+
+    def waiting(self) -> tuple[Named, ...]:
+        """Return the names of which a stored version is to take over as soon as it may."""
+        rows = self._holdings.names.items()
+        return tuple(r for name, r in rows if r.waiting and not self._holdings.is_hidden(name))
 
     def get(self, name: str) -> tuple[Registered, tuple[StoredVersion, ...]]:
         """Return a name and its versions, the newest first, but for those that are being removed; one that is damaged says so as its proof.

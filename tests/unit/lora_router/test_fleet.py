@@ -88,6 +88,7 @@ async def test_one_that_was_removed_and_added_again_is_tried_again():
     (move,) = (await house.hears()).moves
     verdict = (TriedNote("sport:sha", Proof.OK),)
     assert not (await house.hears(done=(move.id,), tried=verdict)).moves
+    house.fleet.noted("sport:sha", "")
     house.keep()
     house.keep(target("sport", Proof.UNPROVEN))
     assert [move.kind for move in (await house.hears()).moves] == [MoveKind.TRY]

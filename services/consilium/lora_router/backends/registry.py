@@ -72,6 +72,7 @@ STEPS: Final = (
         """,
     ),
     Step(2, "ALTER TABLE versions ADD COLUMN trials TEXT NOT NULL DEFAULT '{}';"),
+    Step(3, "ALTER TABLE names ADD COLUMN waiting TEXT NOT NULL DEFAULT '';"),
 )
 """`standing` waits for the guard: it belongs to a content, not to a name. What was said of a name is JSON, read with defaults for what it lacks."""
 
@@ -88,7 +89,7 @@ _SETTINGS: Final = (
 )
 _LISTS: Final = frozenset({"executors", "examples", "triggers"})
 
-_NAME_COLUMNS: Final = "name, current, placement, from_config, settings, origin, entry"
+_NAME_COLUMNS: Final = "name, current, placement, from_config, settings, origin, entry, waiting"
 _VERSION_COLUMNS: Final = (
     "name, sha, lora_int_id, rank, file_bytes, stored_at, is_3d, base, proof, proof_json, fingerprint, remarks, address, "
     "slot_hits, ram_hits, misses, last_used_at, trials"
@@ -238,11 +239,12 @@ def _name_row(row: Named) -> tuple[object, ...]:
         json.dumps(settings, ensure_ascii=False),
         row.origin,
         row.entry,
+        row.waiting,
     )
 
 
 def _named(row: Sequence[Any]) -> Named:
-    name, current, placement, from_config, settings, origin, entry = row
+    name, current, placement, from_config, settings, origin, entry, waiting = row
     said: dict[str, Any] = {
         key: tuple(value) if key in _LISTS else value
         for key, value in json.loads(settings).items()
@@ -255,7 +257,7 @@ def _named(row: Sequence[Any]) -> Named:
         from_config=bool(from_config),
         **said,
     )
-    return Named(registered, origin, entry)
+    return Named(registered, origin, entry, waiting)
 
 
 def _version_row(held: Held) -> tuple[object, ...]:
