@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from consilium.engine.adapter_desk import AdapterDesk
+from consilium.engine.adapter_desk import LOAD, AdapterDesk
 from consilium.engine.adapter_ports import AdapterTarget
 from consilium.engine.canary import Verdict, agrees
 from consilium.engine.slots import Figures, Tier
@@ -392,8 +392,8 @@ class AdapterAgent:
         try:
             verdict = await self._canary.try_out(target)
         except ConsiliumError as error:
-            if error.code != "adapter_refused":
-                raise
+            if error.code != "adapter_refused" or error.fields.get("check") != LOAD:
+                raise  # a disk that is silent says nothing of the adapter: the room asks again
             row |= {"proof": "PROOF_FAILED", "figures_json": "{}"}
         else:
             row |= {

@@ -42,6 +42,9 @@ REST_S: Final = 5.0
 """Seconds for which an adapter that could not be loaded is not tried again."""
 
 
+LOAD: Final = "load"
+"""What a refusal says is wrong where it is the adapter itself that cannot be loaded; else the code of what kept it from being read: a disk, a full folder, the router."""
+
 Files: TypeAlias = Callable[[AdapterTarget], AbstractAsyncContextManager[AdapterTarget]]
 
 
@@ -146,7 +149,7 @@ class AdapterDesk:
 
         gives_up_at  when the caller gives up, on the monotonic clock
 
-        Raises ConsiliumError: adapter_unknown, adapter_refused (it cannot be loaded), no_free_lora_slot.
+        Raises ConsiliumError: adapter_unknown, adapter_refused (it cannot be loaded; `check` is LOAD, or says what kept it from being read), no_free_lora_slot.
         """
         target = await self._known(reference)
         began = time.monotonic()
@@ -191,7 +194,8 @@ class AdapterDesk:
 
     def _cannot(self, reference: str, why: str) -> ConsiliumError:
         reason = f"The adapter {reference} could not be loaded on {self._executor}: {why}"
-        return ConsiliumError("adapter_refused", reason=reason, check="load")
+        check = self.slots.causes.get(reference) or LOAD
+        return ConsiliumError("adapter_refused", reason=reason, check=check)
 
     def _no_slot(self, ticket: Ticket) -> ConsiliumError:
         book = self.slots
@@ -389,7 +393,8 @@ class AdapterDesk:
             return
         why = self._why(name, error)
         _log.warning("adapter_load_failed", adapter=name, tier=str(tier), cause=repr(error))
-        for ticket in self.slots.failed(name, why, time.monotonic() + REST_S):
+        rests_until, cause = time.monotonic() + REST_S, _passing(error)
+        for ticket in self.slots.failed(name, why, rests_until, cause=cause):
             self._end(ticket, self._cannot(name, why))
 
     async def _alarmed(self, asked: Awaitable[SlotMap]) -> SlotMap:
@@ -458,3 +463,10 @@ class AdapterDesk:
             [names[number] for number in seen.ram if number in names],
             time.monotonic(),
         )
+
+
+def _passing(error: Exception) -> str:
+    """Return the code of what may be over a moment later and says nothing of the adapter, such as a silent disk; "" where the adapter itself is wrong."""
+    if isinstance(error, ConsiliumError):
+        return "" if error.code == "adapter_refused" else error.code
+    return "disk" if isinstance(error, OSError) else ""

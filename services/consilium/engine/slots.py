@@ -98,6 +98,7 @@ class Slots:
     wanted              adapters that are likely asked for soon -> until when
     figures             what happened since they were last taken
     reasons             why the last load of an adapter failed
+    causes              adapters whose last load says nothing against them -> code of what it failed with
     resting             adapters that could not be loaded -> until when they are not tried again
     let_go              adapters that somebody took out: they come back when a call asks for them, whatever their placement
     closing             adapters that are being taken out: nobody is let in
@@ -115,6 +116,7 @@ class Slots:
     last_used: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
     ram: set[str] = field(default_factory=set)
     fetching: set[str] = field(default_factory=set)
     evictions: int = 0
@@ -331,9 +333,15 @@ class Slots:
         if slot is not None and slot.loading:
             del self._slots[move.reference]
 
-    def failed(self, reference: str, why: str, rests_until: float) -> list[Ticket]:
-        """Return the tickets that wait for an adapter that cannot be loaded, and forget them."""
+    def failed(
+        self, reference: str, why: str, rests_until: float, *, cause: str = ""
+    ) -> list[Ticket]:
+        """Return the tickets that wait for an adapter that cannot be loaded, and forget them.
+
+        cause  code of what it failed with, where that says nothing against the adapter
+        """
         self.resting[reference], self.reasons[reference] = rests_until, why
+        self.causes[reference] = cause
         self.figures.setdefault(reference, Figures()).failure = why
         gone = [ticket for ticket in self.waiting if ticket.reference == reference]
         self.waiting = [ticket for ticket in self.waiting if ticket.reference != reference]

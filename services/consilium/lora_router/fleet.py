@@ -149,7 +149,7 @@ class Fleet:
     def forgive(self, reference: str) -> None:
         """Ask for a version again where it could not be loaded."""
         for each in self._replicas.values():
-            each.failures.pop(reference, None)
+            each.loads(reference)
             each.forgive({reference})
 
     def noted(self, reference: str, revision: str) -> None:
@@ -286,9 +286,9 @@ class Fleet:
         known.report, known.heard = report, now
         for use in report.uses:
             if use.failure:
-                known.failures[use.reference] = use.failure
+                known.fail(use.reference, use.failure, now)
             elif use.uses.last_used_at:
-                known.failures.pop(use.reference, None)
+                known.loads(use.reference)
         known.lost = None
         known.hear(report.done, report.doing, now)
         self._forget_silent()
@@ -363,7 +363,7 @@ class Fleet:
         self, report: Report, targets: Mapping[str, Target], known: Replica
     ) -> list[tuple[MoveKind, str]]:
         """Return what is not as it should be: what must go, what is pinned, what somebody waits for, what is kept in memory, what is not tried yet."""
-        held, in_slots = report.held, report.in_slots
+        held, in_slots, now = report.held, report.in_slots, self._clock.monotonic()
         wishes = {
             reference: kind
             for (executor, reference), kind in self._wishes.items()
@@ -400,7 +400,7 @@ class Fleet:
             for target in targets.values()
             if target.proof is Proof.UNPROVEN
             and (self.revision(report.executor), target.reference) not in self._tried
-            and target.reference not in known.failures
+            and not known.rests(target.reference, now)
             and not self._is_tried_elsewhere(report, target)
             and (target.reference in held or not target.reference.startswith(f"{MIX}:"))
         ][:1]  # sums come from anybody's weights: none is loaded only to be tried
@@ -411,11 +411,10 @@ class Fleet:
             *((MoveKind.RAM, reference) for reference in (*in_ram, *hinted)),
             *((MoveKind.TRY, reference) for reference in tries),
         ]
-        broken = known.failures
         return [
             (kind, reference)
             for kind, reference in dict.fromkeys(moves)
-            if kind is MoveKind.EVICT or reference not in broken
+            if kind is MoveKind.EVICT or not known.rests(reference, now)
         ]
 
     def _hinted(self, targets: Mapping[str, Target], held: frozenset[str]) -> list[str]:

@@ -52,6 +52,7 @@ class Replica:
     asked     moves that were sent and are not done
     ended     when moves were done, for a moment
     failures  reference -> why it could not be loaded there
+    failed    reference -> when that was told last
     """
 
     report: Report
@@ -60,6 +61,7 @@ class Replica:
     asked: dict[What, Asked] = field(default_factory=dict)
     ended: dict[What, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, float] = field(default_factory=dict)
 
     def silent_from(self, now: float) -> float | None:
         """Return since when it has said nothing, or None if it is there."""
@@ -95,6 +97,19 @@ class Replica:
         for what in lost:
             del self.asked[what]
         return bool(lost)
+
+    def fail(self, reference: str, why: str, now: float) -> None:
+        """Take note that a version could not be loaded."""
+        self.failures[reference], self.failed[reference] = why, now
+
+    def rests(self, reference: str, now: float) -> bool:
+        """Say whether a version could not be loaded lately: its disk may answer again, so it is asked for anew after a while."""
+        return reference in self.failures and now - self.failed.get(reference, now) < AGAIN_S
+
+    def loads(self, reference: str) -> None:
+        """Take note that nothing is known against a version any more."""
+        self.failures.pop(reference, None)
+        self.failed.pop(reference, None)
 
     def forgive(self, references: Collection[str]) -> None:
         """Let what was done in vain for these be asked for at once."""

@@ -82,6 +82,20 @@ async def test_one_that_cannot_be_loaded_keeps_no_other_from_being_tried():
     assert [(move.kind, move.reference) for move in told.moves] == [(MoveKind.TRY, "sound:sha")]
 
 
+async def test_one_whose_disk_was_silent_is_tried_again_after_a_while():
+    house = House()
+    house.keep(target("sport", Proof.UNPROVEN))
+    (move,) = (await house.hears()).moves
+    uses = (UseNote("sport:sha", failure="its disk does not answer"),)
+    told = await house.hears(1, done=(move.id,), uses=uses)
+    for _ in range(11):
+        assert not told.moves
+        house.clock.passed += VAIN_S
+        told = await house.hears(told.version)
+    house.clock.passed += VAIN_S
+    assert [each.kind for each in (await house.hears(told.version)).moves] == [MoveKind.TRY]
+
+
 async def test_one_that_was_removed_and_added_again_is_tried_again():
     house = House()
     house.keep(target("sport", Proof.UNPROVEN))
