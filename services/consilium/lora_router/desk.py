@@ -85,7 +85,7 @@ class Desk:
     ) -> None:
         self.library, self.settings = library, settings
         self._table, self._maker, self._clock = table, maker, clock
-        self._fitting = Fitting(maker.fit, maker.outline, library.versions)
+        self._fitting = Fitting(maker.fit, maker.outline, library.versions, self.changed)
         self.sums = Sums(
             library,
             Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed, clock),

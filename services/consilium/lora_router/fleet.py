@@ -305,8 +305,13 @@ class Fleet:
         told = (report.base_revision or revision, report.base_config or config)  # sent once
         base = (told, report.max_rank, report.target_modules, report.mixed_experts)
         if self._bases.get(report.executor) != base:
+            before = dict(self._bases)
             self._bases[report.executor] = base
-            self._on_executor(report)
+            try:
+                self._on_executor(report)
+            except BaseException:
+                self._bases = before  # nobody has taken it in: the next report tells it again
+                raise
 
     def _renew(self, executor: str) -> None:
         new = dict(self._targets_of(executor))

@@ -163,7 +163,7 @@ class Told:
     def _basis(self) -> object:
         """Return what rows and targets are made of besides what is held."""
         damaged = frozenset(self._library.damaged)
-        return self._settings(), self._fitting.engines, damaged, dict(self._revisions())
+        return self._settings(), self._fitting.basis, damaged, dict(self._revisions())
 
     def _rows(
         self, names: Iterable[str], versions: Mapping[str, StoredVersion | None]

@@ -280,3 +280,20 @@ async def test_a_move_that_is_under_way_is_waited_for_though_nobody_wants_it_any
     await house.hears(told.version, tells_doing=True, done=tuple(doing))
     async with asyncio.timeout(LIMIT_S):
         assert await removal == ()
+
+
+async def test_an_executor_that_could_not_be_taken_in_is_heard_again():
+    house = House()
+    taken, seen = house.fleet._on_executor, []
+
+    def fails(report):
+        seen.append(house.fleet.revisions()[report.executor])
+        raise RuntimeError("once")
+
+    house.fleet._on_executor = fails
+    with pytest.raises(RuntimeError):
+        await house.hears(base_revision="one")
+    house.fleet._on_executor = taken
+    await house.hears(base_revision="one")
+    assert seen == ["one"]
+    assert [each.base_revision for each in house.heard] == ["one"]
