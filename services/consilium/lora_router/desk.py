@@ -88,7 +88,14 @@ class Desk:
         self._fitting = Fitting(maker.fit, maker.outline, library.versions, self.changed)
         self.sums = Sums(
             library,
-            Stage(maker.compose, scratch, lambda: self._fitting.largest_rank, self.changed, clock),
+            Stage(
+                maker.compose,
+                scratch,
+                lambda: self._fitting.largest_rank,
+                self.changed,
+                clock,
+                self.answers,
+            ),
         )
         self._told = Told(
             library,

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
-from consilium.lora_router import rows
+from consilium.lora_router import rows, trials
 from consilium.lora_router.identity import MIX, Part, parse, reference, sum_sha
 from consilium.lora_router.library import Library
 from consilium.lora_router.ports import Placement, Proof, Registered, StoredVersion
@@ -51,6 +51,7 @@ class Stage:
     largest_rank  what engines hold; 0 = none has said
     changed       called once a sum is stored
     clock         says how long the making has taken
+    answers       whether a stored sum answers on any engine
     """
 
     compose: Callable[[Sequence[tuple[Path, float]], Path, int], None]
@@ -58,6 +59,7 @@ class Stage:
     largest_rank: Callable[[], int]
     changed: Callable[[], None]
     clock: Clock
+    answers: Callable[[StoredVersion], bool]
 
 
 class Sums:
@@ -74,13 +76,13 @@ class Sums:
     async def of(self, parts: Sequence[tuple[str, float]]) -> str:
         """Return the reference of a sum of (reference, weight), made where it is not stored yet. Two who ask at once wait for one making.
 
-        Raises ConsiliumError: adapter_unknown; adapter_refused where it cannot be exact, or an engine has tried it and it is not sound.
+        Raises ConsiliumError: adapter_unknown; adapter_refused where it cannot be exact, or every model that may hold it has tried it and it is not sound.
         """
         found = [(self._library.find(name), weight) for name, weight in parts]
         address = sum_sha([(version.sha, weight) for version, weight in found])
         there = self._library.find_sum(address) or self._alike(address)
         if there is not None:
-            _demand_sound(there)
+            self._demand_sound(there)
             return reference(MIX, there.sha)
         making = self._making.get(address)
         if making is None:
@@ -264,11 +266,11 @@ class Sums:
         if not done.cancelled():
             done.exception()  # whoever waited has seen it
 
-
-def _demand_sound(version: StoredVersion) -> None:
-    """Raise ConsiliumError(adapter_refused) where an engine has tried a sum, and it does nothing or is broken."""
-    if version.proof in (Proof.OK, Proof.UNPROVEN):
-        return
-    parts = ", ".join(f"{part}@{weight:g}" for part, weight in version.parts)
-    reason = f"the sum of {parts} is {version.proof}: an engine has tried it. Give other weights, or look at its figures: 'consilium adapters ls --sums'"
-    raise ConsiliumError("adapter_refused", reason=reason, check=str(version.proof))
+    def _demand_sound(self, version: StoredVersion) -> None:
+        """Raise ConsiliumError(adapter_refused) where a sum answers nowhere: engines have tried it, and it does nothing or is broken."""
+        if self._stage.answers(version):
+            return
+        proof = trials.fault(version)
+        parts = ", ".join(f"{part}@{weight:g}" for part, weight in version.parts)
+        reason = f"the sum of {parts} is {proof}: an engine has tried it. Give other weights, or look at its figures: 'consilium adapters ls --sums'"
+        raise ConsiliumError("adapter_refused", reason=reason, check=str(proof))

@@ -46,14 +46,22 @@ class Told:
         self._leaning: frozenset[str] = frozenset()
 
     def answers(self, version: StoredVersion) -> bool:
-        """Say whether a version may answer: it was tried and is sound, or its owner wants no canary, or insists."""
+        """Say whether a version may answer: it was tried and is sound, or its owner wants no canary, or insists; of a sum whether it answers anywhere."""
         if version.sha in self._library.damaged:
             return False
+        if version.name == MIX and (on := self._revisions_that_may_hold(version)):
+            return any(trials.is_open(version, revision) for revision in on)
         if version.proof is Proof.OK:
             return True
         if version.proof is not Proof.UNPROVEN:
             return rows.is_forced(version)
         return not self._settings().canary or rows.is_forced(version) or version.name == MIX
+
+    def _revisions_that_may_hold(self, version: StoredVersion) -> frozenset[str]:
+        """Return the models that a version fits, of those that were heard."""
+        revisions = self._revisions()
+        fits = self.fits(version)
+        return frozenset(revisions.get(executor, "") for executor, why in fits.items() if not why)
 
     def fits(self, version: StoredVersion) -> dict[str, str]:
         """Return executor -> why a version does not fit there; "" = it fits. Of one that is damaged nobody can tell."""
@@ -64,12 +72,15 @@ class Told:
     def told_fits(self, version: StoredVersion) -> dict[str, str]:
         """Return executor -> why a version does not answer there: it does not fit, or the model of that executor has not shown that it is sound."""
         fits, revisions = self.fits(version), self._revisions()
-        if not self._settings().canary or rows.is_forced(version) or not version.trials:
+        is_sum = version.name == MIX  # what was found of one counts without a canary, too
+        if not version.trials or rows.is_forced(version):
+            return fits
+        if not self._settings().canary and not is_sum:
             return fits
         for executor in [executor for executor, why in fits.items() if not why]:
             revision = revisions.get(executor, "")
             is_open = trials.of(version, revision).proof is Proof.UNPROVEN
-            if version.name != MIX or not is_open:
+            if not is_sum or not is_open:
                 fits[executor] = trials.why_not(version, revision)
         return fits
 
@@ -102,11 +113,12 @@ class Told:
         return self._targets[executor].now((self._basis, self._standing_now()))
 
     def _target(self, version: StoredVersion, executor: str) -> Target | None:
-        if version.name == MIX and not self.answers(version):
-            return None  # it was tried, and it is not sound
         if self.fits(version).get(executor, "?"):
             return None
-        trial = trials.of(version, self._revisions().get(executor, ""))
+        revision = self._revisions().get(executor, "")
+        if version.name == MIX and not trials.is_open(version, revision):
+            return None  # it was tried on this model, and it is not sound
+        trial = trials.of(version, revision)
         return Target(
             reference(version.name, version.sha),
             version.sha,

@@ -19,6 +19,17 @@ def of(version: StoredVersion, revision: str) -> Trial:
     return version.trials.get(revision, Trial())
 
 
+def is_open(version: StoredVersion, revision: str) -> bool:
+    """Say whether a model has found no fault with a version: it is sound there, or nobody has tried it there."""
+    return of(version, revision).proof in (Proof.OK, Proof.UNPROVEN)
+
+
+def fault(version: StoredVersion) -> Proof:
+    """Return what is wrong with a version where a model has found it not sound."""
+    found = (version.proof, *(each.proof for each in version.trials.values()))
+    return next((each for each in found if each not in (Proof.OK, Proof.UNPROVEN)), version.proof)
+
+
 def is_doubted(version: StoredVersion) -> bool:
     """Say whether a trial, on any model, has found that a version is not sound."""
     found = {version.proof, *(each.proof for each in version.trials.values())}
