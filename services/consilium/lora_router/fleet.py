@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.common_engine import common
 from consilium.lora_router.identity import MIX
 from consilium.lora_router.ports import Placement, Proof
 from consilium.lora_router.replica import LONGEST_WAIT_S, Replica
@@ -51,7 +52,7 @@ class Fleet:
     on_tried  takes the result of a canary
     on_uses   takes what was used
     before    is awaited before a report is taken
-    on_executor  called when an executor is heard for the first time, or says another model
+    on_executor  called with what its replicas have in common, when an executor is heard for the first time, or that is another model or engine now
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Fleet:
     async def report(self, report: Report) -> Wanted:
         """Take a report and return what is wanted, as soon as something is, at the latest after `wait_s`. Raises ConsiliumError(upstream_down) once it is closed."""
         if self._before is not None:
-            await self._before(report)
+            await self._before(self._common(report))
         self._take(report)
         ends = self._clock.monotonic() + max(0.0, min(report.wait_s, LONGEST_WAIT_S))
         while True:
@@ -279,10 +280,12 @@ class Fleet:
     def _take(self, report: Report) -> None:
         now = self._clock.monotonic()
         known = self._replicas.get(report.replica)
-        if known is None or (report.version == 0 and known.report.version):
+        if known is None or _begins_anew(report, known):
             # One that knows of nothing has begun anew: what its former life was asked for, and could not do, is over.
+            self._replicas.pop(report.replica, None)  # they stand in the order of their beginning
             known = self._replicas[report.replica] = Replica(report, now)
-        self._learn_engine(report)
+        known.config = report.base_config or known.config
+        self._learn_engine(self._common(report))
         known.report, known.heard = report, now
         for use in report.uses:
             if use.failure:
@@ -299,6 +302,20 @@ class Fleet:
         if report.executor not in self._targets:
             self._renew(report.executor)
         self._wake()
+
+    def _common(self, report: Report) -> Report:
+        """Return what the replicas of an executor that are there have in common once one of them has reported this."""
+        now, told = self._clock.monotonic(), {}
+        for name, each in self._replicas.items():
+            if each.report.executor == report.executor and not each.is_gone(now):
+                told[name] = replace(each.report, base_config=each.config)
+        known = self._replicas.get(report.replica)
+        if known is None or _begins_anew(report, known):
+            told.pop(report.replica, None)
+        else:
+            report = replace(report, base_config=report.base_config or known.config)
+        told[report.replica] = report
+        return common(list(told.values()))
 
     def _learn_engine(self, report: Report) -> None:
         revision, config = self._bases.get(report.executor, (("", ""),))[0]
@@ -449,6 +466,10 @@ class Fleet:
     def _wake(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
+
+
+def _begins_anew(report: Report, known: Replica) -> bool:
+    return report.version == 0 and known.report.version != 0
 
 
 def _is_done(report: Report, kind: MoveKind, reference: str) -> bool:

@@ -53,6 +53,7 @@ class Replica:
     ended     when moves were done, for a moment
     failures  reference -> why it could not be loaded there
     failed    reference -> when that was told last
+    config    config.json of its model, which it tells once; "" = not told
     """
 
     report: Report
@@ -62,6 +63,7 @@ class Replica:
     ended: dict[What, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     failed: dict[str, float] = field(default_factory=dict)
+    config: str = ""
 
     def silent_from(self, now: float) -> float | None:
         """Return since when it has said nothing, or None if it is there."""
