@@ -72,6 +72,8 @@ class Sums:
         self._same: dict[str, tuple[str, Parts]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._making: dict[str, asyncio.Future[str]] = {}
+        # name -> sums that will stand once its new version answers
+        self._coming: dict[str, frozenset[Parts]] = {}
 
     async def of(self, parts: Sequence[tuple[str, float]]) -> str:
         """Return the reference of a sum of (reference, weight), made where it is not stored yet. Two who ask at once wait for one making.
@@ -112,8 +114,8 @@ class Sums:
             return None
 
     def lasting(self) -> frozenset[Parts]:
-        """Return the sums that are no request's alone: of adapters with their cores, and of roles. They make no room for one that is."""
-        found = {*self.standing(), *map(self._of_role, self.roles)}
+        """Return the sums that are no request's alone: of adapters with their cores, and of roles, as they are and as a switch under way will leave them. They make no room for one that is."""
+        found = {*self.standing(), *map(self._of_role, self.roles)}.union(*self._coming.values())
         return frozenset(found - {()})
 
     def _of_role(self, adapters: tuple[str, ...]) -> Parts:
@@ -145,6 +147,8 @@ class Sums:
     async def prepare(self, names: Iterable[str] = ()) -> None:
         """Make every sum of an adapter with its core that is not there yet: of these names, or of all."""
         wanted = frozenset(names)
+        for name in wanted:  # what was coming stands now
+            self._coming.pop(name, None)
         for row in self._library.names():
             if not row.with_core or (wanted and not wanted & {row.name, row.with_core}):
                 continue
@@ -170,19 +174,24 @@ class Sums:
         if row.current in ("", version.sha):
             return {}
         old, new = reference(name, row.current), reference(name, version.sha)
-        standing = self.standing()
+        standing, lasting = self.standing(), self.lasting()
         made: dict[str, str] = {}
         clock = self._stage.clock
         ends = clock.monotonic() + RENEW_S
-        for parts in self._in_use(old, standing, used_at, clock.now()):
+        anew = {
+            parts: tuple(sorted((new if part == old else part, weight) for part, weight in parts))
+            for parts in self._in_use(old, standing, used_at, clock.now())
+        }
+        self._coming[name] = frozenset(after for parts, after in anew.items() if parts in lasting)
+        for parts, after in anew.items():
             if parts not in standing and clock.monotonic() >= ends:
                 _log.warning("sums_left_to_callers", adapter=name, made=len(made))
                 break
-            after = [(new if part == old else part, weight) for part, weight in parts]
             try:
                 found = await self.of(after)
             except ConsiliumError as error:
                 if parts in standing:
+                    self._coming.pop(name, None)
                     raise
                 _log.warning("sum_not_renewed", parts=str(after), reason=error.public())
                 continue

@@ -136,6 +136,26 @@ async def test_a_switch_leaves_sums_to_their_callers_once_they_take_too_long(hou
     assert {part.partition(":")[0] for part, _ in house.row(made)["parts"]} == {"core", "law"}
 
 
+async def test_a_switch_makes_the_sum_of_its_core_though_requests_have_all_their_places(house):
+    await house.open(lora_router={"canary": False, "adhoc_sums": 1})
+    replica = house.replica()
+    for number, name in enumerate(("core", "law", "sport")):
+        await house.add(name, number, **({"with_core": "core"} if name == "sport" else {}))
+    await until(lambda: sums(house))
+    used = await house.room.desk.compose(parts(house, core=1.0, law=0.5))
+    replica.in_use[used] = 1
+    replica.ram.append(used)
+    await until(lambda: house.room.library.is_busy(used))
+    async with house.room.desk.sums._places, house.room.desk.sums._places:  # others are being made
+        new = (await house.add("core", 4))["stored"]
+        await until(lambda: house.row("core")["current"] == new)
+    await until(lambda: not house.room.desk.sums._coming)
+    standing = house.room.desk.sums.lasting()
+    assert standing == {tuple(map(tuple, parts(house, core=1.0, sport=1.0)))}
+    with pytest.raises(ConsiliumError, match="none is free"):
+        await house.room.desk.compose(parts(house, core=1.0, law=0.25))
+
+
 async def test_a_new_version_that_could_not_be_added_to_its_core_does_not_answer(house):
     await house.open(lora_router={"canary": False})
     house.replica(max_rank=16)
