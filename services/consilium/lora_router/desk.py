@@ -115,6 +115,7 @@ class Desk:
             on_tried=self._tried,
             on_uses=self._used,
             on_executor=self._heard,
+            on_gone=self._gone,
             before=self._fitting.weighed,
         )
 
@@ -282,6 +283,7 @@ class Desk:
         while True:
             await self._clock.sleep(FLUSH_S)
             await self.flush()
+            self.fleet.forget_gone()
             if self._clock.monotonic() - looked >= AGAIN_S:
                 looked = self._clock.monotonic()
                 for name in [row.registered.name for row in self.library.waiting()]:
@@ -419,6 +421,10 @@ class Desk:
 
     def _heard(self, report: Report) -> None:
         self._fitting.heard(report)
+        self.changed()
+
+    def _gone(self, executors: Collection[str]) -> None:
+        self._fitting.forget(executors)
         self.changed()
 
     def _used(self, uses: Iterable[UseNote]) -> None:

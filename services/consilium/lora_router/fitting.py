@@ -100,6 +100,15 @@ class Fitting:
     def heard(self, report: Report) -> None:
         """Take over what a replica says of its engine, and forget engines that nobody has."""
         self._engines[report.executor] = self._engine(report)
+        self._drop_unasked()
+
+    def forget(self, executors: Iterable[str]) -> None:
+        """Forget the engines of executors that are gone."""
+        for executor in executors:
+            self._engines.pop(executor, None)
+        self._drop_unasked()
+
+    def _drop_unasked(self) -> None:
         engines = set(self._engines.values())
         self._found = {key: why for key, why in self._found.items() if key[1] in engines}
         self._unread = {key for key in self._unread if key[1] in engines}

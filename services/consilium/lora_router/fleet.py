@@ -10,7 +10,7 @@ and events. Does not know files, SQL or the wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,6 +27,8 @@ MEETING_S: Final = 5.0
 """So long after its start the room does not know yet who holds what: replicas that it had before come back within it."""
 HINT_SHARE: Final = 4
 """At most one place in memory of so many is filled by hints."""
+GONE_S: Final = 600.0
+"""An executor that has had no replica for so long is gone: it holds nobody up, and is told everything anew if it comes back. An engine that starts again takes less."""
 EVERY: Final = ""
 """Stands for every executor."""
 
@@ -51,6 +53,7 @@ class Fleet:
     targets   executor -> reference -> target: asked anew after each `changed`
     on_tried  takes the result of a canary
     on_uses   takes what was used
+    on_gone   takes executors that nobody waits for any more
     before    is awaited before a report is taken
     on_executor  called with what its replicas have in common, when an executor is heard for the first time, or that is another model or engine now
     """
@@ -63,12 +66,13 @@ class Fleet:
         on_tried: Callable[[str, TriedNote], None],
         on_uses: Callable[[Iterable[UseNote]], None],
         on_executor: Callable[[Report], None] = lambda _report: None,
+        on_gone: Callable[[Collection[str]], None] = lambda _executors: None,
         before: Callable[[Report], Awaitable[None]] | None = None,
     ) -> None:
         self._clock = clock
         self._targets_of = targets
         self._on_tried, self._on_uses, self._on_executor = on_tried, on_uses, on_executor
-        self._before = before
+        self._on_gone, self._before = on_gone, before
         self._replicas: dict[str, Replica] = {}
         # Versions and numbers of moves begin at the time, so that those of a former life are never ours.
         self._begun = self._version = self._next_move = int(clock.now() * 1000)
@@ -76,6 +80,8 @@ class Fleet:
         self._targets: dict[str, dict[str, Target]] = {}
         self._changed_at: dict[str, dict[str, int]] = {}
         self._bases: dict[str, tuple[tuple[str, str], int, tuple[str, ...], bool]] = {}
+        self._spoke_at: dict[str, float] = {}
+        self._forgotten_at: dict[str, int] = {}
         self._wishes: dict[tuple[str, str], MoveKind] = {}
         self._hints: dict[str, float] = {}
         # (revision of a model, reference): a verdict is being written down, so the target still says that nobody has tried it
@@ -95,7 +101,7 @@ class Fleet:
         return self._bases.get(executor, (("", ""),))[0][0]
 
     def revisions(self) -> Mapping[str, str]:
-        """Return executor -> short fingerprint of its model, for all that were ever heard."""
+        """Return executor -> short fingerprint of its model, for all that were heard and are not gone."""
         return {executor: self.revision(executor) for executor in self._bases}
 
     def replicas(self, executors: Iterable[str] = ()) -> dict[str, Report]:
@@ -142,7 +148,7 @@ class Fleet:
     # what is told
 
     def changed(self) -> None:
-        """Ask for the targets of every executor that was ever heard anew, and let waiting polls see them."""
+        """Ask for the targets of every executor that was heard anew, and let waiting polls see them."""
         for executor in list(self._targets):  # those whose replicas are all away, too
             self._renew(executor)
         self._wake()
@@ -170,6 +176,20 @@ class Fleet:
         if known is not None and known.report is report:
             known.lost = self._clock.monotonic()
             self._wake()
+
+    def forget_gone(self) -> None:
+        """Forget the executors that have had no replica for `GONE_S`. What one of their replicas knows of targets then is worth nothing."""
+        now = self._clock.monotonic()
+        there = self.executors()
+        gone = [e for e, at in self._spoke_at.items() if e not in there and now - at > GONE_S]
+        if not gone:
+            return
+        self._version += 1
+        for executor in gone:
+            for known in (self._spoke_at, self._bases, self._targets, self._changed_at):
+                known.pop(executor, None)
+            self._forgotten_at[executor] = self._version
+        self._on_gone(gone)
 
     def close(self) -> None:
         """Let go of all who wait for wishes: the room ends, and they ask the next one."""
@@ -240,7 +260,7 @@ class Fleet:
             event = self._event
             missing = []
             for name, report in self.replicas(e for e in executors if e != EVERY).items():
-                if _is_done(report, kind, reference) and (
+                if report.has_done(kind, reference) and (
                     kind is not MoveKind.EVICT or self._has_let_go(name, reference)
                 ):
                     continue
@@ -280,10 +300,11 @@ class Fleet:
     def _take(self, report: Report) -> None:
         now = self._clock.monotonic()
         known = self._replicas.get(report.replica)
-        if known is None or _begins_anew(report, known):
+        if known is None or known.begins_anew(report):
             # One that knows of nothing has begun anew: what its former life was asked for, and could not do, is over.
             self._replicas.pop(report.replica, None)  # they stand in the order of their beginning
             known = self._replicas[report.replica] = Replica(report, now)
+        self._spoke_at[report.executor] = now
         known.config = report.base_config or known.config
         self._learn_engine(self._common(report))
         known.report, known.heard = report, now
@@ -310,7 +331,7 @@ class Fleet:
             if each.report.executor == report.executor and not each.is_gone(now):
                 told[name] = replace(each.report, base_config=each.config)
         known = self._replicas.get(report.replica)
-        if known is None or _begins_anew(report, known):
+        if known is None or known.begins_anew(report):
             told.pop(report.replica, None)
         else:
             report = replace(report, base_config=report.base_config or known.config)
@@ -349,7 +370,8 @@ class Fleet:
     def _wanted(self, report: Report) -> Wanted:
         targets = self._targets.get(report.executor, {})
         moves = self._moves(report, targets)
-        if not self._begun <= report.version <= self._version or report.version == 0:
+        oldest = self._forgotten_at.get(report.executor, self._begun)
+        if not oldest <= report.version <= self._version or report.version == 0:
             return Wanted(self._version, True, tuple(targets.values()), (), moves)
         since = [
             reference
@@ -407,7 +429,7 @@ class Fleet:
             for reference, kind in wishes.items()
             if kind is not MoveKind.EVICT
             and reference in targets
-            and not _is_done(report, kind, reference)
+            and not report.has_done(kind, reference)
         ]
         in_ram = [
             target.reference
@@ -466,15 +488,3 @@ class Fleet:
     def _wake(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
-
-
-def _begins_anew(report: Report, known: Replica) -> bool:
-    return report.version == 0 and known.report.version != 0
-
-
-def _is_done(report: Report, kind: MoveKind, reference: str) -> bool:
-    if kind is MoveKind.SLOT:
-        return reference in report.in_slots
-    if kind is MoveKind.RAM:
-        return reference in report.held
-    return reference not in report.held

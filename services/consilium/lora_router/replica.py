@@ -75,6 +75,10 @@ class Replica:
         """Return whether nobody waits for it any more."""
         return now - self.heard > SILENT_S or (self.lost is not None and now - self.lost > LOST_S)
 
+    def begins_anew(self, report: Report) -> bool:
+        """Return whether a report is the first one of another life: it knows of nothing."""
+        return report.version == 0 and self.report.version != 0
+
     def hear(self, done: Collection[int], doing: Collection[int], now: float) -> None:
         """Take note of the moves that it has done, and of those that it does."""
         self.ended |= {what: now for what, each in self.asked.items() if each.number in done}

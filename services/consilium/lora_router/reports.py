@@ -85,6 +85,12 @@ class Report:
         """Return the references that lie in slots or in memory."""
         return self.in_slots | frozenset(self.ram)
 
+    def has_done(self, kind: MoveKind, reference: str) -> bool:
+        """Return whether a version is where a move would bring it."""
+        if kind is MoveKind.SLOT:
+            return reference in self.in_slots
+        return (reference in self.held) is (kind is MoveKind.RAM)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

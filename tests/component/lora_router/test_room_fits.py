@@ -174,3 +174,24 @@ async def test_the_sum_with_its_core_must_fit_as_well(house):
     house.replicas[0].engine["max_rank"] = 16
     await until(lambda: house.room.desk.fleet.executors()["core"].max_rank == 16)
     assert (await offer(house, attention(), with_core="core"))["with_core"] == "core"
+
+
+async def test_an_engine_that_is_gone_for_long_counts_no_more(house, monkeypatch):
+    await heard(house, base_config=DENSE, max_rank=16)
+    large = house.replica(name="r2", executor="large", base_config=DENSE, max_rank=64)
+    desk = house.room.desk
+    await until(lambda: len(desk.fleet.executors()) == 2)
+    await offer(house, attention())
+
+    def known():
+        return set(house.row("sport")["versions"][0]["fits"]), desk._fitting.largest_rank
+
+    large.task.cancel()
+    desk.fleet._replicas.pop("r2")
+    desk.fleet.forget_gone()
+    assert known() == ({"core", "large"}, 64), "it may be starting again"
+    monkeypatch.setattr("consilium.lora_router.fleet.GONE_S", 0.0)
+    desk.fleet.forget_gone()
+    assert known() == ({"core"}, 16)
+    house.replica(name="r3", executor="large", base_config=DENSE, max_rank=64)
+    await until(lambda: known() == ({"core", "large"}, 64))

@@ -6,7 +6,7 @@ import pytest
 from tests.waiting import LIMIT_S
 
 from consilium.kernel.clock import FakeClock, SystemClock
-from consilium.lora_router.fleet import MEETING_S, Fleet
+from consilium.lora_router.fleet import GONE_S, MEETING_S, Fleet
 from consilium.lora_router.ports import Placement, Proof
 from consilium.lora_router.replica import LOST_S, QUIET_S, SILENT_S, UNHEARD_S, VAIN_S
 from consilium.lora_router.reports import (
@@ -30,12 +30,14 @@ class House:
 
     def __init__(self, clock=None):
         self.clock, self.targets, self.heard = clock or FakeClock(), {}, []
+        self.gone = []
         self.fleet = Fleet(
             self.clock,
             targets=lambda _executor: {each.reference: each for each in self.targets.values()},
             on_tried=lambda _executor, _tried: None,
             on_uses=lambda _uses: None,
             on_executor=self.heard.append,
+            on_gone=self.gone.extend,
         )
 
     def keep(self, *targets):
@@ -297,3 +299,27 @@ async def test_an_executor_that_could_not_be_taken_in_is_heard_again():
     await house.hears(base_revision="one")
     assert seen == ["one"]
     assert [each.base_revision for each in house.heard] == ["one"]
+
+
+async def test_an_executor_that_is_gone_for_long_is_forgotten_and_told_everything_if_it_comes_back():
+    house = House()
+    house.keep(target("sport"))
+    version = (await house.hears(base_revision="one")).version
+    house.clock.passed += GONE_S - 1
+    house.fleet.forget_gone()
+    assert house.fleet.revisions() == {"core": "one"}, "an engine may start again"
+    house.clock.passed += 2
+    house.fleet.forget_gone()
+    assert (house.fleet.revisions(), house.gone) == ({}, ["core"])
+    told = await house.fleet.report(Report("core", "r1", version, base_revision="one"))
+    assert told.whole, "it tells its model again"
+    assert [each.reference for each in told.targets] == ["sport:sha"]
+    assert not (await house.hears(told.version)).whole
+
+
+async def test_one_that_waits_for_its_wishes_is_not_gone():
+    house = House()
+    await house.hears(base_revision="one")
+    house.clock.passed += SILENT_S - 1
+    house.fleet.forget_gone()
+    assert "core" in house.fleet.revisions()
