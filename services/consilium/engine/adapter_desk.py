@@ -168,7 +168,13 @@ class AdapterDesk:
             self._futures.pop(id(ticket), None)
             now = time.monotonic()
             self.slots.release(ticket, now, turn_s=now - held_at)
+            self._forget_gone(reference)
             self.pump()
+
+    def _forget_gone(self, reference: str) -> None:
+        """Forget what was noted of an adapter after it was told as gone."""
+        if reference not in self.targets and self.slots.is_idle(reference):
+            self.slots.forget(reference)
 
     async def _known(self, reference: str) -> AdapterTarget:
         limit = time.monotonic() + self._news_s
@@ -256,6 +262,7 @@ class AdapterDesk:
                 self._take_over(await self._alarmed(self._holder.drop([number])))
         finally:
             book.closing.discard(reference)
+            self._forget_gone(reference)
             self.pump()
         if number in self.seen.ram or number in self.seen.slots:
             raise ConsiliumError(

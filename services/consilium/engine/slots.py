@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 YIELD_S: Final = 1.0
 """Seconds that a call waits before an adapter in use has to leave for its own."""
@@ -180,11 +180,16 @@ class Slots:
             self.kept.add(reference)
 
     def forget(self, reference: str) -> None:
-        """Keep an adapter nowhere any more."""
+        """Keep an adapter nowhere any more, and nothing that is known of it: sums come and go without end."""
         self._pin(reference, None)
-        self.kept.discard(reference)
-        self._sizes.pop(reference, None)
-        self._known.pop(reference, None)
+        for names in (self.kept, self.let_go):
+            names.discard(reference)
+        books: tuple[dict[str, Any], ...] = (
+            self._sizes, self._known, self._uses, self.last_used,
+            self.wanted, self.resting, self.reasons, self.causes,
+        )  # fmt: skip
+        for book in books:
+            book.pop(reference, None)
 
     def _pin(self, reference: str, place: int | None) -> None:
         if self._pinned.get(reference) == place:
@@ -232,7 +237,8 @@ class Slots:
             self.waiting = [other for other in self.waiting if other is not ticket]
             return
         ticket.held = False
-        self.last_used[ticket.reference] = now
+        if ticket.reference in self.last_used:  # else it was forgotten meanwhile
+            self.last_used[ticket.reference] = now
         self._turn_s += (turn_s - self._turn_s) / 8
         left = self.in_use[ticket.reference] - 1
         if left:

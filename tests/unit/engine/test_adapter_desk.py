@@ -248,6 +248,18 @@ async def test_a_load_that_keeps_failing_ends_its_callers_only():
     stage.at_rest()
 
 
+async def test_what_is_gone_while_it_answers_is_forgotten_once_it_was_let_go():
+    stage = Stage()
+    async with stage.desk.hold("a1:sha"):
+        stage.desk.told([], ["a1:sha"])
+        evicting = asyncio.create_task(stage.desk.evict("a1:sha"))
+        await asyncio.sleep(0)
+    await evicting
+    book = stage.desk.slots
+    assert not any("a1:sha" in each for each in (book._uses, book.last_used, book.let_go))
+    stage.at_rest()
+
+
 async def test_a_caller_that_goes_away_frees_what_it_held():
     stage = Stage(slots=1, ram=2)
     for _ in range(20):

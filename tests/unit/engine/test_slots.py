@@ -71,3 +71,19 @@ def test_of_two_used_equally_the_one_that_is_dearer_to_read_again_stays():
     book = Book(1, 3, large=2**30, small=2**20)
     book.use("large", "small", "other", "next")
     assert book.in_ram == {"large", "other", "next"}
+
+
+def test_nothing_is_left_of_adapters_that_are_gone():
+    book = Book(1, 2, sum1=10)
+    ticket = book.slots.ask("sum1", book.now)
+    while not book.slots.admit(book.now):
+        book._move()
+    book.slots.failed("sum1", "its disk is silent", book.now + 5, cause="disk_silent")
+    book.slots.let_go.add("sum1")
+    book.slots.wanted["sum1"] = book.now + 60
+    book.slots.forget("sum1")
+    book.slots.release(ticket, book.now)
+    slots = book.slots
+    left = (slots._uses, slots.last_used, slots._sizes, slots._known, slots.wanted)
+    left += (slots.resting, slots.reasons, slots.causes, slots.let_go, slots.in_use)
+    assert not any("sum1" in each for each in left)
