@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -217,13 +218,12 @@ class Adapters:
         """Have the sum made. Raises ConsiliumError."""
         if self._router is None:
             raise adapter_choice.down(chosen.names)
-        if (
-            chosen.by == "request"
-        ):  # any weights can be asked for, and each sum costs seconds and bytes
-            self._new_sums.demand(asker)
         told = [f"{reference}@{weight:.6f}" for reference, weight in chosen.parts]
+        # Any weights can be asked for in a request, and each sum costs seconds and bytes.
+        is_any = chosen.by == "request"
         try:
-            reference = await self._router.compose(told)
+            with self._new_sums.made(asker, told) if is_any else nullcontext():
+                reference = await self._router.compose(told)
         except ConsiliumError as error:
             if error.code in {"upstream_down", "deadline"}:
                 raise adapter_choice.down(chosen.names, error.detail) from error

@@ -6,8 +6,9 @@ adapters.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from consilium.kernel.clock import Clock
@@ -25,11 +26,28 @@ class NewSums:
     def __init__(self, clock: Clock) -> None:
         self._clock, self._per_minute = clock, DEFAULT
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._under_way: Counter[tuple[str, ...]] = Counter()
 
     def heard(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what the table of adapters says of it."""
         rules = next((raw for raw in rows.values() if raw.get("kind") == "rules"), {})
         self._per_minute = int(rules.get("new_sums_per_minute", DEFAULT))
+
+    @contextmanager
+    def made(self, key: str, parts: Sequence[str]) -> Iterator[None]:
+        """Count a sum that is made while the block runs. Whoever asks for the same one meanwhile waits for that making, so it counts once.
+
+        Raises ConsiliumError(rate_limited).
+        """
+        what = tuple(parts)
+        if not self._under_way[what]:
+            self.demand(key)
+        self._under_way[what] += 1
+        try:
+            yield
+        finally:
+            self._under_way[what] -= 1
+            self._under_way += Counter()  # keeps what is still under way
 
     def demand(self, key: str) -> None:
         """Count one. Raises ConsiliumError(rate_limited)."""

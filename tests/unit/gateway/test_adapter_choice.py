@@ -1,5 +1,6 @@
 """What a name, a role or a trigger means, by the table that the gateway holds."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -179,6 +180,38 @@ async def test_one_key_has_only_so_many_new_sums_made_in_a_minute():
     await ask("0.4", "k2")
     clock.advance(60)
     await ask("0.4", "k1")
+
+
+async def test_a_sum_that_many_ask_for_at_once_is_counted_once():
+    rules = {"kind": "rules", "new_sums_per_minute": 2}
+    table = SimpleNamespace(
+        held=Held("e", 1, {"#rules": rules, "sport": SPORT, "core": CORE}), age_s=0.0
+    )
+    room, made = Composing(), asyncio.Event()
+
+    async def compose(parts):
+        room.asked.append(parts)
+        await made.wait()
+        return "mix:" + "f" * 16
+
+    room.compose = compose
+    adapters = Adapters(table, None, room, FakeClock())
+
+    def ask(weight):
+        target = Target("adapter", f"core+sport@{weight}")
+        return adapters.chosen(Decision(target, ("core",)), {}, "", [], "k1")
+
+    asked = [asyncio.create_task(ask("0.1")) for _ in range(10)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(room.asked) == 10
+    made.set()
+    assert {decision.adapter for decision in await asyncio.gather(*asked)} == {"mix:" + "f" * 16}
+    await ask("0.2")
+    with pytest.raises(ConsiliumError) as caught:
+        await ask("0.1")
+    assert caught.value.code == "rate_limited"
+    assert not adapters._new_sums._under_way
 
 
 async def test_a_role_that_can_do_without_its_adapter_says_why_it_did():
