@@ -4,7 +4,8 @@
     found = await reads.of(folder, lambda beat: content_sha(folder, beat=beat))
 
 Each piece of work has a thread of its own, which says at each step that it goes on. One that is silent for too long is left behind, and whoever waits is told which
-path it was and for how long. A thread in such a call cannot be ended: while it hangs, its path is refused at once, and no more than MOST_LEFT are left at a time.
+path it was and for how long. A thread in such a call cannot be ended: while it hangs, its path is refused at once. No more than MOST_LEFT run at a time, for each may
+hang; the others wait for their turn.
 Does not know what is read.
 """
 
@@ -26,7 +27,7 @@ Beat: TypeAlias = Callable[[], None]
 
 SILENT_S: Final = 30.0
 MOST_LEFT: Final = 4
-"""Threads that may hang at once. No further one is started until one of them comes back."""
+"""Threads that run at once, so that no more can hang. No further one is started until one of them comes back."""
 
 _log = logs.get("engine")
 
@@ -48,6 +49,7 @@ class BoundedReads:
     def __init__(self, silent_s: float = SILENT_S) -> None:
         self.silent_s = silent_s
         self._under_way: set[_Work] = set()
+        self._places = asyncio.Semaphore(MOST_LEFT)
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -62,9 +64,8 @@ class BoundedReads:
 
         Raises what `read` raises, and ConsiliumError(disk_silent).
         """
-        name, left = str(path), self.left
-        if name in left or len(left) >= MOST_LEFT:
-            raise _silent(name if name in left else left[0], self.silent_s)
+        name = str(path)
+        await self._turn(name)
         work = _Work(name)
         came = self._begun(work, read)
         try:
@@ -78,6 +79,33 @@ class BoundedReads:
             if not came.cancel() and not came.cancelled():
                 came.exception()  # seen, also where nobody waits for it any more
 
+    async def _turn(self, name: str) -> None:
+        """Return with a place for one more thread. Raises ConsiliumError(disk_silent) where its path hangs, or as soon as all threads do."""
+        while True:
+            self._demand_answers(name)
+            heard = min((work.heard for work in self._going()), default=time.monotonic())
+            try:
+                async with asyncio.timeout(max(0.01, heard + self.silent_s - time.monotonic())):
+                    await self._places.acquire()
+            except TimeoutError:
+                continue
+            try:
+                self._demand_answers(name)
+            except ConsiliumError:
+                self._places.release()
+                raise
+            return
+
+    def _demand_answers(self, name: str) -> None:
+        left = self.left
+        if name in left or len(left) >= MOST_LEFT:
+            raise _silent(name if name in left else left[0], self.silent_s)
+
+    def _going(self) -> tuple[_Work, ...]:
+        """Return the reads that do not hang."""
+        now = time.monotonic()
+        return tuple(work for work in self._under_way if now - work.heard < self.silent_s)
+
     def _begun(self, work: _Work, read: Callable[[Beat], T]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         came: asyncio.Future[T] = loop.create_future()
@@ -85,6 +113,7 @@ class BoundedReads:
 
         def tell(result: Any, error: BaseException | None) -> None:
             self._under_way.discard(work)
+            self._places.release()
             if came.done():  # nobody waits any more
                 return
             if error is None:

@@ -64,6 +64,33 @@ async def test_at_most_so_many_are_left_behind():
     disk.back.set()
 
 
+async def test_no_more_than_so_many_run_at_once_though_none_is_silent_yet():
+    reads, disk, running = BoundedReads(0.2), Disk(), threading.active_count()
+    asked = [reads.of(f"/dead/{number}", disk.read) for number in range(50)]
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    assert {getattr(error, "code", error) for error in told} == {"disk_silent"}
+    assert disk.asked == MOST_LEFT
+    assert threading.active_count() - running <= MOST_LEFT
+    disk.back.set()
+    async with asyncio.timeout(30):
+        while reads.left:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await reads.of("/dead/0", lambda _beat: 1) == 1
+
+
+async def test_more_than_so_many_have_their_turn_one_after_another():
+    reads, gate = BoundedReads(), threading.Event()
+    found = await asyncio.gather(
+        *(reads.of(f"/a/{n}", lambda _beat, n=n: gate.wait(0.01) or n) for n in range(20))
+    )
+    assert found == list(range(20))
+    lost = asyncio.create_task(reads.of("/b", lambda _beat: gate.wait(5)))
+    await asyncio.sleep(0)
+    lost.cancel()
+    gate.set()
+    assert await asyncio.gather(*(reads.of(f"/c/{n}", lambda _beat: 1) for n in range(9))) == [1] * 9  # fmt: skip
+
+
 async def test_a_slow_disk_that_goes_on_is_waited_for():
     reads, gate = BoundedReads(5.0), threading.Event()
 
