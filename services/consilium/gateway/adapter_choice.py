@@ -50,14 +50,15 @@ class Chosen:
         if self.is_plain or self.fits is None:
             return ""
         if not self.fits:
-            return f"no engine has told yet which adapters it can hold: {executor} is starting, or engine.lora is not set there"
+            return f"no engine has told yet which adapters it can hold: {executor} is starting, or has no slots for them (set engine.lora.slots, and start the cluster anew)"
         return self.fits.get(
-            executor, f"{executor} serves no adapters (engine.lora is not set there)"
+            executor,
+            f"{executor} has no slots for adapters (set engine.lora.slots, and start the cluster anew)",
         )
 
 
 PLAIN: Final = Chosen()
-NO_SLOTS: Final = "engines are still starting, or have no slots for adapters (engine.lora)"
+NO_SLOTS: Final = "engines are still starting, or have no slots for adapters (set engine.lora.slots, and start the cluster anew)"
 
 
 def asked_for(value: object, field: str) -> tuple[Part, ...]:
@@ -178,6 +179,8 @@ def _version(part: Part, known: Known) -> Version:
         reason = f"adapter {part.name!r} answers nobody, because no engine that runs now can hold it: {why}"
         raise ConsiliumError("adapter_refused", reason=reason)
     told = row.versions[0].sha[:8] if len(row.versions) == 1 else "VERSION"
+    if row.versions and row.versions[0].proof == "unproven":
+        proofs += ", and an engine tries it as soon as it is idle, which takes seconds"
     reason = f"adapter {part.name!r} answers nobody yet: {proofs}. 'consilium adapters show {part.name}' says why; 'consilium adapters switch {part.name} {told} --force' lets it answer all the same"
     raise ConsiliumError("adapter_refused", reason=reason)
 

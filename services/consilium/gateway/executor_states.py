@@ -74,10 +74,13 @@ class Watch:
 
     def seen(self, name: str) -> Seen:
         """Return how an executor is, without asking it. Raises KeyError for one that is not in the configuration."""
-        seen = self._seen[name]
+        seen, told = self._seen[name], self._engine.info(name)
         waits_s = self._clock.monotonic() - self._asked[name] if name in self._asked else 0.0
-        silent_s = max(waits_s, self._engine.info(name).silent_s)
-        return Seen(seen.state, seen.since, silent_s if silent_s >= ANSWER_S else 0.0)
+        silent_s = max(waits_s, told.silent_s)
+        # A call has found that nobody runs: that is known before the question how it is has failed.
+        is_gone = seen.state is State.READY and told.state is State.STARTING
+        state = State.STARTING if is_gone else seen.state
+        return Seen(state, seen.since, silent_s if silent_s >= ANSWER_S else 0.0)
 
     def states(self) -> Mapping[str, State]:
         """Return how each executor is, without asking."""

@@ -25,7 +25,7 @@ from consilium.gateway.shortlist import Grouped, Outline
 
 Vectors = NDArray[np.float32]
 
-NOTHING_SAID: Final = "no adapter that may answer says what it is for; 'consilium adapters ls' shows the proof of each"
+NOTHING_SAID: Final = "no adapter that may answer says what it is for: give one a domain or examples; 'consilium adapters ls' shows which may answer"
 NEAREST: Final = 3
 """So many of the nearest everyday questions, or follow-ups, tell how alike a text is to them: their mean."""
 USUAL: Final = 0.2

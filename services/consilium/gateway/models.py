@@ -66,7 +66,7 @@ def resolve(
     found = model if model in executors else _serving(model, executors)
     if found is not None:
         return Target("executor", found, executor=found)
-    if slash and kind == "adapter":
+    if kind == "adapter" and name:
         return Target("adapter", name)
     raise unknown(model, roles=roles, executors=executors)
 

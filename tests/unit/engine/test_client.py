@@ -306,6 +306,31 @@ async def test_after_the_last_replica_died_an_executor_starts_until_the_next_one
     await client.aclose()
 
 
+async def test_a_question_ends_soon_after_the_replica_is_gone_that_it_was_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Serve keeps it for the next replica, and the executor was called ready until its limit."""
+    handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
+    running = {"one": object()}
+    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas=running))
+    handle._router = SimpleNamespace(_asyncio_router=router)
+    monkeypatch.setattr(engine, "_handle", handle)
+    monkeypatch.setattr("consilium.engine.backends.serve.INFO_TIMEOUT_S", 600.0)
+    client = EngineClient({"core": engine})
+    assert await client.probe("core") is State.READY
+    never = asyncio.Event()
+
+    async def silent() -> dict[str, object]:
+        running.clear()
+        await never.wait()
+        return {}
+
+    handle.remote = silent  # type: ignore[method-assign]
+    async with asyncio.timeout(60):
+        assert await client.probe("core") is State.STARTING
+    await client.aclose()
+
+
 @pytest.mark.parametrize(
     ("left", "said", "code"),
     [

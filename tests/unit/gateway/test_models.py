@@ -56,7 +56,7 @@ def test_an_unknown_name_is_told_the_nearest(model, near):
     assert near.rpartition("/")[2] in caught.value.public()
 
 
-@pytest.mark.parametrize("model", ["zzzzzzzz", "/", "role/", "Жук"])
+@pytest.mark.parametrize("model", ["zzzzzzzz", "/", "role/", "adapter/", "Жук"])
 def test_nothing_is_offered_when_nothing_is_near(model):
     with pytest.raises(ConsiliumError) as caught:
         meaning(model)

@@ -85,7 +85,7 @@ class ServeEngine:
         """Ask a replica how it is. Raises ConsiliumError(upstream_down, engine_starting, engine_failed)."""
         limit_s = NOBODY_S if self.replicas() == 0 else INFO_TIMEOUT_S
         try:
-            said: dict[str, Any] = await asyncio.wait_for(self._remote().info.remote(), limit_s)
+            said: dict[str, Any] = await self._answered(limit_s)
         except Exception as error:
             nobody = self.replicas() == 0
             if nobody:
@@ -112,6 +112,23 @@ class ServeEngine:
         )
         if self._info.state is State.READY:
             self._absence.back(self._info.start_s)
+
+    async def _answered(self, limit_s: float) -> dict[str, Any]:
+        """Return what a replica says of itself. Raises TimeoutError, also soon after the last replica is gone: Serve keeps the question for the next one."""
+        asked = asyncio.ensure_future(self._remote().info.remote())
+        had_some = bool(self.replicas())
+        ends = time.monotonic() + limit_s
+        try:
+            while (left := ends - time.monotonic()) > 0:
+                done, _ = await asyncio.wait({asked}, timeout=min(left, NOBODY_S))
+                if done or (had_some and self.replicas() == 0):
+                    break
+            if not asked.done():
+                raise TimeoutError
+            answer: dict[str, Any] = asked.result()
+            return answer
+        finally:
+            asked.cancel()
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the frames as the replica wrote them. Closing the generator cancels the call there.
@@ -168,6 +185,8 @@ class ServeEngine:
 
     def _starting(self, detail: str) -> ConsiliumError:
         self._absence.gone()
+        self._heard = -HEARD_S  # what the one before said counts no more
+        self._info = replace(self._info, state=State.STARTING)
         wait_s = self._absence.retry_after_s()
         return ConsiliumError("engine_starting", detail, name=self._info.name, retry_after_s=wait_s)
 
