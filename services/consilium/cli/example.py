@@ -17,6 +17,7 @@ from consilium.cli.config_tree import ConsiliumConfig
 from consilium.engine.config import EngineExecutor, RemoteExecutor
 from consilium.gateway.config import Profile, Role
 from consilium.kernel.live_config import live_sections
+from consilium.lora_router.config import Adapter
 
 HEAD: Final = """\
 # consilium.yaml with every key, its default and what it is for. Leave out what you do not change.
@@ -40,6 +41,7 @@ _NAMED: Final[dict[str, tuple[tuple[str, type[BaseModel], dict[str, object]], ..
             },
         ),
     ),
+    "adapters": (("sport", Adapter, {"path": "adapters/sport"}),),
     "roles": (
         ("philosopher", Role, {"frame": "You think before you answer.", "profile": "think"}),
     ),
@@ -72,21 +74,29 @@ def _field(name: str, field: FieldInfo, owner: BaseModel, depth: int) -> list[st
         return [*said, *head, f"{indent}{name}:", *inner]
     if name in _NAMED and depth == 0:
         return [*said, f"{indent}{name}: {{}}", *_named(name)]
-    return [*said, f"{indent}{name}: {_scalar(value)}{_choices(field)}"]
+    left_out = _model_in(field.annotation) if value is None else None
+    below = [] if left_out is None else _rows(left_out(), "  " * depth)
+    return [*said, f"{indent}{name}: {_scalar(value)}{_choices(field)}", *below]
 
 
 def _named(section: str) -> list[str]:
     lines = []
     for name, model, values in _NAMED[section]:
         lines.append(f"#  {name}:  # {_doc(model)}")
-        filled = model(**values)
-        for key, field in model.model_fields.items():
-            if key == "engine":
-                lines.append("#    engine: {}  # the same keys as engine:, each optional")
-                continue
-            said = " ".join(_description(field))
-            shown = _scalar(getattr(filled, key))
-            lines.append(f"#    {key}: {shown}" + (f"  # {said}" if said else ""))
+        lines += _rows(model(**values), "  ")
+    return lines
+
+
+def _rows(filled: BaseModel, indent: str) -> list[str]:
+    """Return the keys of a model, commented out, one level below `indent`."""
+    lines = []
+    for key, field in type(filled).model_fields.items():
+        if key == "engine":
+            lines.append(f"#{indent}  engine: {{}}  # the same keys as engine:, each optional")
+            continue
+        said = " ".join([*_description(field), *_choices_after(field)])
+        shown = _scalar(getattr(filled, key))
+        lines.append(f"#{indent}  {key}: {shown}" + (f"  # {said}" if said else ""))
     return lines
 
 
@@ -112,6 +122,20 @@ def _choices(field: FieldInfo) -> str:
     """Return the values that a key may take, where they are few."""
     names = [str(item) for item in _literals(field.annotation)]
     return f"  # {' | '.join(names)}" if len(names) > 1 else ""
+
+
+def _choices_after(field: FieldInfo) -> list[str]:
+    """Return the values that a key may take as they stand after what it is for."""
+    told = _choices(field).removeprefix("  # ")
+    return [f"({told})"] if told else []
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the model that an optional key takes, or None where it takes none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = map(_model_in, typing.get_args(annotation))
+    return next((model for model in inner if model is not None), None)
 
 
 def _literals(annotation: object) -> list[object]:

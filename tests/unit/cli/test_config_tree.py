@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from consilium.cli import config_tree
 from consilium.cli.app import main
@@ -18,8 +19,11 @@ from consilium.cli.config_tree import (
     self_contained,
 )
 from consilium.cli.example import example
+from consilium.engine.config import EngineExecutor, Lora
+from consilium.gateway.config import Role
 from consilium.kernel.config import dump, flatten, load
 from consilium.kernel.errors import ConsiliumError
+from consilium.lora_router.config import Adapter
 
 
 def args(*words: str) -> argparse.Namespace:
@@ -331,10 +335,21 @@ def test_the_example_is_the_defaults_and_names_every_key() -> None:
     )
 
 
+@pytest.mark.parametrize("model", [Lora, Adapter, Role, EngineExecutor])
+def test_the_example_has_every_key_of_what_is_left_out(model: type[BaseModel]) -> None:
+    lines = [line for line in example().splitlines() if line.startswith("#  ")]
+    for key, field in model.model_fields.items():
+        told = [line for line in lines if line.lstrip("# ").startswith(f"{key}: ")]
+        assert told, key
+        assert key == "engine" or any((field.description or "") in line for line in told), key
+
+
 def test_the_commented_rows_of_the_example_are_valid(tmp_path: Path) -> None:
     text = (
         example()
+        .replace("  lora: null", "  lora:")
         .replace("executors: {}", "executors:")
+        .replace("adapters: {}", "adapters:")
         .replace("roles: {}", "roles:")
         .replace("profiles: {}", "profiles:")
     )
@@ -344,5 +359,7 @@ def test_the_commented_rows_of_the_example_are_valid(tmp_path: Path) -> None:
     value = load(
         ConsiliumConfig, path=file(tmp_path, text), env={}, flags={"topology.kind": "hybrid"}
     ).value
+    assert value.engine.lora == Lora()
     assert set(value.executors) == {"coder", "rented"}
+    assert value.adapters == {"sport": Adapter(path="adapters/sport")}
     assert set(value.roles) == {"philosopher"}
