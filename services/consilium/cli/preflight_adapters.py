@@ -152,15 +152,22 @@ def _names_in(role: Role) -> list[str]:
 
 
 def _tell_unknown(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
-    """Warn of adapters that a role names and that nobody has added yet: the command line may do so later."""
+    """Warn of adapters that a role names and that are not there, or go: nobody has added them yet (the command line may do so later), or the configuration has dropped them."""
     if not any(role.adapters for role in tree.roles.values()):
         return
     from consilium.lora_router.backends.registry import peek
 
-    known = {*tree.adapters, *peek(folder.root / "lora_router" / "registry.db")}
+    stored = peek(folder.root / "lora_router" / "registry.db")
+    leaving = {name for name, row in stored.items() if row.from_config} - {*tree.adapters}
+    known = {*tree.adapters, *stored} - leaving
     for name, role in tree.roles.items():
         for adapter in _names_in(role):
-            if adapter not in known:
+            if adapter in leaving:
+                can = "answers without it" if role.adapters_optional else "cannot answer"
+                say(
+                    f"warning: roles.{name}.adapters: {adapter!r} stands in 'adapters' no more, so it is removed, and the role {can}. Put adapters.{adapter} back, or take it from the role"
+                )
+            elif adapter not in known:
                 sentence, _ = no_such(adapter, "adapter", known)
                 say(
                     f"warning: roles.{name}.adapters: {sentence}. 'consilium adapters add PATH --name {adapter}' adds it while the cluster runs"

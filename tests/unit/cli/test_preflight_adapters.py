@@ -166,6 +166,12 @@ def test_what_is_stored_is_looked_at_too(said, tmp_path):
     assert set(peek(root / "registry.db")) == {"sport", "old"}
     on = {"engine": {"lora": {"slots": 4}}}
     assert said(ROLE | on) == []
+    dropped = {"coach": {"frame": "x", "adapters": ["old:12ab@0.5"]}}
+    (line,) = said(on | {"roles": dropped})
+    assert line.startswith("warning: roles.coach.adapters: 'old' stands in 'adapters' no more")
+    assert "the role cannot answer" in line
+    (line,) = said(on | {"roles": {"coach": dropped["coach"] | {"adapters_optional": True}}})
+    assert "the role answers without it" in line
     assert said(on, OTHER)[0].startswith("warning: the stored adapter 'sport'")
     assert "engine.lora is not set" in said({})[0]
     refused(lambda: said(ROLE | on, OTHER), "'sport' can answer nowhere")
