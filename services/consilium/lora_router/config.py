@@ -171,6 +171,6 @@ class View(AdaptersView, ServicesView):
     roles: dict[str, RoleAdapters] = Field(default_factory=dict, json_schema_extra=LIVE)
 
     @property
-    def adapters_of_roles(self) -> tuple[tuple[str, ...], ...]:
-        """Return the adapters of each role that has any."""
-        return tuple(role.adapters for role in self.roles.values() if role.adapters)
+    def adapters_of_roles(self) -> dict[str, tuple[str, ...]]:
+        """Return role -> its adapters, for each role that has any."""
+        return {name: role.adapters for name, role in self.roles.items() if role.adapters}

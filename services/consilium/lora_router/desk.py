@@ -238,7 +238,7 @@ class Desk:
     async def remove(
         self, text: str, wait_s: float = REMOVE_S, *, from_config: bool = False
     ) -> tuple[str, ...]:
-        """Remove a name with all its versions, or one version. Raises ConsiliumError: adapter_unknown, conflict while calls use it (then it stays, and answers again)."""
+        """Remove a name with all its versions, or one version. Raises ConsiliumError: adapter_unknown, conflict where a role or an adapter needs it, or while calls use it (then it stays, and answers again)."""
         if not from_config:
             self._check_removable(text)
         going = await self.library.hide(text)
@@ -338,6 +338,11 @@ class Desk:
             if other.with_core == name and not beginning:
                 reason = f"{other.name!r} has {name!r} as its core: remove or change that one first"
                 raise ConsiliumError("conflict", reason=reason)
+        sha = self.library.find(text).sha if beginning else ""
+        if roles := self.sums.roles_with(name, sha):
+            keys = " and ".join(f"roles.{role}.adapters" for role in roles)
+            reason = f"{text!r} answers in {', '.join(roles)}, so it stays: take it from {keys} and run 'consilium apply' first"
+            raise ConsiliumError("conflict", reason=reason)
 
     async def _insisted(self, version: StoredVersion) -> StoredVersion:
         """Write down that the owner wants a version to answer, whatever a canary says."""

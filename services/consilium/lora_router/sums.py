@@ -67,7 +67,7 @@ class Sums:
 
     def __init__(self, library: Library, stage: Stage) -> None:
         self._library, self._stage = library, stage
-        self.roles: tuple[tuple[str, ...], ...] = ()
+        self.roles: Mapping[str, tuple[str, ...]] = {}
         # address -> (hash, parts): weights so near to those of a stored sum that its content is the same; found again once after a start
         self._same: dict[str, tuple[str, Parts]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
@@ -115,8 +115,21 @@ class Sums:
 
     def lasting(self) -> frozenset[Parts]:
         """Return the sums that are no request's alone: of adapters with their cores, and of roles, as they are and as a switch under way will leave them. They make no room for one that is."""
-        found = {*self.standing(), *map(self._of_role, self.roles)}.union(*self._coming.values())
+        found = {*self.standing(), *map(self._of_role, self.roles.values())}.union(
+            *self._coming.values()
+        )
         return frozenset(found - {()})
+
+    def roles_with(self, name: str, sha: str = "") -> tuple[str, ...]:
+        """Return the roles that name an adapter, or that name this version of it."""
+        found = []
+        for role, adapters in self.roles.items():
+            for text in adapters:
+                other, _, beginning = text.partition("@")[0].partition(":")
+                if other == name and (not sha or (beginning and sha.startswith(beginning))):
+                    found.append(role)
+                    break
+        return tuple(sorted(found))
 
     def _of_role(self, adapters: tuple[str, ...]) -> Parts:
         """Return the parts of what answers in a role, as the gateway adds them up; nothing where one of them is not there."""

@@ -250,6 +250,22 @@ async def test_what_was_found_unsound_is_tried_anew_when_it_is_added_again(
     await command.bench.eventually(is_sound)
 
 
+async def test_one_that_a_role_uses_stays(command, room, tmp_path):
+    room.kill()
+    room.sections["roles"] = {"coach": {"frame": "You train.", "adapters": ["sport@0.5"]}}
+    room.start()
+    code, _, err = await command("add", adapter(tmp_path), "--name", "sport", "--force")
+    assert code == 0, err
+    code, _, err = await command("rm", "sport")
+    assert code == 1
+    assert "'sport' answers in coach, so it stays: take it from roles.coach.adapters" in err
+    async with httpx.AsyncClient(base_url=command.endpoint.root) as client:
+        headers = {"Authorization": f"Bearer {command.endpoint.key}"}
+        answer = await client.delete("/v1/adapters/sport", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    assert (await shown(command))["name"] == "sport"
+
+
 async def test_what_goes_wrong_says_what_to_do(command, tmp_path):
     code, _, err = await command("show", "sport")
     assert (code, "There is no adapter" in err or "No such adapter" in err) == (
