@@ -161,7 +161,9 @@ class _Elsewhere:
         return difference(tree.model_copy(update=held), tree.model_copy(update=wanted))
 
     def check_adapters(self, tree: ConsiliumConfig, say: Callable[[str], None]) -> None:
-        """Say nothing: neither the files nor the models are here; the cluster looks itself."""
+        """Warn of adapters that go while roles name them. Neither the files nor the models are here: at the others the cluster looks itself."""
+        held = self._page.sections.get("adapters") or {}
+        preflight_adapters.tell_leaving(tree, {*held} - {*tree.adapters}, say)
 
     def take(self, sections: Mapping[str, Any]) -> Mapping[str, str]:
         """Give the sections to the gateway."""

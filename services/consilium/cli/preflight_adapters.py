@@ -5,7 +5,7 @@ An adapter that fits nothing is told; one that a role cannot do without refuses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +77,17 @@ def check_adapters(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None
         if not why:
             continue
         say(f"warning: {candidate.key or 'the stored adapter'} {candidate.name!r}: {why}")
+
+
+def tell_leaving(tree: ConsiliumConfig, leaving: Collection[str], say: Say) -> None:
+    """Warn of adapters that roles name and that go, because the configuration has dropped them."""
+    for name, role in tree.roles.items():
+        can = "answers without it" if role.adapters_optional else "cannot answer"
+        for adapter in _names_in(role):
+            if adapter in leaving:
+                say(
+                    f"warning: roles.{name}.adapters: {adapter!r} stands in 'adapters' no more, so it is removed, and the role {can}. Put adapters.{adapter} back, or take it from the role"
+                )
 
 
 def check_running(held: ConsiliumConfig, wanted: ConsiliumConfig, say: Say) -> None:
@@ -160,14 +171,10 @@ def _tell_unknown(tree: ConsiliumConfig, folder: StateFolder, say: Say) -> None:
     stored = peek(folder.root / "lora_router" / "registry.db")
     leaving = {name for name, row in stored.items() if row.from_config} - {*tree.adapters}
     known = {*tree.adapters, *stored} - leaving
+    tell_leaving(tree, leaving, say)
     for name, role in tree.roles.items():
         for adapter in _names_in(role):
-            if adapter in leaving:
-                can = "answers without it" if role.adapters_optional else "cannot answer"
-                say(
-                    f"warning: roles.{name}.adapters: {adapter!r} stands in 'adapters' no more, so it is removed, and the role {can}. Put adapters.{adapter} back, or take it from the role"
-                )
-            elif adapter not in known:
+            if adapter not in known and adapter not in leaving:
                 sentence, _ = no_such(adapter, "adapter", known)
                 say(
                     f"warning: roles.{name}.adapters: {sentence}. 'consilium adapters add PATH --name {adapter}' adds it while the cluster runs"

@@ -187,6 +187,7 @@ async def serve(
     stores: Stores | None = None,
     places: int = 256,
     config: Path | None = None,
+    view: type[GatewayView] = GatewayView,
     followed: dict[str, Any] | None = None,
     rooms: Sequence[Reached] = (),
     embeddings: Embeddings | None = None,
@@ -202,7 +203,7 @@ async def serve(
     gate = Gate(places)
     tables = LiveTables(
         config or write_config(tmp_path / f"{ids.new()}.json", roles, profiles),
-        reader(GatewayView),
+        reader(view),
         clock,
     )
     wired = wire(

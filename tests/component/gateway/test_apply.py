@@ -7,16 +7,19 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from consilium.cli import app
+from consilium.gateway.app import View
 from consilium.gateway.backends.memory import open_stores
 from consilium.gateway.config import Role
 from consilium.kernel.clock import SystemClock
+from consilium.kernel.private_file import write_private
 from consilium.supervisor import processes
 from consilium.supervisor.state_folder import Cluster, StateFolder
 
 from .conftest import write_config
-from .test_live_config import knows
+from .test_live_config import knows, until_known
 
 POET = {"poet": Role(frame="You rhyme.", profile="dialog")}
 YAML = """
@@ -65,7 +68,7 @@ async def here(gateway, tmp_path, capsys, monkeypatch):
         services={"thing": {"grpc": "127.0.0.1:1"}},
     )
     stores = open_stores(SystemClock(), receipt_ttl_s=600)
-    benches = [await gateway(config=folder.config, stores=stores) for _ in range(2)]
+    benches = [await gateway(config=folder.config, view=View, stores=stores) for _ in range(2)]
     found = Here(folder, benches, capsys)
     found.key = await benches[0].new_key(scopes=frozenset({"admin"}))
     for bench in benches:
@@ -166,6 +169,21 @@ async def test_from_another_machine(here):
         assert await knows(bench, "role/judge")
     code, out, _ = await here.consilium("--yes", *here.elsewhere(), here=False)
     assert (code, out) == (0, "Nothing differs from what the cluster runs with.\n")
+
+
+async def test_taking_away_an_adapter_that_a_role_uses_is_told(here):
+    sport = "adapters: {sport: {path: /nowhere/sport}}\n"
+    coach = (
+        "roles: {coach: {frame: You train., adapters: [sport@0.5]}, clerk: {frame: You file.}}\n"
+    )
+    held = json.loads(here.folder.config.read_text())
+    write_private(here.folder.config, json.dumps(held | yaml.safe_load(sport + coach)))
+    await until_known(here.benches[0], "role/clerk")
+    here.file.write_text(coach)
+    words = ("--dry-run", "--endpoint", here.benches[0].url, "--key", here.key)
+    code, _, err = await here.consilium(*words, here=False)
+    assert code == 0
+    assert "warning: roles.coach.adapters: 'sport' stands in 'adapters' no more" in err
 
 
 async def test_another_machine_needs_a_key_of_an_admin(here):
