@@ -19,7 +19,7 @@ from consilium.kernel import logs
 from consilium.kernel.clock import Clock
 from consilium.kernel.errors import ConsiliumError
 from consilium.kernel.tables import Table
-from consilium.lora_router import audit, fitting, pinning, rows, trials
+from consilium.lora_router import pinning, rows, trials
 from consilium.lora_router.config import LoraRouter
 from consilium.lora_router.fitting import Engine, Fitting
 from consilium.lora_router.fleet import Fleet, Place
@@ -38,10 +38,12 @@ from consilium.lora_router.ports import (
 from consilium.lora_router.refusal import nowhere
 from consilium.lora_router.reports import MoveKind, Report, Target, TriedNote, UseNote
 from consilium.lora_router.sums import Stage, Sums
+from consilium.lora_router.takeover import TakeOver
 from consilium.lora_router.told import Told
 
 REMOVE_S: Final = 30.0
 SWITCH_S: Final = 120.0
+MEMORY_S: Final = 15.0
 AGAIN_S: Final = 60.0
 """A version that waits to take over, and could not, is looked at again so often."""
 FLUSH_S: Final = 5.0
@@ -108,7 +110,6 @@ class Desk:
         self.configuration = ""
         self._uses: dict[str, Uses] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._switching: set[str] = set()
         self.fleet = Fleet(
             clock,
             targets=self.targets,
@@ -118,6 +119,7 @@ class Desk:
             on_gone=self._gone,
             before=self._fitting.weighed,
         )
+        self._takeover = TakeOver(library, self.fleet, self._told, clock, self._taken_over)
 
     # what others read
 
@@ -186,7 +188,7 @@ class Desk:
             version = await self.library.judge(name, trials.without_doubts)
         if row.current != version.sha:
             await self.library.wait(version.name, version.sha)
-            self._later(self._take_over(version.name))
+            self._later(self._takeover.of(version.name))
         elif self.answers(version):
             self._later(self.sums.prepare([version.name]))
         self.changed()
@@ -231,9 +233,24 @@ class Desk:
             raise ConsiliumError("adapter_refused", reason=reason)
         await self._load_beside(row, version, force=force)
         await self._sums_beside(name, version)
-        await self.library.switch(name, version.sha)
-        self.changed()
-        self._later(self.sums.prepare([name]))
+        await self._flip(version)
+
+    async def _taken_over(self, version: StoredVersion, still: Callable[[], bool]) -> bool:
+        """Switch to a version that has waited for it, unless something else came meanwhile; return whether."""
+        row, _ = self.library.get(version.name)
+        await self._load_beside(row, version, force=False)
+        await self._sums_beside(version.name, version)
+        if not still():
+            return False
+        await self._flip(version, ends_waiting=False)
+        return True
+
+    async def _flip(self, version: StoredVersion, *, ends_waiting: bool = True) -> None:
+        try:
+            await self.library.switch(version.name, version.sha, ends_waiting=ends_waiting)
+        finally:
+            self.changed()
+        self._later(self.sums.prepare([version.name]))
 
     async def remove(
         self, text: str, wait_s: float = REMOVE_S, *, from_config: bool = False
@@ -286,8 +303,8 @@ class Desk:
             self.fleet.forget_gone()
             if self._clock.monotonic() - looked >= AGAIN_S:
                 looked = self._clock.monotonic()
-                for name in [row.registered.name for row in self.library.waiting()]:
-                    await self._take_over(name)
+                for row in self.library.waiting():
+                    self._later(self._takeover.of(row.registered.name))
 
     async def flush(self) -> None:
         """Write down what was used."""
@@ -355,7 +372,7 @@ class Desk:
         """Load a version on every replica that holds the one that answers now. Raises ConsiliumError(adapter_refused) where the old one fits and the new one does not, unless its owner insists."""
         if not row.current or row.current == version.sha:
             return
-        lost = self._lost(version)
+        lost = self._takeover.lost(version)
         if lost and not force:
             told = "; ".join(f"{executor}: {why}" for executor, why in sorted(lost.items()))
             reason = f"{row.name}:{version.sha[:8]} does not fit everywhere where {row.name}:{row.current[:8]} answers ({told}), so it does not take over. Name the executors that shall have it in adapters.{row.name}.executors, or insist with 'consilium adapters switch {row.name} {version.sha[:8]} --force'"
@@ -384,45 +401,14 @@ class Desk:
         held = self.fleet.places(old)
         for tier, kind in ((Placement.VRAM, MoveKind.SLOT), (Placement.RAM, MoveKind.RAM)):
             executors = {each.executor for each in held if each.tier is tier}.difference(but)
-            if executors:
-                await self.fleet.bring(new, kind, executors, wait_s=SWITCH_S)
-
-    def _lost(self, version: StoredVersion) -> dict[str, str]:
-        """Return the executors that are up and on which the version that answers now does so, and this one would not, with the reason."""
-        row, versions = self.library.get(version.name)
-        old = next((each for each in versions if each.sha == row.current), None)
-        if old is None or not self.answers(old):
-            return {}
-        up = self.fleet.executors()
-        lost = fitting.lost(self.told_fits(old), self.told_fits(version))
-        return {executor: why for executor, why in lost.items() if executor in up}
-
-    async def _take_over(self, name: str) -> None:
-        """Let the version of a name answer that waits for it, if it may, and every engine that is to lose the old one has tried it."""
-        try:
-            version = self.library.find(f"{name}:{self.library.holdings.named(name).waiting}")
-        except ConsiliumError:
-            return  # none waits, or it is gone
-        lost = self._lost(version) if self.answers(version) else {}
-        is_open = any(
-            trials.of(version, self.fleet.revision(executor)).proof is Proof.UNPROVEN
-            for executor in lost
-            if not self.fits(version).get(executor)
-        )
-        if not self.answers(version) or is_open or name in self._switching:
-            return
-        self._switching.add(name)
-        try:
-            await self._switch_quietly(name, version.sha)
-        finally:
-            self._switching.discard(name)
-
-    async def _switch_quietly(self, name: str, sha: str) -> None:
-        try:
-            await self.switch(name, sha)
-            audit.note("version_switched", by=audit.CANARY, adapter=name, sha=sha)
-        except ConsiliumError as error:
-            _log.error("version_not_switched", adapter=name, sha=sha[:16], reason=error.public())
+            if not executors:
+                continue
+            try:
+                wait_s = SWITCH_S if kind is MoveKind.SLOT else MEMORY_S
+                await self.fleet.bring(new, kind, executors, wait_s=wait_s)
+            except ConsiliumError as error:
+                if kind is MoveKind.SLOT or error.code != "deadline":
+                    raise  # memory that is full of others holds no switch up: the first call brings it
 
     def _heard(self, report: Report) -> None:
         self._fitting.heard(report)
@@ -464,7 +450,7 @@ class Desk:
         if name == MIX:
             return
         if self.library.holdings.named(name).waiting == version.sha:
-            await self._take_over(name)
+            await self._takeover.of(name)
         elif tried.proof is Proof.OK:
             await self.sums.prepare([name])
 

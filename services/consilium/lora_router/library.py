@@ -163,13 +163,16 @@ class Library(Shelves):
 
         return await self._change_name(settings.name, anew)
 
-    async def switch(self, name: str, sha: str) -> Registered:
-        """Let another stored version answer. Raises ConsiliumError: adapter_unknown, conflict (several begin so)."""
+    async def switch(self, name: str, sha: str, *, ends_waiting: bool = True) -> Registered:
+        """Let another stored version answer. What waits to take over does so no more, or only if it is this one. Raises ConsiliumError: adapter_unknown, conflict (several begin so)."""
         found = self._holdings.find(f"{name}:{sha}").version.sha
-        registered = await self._change_name(
-            name,
-            lambda row: replace(row, registered=replace(row.registered, current=found), waiting=""),
-        )
+
+        def anew(row: Named) -> Named:
+            waiting = "" if ends_waiting or row.waiting == found else row.waiting
+            registered = replace(row.registered, current=found)
+            return replace(row, registered=registered, waiting=waiting)
+
+        registered = await self._change_name(name, anew)
         await self._to_its_end(self._drop_surplus(name))
         return registered
 

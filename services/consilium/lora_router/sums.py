@@ -10,6 +10,7 @@ engines or formats.
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -268,11 +269,17 @@ class Sums:
         self, address: str, parts: list[tuple[StoredVersion, float]], told: Parts
     ) -> str:
         stage = self._stage
-        stage.scratch.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="sum-", dir=stage.scratch))
+        try:
+            stage.scratch.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="sum-", dir=stage.scratch))
+        except OSError as error:
+            raise _disk(error) from error
         try:
             given = [(version.path, weight) for version, weight in parts]
-            await asyncio.to_thread(stage.compose, given, folder, stage.largest_rank())
+            try:
+                await asyncio.to_thread(stage.compose, given, folder, stage.largest_rank())
+            except OSError as error:
+                raise _disk(error) from error
             stored = await self._library.add_sum(address, told, folder)
             if stored.parts != told:
                 self._same[address] = stored.sha, told
@@ -296,3 +303,11 @@ class Sums:
         parts = ", ".join(f"{part}@{weight:g}" for part, weight in version.parts)
         reason = f"the sum of {parts} is {proof}: an engine has tried it. Give other weights, or look at its figures: 'consilium adapters ls --sums'"
         raise ConsiliumError("adapter_refused", reason=reason, check=str(proof))
+
+
+def _disk(error: OSError) -> ConsiliumError:
+    """Return what a disk that took no sum says."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ConsiliumError("disk_full", str(error))
+    reason = error.strerror or type(error).__name__
+    return ConsiliumError("part_failed", str(error), name="a sum of adapters", reason=reason)

@@ -33,9 +33,9 @@ def watch(house):
     seen, desk = [], house.room.desk
     real = desk.library.switch
 
-    async def switch(name, sha):
+    async def switch(name, sha, **how):
         seen.append((sha, sums(house), {s.reference for s in house.replicas[0].slots}))
-        return await real(name, sha)
+        return await real(name, sha, **how)
 
     desk.library.switch = switch
     return seen

@@ -1,6 +1,7 @@
 """Each model tries an adapter for itself: what is kept of its verdicts, and who answers by them."""
 
 import asyncio
+import errno
 from dataclasses import replace
 
 import pytest
@@ -133,7 +134,7 @@ async def test_a_version_that_was_to_take_over_does_so_after_the_room_starts_ane
     assert house.row("sport")["current"] == old
     await until(lambda: room.desk.fleet.executors())
     (waiting,) = room.library.waiting()
-    await room.desk._take_over(waiting.registered.name)
+    await room.desk._takeover.of(waiting.registered.name)
     assert house.row("sport")["current"] == new
     assert not room.library.waiting()
 
@@ -151,4 +152,88 @@ async def test_a_damaged_version_keeps_no_new_one_from_taking_over(house):
     await house.open()
     house.replica(base_revision="one")
     new = (await house.add("sport", 2))["stored"]
+    await until(lambda: house.row("sport")["current"] == new)
+
+
+async def test_a_version_that_comes_while_another_takes_over_takes_over_after_it(house):
+    room = await house.open(lora_router={"canary": False})
+    house.replica(base_revision="one")
+    await house.add("sport")
+    real, gate = room.desk._bring_beside, asyncio.Event()
+
+    async def held(*how):
+        await gate.wait()
+        await real(*how)
+
+    room.desk._bring_beside = held
+    await house.add("sport", 2)
+    last = (await house.add("sport", 3))["stored"]
+    gate.set()
+    await until(lambda: house.row("sport")["current"] == last)
+    assert not room.library.waiting()
+
+
+async def test_who_goes_back_while_another_version_takes_over_is_not_overtaken(house):
+    room = await house.open(lora_router={"canary": False})
+    house.replica(base_revision="one")
+    old = (await house.add("sport"))["stored"]
+    real, gate, asked = room.desk._bring_beside, asyncio.Event(), asyncio.Event()
+
+    async def held(*how):
+        asked.set()
+        await gate.wait()
+        await real(*how)
+
+    room.desk._bring_beside = held
+    await house.add("sport", 2)
+    await asked.wait()
+    await room.desk.switch("sport", old)
+    gate.set()
+    await until(lambda: not room.desk._takeover._switching)
+    assert house.row("sport")["current"] == old
+    assert not room.library.waiting()
+
+
+async def test_a_full_disk_keeps_a_version_waiting_and_ends_nothing(house, monkeypatch):
+    monkeypatch.setattr("consilium.lora_router.desk.FLUSH_S", 0.02)
+    monkeypatch.setattr("consilium.lora_router.desk.AGAIN_S", 0.05)
+    room = await house.open()
+    house.replica(slots=8, base_revision="one")
+    await house.add("core", 1)
+    await until(lambda: house.row("core")["current"])
+    await house.add("sport", 2, with_core="core")
+    await until(lambda: any(key.startswith("mix:") for key in room.table.keys))
+    running = asyncio.create_task(room.desk.run())
+    real = room.desk.sums._stage
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    room.desk.sums._stage = replace(real, compose=full)
+    new = (await house.add("core", 3))["stored"]
+    await until(lambda: room.desk._takeover._reasons)
+    assert "disk is full" in room.desk._takeover._reasons["core"]
+    assert not running.done()
+    room.desk.sums._stage = real
+    await until(lambda: house.row("core")["current"] == new)
+    running.cancel()
+
+
+async def test_a_model_that_is_not_back_yet_holds_a_new_version_up(house):
+    room = await house.open()
+    core = house.replica(name="r1", base_revision="one")
+    coder = house.replica(name="r2", executor="coder", base_revision="two")
+    old = (await house.add("sport"))["stored"]
+    await until(lambda: len(trials(house)) == 2)
+    coder.task.cancel()
+    new = (await house.add("sport", 2))["stored"]
+    await until(lambda: set(trials(house)) == {"one"})
+    core.task.cancel()
+    await room.aclose()
+    room = await house.open()
+    house.replica(name="r1", base_revision="one")
+    await until(lambda: room.desk.fleet.executors())
+    await room.desk._takeover.of("sport")
+    assert house.row("sport")["current"] == old
+    house.replica(name="r2", executor="coder", base_revision="two")
     await until(lambda: house.row("sport")["current"] == new)

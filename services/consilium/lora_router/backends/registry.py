@@ -72,7 +72,17 @@ STEPS: Final = (
         """,
     ),
     Step(2, "ALTER TABLE versions ADD COLUMN trials TEXT NOT NULL DEFAULT '{}';"),
-    Step(3, "ALTER TABLE names ADD COLUMN waiting TEXT NOT NULL DEFAULT '';"),
+    Step(
+        3,
+        """
+        ALTER TABLE names ADD COLUMN waiting TEXT NOT NULL DEFAULT '';
+        UPDATE names SET waiting = coalesce((
+            SELECT newest.sha FROM versions AS newest
+            WHERE newest.name = names.name AND newest.proof = 'unproven' AND newest.sha <> names.current
+            AND newest.stored_at = (SELECT max(stored_at) FROM versions WHERE name = names.name)
+        ), '') WHERE current <> '';
+        """,
+    ),
 )
 """`standing` waits for the guard: it belongs to a content, not to a name. What was said of a name is JSON, read with defaults for what it lacks."""
 
