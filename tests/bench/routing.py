@@ -23,8 +23,8 @@ from dataclasses import replace
 import numpy as np
 
 from consilium.gateway.adapters import WITHOUT_EXAMPLES
-from consilium.gateway.meaning import Common, Prototypes, Rules, nearest
-from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.meaning import Common, Prototypes, Rules, brief_words, nearest
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL, SMALL_TALK
 from consilium.gateway.shortlist import DIRECTIONS, KEPT, Grouped, Outline
 from tests.bench.routing_lines import NOBODY, Vectors, domains, prototypes, questions, talks
 
@@ -38,7 +38,10 @@ SIZES = ((8, 7), (1000, 4))
 def decided(lines, vectors, made, rules):
     """Return what is decided for each line, and the likeness of the nearest adapter."""
     rows = vectors.of([(line.text, "query") for line in lines])
-    found = [nearest(row, made, rules) for row in rows]
+    found = [
+        nearest(row, made, rules, brief=brief_words(line.text))
+        for line, row in zip(lines, rows, strict=True)
+    ]
     return [each.name or NOBODY for each in found], [each.candidates[0].score for each in found]
 
 
@@ -167,7 +170,14 @@ def played(turns, vectors, made, rules, *, sticky):
         if turn.talk != talk:
             talk, present, before = turn.talk, None, None
         words = len(turn.text.split())
-        found = nearest(row, made, rules, present=present if sticky else None, words=words)
+        found = nearest(
+            row,
+            made,
+            rules,
+            present=present if sticky else None,
+            words=words,
+            brief=brief_words(turn.text),
+        )
         right = (found.name or NOBODY) == turn.domain
         seen["stays" if turn.domain == before else "new"].append(right)
         if before not in (None, turn.domain):
@@ -211,6 +221,7 @@ def measured(adapters, each, numbers=768, seed=1):
         },
         dice.normal(size=(len(NEUTRAL), numbers)).astype(np.float32),
         dice.normal(size=(len(FOLLOW_UPS), numbers)).astype(np.float32),
+        dice.normal(size=(len(SMALL_TALK), numbers)).astype(np.float32),
     )
     asked = dice.normal(size=(DECISIONS, numbers)).astype(np.float32)
     rules, taken = Rules(), []

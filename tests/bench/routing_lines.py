@@ -22,7 +22,7 @@ from consilium.embedding.client import Embedding, open_embeddings
 from consilium.gateway.adapter_rows import Row
 from consilium.gateway.adapters import texts_of
 from consilium.gateway.meaning import Prototypes
-from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL, SMALL_TALK
 
 HERE = Path(__file__).parent
 KEPT = HERE.parents[1] / ".cache" / "routing"
@@ -99,15 +99,14 @@ class Vectors:
 
 def prototypes(vectors, rows, *, with_neutral=True):
     """Return the prototypes of adapters as the gateway makes them."""
-    neutral, follow_ups = (
+    everyday = (
         vectors.of([(text, "query") for text in texts]) if with_neutral else None
-        for texts in (NEUTRAL, FOLLOW_UPS)
+        for texts in (NEUTRAL, FOLLOW_UPS, SMALL_TALK)
     )
     told = {name: texts_of(row) for name, row in rows.items()}
     return Prototypes.of(
         {name: (vectors.of(pairs), [text for text, _ in pairs]) for name, pairs in told.items()},
-        neutral,
-        follow_ups,
+        *everyday,
     )
 
 

@@ -21,7 +21,7 @@ from consilium.engine.ports import Json
 from consilium.gateway import adapter_choice, adapter_rows, meaning, turn_words
 from consilium.gateway.adapter_choice import PLAIN, Chosen
 from consilium.gateway.decision import Decision
-from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL, SMALL_TALK
 from consilium.gateway.new_sums import NewSums
 from consilium.gateway.subjects import subjects
 from consilium.kernel import logs
@@ -198,7 +198,13 @@ class Adapters:
         present = self._conversations.get(conversation) if conversation else None
         words = len(text.split())
         found = meaning.nearest(
-            vector, self._prototypes, self._rules, present=present, words=words, most=2
+            vector,
+            self._prototypes,
+            self._rules,
+            present=present,
+            words=words,
+            brief=meaning.brief_words(text),
+            most=2,
         )
         if conversation:
             self._conversations[conversation] = found.name
@@ -252,7 +258,9 @@ class Adapters:
             return Explained(replace(PLAIN, why=meaning.NOTHING_SAID), (), _ms(began))
         vectors = await self._vectors([text], "query")
         began = time.perf_counter()
-        found = meaning.nearest(vectors[0], self._prototypes, self._rules)
+        found = meaning.nearest(
+            vectors[0], self._prototypes, self._rules, brief=meaning.brief_words(text)
+        )
         chosen = replace(PLAIN, why=found.why)
         if found.name:
             parts = (Part(found.name),)
@@ -286,7 +294,7 @@ class Adapters:
             self._made.clear()
             self._prototypes, self._told = meaning.Prototypes.of({}), told
             return
-        wanted += [(text, "query") for text in (*NEUTRAL, *FOLLOW_UPS)]
+        wanted += [(text, "query") for text in (*NEUTRAL, *FOLLOW_UPS, *SMALL_TALK)]
         for kind in ("passage", "query"):
             missing = [
                 text
@@ -309,6 +317,7 @@ class Adapters:
             },
             meaning.stacked([self._made[text, "query"] for text in NEUTRAL]),
             meaning.stacked([self._made[text, "query"] for text in FOLLOW_UPS]),
+            meaning.stacked([self._made[text, "query"] for text in SMALL_TALK]),
         )
         self._told = told
 

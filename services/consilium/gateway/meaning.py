@@ -8,12 +8,13 @@ alike in being questions, those of one language are alike in their language, and
 is taken off first: their mean, and the direction in which they differ most, which is the language where they are written in two. What is left is a likeness
 whose zero is "no more alike than any two questions". The likeness to an adapter is half that to its nearest prototype and half that to all of them together.
 A text goes to the first adapter if its likeness reaches what is needed: the threshold, and more for a text that is near to everyday questions which are no adapter's,
-less for one that is far from them. A text that reads as a follow-up ("And for how long?") stays with whoever has the conversation. Measured in README.md.
+less for one that is far from them. One or two words that are no subject of the adapter need more as well. A text that reads as a follow-up ("And for how long?") stays with whoever has the conversation. Measured in README.md.
 Pure. Does not know where vectors come from.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from consilium.gateway.shortlist import Grouped, Outline
 
 Vectors = NDArray[np.float32]
+
+_WORD: Final = re.compile(r"\w+")
 
 NOTHING_SAID: Final = "no adapter that may answer says what it is for: give one a domain or examples; 'consilium adapters ls' shows which may answer"
 NEAREST: Final = 3
@@ -38,6 +41,9 @@ FOLLOWS: Final = 0.25
 """Likeness to typical follow-ups from which a text reads as one."""
 FEW_WORDS: Final = 3
 """A text of so many words or fewer reads as a follow-up in any case."""
+BRIEF_WORDS: Final = 2
+BRIEF: Final = 0.1
+"""A text of so few words needs so much more, and never less than the threshold: a word alone is somewhat like any other word."""
 LEAD: Final = 0.25
 """By how much an adapter must be ahead to take a conversation over at what reads as a follow-up."""
 LOOKED_AT: Final = 800
@@ -99,7 +105,7 @@ class Prototypes:
     texts       what each row was made from
     common      what is taken off a question, as it was off the prototypes; None = nothing
     outline     of very many prototypes
-    everyday    everyday questions that are no adapter's: (texts, numbers)
+    everyday    everyday questions that are no adapter's, and small talk: (texts, numbers)
     follow_ups  typical follow-ups: (texts, numbers)
     """
 
@@ -119,8 +125,9 @@ class Prototypes:
         adapters: Mapping[str, tuple[Vectors, Sequence[str]]],
         neutral: Vectors | None = None,
         follow_ups: Vectors | None = None,
+        small_talk: Vectors | None = None,
     ) -> Prototypes:
-        """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts). Follow-ups count only where there are neutral questions."""
+        """Return the prototypes of adapters: name -> (vectors (n, numbers), their texts). Follow-ups and small talk count only where there are neutral questions."""
         there = {name: found for name, found in adapters.items() if len(found[0])}
         common = None if neutral is None or not len(neutral) else Common.of(neutral)
         counts = np.array([len(vectors) for vectors, _ in there.values()], np.intp)
@@ -133,6 +140,8 @@ class Prototypes:
         everyday = None
         if there and common is not None and neutral is not None:
             everyday = _unclaimed(common.taken_off(neutral), matrix, grouped)
+            if small_talk is not None:
+                everyday = np.concatenate([everyday, common.taken_off(small_talk)])
         return cls(
             tuple(there),
             {name: place for place, name in enumerate(there)},
@@ -148,21 +157,31 @@ class Prototypes:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One adapter that was looked at: its likeness, what it needs to answer this text, its nearest prototype, and what of the need is the text's own."""
+    """One adapter that was looked at: its likeness, what it needs to answer this text, its nearest prototype, and what of the need is the text's own.
+
+    more   for being like everyday questions, or less for being unlike them
+    brief  for being a word or two that are no subject of the adapter
+    """
 
     name: str
     score: float
     threshold: float
     text: str
     more: float = 0.0
+    brief: float = 0.0
 
     @property
     def needs(self) -> str:
         """Return what it needs, in words."""
-        if abs(self.more) < 0.0005:
+        told = []
+        if abs(self.more) >= 0.0005:
+            why = "more for being like" if self.more > 0 else "less for being unlike"
+            told.append(f"{abs(self.more):.3f} {why} everyday questions")
+        if self.brief:
+            told.append(f"{self.brief:.3f} more for being so short")
+        if not told:
             return f"{self.threshold:.3f}"
-        why = "more for being like" if self.more > 0 else "less for being unlike"
-        return f"{self.threshold:.3f}, of which the text has {abs(self.more):.3f} {why} everyday questions"
+        return f"{self.threshold:.3f}, of which the text has {' and '.join(told)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +200,14 @@ def nearest(
     *,
     present: str | None = None,
     words: int = FEW_WORDS + 1,
+    brief: frozenset[str] = frozenset(),
     most: int = 5,
 ) -> Found:
     """Return who answers a text by its meaning.
 
     present  who has the conversation: an adapter, "" = the plain model, None = nobody, since the text begins it or stands alone
     words    of the text
+    brief    its words themselves, where they are one or two (`brief_words`)
     most     candidates that are told; two decide
     """
     if not prototypes.names:
@@ -209,8 +230,11 @@ def nearest(
         row = start + int(np.argmax(products[start : start + count]))
         name = prototypes.names[at if adapters is None else int(adapters[at])]
         text = prototypes.texts[row if rows is None else int(rows[row])]
-        needed = rules.own.get(name, rules.threshold) + more
-        return Candidate(name, float(scores[at]), needed, text[:SHOWN], more)
+        needed, own = rules.own.get(name, rules.threshold), more
+        extra = 0.0
+        if brief and brief.isdisjoint(_words(text)):
+            own, extra = max(0.0, more), BRIEF
+        return Candidate(name, float(scores[at]), needed + own + extra, text[:SHOWN], own, extra)
 
     candidates = tuple(candidate(int(at)) for at in _highest(scores, most))
     if present is None:
@@ -300,6 +324,16 @@ def looked_at(text: str, most: int = LOOKED_AT) -> str:
         return text
     half = most // 2
     return f"{text[:half]}\n{text[-half:]}"
+
+
+def brief_words(text: str) -> frozenset[str]:
+    """Return the words of a text that has one or two, none of a longer one."""
+    pieces = text.split(maxsplit=BRIEF_WORDS)
+    return frozenset(_words(text) or pieces) if len(pieces) <= BRIEF_WORDS else frozenset()
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
 
 
 def stacked(vectors: Sequence[Vectors]) -> Vectors:

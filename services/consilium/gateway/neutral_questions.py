@@ -4,6 +4,8 @@ It is taken off before a question is compared with adapters (meaning.py), so one
 languages. A question that is near to some of them needs more likeness to an adapter; those that are near to an adapter themselves are left out of this, since a
 subject may stand here and be an adapter's own.
 
+Small talk is nobody's, however alike an embedding model finds a single word and a subject. It is no question, so it is no part of what questions have in common.
+
 What follows up on an answer says little by itself, and is told by how it reads.
 """
 
@@ -93,6 +95,50 @@ NEUTRAL: Final[tuple[str, ...]] = (
     "Напиши стихотворение об осени.",
     "да, продолжай",
 )
+
+SMALL_TALK: Final[tuple[str, ...]] = (
+    "hello",
+    "Hi!",
+    "hey there",
+    "Good morning!",
+    "thanks",
+    "Thank you!",
+    "bye",
+    "Goodbye!",
+    "ok",
+    "yes",
+    "no",
+    "great",
+    "wow",
+    "lol",
+    "help",
+    "test",
+    "start",
+    "stop",
+    "continue",
+    "/exit",
+    "привет",
+    "Здравствуйте!",
+    "Добрый день!",
+    "как дела?",
+    "спасибо",
+    "Спасибо!",
+    "пока",
+    "До свидания!",
+    "хорошо",
+    "да",
+    "нет",
+    "супер",
+    "ого",
+    "ага",
+    "помощь",
+    "тест",
+    "начать",
+    "стоп",
+    "Продолжай.",
+    "/выход",
+)
+"""Greetings, thanks, farewells, words of agreement, and commands of one word."""
 
 FOLLOW_UPS: Final[tuple[str, ...]] = (
     "And for how long?",
