@@ -37,6 +37,8 @@ SHARE: Final = 0.5
 """Of the likeness to everyday questions above or below the usual one, this share is needed more or less."""
 CLAIMED: Final = 0.2
 """Everyday questions to which some adapter is so alike are that adapter's, and hold no text back."""
+SMALL_TALK_CLAIMED: Final = 0.45
+"""Small talk to which some adapter is so alike is that adapter's: single words are up to 0.4 alike to a subject that has nothing to do with them."""
 FOLLOWS: Final = 0.25
 """Likeness to typical follow-ups from which a text reads as one."""
 FEW_WORDS: Final = 3
@@ -139,9 +141,11 @@ class Prototypes:
         grouped = Grouped.of(matrix, counts)
         everyday = None
         if there and common is not None and neutral is not None:
-            everyday = _unclaimed(common.taken_off(neutral), matrix, grouped)
+            everyday = _unclaimed(common.taken_off(neutral), matrix, grouped, CLAIMED)
             if small_talk is not None:
-                everyday = np.concatenate([everyday, common.taken_off(small_talk)])
+                told = common.taken_off(small_talk)
+                told = _unclaimed(told, matrix, grouped, SMALL_TALK_CLAIMED)
+                everyday = np.concatenate([everyday, told])
         return cls(
             tuple(there),
             {name: place for place, name in enumerate(there)},
@@ -294,10 +298,10 @@ def _likeness(asked: Vectors, texts: Vectors | None, otherwise: float) -> float:
     return float(np.partition(texts @ asked, -NEAREST)[-NEAREST:].sum()) / NEAREST
 
 
-def _unclaimed(everyday: Vectors, matrix: Vectors, grouped: Grouped) -> Vectors:
-    """Return the everyday questions that are no adapter's."""
+def _unclaimed(everyday: Vectors, matrix: Vectors, grouped: Grouped, claimed: float) -> Vectors:
+    """Return the everyday texts that are no adapter's: to which none is so alike."""
     best = [float(grouped.scores(products).max()) for products in everyday @ matrix.T]
-    return everyday[np.array(best) < CLAIMED]
+    return everyday[np.array(best) < claimed]
 
 
 def _nearest_to(found: Candidate) -> str:

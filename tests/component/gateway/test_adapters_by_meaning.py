@@ -144,3 +144,63 @@ async def test_no_vector_is_made_while_no_adapter_says_what_it_is_for():
         found = await adapters.explain("How do I train for a marathon?")
     assert "what it is for" in found.chosen.why
     assert model.texts == 0
+
+
+SMALL_TALK = """hello|Hello|HELLO!|hi|Hi there|hey|good morning|Good evening|ok|OK|okay|bye|Bye!|see you|test|Test|/exit|/quit|exit|help|Help!
+thanks|Thank you|yes|no|cool|nice|hmm|sure|stop|continue|start|go on|how are you|who are you?|привет|Привет!|здравствуйте|Здравствуй|доброе утро|Добрый вечер
+спасибо|Спасибо большое|пока|Пока!|до свидания|ок|ладно|да|нет|ясно|тест|помощь|Помоги!|стоп|выход|продолжай|как дела|Как дела?|кто ты?"""
+OF_A_NEW_USER = (
+    {
+        "captain": "ships, sailing, the sea",
+        "cook": "cooking, recipes",
+        "lawyer": "law, courts, contracts",
+    },
+    {"sport": "training, recovery, endurance"},
+    {
+        "captain": "корабли, парусный спорт, море",
+        "cook": "кулинария, рецепты",
+        "lawyer": "право, суды, договоры",
+    },
+)
+
+
+def described(told):
+    """Return adapters that have a domain and no examples."""
+    return [
+        replace(row, name=name, domain=told[name], examples=())
+        for name, row in zip(told, domains().values(), strict=False)
+    ]
+
+
+@pytest.mark.parametrize("told", [*OF_A_NEW_USER, OF_A_NEW_USER[0] | OF_A_NEW_USER[1]])
+async def test_small_talk_is_nobodys(model, told):
+    """Small talk that stands among the everyday texts, and some that does not."""
+    texts = SMALL_TALK.replace("\n", "|").split("|")
+    async with opened(described(told), model) as adapters:
+        await ready(adapters)
+        found = {text: (await adapters.explain(text)).chosen for text in texts}
+        assert {text: each.names for text, each in found.items() if each.names} == {}
+        assert await answers(adapters, "hello") == (NOBODY, [])
+
+
+async def test_a_word_or_two_on_a_subject_find_its_adapter(model):
+    asked = {
+        "lawyer": ("law?", "contracts", "divorce", "договор", "Can I sue my landlord?"),
+        "captain": ("sailing", "The sea", "yacht", "корабли"),
+        "cook": ("recipe for soup", "soup", "Cooking!", "How do I bake bread?"),
+        "sport": ("endurance", "marathon", "How long should I rest between runs?"),
+    }
+    async with opened(described(OF_A_NEW_USER[0] | OF_A_NEW_USER[1]), model) as adapters:
+        await ready(adapters)
+        for name, texts in asked.items():
+            assert {text: (await answers(adapters, text))[0] for text in texts} == dict.fromkeys(
+                texts, name
+            )
+
+
+async def test_small_talk_that_is_an_adapters_own_is_its(model):
+    told = {"chat": "greetings, small talk, chatting", "qa": "software tests, test plans, bugs"}
+    async with opened(described(told), model) as adapters:
+        await ready(adapters)
+        assert (await answers(adapters, "hello"))[0] == "chat"
+        assert (await answers(adapters, "test"))[0] == "qa"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from consilium.gateway.meaning import (
+    BRIEF,
     LEAD,
     LOOKED_AT,
     SHARE,
@@ -13,10 +14,11 @@ from consilium.gateway.meaning import (
     Common,
     Prototypes,
     Rules,
+    brief_words,
     looked_at,
     nearest,
 )
-from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL
+from consilium.gateway.neutral_questions import FOLLOW_UPS, NEUTRAL, SMALL_TALK
 
 RULES = Rules(threshold=0.5, margin=0.05, sticky_margin=0.2)
 
@@ -142,6 +144,35 @@ def test_everyday_questions_that_are_an_adapters_own_hold_no_text_back():
     assert first.threshold == pytest.approx(0.5 - SHARE * USUAL, abs=1e-3)
 
 
+def test_small_talk_raises_what_is_needed_though_an_adapter_is_somewhat_like_it():
+    rows = {"sport": (told(sport=1)[None, :], ["sport"])}
+    neutral = np.stack([told(household=h, language=x) for h in (1, -1) for x in (2, -2)])
+    for like, more in ((0.4, SHARE * (1 - USUAL)), (0.6, -SHARE * USUAL)):
+        row = told(sport=like, other=np.sqrt(1 - like**2))
+        made = Prototypes.of(rows, neutral, small_talk=np.stack([row] * 3))
+        first = nearest(row, made, RULES).candidates[0]
+        assert first.score == pytest.approx(like, abs=1e-3)
+        assert first.more == pytest.approx(more, abs=1e-3)
+
+
+def test_a_word_or_two_need_more_unless_they_name_the_subject():
+    made, near = adapters_and_everyday(), told(sport=0.8, law=0.6)
+    rules = Rules(threshold=0.75)
+    assert nearest(near, made, rules, brief=brief_words("one two three")).name == "sport"
+    assert nearest(near, made, rules, brief=brief_words("Sport?")).name == "sport"
+    found = nearest(near, made, rules, brief=brief_words("a race"))
+    assert not found.name
+    assert found.candidates[0].threshold == pytest.approx(0.75 + BRIEF)
+    assert "0.100 more for being so short" in found.why
+
+
+def test_words_of_a_text_that_has_one_or_two():
+    assert brief_words(" Law? ") == {"law"}
+    assert brief_words("/exit now") == {"exit", "now"}
+    assert brief_words("?") == {"?"}
+    assert not brief_words("recipe for soup")
+
+
 def test_without_everyday_questions_exactly_the_threshold_is_needed():
     found = nearest(vector(0.1, 0.1, 1), prototypes(), RULES)
     assert found.why.endswith("answers from 0.500")
@@ -222,7 +253,7 @@ def test_of_a_long_text_beginning_and_end_are_looked_at():
     assert looked_at("short") == "short"
 
 
-@pytest.mark.parametrize("texts", [NEUTRAL, FOLLOW_UPS])
+@pytest.mark.parametrize("texts", [NEUTRAL, FOLLOW_UPS, SMALL_TALK])
 def test_neutral_texts_are_in_two_languages_each_once(texts):
     russian = [text for text in texts if any("а" <= letter <= "я" for letter in text.lower())]
     assert len(russian) == len(texts) / 2
