@@ -225,25 +225,27 @@ class Desk:
         Raises ConsiliumError: adapter_unknown; adapter_refused with the reason of the replica that cannot load it, or of the canary; then nothing has changed.
         """
         version = self.library.find(f"{name}:{beginning}")
-        row, _ = self.library.get(name)
         if force and not self.answers(version):
             version = await self._insisted(version)
         if not self.answers(version):
             reason = f"{name}:{version.sha[:8]} is {version.proof}, so it may not answer: 'consilium adapters show {name}' has the figures; --force lets it answer all the same"
             raise ConsiliumError("adapter_refused", reason=reason)
-        await self._load_beside(row, version, force=force)
-        await self._sums_beside(name, version)
+        await self._made_ready(version, force=force)
         await self._flip(version)
 
     async def _taken_over(self, version: StoredVersion, still: Callable[[], bool]) -> bool:
         """Switch to a version that has waited for it, unless something else came meanwhile; return whether."""
-        row, _ = self.library.get(version.name)
-        await self._load_beside(row, version, force=False)
-        await self._sums_beside(version.name, version)
+        await self._made_ready(version, force=False)
         if not still():
             return False
         await self._flip(version, ends_waiting=False)
         return True
+
+    async def _made_ready(self, version: StoredVersion, *, force: bool) -> None:
+        """Have a version and its sums wherever those of the one that answers now are."""
+        row, _ = self.library.get(version.name)
+        await self._load_beside(row, version, force=force)
+        await self._sums_beside(version.name, version)
 
     async def _flip(self, version: StoredVersion, *, ends_waiting: bool = True) -> None:
         try:

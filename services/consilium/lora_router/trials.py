@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Final
 
 from consilium.lora_router.ports import Proof, StoredVersion, Trial
+
+FAULTLESS: Final = frozenset({Proof.OK, Proof.UNPROVEN})
 
 
 def of(version: StoredVersion, revision: str) -> Trial:
@@ -21,19 +24,18 @@ def of(version: StoredVersion, revision: str) -> Trial:
 
 def is_open(version: StoredVersion, revision: str) -> bool:
     """Say whether a model has found no fault with a version: it is sound there, or nobody has tried it there."""
-    return of(version, revision).proof in (Proof.OK, Proof.UNPROVEN)
+    return of(version, revision).proof in FAULTLESS
 
 
 def fault(version: StoredVersion) -> Proof:
     """Return what is wrong with a version where a model has found it not sound."""
     found = (version.proof, *(each.proof for each in version.trials.values()))
-    return next((each for each in found if each not in (Proof.OK, Proof.UNPROVEN)), version.proof)
+    return next((each for each in found if each not in FAULTLESS), version.proof)
 
 
 def is_doubted(version: StoredVersion) -> bool:
     """Say whether a trial, on any model, has found that a version is not sound."""
-    found = {version.proof, *(each.proof for each in version.trials.values())}
-    return bool(found - {Proof.OK, Proof.UNPROVEN})
+    return fault(version) not in FAULTLESS
 
 
 def after(

@@ -12,7 +12,6 @@ from tests.component.lora_router.shelves import (
     in_store,
     opened,
     refused,
-    write_adapter,
 )
 
 from consilium.kernel.clock import FakeClock
@@ -22,16 +21,6 @@ from consilium.lora_router.incoming import Incoming, Limits
 from consilium.lora_router.ports import Placement, Proof, Registered, Trial, Uses
 
 ADAPTER_BYTES = 4096 + len('{"mark": "a"}')
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return lambda mark: write_adapter(tmp_path / "from" / mark, mark)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "lora_router"
 
 
 async def test_an_adapter_is_stored_under_its_hash_and_found_by_name(root, folder):

@@ -5,22 +5,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tests.component.lora_router.shelves import assert_same, opened, refused, write_adapter
+from tests.component.lora_router.shelves import assert_same, opened, refused
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.identity import reference, sum_sha
 from consilium.lora_router.incoming import Incoming
 from consilium.lora_router.ports import Proof
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return lambda mark: write_adapter(tmp_path / "from" / mark, mark)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "lora_router"
 
 
 async def test_files_are_hashed_again_and_adding_mends_them(root, folder):

@@ -129,13 +129,6 @@ class House:
         await self.room.aclose()
 
 
-@pytest.fixture
-async def house(tmp_path):
-    made_house = House(tmp_path)
-    yield made_house
-    await made_house.close()
-
-
 async def until(what, seconds=30.0):
     async with asyncio.timeout(seconds):
         while not what():  # noqa: ASYNC110  what is waited for is another task's

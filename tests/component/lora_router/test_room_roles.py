@@ -1,7 +1,6 @@
 """An adapter that a role uses is not removed by hand; the configuration may take it away."""
 
 import pytest
-from tests.component.lora_router.test_room import House
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.config import View
@@ -12,13 +11,6 @@ ROLES = {
     "judge": {"adapters": ["law"]},
     "plain": {},
 }
-
-
-@pytest.fixture
-async def house(tmp_path):
-    made_house = House(tmp_path)
-    yield made_house
-    await made_house.close()
 
 
 async def refused(house, text):

@@ -5,19 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.test_room import until
 
 from consilium.gateway import adapter_rows
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.ports import Proof, Uses
 from consilium.lora_router.reports import MoveKind, UseNote
-
-
-@pytest.fixture
-async def house(tmp_path):
-    made_house = House(tmp_path)
-    yield made_house
-    await made_house.close()
 
 
 def sums(house):

@@ -5,18 +5,11 @@ import errno
 from dataclasses import replace
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.test_room import until
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.ports import Proof
 from consilium.lora_router.reports import MoveKind, Report, TriedNote
-
-
-@pytest.fixture
-async def house(tmp_path):
-    made_house = House(tmp_path)
-    yield made_house
-    await made_house.close()
 
 
 async def test_each_model_tries_an_adapter_and_answers_with_it_only_if_it_is_sound_there(house):

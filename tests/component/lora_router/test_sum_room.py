@@ -1,12 +1,10 @@
 """Which sums make room, on a real disk: those that stand last, and never for one that only a request names."""
 
-import pytest
 from tests.component.lora_router.shelves import (
     assert_same,
     in_store,
     opened,
     refused,
-    write_adapter,
 )
 
 from consilium.kernel.clock import FakeClock
@@ -15,16 +13,6 @@ from consilium.lora_router.incoming import Incoming, Limits
 from consilium.lora_router.ports import Uses
 
 ADAPTER_BYTES = 4096 + len('{"mark": "a"}')
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return lambda mark: write_adapter(tmp_path / "from" / mark, mark)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "lora_router"
 
 
 async def test_sums_make_room_and_adapters_do_not(root, folder):

@@ -200,6 +200,13 @@ class Handle:
 
     _router: object = None
 
+    def runs(self) -> dict[str, object]:
+        """Return the replicas that the handle knows, one at first."""
+        running: dict[str, object] = {"one": object()}
+        router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas=running))
+        self._router = SimpleNamespace(_asyncio_router=router)
+        return running
+
     def remote(self) -> Awaitable[dict[str, object]]:
         async def said() -> dict[str, object]:
             if self.error is not None:
@@ -283,9 +290,7 @@ async def test_after_the_last_replica_died_an_executor_starts_until_the_next_one
 ) -> None:
     """What the dead one said is no proof: for 30 s after its last token the executor was called ready, and every call hung."""
     handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
-    running = {"one": object()}
-    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas=running))
-    handle._router = SimpleNamespace(_asyncio_router=router)
+    running = handle.runs()
     monkeypatch.setattr(engine, "_handle", handle)
     client = EngineClient({"core": engine})
     assert await client.probe("core") is State.READY
@@ -311,9 +316,7 @@ async def test_a_question_ends_soon_after_the_replica_is_gone_that_it_was_for(
 ) -> None:
     """Serve keeps it for the next replica, and the executor was called ready until its limit."""
     handle, engine = Handle(), ServeEngine(ExecutorInfo("core", "engine", ""))
-    running = {"one": object()}
-    router = SimpleNamespace(request_router=SimpleNamespace(curr_replicas=running))
-    handle._router = SimpleNamespace(_asyncio_router=router)
+    running = handle.runs()
     monkeypatch.setattr(engine, "_handle", handle)
     monkeypatch.setattr("consilium.engine.backends.serve.INFO_TIMEOUT_S", 600.0)
     client = EngineClient({"core": engine})
