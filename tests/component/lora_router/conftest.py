@@ -1,13 +1,12 @@
 """What tests of this room stand on: a room with replicas that obey, and a folder for a library with files to put into it."""
 
 import pytest
+from tests.component.lora_router.house import House
 from tests.component.lora_router.shelves import write_adapter
 
 
 @pytest.fixture
 async def house(tmp_path):
-    from tests.component.lora_router.test_room import House
-
     made_house = House(tmp_path)
     yield made_house
     await made_house.close()

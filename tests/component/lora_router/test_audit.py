@@ -2,7 +2,7 @@
 
 import pytest
 import structlog
-from tests.component.lora_router.test_room import House
+from tests.component.lora_router.house import House
 
 from consilium.kernel import calls
 from consilium.kernel.errors import ConsiliumError

@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.house import House, until
 
 from consilium.cli.config_tree import ConsiliumConfig
 from consilium.kernel.doctor import Facts, Level, Subject

@@ -1,7 +1,7 @@
 """The room's own figures are those of its library and of the replicas that have spoken, and of those that fell silent."""
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.house import House, until
 
 from consilium.kernel.metrics import Metrics
 from consilium.lora_router.figures import Figures

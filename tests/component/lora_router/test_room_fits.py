@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.house import House, until
 from tests.unit.lora_router import made
 
 from consilium.kernel.errors import ConsiliumError

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.component.lora_router.test_room import until
+from tests.component.lora_router.house import until
 
 from consilium.gateway import adapter_rows
 from consilium.kernel.errors import ConsiliumError

@@ -5,7 +5,7 @@ import errno
 from dataclasses import replace
 
 import pytest
-from tests.component.lora_router.test_room import until
+from tests.component.lora_router.house import until
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.ports import Proof

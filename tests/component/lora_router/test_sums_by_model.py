@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.component.lora_router.test_room import House, until
+from tests.component.lora_router.house import House, until
 
 from consilium.kernel.errors import ConsiliumError
 from consilium.lora_router.ports import Proof
